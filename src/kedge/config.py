@@ -1,0 +1,151 @@
+"""Recipes: one TOML file, overrides from the command line, and settings that cannot be wrong silently.
+
+A configuration is a frozen pydantic class beside what it configures, with a docstring a field. This module gives
+those classes their manners: an unknown key is an error that names the nearest right one, a key that the chosen mode
+does not use is an error that says which mode would, and ``"none"`` stands for "off" because TOML has no null.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from kedge.errors import ConfigError
+
+
+class Config(BaseModel):
+    """Base of every configuration class."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    USED_WHEN: ClassVar[Mapping[str, tuple[str, tuple[object, ...]]]] = {}
+    """``{key: (other key, its values)}``: the key means something only with one of those values."""
+
+    REFUSED: ClassVar[Mapping[str, str]] = {}
+    """``{key: why}``: keys that users of other libraries will try, and why they are not here."""
+
+    def __init__(self, **data: Any) -> None:
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            raise _readable(error, type(self)) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _none_is_off(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {key: None if isinstance(value, str) and value == "none" else value for key, value in data.items()}
+
+    @model_validator(mode="after")
+    def _only_used_keys(self) -> Self:
+        for key, (other, allowed) in self.USED_WHEN.items():
+            current = getattr(self, other)
+            if key in self.model_fields_set and current not in allowed:
+                wanted = " or ".join(f"{other}={_shown(value)}" for value in allowed)
+                raise ValueError(f"{key}: not used with {other}={_shown(current)}; set {wanted}, or take {key} out")
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """Every setting in force, ready for TOML; those that the chosen mode does not use are left out."""
+        unused = {key for key, (other, values) in self.USED_WHEN.items() if getattr(self, other) not in values}
+        plain = self.model_dump(mode="json", exclude=unused)
+        return {key: _for_toml(value) for key, value in plain.items()}
+
+
+def _for_toml(value: Any) -> Any:
+    if value is None:
+        return "none"
+    if isinstance(value, dict):
+        return {key: _for_toml(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list):
+        return [_for_toml(inner) for inner in value]
+    return value
+
+
+def _shown(value: object) -> str:
+    return "none" if value is None else repr(value)
+
+
+def nearest(word: str, words: Sequence[str]) -> str:
+    """ ", did you mean 'x'?" where some word is near enough, else the list of all."""
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(sorted(words))}"
+
+
+def _readable(error: ValidationError, cls: type[Config]) -> ConfigError:
+    lines = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            key = str(problem["loc"][-1])
+            if key in cls.REFUSED:
+                lines.append(f"{where}: {cls.REFUSED[key]}")
+                continue
+            known = list(cls.model_fields) if len(problem["loc"]) == 1 else []
+            lines.append(f"{where}: unknown key; {nearest(key, known)}" if known else f"{where}: unknown key")
+        elif problem["type"] == "value_error":
+            said = str(problem["ctx"]["error"])
+            lines.append(f"{where}: {said}" if where else said)
+        elif problem["type"] == "missing":
+            lines.append(f"{where}: missing, and it has no default")
+        else:
+            lines.append(f"{where}: {problem['msg']}, got {problem['input']!r}")
+    return ConfigError("\n".join(lines))
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The tables of a recipe file.
+
+    Raises:
+        ConfigError: no such file, or not TOML (with the line).
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such recipe file")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+def override(recipe: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """A copy of ``recipe`` with ``key.path=value`` assignments made in it.
+
+    A value is read as TOML (``3``, ``0.5``, ``true``, ``["a"]``); what is not TOML is taken as a plain string.
+
+    Raises:
+        ConfigError: no ``=`` in an assignment, or a path that runs through something that is not a table.
+    """
+    result: dict[str, Any] = _copied(recipe)
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path.strip():
+            raise ConfigError(f"{assignment!r}: an override reads key.path=value, such as ppo.kl_coef=0.1")
+        *tables, key = path.strip().split(".")
+        table = result
+        for name in tables:
+            table = table.setdefault(name, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"{assignment!r}: {name!r} is not a table of the recipe")
+        table[key] = _value(text.strip())
+    return result
+
+
+def _copied(table: dict[str, Any]) -> dict[str, Any]:
+    return {key: _copied(value) if isinstance(value, dict) else value for key, value in table.items()}
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def write_recipe(path: Path, tables: Mapping[str, Any]) -> None:
+    """Write ``tables`` as TOML."""
+    path.write_text(tomli_w.dumps(tables), encoding="utf-8")

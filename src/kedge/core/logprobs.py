@@ -1,0 +1,36 @@
+"""Log-probabilities of taken tokens, and entropy, from logits."""
+
+import torch
+from torch import Tensor
+
+
+def _scaled(logits: Tensor, temperature: float) -> Tensor:
+    """Logits over the temperature, in float32 at least: in bfloat16 a log-softmax is off in the third digit."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+
+
+def token_logprobs(logits: Tensor, tokens: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """Log-probability of each token under softmax(logits / temperature).
+
+    Args:
+        logits: ``[..., L, V]``; ``logits[..., t, :]`` is the distribution ``tokens[..., t]`` was drawn from (the
+            caller has shifted them against each other already).
+        tokens: ``[..., L]`` integer ids.
+        temperature: the sampler's. Sampler, reference and update must use the same one.
+
+    Returns:
+        ``[..., L]`` float32 (float64 for float64 logits), in nats.
+    """
+    scaled = _scaled(logits, temperature)
+    taken = scaled.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    return taken - scaled.logsumexp(-1)
+
+
+def entropy(logits: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """Entropy of softmax(logits / temperature) in nats: ``[..., V]`` -> ``[...]``, float32 at least.
+
+    A token whose logit is minus infinity has probability 0 and adds nothing.
+    """
+    log_p = _scaled(logits, temperature).log_softmax(-1)
+    p = log_p.exp()
+    return -torch.where(p > 0, p * log_p, torch.zeros_like(p)).sum(-1)

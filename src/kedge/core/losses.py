@@ -1,0 +1,144 @@
+"""The losses of PPO and of the reward model."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from kedge.core.kl import kl
+from kedge.core.masking import keep, masked_mean
+
+Metrics = dict[str, Tensor]
+
+
+def policy_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    clip: tuple[float, float] = (0.2, 0.2),
+    dual_clip: float | None = None,
+    weights: Tensor | None = None,
+    denominator: Tensor | float | None = None,
+) -> tuple[Tensor, Metrics]:
+    """The clipped surrogate of PPO (Schulman et al. 2017, eq. 7), to be minimised.
+
+    Args:
+        logprobs: ``[..., L]`` of the taken tokens under the policy being trained; carries the gradient.
+        old_logprobs: ``[..., L]`` under the policy that sampled them.
+        advantages: ``[..., L]``.
+        mask: ``[..., L]`` bool, True on trained tokens.
+        clip: ``(low, high)``: the ratio is clipped to ``[1 - low, 1 + high]``. A larger ``high`` leaves rare tokens
+            room to grow (Yu et al. 2025, "clip-higher").
+        dual_clip: with a negative advantage, bound the loss at ``-dual_clip * advantage`` (Ye et al. 2020); > 1.
+        weights: ``[..., L]`` factor a token, e.g. an importance weight for a stale sampler.
+        denominator: global count of trained tokens (see :func:`kedge.core.masked_mean`).
+
+    Returns:
+        ``(loss, metrics)``: the scalar loss, and detached means over the same tokens with the same denominator, so
+        that the parts of a batch add up: ``clipfrac``, ``approxkl`` (k3 of old against new), ``ratio``.
+    """
+    old_logprobs, advantages = keep(old_logprobs.detach(), mask), keep(advantages.detach(), mask)
+    log_ratio = keep(logprobs, mask) - old_logprobs
+    ratio = log_ratio.exp()
+    clipped_ratio = ratio.clamp(1.0 - clip[0], 1.0 + clip[1])
+    unclipped_loss = -advantages * ratio
+    clipped_loss = -advantages * clipped_ratio
+    losses = torch.maximum(unclipped_loss, clipped_loss)
+    if dual_clip is not None:
+        losses = torch.where(advantages < 0, torch.minimum(losses, -advantages * dual_clip), losses)
+    if weights is not None:
+        losses = losses * keep(weights, mask)
+    with torch.no_grad():
+        metrics = {
+            "clipfrac": masked_mean((clipped_loss > unclipped_loss).float(), mask, denominator=denominator),
+            "approxkl": masked_mean(
+                kl(old_logprobs, old_logprobs + log_ratio, estimator="k3"), mask, denominator=denominator
+            ),
+            "ratio": masked_mean(ratio, mask, denominator=denominator),
+        }
+    return masked_mean(losses, mask, denominator=denominator), metrics
+
+
+def _value_errors(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+    return (keep(values, mask) - keep(returns.detach(), mask)).square() / 2
+
+
+def _near(values: Tensor, old_values: Tensor, clip: float) -> Tensor:
+    """``values``, moved at most ``clip`` from the old ones."""
+    return old_values.detach() + (values - old_values.detach()).clamp(-clip, clip)
+
+
+def value_loss(
+    values: Tensor,
+    old_values: Tensor,
+    returns: Tensor,
+    mask: Tensor,
+    *,
+    clip: float | None = None,
+    denominator: Tensor | float | None = None,
+) -> Tensor:
+    """Half the squared error of the critic, a mean over tokens.
+
+    Args:
+        values: ``[..., L]`` V before each token, carrying the gradient.
+        old_values: ``[..., L]`` as they were when the rollout was made.
+        returns: ``[..., L]`` the target.
+        mask: ``[..., L]`` bool, True on trained tokens.
+        clip: let a value move at most this far from its old one, pessimistically: the larger of the clipped and
+            the unclipped error counts (the value clipping of OpenAI's baselines). None: no clipping.
+        denominator: global count of trained tokens.
+    """
+    errors = _value_errors(values, returns, mask)
+    if clip is not None:
+        errors = torch.maximum(errors, _value_errors(_near(values, old_values, clip), returns, mask))
+    return masked_mean(errors, mask, denominator=denominator)
+
+
+def value_clip_fraction(
+    values: Tensor,
+    old_values: Tensor,
+    returns: Tensor,
+    mask: Tensor,
+    *,
+    clip: float,
+    denominator: Tensor | float | None = None,
+) -> Tensor:
+    """Share of tokens on which :func:`value_loss` took the clipped error. Same arguments."""
+    with torch.no_grad():
+        unclipped = _value_errors(values, returns, mask)
+        clipped = _value_errors(_near(values, old_values, clip), returns, mask)
+        return masked_mean((clipped > unclipped).float(), mask, denominator=denominator)
+
+
+def preference_loss(
+    chosen: Tensor,
+    rejected: Tensor,
+    *,
+    margin: Tensor | None = None,
+    center: float = 0.0,
+    denominator: Tensor | float | None = None,
+) -> tuple[Tensor, Metrics]:
+    """Negative log-likelihood of preferences under Bradley & Terry (1952), as in Ouyang et al. 2022, eq. 1.
+
+    Args:
+        chosen: ``[N]`` scores of the preferred answers. rejected: ``[N]`` of the others.
+        margin: ``[N]`` by how much the chosen one should win (Touvron et al. 2023, eq. 2).
+        center: coefficient of ``(chosen + rejected)**2``, which keeps scores around 0 (Eisenstein et al. 2023).
+        denominator: global number of pairs, where this is one part of a batch.
+
+    Returns:
+        ``(loss, metrics)`` with ``accuracy`` (a tie is half right) and ``margin`` (mean chosen - rejected).
+    """
+    everything = torch.ones_like(chosen, dtype=torch.bool)
+    difference = chosen - rejected
+    losses = -logsigmoid(difference if margin is None else difference - margin)
+    if center:
+        losses = losses + center * (chosen + rejected).square()
+    with torch.no_grad():
+        right = (difference > 0).float() + (difference == 0).float() / 2
+        metrics = {
+            "accuracy": masked_mean(right, everything, denominator=denominator),
+            "margin": masked_mean(difference, everything, denominator=denominator),
+        }
+    return masked_mean(losses, everything, denominator=denominator), metrics

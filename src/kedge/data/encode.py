@@ -1,0 +1,82 @@
+"""Text and chat messages to token ids, and back.
+
+One rule: the ids a model is trained on begin with exactly the ids it will be prompted with. Where a prompt ends and an
+answer begins is found in ids, by the longest common prefix, so a tokenizer that merges across the seam loses nothing.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from kedge.data.records import Text
+from kedge.errors import DataError
+
+Tokenizer = Any
+"""A ``transformers`` tokenizer."""
+
+
+def encode_prompt(tokenizer: Tokenizer, text: Text, *, origin: str = "prompt") -> list[int]:
+    """Ids that ask for an answer to ``text``: the chat template with its generation prompt, or the plain text with
+    the special tokens that the tokenizer puts in front (and without those it would put at the end).
+
+    Raises:
+        DataError: messages for a tokenizer without chat template, or nothing to begin from.
+    """
+    if isinstance(text, str):
+        ids = _without_final_eos(tokenizer, tokenizer(text).input_ids) or _begin(tokenizer)
+    else:
+        ids = _render(tokenizer, text, origin, add_generation_prompt=True)
+    if not ids:
+        raise DataError(f"{origin}: no tokens in it, and the tokenizer has no BOS or EOS token to begin from")
+    return ids
+
+
+def encode_whole(tokenizer: Tokenizer, text: Text, *, end: int | None, origin: str = "text") -> list[int]:
+    """Ids of a finished text or conversation; ``end`` is appended unless the ids hold it at their end already."""
+    if isinstance(text, str):
+        ids = _without_final_eos(tokenizer, tokenizer(text).input_ids)
+    else:
+        ids = _render(tokenizer, text, origin, add_generation_prompt=False)
+    # A template may close a turn with the EOS and then a newline.
+    return ids if end is None or end in ids[-2:] else [*ids, end]
+
+
+def answer_start(prompt: Sequence[int], whole: Sequence[int]) -> int:
+    """Index of the first id of ``whole`` that does not belong to ``prompt``: their longest common prefix."""
+    pairs = zip(prompt, whole, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(prompt), len(whole)))
+
+
+def decode_answer(tokenizer: Tokenizer, prompt: Sequence[int], answer: Sequence[int]) -> str:
+    """The text that ``answer`` adds to ``prompt``, special tokens left out.
+
+    Decoded together and then cut: a SentencePiece-like tokenizer drops a leading space otherwise.
+    """
+    before = tokenizer.decode(list(prompt), skip_special_tokens=True)
+    both = tokenizer.decode([*prompt, *answer], skip_special_tokens=True)
+    return str(both[len(before) :])
+
+
+def has_template(tokenizer: Tokenizer) -> bool:
+    """Whether chat messages can be rendered."""
+    return bool(getattr(tokenizer, "chat_template", None))
+
+
+def _render(tokenizer: Tokenizer, messages: Text, origin: str, *, add_generation_prompt: bool) -> list[int]:
+    if not has_template(tokenizer):
+        raise DataError(
+            f"{origin}: chat messages, but the model's tokenizer has no chat template; "
+            "give plain text, or set tokenizer.chat_template and save it with the model"
+        )
+    ids = tokenizer.apply_chat_template(
+        messages, tokenize=True, return_dict=False, add_generation_prompt=add_generation_prompt
+    )
+    return list(ids)
+
+
+def _without_final_eos(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
+    return list(ids[:-1]) if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else list(ids)
+
+
+def _begin(tokenizer: Tokenizer) -> list[int]:
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    return [] if start is None else [start]

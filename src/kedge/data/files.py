@@ -1,0 +1,167 @@
+"""Rows from files, folders and the Hugging Face hub. Every row knows where it came from.
+
+The local formats are read here and not through ``datasets``, because an error should name the file and the row, and
+a row should come out as it was written (no types guessed over the whole column, no copy in a cache). Folders and hub
+ids go through ``datasets``, which knows their layouts.
+"""
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kedge.errors import DataError
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: its columns, and its origin for messages (``file.jsonl: row 3``, counted from 1)."""
+
+    columns: dict[str, Any]
+    origin: str
+
+
+def read_rows(source: str | Path, *, rename: dict[str, str] | None = None) -> list[Row]:
+    """All rows of ``source``.
+
+    Args:
+        source: a file (``.jsonl .json .csv .tsv .parquet``, each also with ``.gz``), a folder, or a Hugging Face
+            dataset id; of a folder or id the split ``train``, or the one named after a colon (``org/name:test``).
+        rename: ``{kedge's column: the data's column}`` where they differ.
+
+    Raises:
+        DataError: nothing there, unknown format, a line that cannot be read, no rows, or a column of ``rename``
+            that a row lacks.
+    """
+    path = Path(source)
+    if path.is_file():
+        numbered = enumerate(_read_file(path), start=1)
+        rows = [Row(columns, f"{source}: row {number}") for number, columns in numbered]
+    else:
+        rows = _read_dataset(str(source))
+    if not rows:
+        raise DataError(f"{source}: no rows in it")
+    if rename:
+        rows = [_renamed(row, rename) for row in rows]
+    return rows
+
+
+def column(row: Row, name: str) -> Any:
+    """``row.columns[name]``, or an error that says what there is.
+
+    Raises:
+        DataError: the row has no such column, or nothing in it.
+    """
+    if row.columns.get(name) is None:
+        what = "empty column" if name in row.columns else "no column"
+        raise DataError(f"{row.origin}: {what} {name!r}; columns there are: {', '.join(map(str, row.columns))}")
+    return row.columns[name]
+
+
+def _renamed(row: Row, rename: dict[str, str]) -> Row:
+    taken = {theirs: column(row, theirs) for theirs in rename.values()}
+    others = {key: value for key, value in row.columns.items() if key not in taken}
+    return Row(others | {ours: taken[theirs] for ours, theirs in rename.items()}, row.origin)
+
+
+def _read_file(path: Path) -> Iterator[dict[str, Any]]:
+    zipped = path.suffix == ".gz"
+    suffix = Path(path.stem).suffix if zipped else path.suffix
+    if suffix not in SUFFIXES:
+        raise DataError(f"{path}: unknown format {suffix!r}; kedge reads {', '.join(SUFFIXES)}, each also with .gz")
+    try:
+        content = gzip.decompress(path.read_bytes()) if zipped else path.read_bytes()
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise DataError(f"{path}: not a whole gzip file: {error}") from None
+    if suffix == ".parquet":
+        return iter(_parquet(path, content))
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}; convert it to UTF-8") from None
+    readers = {".jsonl": _json_lines, ".json": _json_list, ".csv": _csv, ".tsv": _tsv}
+    return readers[suffix](path, text)
+
+
+def _json_lines(path: Path, text: str) -> Iterator[dict[str, Any]]:
+    lines = (line for line in text.split("\n") if line.strip())
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield _object(json.loads(line), f"{path}: row {number}")
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}: row {number}: not JSON: {error}") from None
+
+
+def _json_list(path: Path, text: str) -> Iterator[dict[str, Any]]:
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: not JSON: {error}; a file with one object a line ends in .jsonl") from None
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: a .json file holds a list of rows, not {type(rows).__name__}")
+    for number, row in enumerate(rows, start=1):
+        yield _object(row, f"{path}: row {number}")
+
+
+def _object(row: Any, origin: str) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise DataError(f"{origin}: a row is an object with named columns, not {type(row).__name__}")
+    return row
+
+
+def _csv(path: Path, text: str) -> Iterator[dict[str, Any]]:
+    return _table(path, csv.reader(io.StringIO(text, newline=""), strict=True))
+
+
+def _tsv(path: Path, text: str) -> Iterator[dict[str, Any]]:
+    # A quote in a .tsv is a quote: the format separates by tabs alone, and real text is full of unpaired ones.
+    return _table(path, csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def _table(path: Path, reader: Any) -> Iterator[dict[str, Any]]:
+    try:
+        header = next(reader, [])
+        for number, cells in enumerate((cells for cells in reader if cells), start=1):
+            if len(cells) != len(header):
+                raise DataError(f"{path}: row {number}: {len(cells)} cells under {len(header)} column names")
+            yield dict(zip(header, cells, strict=True))
+    except csv.Error as error:
+        raise DataError(f"{path}: line {reader.line_num}: {error}") from None
+
+
+def _parquet(path: Path, content: bytes) -> list[dict[str, Any]]:
+    import pyarrow  # heavy, and only this format needs it
+    import pyarrow.parquet
+
+    try:
+        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(io.BytesIO(content)).to_pylist()
+    except pyarrow.ArrowInvalid as error:
+        raise DataError(f"{path}: not a parquet file: {error}") from None
+    return rows
+
+
+def _read_dataset(source: str) -> list[Row]:
+    import datasets  # seconds to import, and most runs read a plain file
+
+    name, _, split = source.partition(":")
+    split = split or "train"
+    folder = Path(name)
+    looks_like_a_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.suffix in (*SUFFIXES, ".gz")
+    if looks_like_a_path and not folder.exists():
+        raise DataError(f"{name}: no such file or folder")
+    try:
+        if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
+            loaded = datasets.load_from_disk(name)
+            data = loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
+        else:
+            data = datasets.load_dataset(name, split=split)
+    except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
+        hint = "" if folder.exists() else "; not a local file or folder either: without a network, give a path"
+        raise DataError(f"{source}: datasets could not load split {split!r}: {error}{hint}") from None
+    return [Row(dict(row), f"{source}: row {number}") for number, row in enumerate(data, start=1)]

@@ -1,0 +1,183 @@
+"""What the jobs read: prompts, demonstrations and preferences, as plain text or chat messages.
+
+The columns are those that TRL's users know: ``prompt``; ``prompt`` + ``completion``, or ``messages``; ``prompt`` +
+``chosen`` + ``rejected``. Chosen and rejected without a prompt are whole texts or conversations. ``text`` + ``label``
+(1 preferred, 0 not) become preferences too: each preferred text meets one that is not.
+"""
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from kedge.data.files import Row, column
+from kedge.errors import DataError
+
+Messages = list[dict[str, Any]]
+Text = str | Messages
+"""Plain text, or chat messages ``[{"role": ..., "content": ...}]``."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the policy is asked. ``columns`` holds the row's other columns, for the reward."""
+
+    text: Text
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    origin: str = "prompt"
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A prompt and what to answer. With messages, ``completion`` is the last of them, the assistant's."""
+
+    prompt: Text
+    completion: Text
+    origin: str = "demonstration"
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Two whole texts or conversations (prompt included), the first preferred."""
+
+    chosen: Text
+    rejected: Text
+    origin: str = "preference"
+
+
+def prompts(rows: Iterable[Row]) -> list[Prompt]:
+    """Column ``prompt``; the other columns travel along.
+
+    Raises:
+        DataError: a row without a usable prompt.
+    """
+    return [
+        Prompt(
+            _text(column(row, "prompt"), row, "prompt"),
+            {key: value for key, value in row.columns.items() if key != "prompt"},
+            row.origin,
+        )
+        for row in rows
+    ]
+
+
+def demonstrations(rows: Iterable[Row]) -> list[Demonstration]:
+    """Columns ``prompt`` + ``completion``, or ``messages``, or ``text`` (all of it is the completion).
+
+    Raises:
+        DataError: a row with none of these, or a conversation that does not end with the assistant.
+    """
+    return [_demonstration(row) for row in rows]
+
+
+def preferences(rows: Sequence[Row], *, seed: int = 0) -> list[Preference]:
+    """Columns ``chosen`` + ``rejected``, with or without ``prompt``; or ``text`` + ``label``, paired at random.
+
+    Raises:
+        DataError: a row with none of these, a label that is not 0 or 1, or labels of one kind only.
+    """
+    if rows and "label" in rows[0].columns and "chosen" not in rows[0].columns:
+        return _paired(rows, seed)
+    return [_preference(row) for row in rows]
+
+
+def held_out(items: Sequence[T], size: int, *, seed: int, what: str) -> tuple[list[T], list[T]]:
+    """Split off ``size`` items for evaluation: ``(training, evaluation)``, deterministic for a seed.
+
+    Raises:
+        DataError: nothing would be left to train on.
+    """
+    if size >= len(items):
+        raise DataError(f"{what}: {len(items)} rows; eval_size={size} leaves none to train on")
+    order = random.Random(f"held out {seed}").sample(range(len(items)), len(items))
+    chosen = set(order[:size])
+    return [x for i, x in enumerate(items) if i not in chosen], [items[i] for i in sorted(chosen)]
+
+
+def plain(text: Text) -> str:
+    """Text as it is; of messages the contents, a line each. For logs and samples, not for models."""
+    return text if isinstance(text, str) else "\n".join(f"{m['role']}: {m['content']}" for m in text)
+
+
+def joined(prompt: Text, completion: str) -> Text:
+    """The whole text, or the whole conversation, that ``completion`` makes of ``prompt``."""
+    return prompt + completion if isinstance(prompt, str) else [*prompt, *as_messages(completion)]
+
+
+def as_messages(completion: str) -> Messages:
+    """A completion as the assistant's turn."""
+    return [{"role": "assistant", "content": completion}]
+
+
+def _text(value: Any, row: Row, name: str) -> Text:
+    if isinstance(value, str):
+        if not value:
+            raise DataError(f"{row.origin}: column {name!r} is empty")
+        return value
+    if (
+        isinstance(value, list)
+        and value
+        and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in value)
+    ):
+        return value
+    raise DataError(
+        f"{row.origin}: column {name!r} must be text or a list of messages with 'role' and 'content', "
+        f"not {type(value).__name__}: {str(value)[:60]!r}"
+    )
+
+
+def _demonstration(row: Row) -> Demonstration:
+    if "messages" in row.columns:
+        messages = _text(column(row, "messages"), row, "messages")
+        if isinstance(messages, str) or messages[-1]["role"] != "assistant":
+            raise DataError(f"{row.origin}: 'messages' must be a list of messages that ends with role 'assistant'")
+        return Demonstration(messages[:-1], messages[-1:], row.origin)
+    if "text" in row.columns and "completion" not in row.columns:
+        return Demonstration("", _text(column(row, "text"), row, "text"), row.origin)
+    prompt = _text(column(row, "prompt"), row, "prompt")
+    completion = _text(column(row, "completion"), row, "completion")
+    return Demonstration(prompt, _like(prompt, completion, row, "completion"), row.origin)
+
+
+def _preference(row: Row) -> Preference:
+    chosen = _text(column(row, "chosen"), row, "chosen")
+    rejected = _text(column(row, "rejected"), row, "rejected")
+    if "prompt" in row.columns:
+        prompt = _text(column(row, "prompt"), row, "prompt")
+        chosen = prompt + _like(prompt, chosen, row, "chosen")  # type: ignore[operator]
+        rejected = prompt + _like(prompt, rejected, row, "rejected")  # type: ignore[operator]
+    if isinstance(chosen, str) != isinstance(rejected, str):
+        raise DataError(f"{row.origin}: 'chosen' and 'rejected' must both be text or both be messages")
+    return Preference(chosen, rejected, row.origin)
+
+
+def _like(prompt: Text, answer: Text, row: Row, name: str) -> Text:
+    """``answer`` in the form of ``prompt``: a plain answer to chat messages is the assistant's turn."""
+    if isinstance(prompt, list) and isinstance(answer, str):
+        return as_messages(answer)
+    if isinstance(prompt, str) and isinstance(answer, list):
+        raise DataError(f"{row.origin}: 'prompt' is text but {name!r} is messages; make both the same")
+    return answer
+
+
+def _paired(rows: Sequence[Row], seed: int) -> list[Preference]:
+    by_label: dict[str, list[Row]] = {"0": [], "1": []}
+    for row in rows:
+        label = str(column(row, "label"))
+        if label not in by_label:
+            raise DataError(f"{row.origin}: label {label!r}; labels are 1 (preferred) and 0")
+        by_label[label].append(row)
+    if not (by_label["0"] and by_label["1"]):
+        raise DataError(f"{rows[0].origin.split(': row')[0]}: all labels are alike; pairs need both 1 and 0")
+    rng = random.Random(f"pairs {seed}")
+    for side in by_label.values():
+        rng.shuffle(side)
+    shorter, longer = sorted(by_label.values(), key=len)
+    repeated = (shorter * (len(longer) // len(shorter) + 1))[: len(longer)]
+    good, bad = (repeated, longer) if shorter is by_label["1"] else (longer, repeated)
+    return [
+        Preference(_text(column(g, "text"), g, "text"), _text(column(b, "text"), b, "text"), g.origin)
+        for g, b in zip(good, bad, strict=True)
+    ]

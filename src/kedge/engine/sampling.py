@@ -1,0 +1,78 @@
+"""From logits to a token: temperature, truncation, and one random number a row."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from kedge.core import token_logprobs
+from kedge.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are drawn."""
+
+    max_new_tokens: int = 64
+    temperature: float = 1.0
+    """Logits are divided by it; 0 is greedy."""
+    top_k: int = 0
+    """Keep the k likeliest tokens; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the smallest set of likeliest tokens whose probability reaches this; 1 keeps all."""
+    min_p: float = 0.0
+    """Keep tokens at least this likely relative to the likeliest; 0 keeps all."""
+    stop_strings: tuple[str, ...] = ()
+    """An answer ends where one of these appears; its text is cut before it."""
+
+    def __post_init__(self) -> None:
+        checks = {
+            "max_new_tokens": (self.max_new_tokens >= 1, "at least 1"),
+            "temperature": (self.temperature >= 0, "0 (greedy) or more"),
+            "top_k": (self.top_k >= 0, "0 (off) or more"),
+            "top_p": (0 < self.top_p <= 1, "in (0, 1]"),
+            "min_p": (0 <= self.min_p < 1, "in [0, 1)"),
+            "stop_strings": (all(self.stop_strings), "not empty strings"),
+        }
+        for name, (fine, wanted) in checks.items():
+            if not fine:
+                raise ConfigError(f"{name}: must be {wanted}, not {getattr(self, name)!r}")
+
+    def draw(self, logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw one token a row.
+
+        Args:
+            logits: ``[B, V]`` of the next token.
+            uniform: ``[B]`` float64 in [0, 1), the only randomness.
+
+        Returns:
+            ``(tokens [B], logprobs [B] float32)``, the log-probabilities under the very distribution drawn from:
+            after temperature and truncation; 0 for greedy, which has no choice.
+        """
+        if self.temperature == 0:
+            return logits.argmax(-1), torch.zeros(len(logits), device=logits.device)
+        kept = self._truncated(logits.float() / self.temperature)
+        # float64: in float32 the cumulative sum of 100,000 probabilities no longer ends at 1.
+        cumulative = kept.double().softmax(-1).cumsum(-1)
+        tokens = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True).squeeze(-1)
+        return tokens, token_logprobs(kept, tokens)
+
+    def _truncated(self, scaled: Tensor) -> Tensor:
+        warpers = LogitsProcessorList()
+        if self.top_k:
+            warpers.append(TopKLogitsWarper(self.top_k))
+        if self.top_p < 1:
+            warpers.append(TopPLogitsWarper(self.top_p))
+        if self.min_p > 0:
+            warpers.append(MinPLogitsWarper(self.min_p))
+        return warpers(None, scaled) if warpers else scaled
+
+
+def random_stream(seed: int, request: int, length: int) -> Tensor:
+    """``[length]`` float64 in [0, 1): the random numbers of one request, whoever shares its batch.
+
+    A function of (seed, request) alone, so a resumed run draws what the uninterrupted one drew.
+    """
+    mixed = (seed * 0x9E3779B97F4A7C15 + request * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) % 2**63
+    return torch.rand(length, dtype=torch.float64, generator=torch.Generator().manual_seed(mixed))

@@ -1,0 +1,222 @@
+"""A causal language model with its tokenizer, loaded strictly and saved so that plain ``transformers`` loads it."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+
+from kedge.data.encode import Tokenizer
+from kedge.errors import ModelError
+
+Device = Literal["auto", "cuda", "mps", "cpu"]
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "spiece.model",
+    "vocab.txt",
+)
+
+# Embeddings are often padded to a round number of rows; more rows than this beyond the tokenizer is another tokenizer.
+SPARE_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """Model, tokenizer and the ids that end an answer."""
+
+    model: PreTrainedModel
+    tokenizer: Tokenizer
+    eos_ids: tuple[int, ...]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.device
+
+    @property
+    def positions(self) -> int | None:
+        """The longest sequence the model takes, in tokens; None where it has no limit."""
+        return max_positions(self.model.config)
+
+    @property
+    def pad_id(self) -> int:
+        """What fills the right end of a batch. Masks come from lengths, so any id will do."""
+        pad = self.tokenizer.pad_token_id
+        return pad if pad is not None else (self.eos_ids[0] if self.eos_ids else 0)
+
+    def save(self, folder: Path) -> None:
+        """Write weights, tokenizer, chat template and generation settings (with the EOS ids in force)."""
+        settings = self.model.generation_config
+        settings = GenerationConfig() if settings is None else settings
+        settings.eos_token_id = list(self.eos_ids) if len(self.eos_ids) > 1 else next(iter(self.eos_ids), None)
+        settings.pad_token_id = self.pad_id
+        self.model.generation_config = settings
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def load_language_model(
+    source: str | Path,
+    *,
+    tokenizer: str | Path | None = None,
+    stop_tokens: Sequence[str] = (),
+    device: Device = "auto",
+    dtype: DType = "auto",
+) -> LanguageModel:
+    """Load a causal language model by hub id or folder (a run folder stands for the ``policy`` in it).
+
+    Args:
+        source: Hugging Face id, folder, or a kedge run folder.
+        tokenizer: where the tokenizer is, when not beside the model.
+        stop_tokens: tokens that end an answer, besides the model's own EOS ids.
+        device: ``auto`` is the best there is. dtype: ``auto`` is float32: PPO's small steps vanish in bfloat16.
+
+    Raises:
+        ModelError: not found (or a hub id without a network), no tokenizer, weights missing or misshapen, tokenizer
+            and model of different vocabularies, an unknown stop token.
+    """
+    folder = find(source, "policy")
+    loaded_tokenizer = load_tokenizer(tokenizer or folder, key="tokenizer")
+    model, info = load_weights(AutoModelForCausalLM, folder, dtype)
+    refuse_missing(info, source, "it is no causal language model (a reward model or a critic has no output head)")
+    return wrap(model.to(pick_device(device)), loaded_tokenizer, stop_tokens, source)
+
+
+def wrap(
+    model: PreTrainedModel, tokenizer: Tokenizer, stop_tokens: Sequence[str] = (), source: object = "model"
+) -> LanguageModel:
+    """A :class:`LanguageModel` of a model and a tokenizer that are loaded already, checked against each other.
+
+    Raises:
+        ModelError: different vocabularies, or an unknown stop token.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows or rows - len(tokenizer) > max(SPARE_ROWS, rows // 20):
+        raise ModelError(
+            f"{source}: the tokenizer has {len(tokenizer):,} tokens and the model {rows:,}; they do not belong together"
+        )
+    model.eval()
+    return LanguageModel(model, tokenizer, _eos_ids(model, tokenizer, stop_tokens))
+
+
+def load_tokenizer(source: str | Path, *, key: str) -> Tokenizer:
+    """Load a tokenizer by hub id or folder; ``key`` is the setting that names another one, for the message.
+
+    Raises:
+        ModelError: none there.
+    """
+    folder = Path(source)
+    if folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise ModelError(f"{source}: no tokenizer in this folder; save it there, or name one with {key}=...")
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{source}: cannot load a tokenizer: {_first_line(error)}{_offline_hint(source)}") from error
+
+
+def load_weights(auto_class: Any, source: str | Path, dtype: DType, **kwargs: Any) -> tuple[PreTrainedModel, dict]:
+    """``from_pretrained`` with its report of missing and misshapen weights, and its errors made readable.
+
+    Raises:
+        ModelError: not found, no network, or weights of another shape.
+    """
+    torch_dtype = torch.float32 if dtype == "auto" else getattr(torch, dtype)
+    try:
+        loaded: tuple[PreTrainedModel, dict] = auto_class.from_pretrained(
+            source, dtype=torch_dtype, output_loading_info=True, **kwargs
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{source}: cannot load the model: {_first_line(error)}{_offline_hint(source)}") from error
+    except RuntimeError as error:
+        if "size mismatch" not in str(error) and "mismatched" not in str(error):
+            raise
+        raise ModelError(f"{source}: weights of another shape than its configuration says: {error}") from error
+    return loaded
+
+
+def refuse_missing(info: dict, source: object, meaning: str) -> None:
+    """Raise where ``from_pretrained`` had to invent weights.
+
+    Raises:
+        ModelError: naming them.
+    """
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(f"{source}: weights missing: {', '.join(missing[:4])}; {meaning}")
+
+
+def find(source: str | Path, part: str) -> str:
+    """``source``, or the folder ``part`` inside it where ``source`` is a run folder.
+
+    Raises:
+        ModelError: it looks like a path and there is nothing.
+    """
+    path = Path(source).expanduser()
+    if (path / part / "config.json").is_file():
+        return str(path / part)
+    looks_like_a_path = str(source).startswith((".", "/", "~", "runs/")) or str(source).count("/") > 1
+    if looks_like_a_path and not path.exists():
+        raise ModelError(f"{source}: no such folder")
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise ModelError(f"{source}: neither a model folder (no config.json) nor a run with a {part}/ in it")
+    return str(path) if path.is_dir() else str(source)
+
+
+def pick_device(device: Device) -> torch.device:
+    """The device asked for; ``auto``: cuda, else mps, else cpu.
+
+    Raises:
+        ModelError: asked for one that is not there.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return torch.device(next(name for name, there in available.items() if there))
+    if not available[device]:
+        raise ModelError(f"device={device!r}: torch finds none here; use device='auto' or 'cpu'")
+    return torch.device(device)
+
+
+def max_positions(config: Any) -> int | None:
+    """The longest sequence a model of this configuration takes, in tokens."""
+    text_config = config.get_text_config()
+    for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length"):
+        value = getattr(text_config, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+def accepts(model: PreTrainedModel, argument: str) -> bool:
+    """Whether the model's forward takes ``argument`` by name."""
+    return argument in inspect.signature(model.forward).parameters
+
+
+def _eos_ids(model: PreTrainedModel, tokenizer: Tokenizer, stop_tokens: Sequence[str]) -> tuple[int, ...]:
+    settings = getattr(model, "generation_config", None)
+    found: list[int] = []
+    for source in (getattr(settings, "eos_token_id", None), model.config.eos_token_id, tokenizer.eos_token_id):
+        found += source if isinstance(source, list) else [] if source is None else [source]
+    vocabulary = tokenizer.get_vocab()
+    for token in stop_tokens:
+        if token not in vocabulary:
+            raise ModelError(f"stop_tokens: {token!r} is not one token of this tokenizer; use stop_strings for text")
+        found.append(vocabulary[token])
+    return tuple(dict.fromkeys(found))
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _offline_hint(source: str | Path) -> str:
+    if Path(source).exists():
+        return ""
+    return "; it is no local folder, so it must be a hub id: check the name and the network, or give a folder"

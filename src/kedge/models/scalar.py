@@ -1,0 +1,88 @@
+"""A linear head that reads one number off a trunk's hidden state: the critic's value, or a reward model's score."""
+
+import copy
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedModel
+
+from kedge.errors import ModelError
+from kedge.models.language_model import DType, load_weights, refuse_missing
+
+
+class ScalarHead(nn.Module):
+    """``[..., H]`` hidden states -> ``[...]`` float32. Starts at 0 everywhere: an untrained critic claims nothing."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(hidden_size, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.linear(hidden.float()).squeeze(-1)
+
+    def save(self, path: Path) -> None:
+        """Write the head to a safetensors file."""
+        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, path)
+
+    def load(self, path: Path) -> None:
+        """Read the head from a safetensors file, strictly.
+
+        Raises:
+            ModelError: no such file, or weights missing, misshapen or too many.
+        """
+        if not path.is_file():
+            raise ModelError(f"{path}: the head is missing; without it this is only a trunk")
+        state = load_file(path)
+        wanted = self.state_dict()
+        shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+        expected = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
+        if shapes != expected:
+            raise ModelError(f"{path}: holds {shapes}, but this trunk needs {expected}")
+        self.load_state_dict(state)
+
+
+class ScalarModel(nn.Module):
+    """A trunk of its own with a :class:`ScalarHead`: ``[B, L]`` tokens -> ``[B, L]``, a number after each token."""
+
+    def __init__(self, trunk: PreTrainedModel) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = ScalarHead(trunk.config.get_text_config().hidden_size).to(trunk.device)
+
+    @classmethod
+    def from_trunk_of(cls, model: PreTrainedModel) -> "ScalarModel":
+        """Start from a copy of ``model``'s trunk, and of its score head where it has one."""
+        scalar = cls(copy.deepcopy(model.base_model))
+        score = getattr(model, "score", None)
+        if isinstance(score, nn.Linear) and score.out_features == 1:
+            with torch.no_grad():
+                scalar.head.linear.weight.copy_(score.weight)
+                if score.bias is not None:
+                    scalar.head.linear.bias.copy_(score.bias)
+        return scalar
+
+    def forward(self, tokens: Tensor, attention_mask: Tensor) -> Tensor:
+        hidden = self.trunk(input_ids=tokens, attention_mask=attention_mask, use_cache=False).last_hidden_state
+        return self.head(hidden)
+
+    def save(self, folder: Path, head_file: str) -> None:
+        """The trunk as a Hugging Face folder, the head beside it."""
+        self.trunk.save_pretrained(folder)
+        self.head.save(folder / head_file)
+
+    @classmethod
+    def load(cls, folder: Path, head_file: str, *, dtype: DType = "auto") -> "ScalarModel":
+        """Read what :meth:`save` wrote, strictly.
+
+        Raises:
+            ModelError: trunk or head missing or misshapen.
+        """
+        trunk, info = load_weights(AutoModel, folder, dtype)
+        refuse_missing(info, folder, "the trunk is incomplete")
+        scalar = cls(trunk)
+        scalar.head.load(folder / head_file)
+        return scalar
