@@ -102,8 +102,8 @@ MASKING_MUTANTS = [
     Mutant(
         "whiten-counts-padding",
         MASKING,
-        "centered = center(kept, mean, low == high)",
-        "centered, mask = center(kept, mean, low == high), torch.ones_like(mask)",
+        "variance = masked_mean(centered.square(), mask)",
+        "variance = centered.square().mean()",
         MASKING_TESTS,
         "padding enters the variance",
     ),
@@ -532,7 +532,7 @@ def planted(mutant: Mutant, source: str) -> str:
     if count != 1:
         sys.exit(
             f"mutant {mutant.name!r} no longer applies: its snippet occurs {count} times, not once, in "
-            f"src/kedge/{mutant.file}:\n    {mutant.old}\nRewrite it in {Path(__file__).name} for the code as it is now."
+            f"src/kedge/{mutant.file}:\n    {mutant.old}\nRewrite it in tools/mutants.py for the code as it is now."
         )
     return source.replace(mutant.old, mutant.new)
 
@@ -588,17 +588,16 @@ def main() -> int:
         console.print(table)
         return 0
 
-    # Every snippet is looked up before the first test runs: a stale one is known at once.
-    sources = {mutant.file: (ROOT / "src/kedge" / mutant.file).read_text() for mutant in mutants}
-    mutated = {mutant: planted(mutant, sources[mutant.file]) for mutant in mutants}
-
     with tempfile.TemporaryDirectory(prefix="kedge-mutants-") as folder:
         copy = Path(folder).resolve() / "src"
         shutil.copytree(ROOT / "src", copy, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        # Every snippet is looked up before the first test runs: a stale one is known at once.
+        sources = {mutant.file: (copy / "kedge" / mutant.file).read_text() for mutant in mutants}
+        mutated = {mutant: planted(mutant, sources[mutant.file]) for mutant in mutants}
         check_copy_is_imported(copy)
         code, output = pytest(copy, tuple(sorted({test for mutant in mutants for test in mutant.tests})))
         if code != PASSED:
-            sys.exit(f"the tests are red without any mutant (exit code {code}), so red would prove nothing:\n{output}")
+            sys.exit(f"the tests are red without a mutant (exit code {code}): red would prove nothing\n{output}")
 
         table.add_column("verdict")
         table.add_column("seconds", justify="right")

@@ -39,7 +39,6 @@ def test_equal_numbers_have_spread_one(sizes, value):
     assert moments.std == 1.0
 
 
-@pytest.mark.xfail(strict=True, reason="core bug: the rounding of the mean makes a spread of 1.4e-17, a divisor")
 def test_equal_numbers_in_float64_have_spread_one():
     moments = RunningMoments()
     moments.update(torch.full((3,), 0.1, dtype=torch.float64))

@@ -56,7 +56,8 @@ def token_gae(
     Returns:
         ``(advantages, returns)``, ``[..., L]`` each, 0.0 where ``mask`` is False.
     """
-    rewards, values = keep(rewards, mask), keep(values, mask)
+    dtype = torch.promote_types(values.dtype, torch.float32)
+    rewards, values = keep(rewards, mask).to(dtype), keep(values, mask).to(dtype)
     next_value = torch.zeros_like(values[..., 0]) if bootstrap is None else bootstrap.to(values.dtype)
     running = torch.zeros_like(next_value)
     advantages = torch.zeros_like(values)
@@ -86,10 +87,11 @@ def group_advantages(scores: Tensor, group_size: int, *, kind: str = "grpo") -> 
     Raises:
         ValueError: unknown kind, a group size that does not divide N, or RLOO with groups of one.
     """
-    if group_size < 1 or scores.numel() % group_size:
+    if group_size < 1 or scores.numel() % group_size or scores.numel() == 0:
         raise ValueError(f"group_size={group_size} does not divide {scores.numel()} scores into whole groups")
     if kind == "rloo" and group_size < 2:
         raise ValueError("rloo compares an answer with the others of its group: group_size must be at least 2")
+    scores = scores if scores.is_floating_point() else scores.float()
     groups = scores.reshape(1, -1) if kind == "reinforce++" else scores.reshape(-1, group_size)  # [G, S]
     constant = groups.amin(-1, keepdim=True) == groups.amax(-1, keepdim=True)
     centered = center(groups, groups.mean(-1, keepdim=True), constant)

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 
 def _scaled(logits: Tensor, temperature: float) -> Tensor:
@@ -22,8 +23,7 @@ def token_logprobs(logits: Tensor, tokens: Tensor, *, temperature: float = 1.0) 
         ``[..., L]`` float32 (float64 for float64 logits), in nats.
     """
     scaled = _scaled(logits, temperature)
-    taken = scaled.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-    return taken - scaled.logsumexp(-1)
+    return -cross_entropy(scaled.flatten(0, -2), tokens.flatten(), reduction="none").reshape(tokens.shape)
 
 
 def entropy(logits: Tensor, *, temperature: float = 1.0) -> Tensor:
@@ -33,4 +33,5 @@ def entropy(logits: Tensor, *, temperature: float = 1.0) -> Tensor:
     """
     log_p = _scaled(logits, temperature).log_softmax(-1)
     p = log_p.exp()
-    return -torch.where(p > 0, p * log_p, torch.zeros_like(p)).sum(-1)
+    # The inner choice and not the product: 0 * -inf is NaN, in the backward pass too.
+    return -(p * torch.where(p > 0, log_p, torch.zeros_like(p))).sum(-1)

@@ -9,6 +9,9 @@ from kedge.core.masking import keep, masked_mean
 
 Metrics = dict[str, Tensor]
 
+# Beyond it a ratio says nothing but "far away", and in float32 it would soon be infinite and its gradient NaN.
+LOG_RATIO_LIMIT = 20.0
+
 
 def policy_loss(
     logprobs: Tensor,
@@ -40,7 +43,7 @@ def policy_loss(
     """
     old_logprobs, advantages = keep(old_logprobs.detach(), mask), keep(advantages.detach(), mask)
     log_ratio = keep(logprobs, mask) - old_logprobs
-    ratio = log_ratio.exp()
+    ratio = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
     clipped_ratio = ratio.clamp(1.0 - clip[0], 1.0 + clip[1])
     unclipped_loss = -advantages * ratio
     clipped_loss = -advantages * clipped_ratio
@@ -48,7 +51,7 @@ def policy_loss(
     if dual_clip is not None:
         losses = torch.where(advantages < 0, torch.minimum(losses, -advantages * dual_clip), losses)
     if weights is not None:
-        losses = losses * keep(weights, mask)
+        losses = losses * keep(weights.detach(), mask)
     with torch.no_grad():
         metrics = {
             "clipfrac": masked_mean((clipped_loss > unclipped_loss).float(), mask, denominator=denominator),
@@ -106,9 +109,9 @@ def value_clip_fraction(
 ) -> Tensor:
     """Share of tokens on which :func:`value_loss` took the clipped error. Same arguments."""
     with torch.no_grad():
-        unclipped = _value_errors(values, returns, mask)
         clipped = _value_errors(_near(values, old_values, clip), returns, mask)
-        return masked_mean((clipped > unclipped).float(), mask, denominator=denominator)
+        worse = (clipped > _value_errors(values, returns, mask)) & ((values - old_values).abs() > clip)
+        return masked_mean(worse.float(), mask, denominator=denominator)
 
 
 def preference_loss(

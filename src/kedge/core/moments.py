@@ -17,7 +17,8 @@ class RunningMoments:
     @property
     def std(self) -> float:
         """Population standard deviation; 1.0 before two different numbers were seen."""
-        return (self.squares / self.count) ** 0.5 if self.squares > 0 else 1.0
+        std = (self.squares / self.count) ** 0.5 if self.count else 0.0
+        return std if std > 1e-12 * abs(self.mean) else 1.0  # equal numbers differ from their mean by a rounding
 
     def update(self, x: Tensor) -> None:
         """Take in a batch ``[N]``."""

@@ -1,13 +1,14 @@
 """Text and chat messages to token ids, and back.
 
-One rule: the ids a model is trained on begin with exactly the ids it will be prompted with. Where a prompt ends and an
-answer begins is found in ids, by the longest common prefix, so a tokenizer that merges across the seam loses nothing.
+One rule: the ids a model is trained on begin with exactly the ids it will be prompted with. Where a prompt ends and
+an answer begins is found in ids, by the longest common prefix, so a tokenizer that merges across the seam loses
+nothing.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-from kedge.data.records import Text
+from kedge.data.records import Demonstration, Text
 from kedge.errors import DataError
 
 Tokenizer = Any
@@ -30,14 +31,35 @@ def encode_prompt(tokenizer: Tokenizer, text: Text, *, origin: str = "prompt") -
     return ids
 
 
-def encode_whole(tokenizer: Tokenizer, text: Text, *, end: int | None, origin: str = "text") -> list[int]:
-    """Ids of a finished text or conversation; ``end`` is appended unless the ids hold it at their end already."""
+def encode_whole(tokenizer: Tokenizer, text: Text, *, ends: Sequence[int], origin: str = "text") -> list[int]:
+    """Ids of a finished text or conversation; the first of ``ends`` is appended unless one of them ends it already."""
     if isinstance(text, str):
         ids = _without_final_eos(tokenizer, tokenizer(text).input_ids)
     else:
         ids = _render(tokenizer, text, origin, add_generation_prompt=False)
     # A template may close a turn with the EOS and then a newline.
-    return ids if end is None or end in ids[-2:] else [*ids, end]
+    return ids if not ends or set(ends) & set(ids[-2:]) else [*ids, ends[0]]
+
+
+def encode_demonstration(
+    tokenizer: Tokenizer, demonstration: Demonstration, *, ends: Sequence[int]
+) -> tuple[list[int], list[bool]]:
+    """``(ids, mask)`` of a prompt with its answer, ended; the mask is True on the assistant's tokens alone.
+
+    In a conversation the assistant's earlier turns count too, where the template renders them the same in the middle
+    as at the end (some drop a turn's reasoning later).
+    """
+    prompt, completion, origin = demonstration.prompt, demonstration.completion, demonstration.origin
+    whole = encode_whole(tokenizer, prompt + completion, ends=ends, origin=origin)  # type: ignore[operator]
+    start = answer_start(encode_prompt(tokenizer, prompt, origin=origin), whole)
+    mask = [False] * start + [True] * (len(whole) - start)
+    for i, message in enumerate(prompt):
+        if isinstance(message, dict) and message["role"] == "assistant":
+            turn = encode_whole(tokenizer, prompt[: i + 1], ends=(), origin=origin)
+            if whole[: len(turn)] == turn:
+                start = answer_start(encode_prompt(tokenizer, prompt[:i], origin=origin), turn)
+                mask[start : len(turn)] = [True] * (len(turn) - start)
+    return whole, [False, *mask[1:]]  # nothing stands before the first token to predict it from
 
 
 def answer_start(prompt: Sequence[int], whole: Sequence[int]) -> int:

@@ -126,7 +126,7 @@ def _tsv(path: Path, text: str) -> Iterator[dict[str, Any]]:
 
 def _table(path: Path, reader: Any) -> Iterator[dict[str, Any]]:
     try:
-        header = next(reader, [])
+        header: list[str] = next(reader, [])
         for number, cells in enumerate((cells for cells in reader if cells), start=1):
             if len(cells) != len(header):
                 raise DataError(f"{path}: row {number}: {len(cells)} cells under {len(header)} column names")

@@ -66,7 +66,7 @@ class Sampling:
             warpers.append(TopPLogitsWarper(self.top_p))
         if self.min_p > 0:
             warpers.append(MinPLogitsWarper(self.min_p))
-        return warpers(None, scaled) if warpers else scaled
+        return warpers(None, scaled) if warpers else scaled  # type: ignore[arg-type]
 
 
 def random_stream(seed: int, request: int, length: int) -> Tensor:

@@ -62,6 +62,10 @@ class LanguageModel:
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
+    def load_weights(self, folder: Path) -> None:
+        """Replace the weights by those that :meth:`save` wrote, in place."""
+        copy_weights(self.model, type(self.model), folder)
+
 
 def load_language_model(
     source: str | Path,
@@ -87,7 +91,8 @@ def load_language_model(
     loaded_tokenizer = load_tokenizer(tokenizer or folder, key="tokenizer")
     model, info = load_weights(AutoModelForCausalLM, folder, dtype)
     refuse_missing(info, source, "it is no causal language model (a reward model or a critic has no output head)")
-    return wrap(model.to(pick_device(device)), loaded_tokenizer, stop_tokens, source)
+    model.to(pick_device(device))  # type: ignore[arg-type]
+    return wrap(model, loaded_tokenizer, stop_tokens, source)
 
 
 def wrap(
@@ -98,7 +103,7 @@ def wrap(
     Raises:
         ModelError: different vocabularies, or an unknown stop token.
     """
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = vocabulary_rows(model)
     if len(tokenizer) > rows or rows - len(tokenizer) > max(SPARE_ROWS, rows // 20):
         raise ModelError(
             f"{source}: the tokenizer has {len(tokenizer):,} tokens and the model {rows:,}; they do not belong together"
@@ -140,6 +145,17 @@ def load_weights(auto_class: Any, source: str | Path, dtype: DType, **kwargs: An
             raise
         raise ModelError(f"{source}: weights of another shape than its configuration says: {error}") from error
     return loaded
+
+
+def copy_weights(model: PreTrainedModel, auto_class: Any, folder: Path) -> None:
+    """Load ``folder`` with ``auto_class`` and copy every weight into ``model``.
+
+    Raises:
+        ModelError: weights missing or misshapen.
+    """
+    loaded, info = load_weights(auto_class, folder, _dtype_name(model.dtype))
+    refuse_missing(info, folder, "the saved model is incomplete")
+    model.load_state_dict(loaded.state_dict())
 
 
 def refuse_missing(info: dict, source: object, meaning: str) -> None:
@@ -194,6 +210,12 @@ def max_positions(config: Any) -> int | None:
     return None
 
 
+def vocabulary_rows(model: PreTrainedModel) -> int:
+    """Rows of the input embedding: how many token ids the model knows."""
+    embedding: Any = model.get_input_embeddings()
+    return int(embedding.weight.shape[0])
+
+
 def accepts(model: PreTrainedModel, argument: str) -> bool:
     """Whether the model's forward takes ``argument`` by name."""
     return argument in inspect.signature(model.forward).parameters
@@ -210,6 +232,10 @@ def _eos_ids(model: PreTrainedModel, tokenizer: Tokenizer, stop_tokens: Sequence
             raise ModelError(f"stop_tokens: {token!r} is not one token of this tokenizer; use stop_strings for text")
         found.append(vocabulary[token])
     return tuple(dict.fromkeys(found))
+
+
+def _dtype_name(dtype: torch.dtype) -> Any:
+    return str(dtype).removeprefix("torch.")
 
 
 def _first_line(error: Exception) -> str:

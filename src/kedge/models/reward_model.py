@@ -23,14 +23,16 @@ from kedge.models.batch import attention, by_token_budget, padded
 from kedge.models.language_model import (
     Device,
     DType,
+    copy_weights,
     find,
     load_tokenizer,
     load_weights,
     max_positions,
     pick_device,
     refuse_missing,
+    vocabulary_rows,
 )
-from kedge.models.scalar import ScalarModel
+from kedge.models.scalar import ScalarModel, trunk_of
 
 HEAD_FILE = "score_head.safetensors"
 
@@ -47,7 +49,7 @@ class RewardModel:
     @property
     def trunk(self) -> PreTrainedModel:
         """The model without its head."""
-        return self.model.trunk if isinstance(self.model, ScalarModel) else self.model.base_model
+        return self.model.trunk if isinstance(self.model, ScalarModel) else trunk_of(self.model)
 
     @property
     def pad_id(self) -> int:
@@ -60,7 +62,7 @@ class RewardModel:
         Raises:
             DataError: messages without a chat template.
         """
-        ids = encode_whole(self.tokenizer, text, end=self._end(text), origin=origin)
+        ids = encode_whole(self.tokenizer, text, ends=self._ends(text), origin=origin)
         while len(ids) > 1 and ids[-1] == self.pad_id:
             ids = ids[:-1]
         return ids if self.max_length is None else ids[-self.max_length :]
@@ -98,9 +100,16 @@ class RewardModel:
             self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
-    def _end(self, text: Text) -> int | None:
+    def load_weights(self, folder: Path) -> None:
+        """Replace the weights by those that :meth:`save` wrote, in place."""
+        if isinstance(self.model, ScalarModel):
+            self.model.load_state_dict(ScalarModel.load(folder, HEAD_FILE).state_dict())
+        else:
+            copy_weights(self.model, type(self.model), folder)
+
+    def _ends(self, text: Text) -> list[int]:
         eos = self.tokenizer.eos_token_id
-        return eos if isinstance(text, str) and eos != self.pad_id else None
+        return [eos] if isinstance(text, str) and eos not in (None, self.pad_id) else []
 
 
 def new_reward_model(
@@ -117,8 +126,8 @@ def new_reward_model(
         ModelError: not found, no tokenizer, or weights of the trunk missing.
     """
     folder = find(source, "policy")
-    config = _config(folder)
-    if type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+    model: PreTrainedModel | ScalarModel
+    if type(_config(folder)) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         model, info = load_weights(AutoModelForSequenceClassification, folder, dtype, num_labels=1)
         info["missing_keys"] = {key for key in info["missing_keys"] if not key.startswith(("score.", "classifier."))}
         refuse_missing(info, source, "the trunk is incomplete")
@@ -160,7 +169,7 @@ def _config(folder: str) -> object:
 def _finished(
     model: PreTrainedModel | ScalarModel, tokenizer: Tokenizer, max_length: int | None, device: Device
 ) -> RewardModel:
-    rows = (model.trunk if isinstance(model, ScalarModel) else model).get_input_embeddings().weight.shape[0]
+    rows = vocabulary_rows(model.trunk if isinstance(model, ScalarModel) else model)
     if len(tokenizer) > rows:
         raise ModelError(f"reward model: the tokenizer has {len(tokenizer):,} tokens and the model {rows:,}")
     if tokenizer.pad_token_id is None:
@@ -169,4 +178,5 @@ def _finished(
     config.get_text_config().pad_token_id = tokenizer.pad_token_id
     limits = [limit for limit in (max_length, max_positions(config)) if limit is not None]
     model.eval()
-    return RewardModel(model.to(pick_device(device)), tokenizer, min(limits, default=None))
+    model.to(pick_device(device))  # type: ignore[arg-type]
+    return RewardModel(model, tokenizer, min(limits, default=None))

@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -10,6 +11,13 @@ from transformers import AutoModel, PreTrainedModel
 
 from kedge.errors import ModelError
 from kedge.models.language_model import DType, load_weights, refuse_missing
+
+
+def trunk_of(model: PreTrainedModel) -> PreTrainedModel:
+    """A model without its head."""
+    trunk: Any = model.base_model
+    assert isinstance(trunk, PreTrainedModel)
+    return trunk
 
 
 class ScalarHead(nn.Module):
@@ -56,7 +64,7 @@ class ScalarModel(nn.Module):
     @classmethod
     def from_trunk_of(cls, model: PreTrainedModel) -> "ScalarModel":
         """Start from a copy of ``model``'s trunk, and of its score head where it has one."""
-        scalar = cls(copy.deepcopy(model.base_model))
+        scalar = cls(copy.deepcopy(trunk_of(model)))
         score = getattr(model, "score", None)
         if isinstance(score, nn.Linear) and score.out_features == 1:
             with torch.no_grad():
@@ -64,6 +72,10 @@ class ScalarModel(nn.Module):
                 if score.bias is not None:
                     scalar.head.linear.bias.copy_(score.bias)
         return scalar
+
+    def copy(self) -> "ScalarModel":
+        """A copy that is trained apart."""
+        return copy.deepcopy(self)
 
     def forward(self, tokens: Tensor, attention_mask: Tensor) -> Tensor:
         hidden = self.trunk(input_ids=tokens, attention_mask=attention_mask, use_cache=False).last_hidden_state

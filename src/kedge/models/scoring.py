@@ -1,4 +1,4 @@
-"""Log-probabilities, entropies and values of given tokens: the one forward pass that reference, critic and update share.
+"""Log-probabilities, entropies and values of given tokens: the forward pass that reference, critic and update share.
 
 Everything comes out a token wide and lined up with the token it speaks of: column t holds log p(token t | before),
 and V of the state in which token t was chosen. The model computes both one column earlier; the shift is here and

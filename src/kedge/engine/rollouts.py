@@ -1,0 +1,55 @@
+"""Completions as tensors: what the forward passes, the estimate and the update work on."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kedge.engine.engine import Completion
+from kedge.models.batch import by_token_budget, padded
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Sequences ``[prompt | response | pad]``; everything a token wide lines up with the token it speaks of."""
+
+    tokens: Tensor
+    """``[B, L]`` ids."""
+    lengths: Tensor
+    """``[B]`` prompt + response, in tokens."""
+    response_mask: Tensor
+    """``[B, L]`` bool, True on the tokens the policy chose, EOS included."""
+    logprobs: Tensor
+    """``[B, L]`` float32 of those tokens as they were drawn; 0.0 where response_mask is False."""
+
+
+def collate(completions: Sequence[Completion], pad_id: int, device: torch.device) -> Rollouts:
+    """The completions, right-padded. Masks come from lengths, never from ids: pad may equal EOS."""
+    tokens, lengths = padded([c.prompt_ids + c.ids for c in completions], pad_id, device)
+    starts = torch.tensor([len(c.prompt_ids) for c in completions], device=device)
+    column = torch.arange(tokens.shape[1], device=device)
+    mask = (column >= starts[:, None]) & (column < lengths[:, None])
+    drawn = torch.tensor([x for c in completions for x in c.logprobs], dtype=torch.float32, device=device)
+    logprobs = torch.zeros(mask.shape, device=device).masked_scatter(mask, drawn)
+    return Rollouts(tokens, lengths, mask, logprobs)
+
+
+@torch.no_grad()
+def in_micro_batches(rollouts: Rollouts, budget: int, score: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+    """``score(tokens, lengths, response_mask)`` over micro-batches of similar length, put together again.
+
+    Args:
+        rollouts: B sequences of width L.
+        budget: tokens of a micro-batch, padding included.
+        score: gives ``[b, l]`` for a micro-batch trimmed to its longest sequence.
+
+    Returns:
+        ``[B, L]`` float32, 0.0 where response_mask is False.
+    """
+    result = torch.zeros_like(rollouts.logprobs)
+    for rows in by_token_budget(rollouts.lengths.tolist(), budget):
+        width = int(rollouts.lengths[rows].max())
+        part = (rollouts.tokens[rows, :width], rollouts.lengths[rows], rollouts.response_mask[rows, :width])
+        result[rows, :width] = score(*part)
+    return result

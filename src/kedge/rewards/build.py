@@ -1,0 +1,76 @@
+"""From what a user writes (a function, ``package.module:name``, a reward model, a weighted list) to a reward."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import model_validator
+
+from kedge.config import Config
+from kedge.errors import ConfigError
+from kedge.models.language_model import Device
+from kedge.models.reward_model import RewardModel, load_reward_model
+from kedge.rewards.function import FunctionReward, import_function, is_function_path
+from kedge.rewards.model import ModelReward
+from kedge.rewards.scores import Reward
+from kedge.rewards.weighted import WeightedReward
+
+
+class RewardSpec(Config):
+    """One entry of a list of rewards."""
+
+    function: str | None = None
+    """``package.module:name``."""
+    model: str | None = None
+    """Reward model: a folder, hub id, or run of ``kedge reward``."""
+    weight: float = 1.0
+    """Factor on its scores."""
+    name: str | None = None
+    """Under which it is logged; default the function's name, or ``reward_model``."""
+
+    @model_validator(mode="after")
+    def _one_of(self) -> "RewardSpec":
+        if (self.function is None) == (self.model is None):
+            raise ValueError("a reward names either function= or model=")
+        return self
+
+
+RewardLike = str | Path | RewardModel | Callable[..., Any] | RewardSpec | Mapping[str, Any]
+
+
+def build_reward(what: RewardLike | Sequence[RewardLike], *, device: Device = "auto") -> WeightedReward:
+    """The reward, ready to score.
+
+    Raises:
+        ConfigError: not a reward. ModelError: a reward model that cannot be loaded.
+    """
+    parts = [what] if not isinstance(what, Sequence) or isinstance(what, str) else what
+    return WeightedReward([_part(part, device) for part in parts])
+
+
+def reward_model_of(reward: WeightedReward) -> RewardModel | None:
+    """The first reward model in it, for a critic that starts from one."""
+    return next((part.model for _, part in reward.parts if isinstance(part, ModelReward)), None)
+
+
+def _part(what: RewardLike, device: Device) -> tuple[float, Reward]:
+    if isinstance(what, Mapping):
+        what = RewardSpec(**what)
+    if isinstance(what, RewardSpec):
+        source = what.function or what.model
+        assert source is not None
+        if what.function and not is_function_path(what.function):
+            raise ConfigError(f"reward: function={what.function!r} must read package.module:name")
+        _, part = _part(source, device)
+        if what.name and isinstance(part, FunctionReward | ModelReward):
+            part.name = what.name
+        return what.weight, part
+    if isinstance(what, str) and is_function_path(what):
+        return 1.0, FunctionReward(import_function(what), what.rpartition(":")[2])
+    if isinstance(what, str | Path):
+        return 1.0, ModelReward(load_reward_model(what, device=device))
+    if isinstance(what, RewardModel):
+        return 1.0, ModelReward(what)
+    if callable(what):
+        return 1.0, FunctionReward(what)
+    raise ConfigError(f"reward: {what!r} is no function, reward model, or list of these")

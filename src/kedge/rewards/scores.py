@@ -1,0 +1,43 @@
+"""What a reward is: prompts and completions in, a number for each out, by named component."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from kedge.data.records import Prompt, plain
+from kedge.engine.engine import Completion
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of N completions."""
+
+    total: list[float]
+    """``[N]`` paid on the last token of each."""
+    per_token: list[list[float] | None]
+    """``[N]`` paid token by token, EOS included; None where the reward speaks of the whole answer only."""
+    components: dict[str, list[float]]
+    """``{name: [N]}`` each component's own scores, unweighted; per-token ones summed. NaN where it does not apply."""
+
+    def sums(self) -> list[float]:
+        """``[N]`` everything a completion earns."""
+        pairs = zip(self.total, self.per_token, strict=True)
+        return [total + sum(tokens or ()) for total, tokens in pairs]
+
+
+class Reward(Protocol):
+    """Scores completions. Raises RewardError where it has no number for one."""
+
+    @property
+    def name(self) -> str:
+        """Under which it is logged."""
+        ...
+
+    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores: ...
+
+
+def shown(prompt: Prompt, completion: Completion) -> str:
+    """A sample, short enough for an error message."""
+    ask, answer = plain(prompt.text), completion.text
+    clip = lambda text: repr(text if len(text) <= 160 else text[:157] + "...")  # noqa: E731
+    return f"\n  prompt ({prompt.origin}): {clip(ask)}\n  completion: {clip(answer)}"

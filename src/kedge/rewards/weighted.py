@@ -1,0 +1,55 @@
+"""Several rewards as one: the weighted sum, each component logged under its own name."""
+
+import math
+from collections.abc import Sequence
+
+from kedge.data.records import Prompt
+from kedge.engine.engine import Completion
+from kedge.errors import ConfigError, RewardError
+from kedge.rewards.scores import Reward, Scores, shown
+
+
+class WeightedReward:
+    """``sum of weight * reward``. A component that does not judge a sample (None) adds nothing to it."""
+
+    def __init__(self, parts: Sequence[tuple[float, Reward]]) -> None:
+        if not parts:
+            raise ConfigError("reward: an empty list; name at least one function or reward model")
+        self.parts = parts
+
+    @property
+    def name(self) -> str:
+        """The parts' names."""
+        return "+".join(reward.name for _, reward in self.parts)
+
+    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
+        n = len(completions)
+        total, judged = [0.0] * n, [False] * n
+        per_token: list[list[float] | None] = [None] * n
+        components: dict[str, list[float]] = {}
+        for weight, reward in self.parts:
+            scores = reward(prompts, completions)
+            for name, values in scores.components.items():
+                components[_unused(name, components)] = values
+                judged = [was or not math.isnan(value) for was, value in zip(judged, values, strict=True)]
+            for i in range(n):
+                total[i] += 0.0 if math.isnan(scores.total[i]) else weight * scores.total[i]
+                per_token[i] = _added(per_token[i], scores.per_token[i], weight)
+        if not all(judged):
+            i = judged.index(False)
+            raise RewardError(f"no reward component gave a score for{shown(prompts[i], completions[i])}")
+        return Scores(total, per_token, components)
+
+
+def _added(so_far: list[float] | None, more: list[float] | None, weight: float) -> list[float] | None:
+    if more is None:
+        return so_far
+    return [a + weight * b for a, b in zip(so_far or [0.0] * len(more), more, strict=True)]
+
+
+def _unused(name: str, taken: dict[str, list[float]]) -> str:
+    return (
+        name
+        if name not in taken
+        else next(f"{name}_{k}" for k in range(2, len(taken) + 3) if f"{name}_{k}" not in taken)
+    )

@@ -1,0 +1,138 @@
+"""What a run leaves behind while it runs: its folder, its lines of metrics and samples, its progress on the screen."""
+
+import json
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from kedge.config import write_recipe
+from kedge.errors import ConfigError
+
+Metrics = dict[str, float]
+
+
+class RunFolder:
+    """``runs/NAME``: recipe.toml, metrics.jsonl, samples.jsonl, summary.json, checkpoints/ and the result."""
+
+    def __init__(
+        self, path: str | Path, recipe: Mapping[str, Any], *, overwrite: bool = False, resume: bool = False
+    ) -> None:
+        """Check that the folder may be used. Nothing is written or deleted before :meth:`start`.
+
+        Args:
+            recipe: the resolved recipe's tables; running it repeats the run.
+
+        Raises:
+            ConfigError: it exists and neither flag was given; both were; or it is not a run's folder.
+        """
+        self.path = Path(path)
+        self.recipe = recipe
+        self.resume = resume
+        if overwrite and resume:
+            raise ConfigError("--overwrite and --resume exclude each other")
+        occupied = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+        if occupied and not (overwrite or resume):
+            raise ConfigError(
+                f"{self.path}: exists; --resume goes on from its last checkpoint, --overwrite begins anew, "
+                "or name another folder with run=..."
+            )
+        if occupied and not (self.path / "recipe.toml").is_file():
+            raise ConfigError(f"{self.path}: exists and is not a run (no recipe.toml in it); name another with run=...")
+
+    def start(self) -> None:
+        """Make the folder and write the recipe; a run to be overwritten is deleted only now, when all else is well."""
+        if self.path.exists() and not self.resume:
+            shutil.rmtree(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_recipe(self.path / "recipe.toml", self.recipe)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints go."""
+        return self.path / "checkpoints"
+
+    def write_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """One line of metrics.jsonl."""
+        self._append("metrics.jsonl", [{"step": step, **metrics}])
+
+    def write_samples(self, samples: Iterable[Mapping[str, Any]]) -> None:
+        """Lines of samples.jsonl."""
+        self._append("samples.jsonl", samples)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """summary.json."""
+        text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
+        (self.path / "summary.json").write_text(text, encoding="utf-8")
+
+    def forget_after(self, step: int) -> None:
+        """Drop the lines of steps after ``step``: a resumed run writes them again."""
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            path = self.path / name
+            if path.is_file():
+                lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+                # A line that was being written when the run was killed has no end; it is past the checkpoint.
+                whole = [line for line in lines if line.endswith("\n")]
+                path.write_text("".join(x for x in whole if json.loads(x)["step"] <= step), encoding="utf-8")
+
+    def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        with (self.path / name).open("a", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+class Timer:
+    """Seconds by phase: ``with timer("generate"): ...``."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def lap(self) -> Iterator[dict[str, float]]:
+        """Seconds by phase of what happens inside, filled in at its end."""
+        before = dict(self.seconds)
+        lap: dict[str, float] = {}
+        yield lap
+        lap.update({phase: total - before.get(phase, 0.0) for phase, total in self.seconds.items()})
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+
+
+class ProgressBar:
+    """One bar of one job, with the numbers to watch at its end. Silent when not ``enabled``."""
+
+    def __init__(self, label: str, total: int, *, enabled: bool = True, start: int = 0) -> None:
+        self._progress = Progress(
+            TextColumn("[bold]{task.description:<14}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            console=Console(stderr=True),
+            disable=not enabled,
+        )
+        self._task = self._progress.add_task(label, total=total, completed=start, numbers="")
+
+    def __enter__(self) -> "ProgressBar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def advance(self, **numbers: float) -> None:
+        """One step done; show these numbers."""
+        shown = "  ".join(f"{name} {value:.3g}" for name, value in numbers.items())
+        self._progress.update(self._task, advance=1, numbers=shown)

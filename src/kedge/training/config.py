@@ -1,0 +1,38 @@
+"""Settings that every training job shares."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from kedge.config import Config
+from kedge.models.language_model import Device, DType
+
+
+class TrainingConfig(Config):
+    """Where, how fast, and how often to look."""
+
+    seed: int = 0
+    """All randomness comes from it: same seed, same machine, same run."""
+    device: Device = "auto"
+    """``auto``: cuda, else mps, else cpu."""
+    dtype: DType = "auto"
+    """Of the weights. ``auto`` is float32: small steps vanish in bfloat16."""
+    learning_rate: float = Field(1e-5, gt=0)
+    """Peak learning rate of AdamW."""
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "linear"
+    """How it falls after the warm-up: not, or to 0 at the last step."""
+    warmup_steps: int = Field(0, ge=0)
+    """Steps over which it rises linearly from 0."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW's."""
+    max_grad_norm: float | None = Field(1.0, gt=0)
+    """Gradients of all trained weights together are clipped to this norm; ``none``: not."""
+    micro_batch_tokens: int = Field(8192, ge=1)
+    """Tokens, padding included, of one forward and backward pass: lower it when memory runs out. Does not change
+    the result."""
+    eval_every: int = Field(0, ge=0)
+    """Evaluate on held-out rows every so many steps, besides the beginning and the end; 0: only those."""
+    checkpoint_every: int = Field(0, ge=0)
+    """Write a checkpoint every so many steps; 0: none."""
+    keep_last: int = Field(2, ge=1)
+    """How many checkpoints to keep."""

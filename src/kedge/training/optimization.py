@@ -1,0 +1,58 @@
+"""Optimiser, learning-rate schedule and the order of the data, all functions of (seed, step): nothing to resume."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from kedge.training.config import TrainingConfig
+
+
+def make_optimizer(groups: Sequence[dict[str, Any]], config: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW with eps 1e-5 (as PPO's reference implementations have it); each group has ``params`` and ``lr``."""
+    for group in groups:
+        group["peak_lr"] = group["lr"]
+    return torch.optim.AdamW(groups, eps=1e-5, weight_decay=config.weight_decay)
+
+
+def schedule(config: TrainingConfig, step: int, total_steps: int) -> float:
+    """Factor on the peak learning rate at ``step`` (from 0) of ``total_steps``."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
+    if config.lr_scheduler_type == "linear":
+        return 1.0 - done
+    if config.lr_scheduler_type == "cosine":
+        return (1.0 + math.cos(math.pi * done)) / 2
+    return 1.0
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Every group's learning rate: its peak times ``factor``."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * factor
+
+
+def clip_gradients(parameters: Iterable[Parameter], max_norm: float | None) -> Tensor:
+    """The norm of all gradients together before clipping; clipped to ``max_norm`` in place."""
+    limit = math.inf if max_norm is None else max_norm
+    return torch.nn.utils.clip_grad_norm_(list(parameters), limit)
+
+
+def batch_indices(rows: int, batch_size: int, step: int, seed: int) -> list[int]:
+    """Rows of the batch at ``step`` (from 0): pass after pass over the data, each pass in an order of its own."""
+    positions = range(step * batch_size, (step + 1) * batch_size)
+    orders = {epoch: permutation(rows, seed, epoch) for epoch in {p // rows for p in positions}}
+    return [orders[p // rows][p % rows] for p in positions]
+
+
+def permutation(n: int, *seeds: int) -> list[int]:
+    """An order of ``range(n)`` that depends on the seeds alone."""
+    mixed = 0
+    for seed in seeds:
+        mixed = (mixed * 0x5851F42D4C957F2D + seed + 0x14057B7EF767814F) % 2**63
+    order: list[int] = torch.randperm(n, generator=torch.Generator().manual_seed(mixed)).tolist()
+    return order

@@ -1,0 +1,95 @@
+"""From rollouts and scores to what the update trains on: rewards a token, advantages, returns."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from kedge.core import RunningMoments, kl, token_gae, whiten
+from kedge.engine.rollouts import Rollouts
+from kedge.rewards.scores import Scores
+from kedge.training.ppo.config import PPOConfig
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A step's answers, ready to train on. Everything ``[B, L]`` lines up with the token it speaks of."""
+
+    tokens: Tensor
+    """``[B, L]`` ids."""
+    lengths: Tensor
+    """``[B]`` prompt + response."""
+    mask: Tensor
+    """``[B, L]`` bool, True on tokens trained on."""
+    old_logprobs: Tensor
+    """``[B, L]`` under the policy that sampled, from the sampler."""
+    ref_logprobs: Tensor
+    """``[B, L]`` under the reference."""
+    old_values: Tensor
+    """``[B, L]`` V before each token, when the rollout was made."""
+    advantages: Tensor
+    """``[B, L]``."""
+    returns: Tensor
+    """``[B, L]`` the critic's target."""
+
+    def rows(self, rows: Sequence[int]) -> "Batch":
+        """Some of the answers, trimmed to the longest of them."""
+        width = int(self.lengths[list(rows)].max())
+        parts = {field.name: getattr(self, field.name)[list(rows)] for field in fields(self)}
+        return Batch(**{name: x[:, :width] if x.dim() == 2 else x for name, x in parts.items()})
+
+
+def token_rewards(
+    rollouts: Rollouts, scores: Scores, cut_off: Tensor, config: PPOConfig, moments: RunningMoments
+) -> Tensor:
+    """What the answers earn, ``[B, L]``, before KL: the score on the last token, per-token rewards on theirs.
+
+    Args:
+        cut_off: ``[B]`` bool, True where the answer did not end by itself.
+        moments: of the sequences' sums so far; updated here, before they divide (``scale_rewards``).
+    """
+    mask, device = rollouts.response_mask, rollouts.tokens.device
+    rewards = torch.zeros(mask.shape, device=device)
+    per_token = [
+        x for tokens, row in zip(scores.per_token, mask, strict=True) for x in tokens or [0.0] * int(row.sum())
+    ]
+    rewards = rewards.masked_scatter(mask, torch.tensor(per_token, dtype=torch.float32, device=device))
+    total = torch.tensor(scores.total, dtype=torch.float32, device=device)
+    if config.cutoff == "penalty":
+        total = total - config.missing_eos_penalty * cut_off
+    rewards[torch.arange(len(total), device=device), rollouts.lengths - 1] += total
+    if config.scale_rewards:
+        moments.update(rewards.sum(-1))
+        rewards = rewards / moments.std
+    if config.clip_rewards is not None:
+        rewards = rewards.clamp(-config.clip_rewards, config.clip_rewards)
+    return rewards
+
+
+def estimate_advantages(
+    rollouts: Rollouts,
+    rewards: Tensor,
+    ref_logprobs: Tensor,
+    values: Tensor,
+    cut_off: Tensor,
+    kl_coef: float,
+    config: PPOConfig,
+) -> Batch:
+    """Take the KL penalty off the rewards, estimate advantages, whiten them: the batch to train on.
+
+    Args:
+        rewards: ``[B, L]`` from :func:`token_rewards`. ref_logprobs, values: ``[B, L]``.
+        cut_off: ``[B]`` bool. kl_coef: the controller's coefficient now.
+    """
+    mask = rollouts.response_mask
+    if config.kl_in == "reward":
+        rewards = rewards - kl_coef * kl(rollouts.logprobs, ref_logprobs)
+    if config.cutoff == "mask":
+        mask = mask & ~cut_off[:, None]
+    if config.whiten_rewards:
+        rewards = whiten(rewards, mask, shift_mean=False)
+    advantages, returns = token_gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)
+    if config.whiten_advantages:
+        advantages = whiten(advantages, mask)
+    return Batch(rollouts.tokens, rollouts.lengths, mask, rollouts.logprobs, ref_logprobs, values, advantages, returns)

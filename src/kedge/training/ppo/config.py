@@ -1,0 +1,136 @@
+"""The settings of PPO, under the names its users know."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from kedge.engine.sampling import Sampling
+from kedge.training.config import TrainingConfig
+
+_TRUNCATION = (
+    "PPO samples from the whole distribution: under a truncated one the update's ratio would be of two different "
+    "distributions. Take it out here; `kedge chat` and [evaluate] have it"
+)
+
+
+class PPOConfig(TrainingConfig):
+    """Proximal policy optimisation of a language model (Schulman et al. 2017; Ziegler et al. 2019)."""
+
+    steps: int = Field(100, ge=1)
+    """Rollout-and-update steps."""
+    batch_size: int = Field(64, ge=1)
+    """Prompts a step, one answer each."""
+    mini_batch_size: int = Field(64, ge=1)
+    """Answers an optimiser step; divides batch_size."""
+    num_ppo_epochs: int = Field(4, ge=1)
+    """Passes over a step's answers."""
+
+    response_length: int = Field(64, ge=1)
+    """Longest answer, in tokens; what is longer is cut off."""
+    temperature: float = Field(1.0, gt=0)
+    """Of sampling, and of every log-probability."""
+    stop_tokens: tuple[str, ...] = ()
+    """Tokens that end an answer, besides the model's own EOS ids."""
+    stop_strings: tuple[str, ...] = ()
+    """Texts that end an answer."""
+    max_prompt_length: int | None = Field(None, ge=1)
+    """Prompts with more tokens are left out; ``none``: one that does not fit the model is an error."""
+
+    learning_rate: float = Field(3e-6, gt=0)
+    """Peak learning rate of the policy."""
+    critic_learning_rate: float | None = Field(None, gt=0)
+    """Peak learning rate of the critic (shared: of its head); ``none``: the policy's."""
+
+    gamma: float = Field(1.0, gt=0, le=1)
+    """Discount a token."""
+    lam: float = Field(0.95, ge=0, le=1)
+    """λ of generalised advantage estimation."""
+    whiten_advantages: bool = True
+    """Scale a step's advantages to mean 0 and variance 1."""
+    cliprange: float = Field(0.2, gt=0, lt=1)
+    """The probability ratio counts up to this far below (and above) 1."""
+    cliprange_high: float | None = Field(None, gt=0)
+    """How far above 1, if further than below (clip-higher, Yu et al. 2025)."""
+    dual_clip: float | None = Field(None, gt=1)
+    """Bound on the loss of a negative advantage, as a multiple of it (Ye et al. 2020)."""
+    cliprange_value: float | None = Field(0.2, gt=0)
+    """How far a value may move from its old one in a step; ``none``: no value clipping."""
+    vf_coef: float = Field(0.1, ge=0)
+    """Weight of the value loss."""
+    entropy_coef: float = Field(0.0, ge=0)
+    """Weight of the entropy bonus."""
+    target_kl: float | None = Field(None, gt=0)
+    """Stop a step's passes once a minibatch's mean KL from the old policy (nats a token) is beyond this."""
+
+    kl_coef: float = Field(0.05, ge=0)
+    """Weight of the KL from the reference."""
+    kl_in: Literal["reward", "loss"] = "reward"
+    """Where it is paid: k1 off each token's reward, or a term of the loss with the right gradient."""
+    kl_controller: Literal["fixed", "adaptive"] = "fixed"
+    """``adaptive`` steers kl_coef so that the sequence KL goes to kl_target."""
+    kl_target: float = Field(6.0, gt=0)
+    """Sequence KL to hold, in nats."""
+    kl_horizon: float = Field(10_000.0, gt=0)
+    """Episodes over which kl_coef changes by about 20% at full error."""
+
+    cutoff: Literal["keep", "penalty", "mask"] = "keep"
+    """What to do with answers that were cut off: score them as they are, take missing_eos_penalty off their score,
+    or leave them out of the update."""
+    missing_eos_penalty: float = Field(1.0, gt=0)
+    """Taken off the score of a cut-off answer."""
+    scale_rewards: bool = False
+    """Divide scores by their running standard deviation."""
+    clip_rewards: float | None = Field(None, gt=0)
+    """Clip scores to at most this far from 0, after scaling."""
+    whiten_rewards: bool = False
+    """Scale each step's per-token rewards (KL included) to variance 1, mean unmoved."""
+
+    critic: Literal["separate", "shared"] = "separate"
+    """A trunk of its own, or a value head on the policy's trunk."""
+    critic_init: Literal["policy", "reward"] = "policy"
+    """What a separate critic's trunk starts from; ``reward``: the (first) reward model."""
+    critic_warmup_steps: int = Field(0, ge=0)
+    """Steps at the beginning that train the critic alone."""
+
+    samples_per_step: int = Field(4, ge=0)
+    """Answers of each step to write to samples.jsonl."""
+
+    USED_WHEN: ClassVar[Mapping[str, tuple[str, tuple[object, ...]]]] = {
+        "kl_target": ("kl_controller", ("adaptive",)),
+        "kl_horizon": ("kl_controller", ("adaptive",)),
+        "missing_eos_penalty": ("cutoff", ("penalty",)),
+        "critic_init": ("critic", ("separate",)),
+    }
+    REFUSED: ClassVar[Mapping[str, str]] = {"top_p": _TRUNCATION, "top_k": _TRUNCATION, "min_p": _TRUNCATION}
+
+    @model_validator(mode="after")
+    def _batches_fit(self) -> Self:
+        if self.batch_size % self.mini_batch_size:
+            fits = max(
+                n for n in range(1, self.batch_size + 1) if not self.batch_size % n and n <= self.mini_batch_size
+            )
+            raise ValueError(
+                f"mini_batch_size: {self.mini_batch_size} does not divide batch_size={self.batch_size}; {fits} does"
+            )
+        if self.micro_batch_tokens <= self.response_length:
+            raise ValueError(
+                f"micro_batch_tokens: {self.micro_batch_tokens} does not hold one answer of "
+                f"response_length={self.response_length} and its prompt; try {2 * self.response_length}"
+            )
+        if self.critic_warmup_steps >= self.steps:
+            raise ValueError(
+                f"critic_warmup_steps: {self.critic_warmup_steps} of steps={self.steps} leaves the policy untrained; "
+                f"at most {self.steps - 1}"
+            )
+        return self
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the policy's answers are drawn."""
+        return Sampling(self.response_length, self.temperature, stop_strings=self.stop_strings)
+
+    @property
+    def clip(self) -> tuple[float, float]:
+        """How far the ratio counts below and above 1."""
+        return self.cliprange, self.cliprange if self.cliprange_high is None else self.cliprange_high

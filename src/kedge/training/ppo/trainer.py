@@ -1,0 +1,320 @@
+"""PPO of a language model: the loop. One step is `PPO.step`; the mathematics it calls is in `kedge.core`."""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from kedge.core import AdaptiveKL, FixedKL, RunningMoments, kl
+from kedge.data.encode import Tokenizer
+from kedge.engine.engine import Completion, Engine
+from kedge.engine.rollouts import Rollouts, collate, in_micro_batches
+from kedge.errors import ConfigError
+from kedge.evaluation.evaluate import Evaluation, compare, evaluate_policy
+from kedge.models.critic import load_critic, new_critic, save_critic
+from kedge.models.language_model import LanguageModel, load_language_model, wrap
+from kedge.models.scalar import ScalarHead
+from kedge.models.scoring import score_tokens, value_tokens
+from kedge.rewards.build import RewardLike, build_reward, reward_model_of
+from kedge.rewards.scores import Scores
+from kedge.tracking import Metrics, ProgressBar, RunFolder, Timer
+from kedge.training.checkpoint import checkpoints, load_state, save_checkpoint
+from kedge.training.optimization import batch_indices, make_optimizer, schedule, set_learning_rate
+from kedge.training.ppo.batch import Batch, estimate_advantages, token_rewards
+from kedge.training.ppo.config import PPOConfig
+from kedge.training.ppo.prompts import EncodedPrompt, PromptSource, prepare_prompts
+from kedge.training.ppo.report import rollout_metrics, sample_rows
+from kedge.training.ppo.update import Update
+
+# Added to the seed of evaluations, so that they never draw the random numbers of a rollout.
+EVALUATION_SEED = 0x5EED_0000
+EVALUATION_SAMPLES = 8
+
+
+class PPO:
+    """Trains a language model with PPO against any reward.
+
+    Args:
+        policy: hub id, folder, run of ``kedge sft`` or ``kedge ppo``; or a loaded model, with its ``tokenizer``.
+        prompts: a data file, folder or hub id with a column ``prompt``; or a list of texts, of chat messages, or of
+            rows. Other columns reach the reward.
+        reward: a function ``f(prompts, completions, **columns) -> list[float]``, ``"package.module:name"``, a reward
+            model (folder, id or object), or a list of these or of ``{"function" | "model", "weight", "name"}``.
+        config: settings; see :class:`PPOConfig`.
+        eval_prompts: like ``prompts``, never trained on; or ``eval_size`` of the prompts are set aside.
+        metrics: judges that the training never sees, in the forms of a reward.
+        columns: ``{"prompt": "the data's name for it"}``.
+        run: folder for metrics, samples, checkpoints and result; None leaves nothing behind.
+        resume: go on from the run's last checkpoint. overwrite: delete the run that is there.
+
+    Raises:
+        KedgeError: anything in these that does not fit, before any training.
+    """
+
+    def __init__(
+        self,
+        policy: str | Path | PreTrainedModel,
+        prompts: PromptSource,
+        reward: RewardLike | Sequence[RewardLike],
+        config: PPOConfig | None = None,
+        *,
+        tokenizer: str | Path | Tokenizer | None = None,
+        eval_prompts: PromptSource | None = None,
+        eval_size: int = 0,
+        metrics: Sequence[RewardLike] = (),
+        columns: Mapping[str, str] | None = None,
+        run: str | Path | RunFolder | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
+        progress: bool = True,
+    ) -> None:
+        self.config = config = config or PPOConfig()
+        if isinstance(run, str | Path):
+            run = RunFolder(run, {"ppo": config.resolved()}, overwrite=overwrite, resume=resume)
+        self.run = run
+        self.progress = progress
+        self.policy = _language_model(policy, tokenizer, config)
+        self.prompts, self.eval_prompts = prepare_prompts(
+            self.policy, config, prompts, eval_prompts, eval_size=eval_size, columns=columns
+        )
+        self.reward = build_reward(reward, device=config.device)
+        judges = {"score": self.reward}
+        self.judges = judges | {j.name: j for j in (build_reward(metric, device=config.device) for metric in metrics)}
+        self.reference = LanguageModel(
+            copy.deepcopy(self.policy.model).requires_grad_(False), self.policy.tokenizer, self.policy.eos_ids
+        )
+        self.critic = new_critic(config.critic, self.policy, self._critic_start())
+        self.engine = Engine(self.policy)
+        self.kl_controller = (
+            AdaptiveKL(config.kl_coef, target=config.kl_target, horizon=config.kl_horizon)
+            if config.kl_controller == "adaptive"
+            else FixedKL(config.kl_coef)
+        )
+        self.reward_moments = RunningMoments()
+        groups = [
+            {"params": list(self.policy.model.parameters()), "lr": config.learning_rate},
+            {"params": list(self.critic.parameters()), "lr": config.critic_learning_rate or config.learning_rate},
+        ]
+        self.optimizer = make_optimizer(groups, config)
+        self.update = Update(self.policy.model, self.critic, self.optimizer, config)
+        self.timer = Timer()
+        self.step_done = 0
+        self.before: Evaluation | None = None
+        if self.run is not None and self.run.resume and (found := checkpoints(self.run.checkpoints)):
+            self._restore(found[-1])
+
+    # The loop ---------------------------------------------------------------------------------------------------
+
+    def train(self) -> dict[str, Any]:
+        """Run all remaining steps; returns the summary: before and after on held-out prompts, seconds by phase."""
+        for _ in self:
+            pass
+        return self.summary()
+
+    def __iter__(self) -> Iterator[Metrics]:
+        """The remaining steps one by one, each giving its metrics; evaluations and checkpoints happen on the way."""
+        config = self.config
+        self.before = self.evaluate(self.reference)
+        if self.run is not None:
+            self.run.start()
+            self.run.forget_after(self.step_done)
+            if self.step_done == 0:
+                self._report_evaluation(self.before)
+        with ProgressBar("PPO", config.steps, enabled=self.progress, start=self.step_done) as bar:
+            while self.step_done < config.steps:
+                metrics = self.step()
+                self.step_done += 1
+                if config.eval_every and self.step_done % config.eval_every == 0 and self.step_done < config.steps:
+                    metrics |= self._report_evaluation(self.evaluate())
+                if self.run is not None:
+                    self.run.write_metrics(self.step_done, metrics)
+                    if config.checkpoint_every and self.step_done % config.checkpoint_every == 0:
+                        self._checkpoint(self.run)
+                bar.advance(score=metrics["objective/scores"], kl=metrics["objective/kl"])
+                yield metrics
+
+    def step(self) -> Metrics:
+        """One step: answers, their scores, advantages, and the update on them."""
+        prompts = self._next_prompts()
+        with self.timer.lap() as lap:
+            with self.timer("generate"):
+                completions, rollouts = self._generate(prompts)
+            with self.timer("reward"):
+                scores = self.reward([prompt.record for prompt in prompts], completions)
+            with self.timer("estimate"):
+                batch = self._estimate(completions, rollouts, scores)
+            with self.timer("update"):
+                kl_coef = self.kl_controller.coefficient
+                factor = schedule(self.config, self.step_done, self.config.steps)
+                set_learning_rate(self.optimizer, factor)
+                updated = self.update(batch, self.step_done, kl_coef)
+        penalty = kl_coef if self.config.kl_in == "reward" else 0.0
+        metrics = rollout_metrics(completions, rollouts, scores, batch, penalty) | updated
+        self.kl_controller.update(metrics["objective/kl"], len(prompts))
+        if self.run is not None:
+            self._write_samples(self.run, prompts, completions, scores, rollouts, batch)
+        return metrics | {
+            "objective/kl_coef": kl_coef,
+            "lr": self.config.learning_rate * factor,
+            "episode": float((self.step_done + 1) * len(prompts)),
+            **{f"time/{phase}": seconds for phase, seconds in lap.items()},
+        }
+
+    def _next_prompts(self) -> list[EncodedPrompt]:
+        rows = batch_indices(len(self.prompts), self.config.batch_size, self.step_done, self.config.seed)
+        return [self.prompts[row] for row in rows]
+
+    def _generate(self, prompts: Sequence[EncodedPrompt]) -> tuple[list[Completion], Rollouts]:
+        completions = self.engine.generate(
+            [prompt.ids for prompt in prompts],
+            self.config.sampling,
+            seed=self.config.seed,
+            first_request=self.step_done * self.config.batch_size,
+        )
+        return completions, collate(completions, self.policy.pad_id, self.policy.device)
+
+    @torch.no_grad()
+    def _estimate(self, completions: Sequence[Completion], rollouts: Rollouts, scores: Scores) -> Batch:
+        config = self.config
+        cut_off = torch.tensor([c.finish_reason == "length" for c in completions], device=self.policy.device)
+        return estimate_advantages(
+            rollouts,
+            token_rewards(rollouts, scores, cut_off, config, self.reward_moments),
+            in_micro_batches(rollouts, config.micro_batch_tokens, self._reference_logprobs),
+            in_micro_batches(rollouts, config.micro_batch_tokens, self._values),
+            cut_off,
+            self.kl_controller.coefficient,
+            config,
+        )
+
+    def _reference_logprobs(self, tokens: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
+        temperature = self.config.temperature
+        return score_tokens(self.reference.model, tokens, lengths, mask, temperature=temperature).logprobs
+
+    def _values(self, tokens: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
+        if not isinstance(self.critic, ScalarHead):
+            return value_tokens(self.critic, tokens, lengths, mask)
+        model, temperature = self.policy.model, self.config.temperature
+        values = score_tokens(model, tokens, lengths, mask, temperature=temperature, value_head=self.critic).values
+        assert values is not None
+        return values
+
+    # Looking ----------------------------------------------------------------------------------------------------
+
+    def evaluate(self, policy: LanguageModel | None = None) -> Evaluation:
+        """Answers of the policy (or another one) to the held-out prompts, judged; empty where none are held out."""
+        with self.timer("evaluate"):
+            return evaluate_policy(
+                policy or self.policy,
+                [prompt.record for prompt in self.eval_prompts],
+                self.judges,
+                self.config.sampling,
+                reference=self.reference,
+                seed=self.config.seed + EVALUATION_SEED,
+            )
+
+    def summary(self) -> dict[str, Any]:
+        """Before and after on the held-out prompts, win rates with intervals, seconds by phase; written to the run."""
+        summary: dict[str, Any] = {"steps": self.step_done, "episodes": self.step_done * self.config.batch_size}
+        if self.eval_prompts:
+            before = self.before or self.evaluate(self.reference)
+            after = self.evaluate()
+            self._report_evaluation(after)
+            wins = compare(after, before)
+            summary |= {
+                "eval_prompts": len(self.eval_prompts),
+                "before": before.summary(),
+                "after": after.summary(),
+                "win_rate": {name: wins[name].as_dict() for name in wins},
+            }
+        summary["seconds"] = {phase: round(seconds, 3) for phase, seconds in self.timer.seconds.items()}
+        if self.run is not None:
+            self.save(self.run.path)
+            self.run.write_summary(summary)
+        return summary
+
+    def _report_evaluation(self, evaluation: Evaluation) -> Metrics:
+        if not evaluation.completions:
+            return {}
+        if self.run is not None:
+            kl_of = evaluation.kl or [0.0] * len(evaluation.completions)
+            rows = sample_rows(
+                self.step_done,
+                "eval",
+                evaluation.prompts,
+                evaluation.completions,
+                dict(evaluation.scores),
+                kl_of,
+                EVALUATION_SAMPLES,
+            )
+            self.run.write_samples(rows)
+        metrics = {f"eval/{name}": value for name, value in evaluation.summary().items()}
+        if self.run is not None and self.step_done in (0, self.config.steps):
+            self.run.write_metrics(self.step_done, metrics)
+        return metrics
+
+    def _write_samples(
+        self,
+        run: RunFolder,
+        prompts: Sequence[EncodedPrompt],
+        completions: Sequence[Completion],
+        scores: Scores,
+        rollouts: Rollouts,
+        batch: Batch,
+    ) -> None:
+        divergence = kl(rollouts.logprobs, batch.ref_logprobs).sum(-1).tolist()
+        judged: dict[str, Sequence[float]] = {"score": scores.sums(), **scores.components}
+        records = [prompt.record for prompt in prompts]
+        count = self.config.samples_per_step
+        run.write_samples(sample_rows(self.step_done + 1, "train", records, completions, judged, divergence, count))
+
+    # Keeping ----------------------------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``folder/policy``, a plain Hugging Face folder, and ``folder/critic``."""
+        self.policy.save(Path(folder) / "policy")
+        save_critic(self.critic, Path(folder) / "critic")
+
+    def _checkpoint(self, run: RunFolder) -> None:
+        # No random state: every stream is a function of the seed and the step.
+        state = {
+            "optimizer": self.optimizer.state_dict(),
+            "kl_coefficient": self.kl_controller.coefficient,
+            "reward_moments": self.reward_moments.state_dict(),
+            "seconds": self.timer.seconds,
+        }
+        save_checkpoint(run.checkpoints, self.step_done, state, self.save, keep_last=self.config.keep_last)
+
+    def _restore(self, checkpoint: Path) -> None:
+        state = load_state(checkpoint)
+        self.policy.load_weights(checkpoint / "policy")
+        load_critic(self.critic, checkpoint / "critic")
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.kl_controller.coefficient = state["kl_coefficient"]
+        self.reward_moments = RunningMoments(**state["reward_moments"])
+        self.timer.seconds = state["seconds"]
+        self.step_done = state["step"]
+
+    def _critic_start(self) -> Any:
+        if self.config.critic == "shared" or self.config.critic_init == "policy":
+            return None
+        model = reward_model_of(self.reward)
+        if model is None:
+            raise ConfigError("critic_init='reward': the reward has no reward model in it; use critic_init='policy'")
+        return model
+
+
+def _language_model(
+    policy: str | Path | PreTrainedModel, tokenizer: str | Path | Tokenizer | None, config: PPOConfig
+) -> LanguageModel:
+    if isinstance(policy, PreTrainedModel):
+        if tokenizer is None or isinstance(tokenizer, str | Path):
+            raise ConfigError("policy: a loaded model needs its loaded tokenizer beside it: PPO(..., tokenizer=...)")
+        return wrap(policy, tokenizer, config.stop_tokens)
+    return load_language_model(
+        policy, tokenizer=tokenizer, stop_tokens=config.stop_tokens, device=config.device, dtype=config.dtype
+    )

@@ -1,0 +1,163 @@
+"""The update: epochs of the clipped surrogate over minibatches, each in micro-batches by token budget."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from kedge.core import kl, masked_mean, policy_loss, value_clip_fraction, value_loss
+from kedge.errors import NumericsError
+from kedge.models.batch import by_token_budget
+from kedge.models.critic import Critic
+from kedge.models.scalar import ScalarHead
+from kedge.models.scoring import score_tokens, value_tokens
+from kedge.tracking import Metrics
+from kedge.training.optimization import clip_gradients, permutation
+from kedge.training.ppo.batch import Batch
+from kedge.training.ppo.config import PPOConfig
+
+# How far the first minibatch's log-ratios may stand from 0, at the worst token and on average: the sampler and the
+# update compute the same number by two routes, so more than rounding means that one of them is wrong.
+TOLERANCES = {torch.float32: (1e-4, 1e-5), torch.bfloat16: (0.5, 0.05), torch.float16: (0.1, 0.01)}
+
+
+@dataclass(frozen=True)
+class Update:
+    """What is trained, and how."""
+
+    policy: PreTrainedModel
+    critic: Critic
+    optimizer: torch.optim.Optimizer
+    config: PPOConfig
+
+    def __call__(self, batch: Batch, step: int, kl_coef: float) -> Metrics:
+        """Train on a step's answers; returns the means over its minibatches.
+
+        Raises:
+            NumericsError: the very first minibatch has a ratio that is not 1, or a gradient is not finite.
+        """
+        config = self.config
+        seen: list[Metrics] = []
+        train_policy = step >= config.critic_warmup_steps
+        for epoch in range(config.num_ppo_epochs):
+            order = permutation(len(batch.tokens), config.seed, step, epoch)
+            for first in range(0, len(order), config.mini_batch_size):
+                rows = order[first : first + config.mini_batch_size]
+                metrics = self._accumulate(batch, rows, kl_coef, train_policy)
+                if not seen:
+                    metrics |= self._check_first(metrics, fatal=step == 0)
+                if config.target_kl is not None and metrics["policy/approxkl_avg"] > config.target_kl:
+                    self.optimizer.zero_grad(set_to_none=True)
+                    return _averages([*seen, metrics]) | {"policy/stopped_early": 1.0, "policy/updates": len(seen)}
+                metrics["policy/grad_norm"] = self._apply(step, train_policy)
+                seen.append(metrics)
+        return _averages(seen) | {"policy/stopped_early": 0.0, "policy/updates": len(seen)}
+
+    def _accumulate(self, batch: Batch, rows: Sequence[int], kl_coef: float, train_policy: bool) -> Metrics:
+        """Gradients and metrics of one minibatch, the same whatever the micro-batches."""
+        trained = int(batch.mask[list(rows)].sum())
+        totals: dict[str, Tensor] = {}
+        for part in by_token_budget(batch.lengths[list(rows)].tolist(), self.config.micro_batch_tokens):
+            loss, metrics, worst = self._loss(
+                batch.rows([rows[i] for i in part]), max(trained, 1), kl_coef, train_policy
+            )
+            loss.backward()
+            worst_so_far = totals.pop("worst", worst)
+            for name, value in metrics.items():
+                totals[name] = totals.get(name, torch.zeros_like(value)) + value.detach()
+            totals["worst"] = torch.maximum(worst_so_far, worst)
+        return {name: float(value) for name, value in totals.items()}
+
+    def _loss(
+        self, part: Batch, denominator: int, kl_coef: float, train_policy: bool
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        config, mask = self.config, part.mask
+        logprobs, entropy, values = self._forward(part)
+        surrogate, clipping = policy_loss(
+            logprobs,
+            part.old_logprobs,
+            part.advantages,
+            mask,
+            clip=config.clip,
+            dual_clip=config.dual_clip,
+            denominator=denominator,
+        )
+        error = value_loss(
+            values, part.old_values, part.returns, mask, clip=config.cliprange_value, denominator=denominator
+        )
+        entropy_mean = masked_mean(entropy, mask, denominator=denominator)
+        loss = config.vf_coef * error
+        if train_policy:
+            loss = loss + surrogate - config.entropy_coef * entropy_mean
+            if config.kl_in == "loss":
+                # Weighted by the ratio, the gradient stays that of KL(policy, reference) after the first update too.
+                ratio = (logprobs - part.old_logprobs).detach().exp()
+                divergence = ratio * kl(logprobs, part.ref_logprobs, estimator="k2")
+                loss = loss + kl_coef * masked_mean(divergence, mask, denominator=denominator)
+        drift = (logprobs - part.old_logprobs).detach().abs()
+        metrics = {
+            "loss/policy_avg": surrogate,
+            "loss/value_avg": error,
+            "policy/entropy_avg": entropy_mean,
+            "policy/approxkl_avg": clipping["approxkl"],
+            "policy/clipfrac_avg": clipping["clipfrac"],
+            "val/ratio": clipping["ratio"],
+            "drift": masked_mean(drift, mask, denominator=denominator),
+        }
+        if config.cliprange_value is not None:
+            metrics["val/clipfrac_avg"] = value_clip_fraction(
+                values, part.old_values, part.returns, mask, clip=config.cliprange_value, denominator=denominator
+            )
+        return loss, metrics, (drift * mask).max()
+
+    def _forward(self, part: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        shared = self.critic if isinstance(self.critic, ScalarHead) else None
+        scores = score_tokens(
+            self.policy,
+            part.tokens,
+            part.lengths,
+            part.mask,
+            temperature=self.config.temperature,
+            value_head=shared,
+            with_entropy=True,
+        )
+        values = scores.values
+        if not isinstance(self.critic, ScalarHead):
+            values = value_tokens(self.critic, part.tokens, part.lengths, part.mask)
+        assert scores.entropy is not None
+        assert values is not None
+        return scores.logprobs, scores.entropy, values
+
+    def _check_first(self, metrics: Metrics, *, fatal: bool) -> Metrics:
+        """Before any update the ratio is 1, KL and clip fraction are 0, whatever the data."""
+        worst, average = metrics["worst"], metrics["drift"]
+        limits = TOLERANCES.get(self.policy.dtype, TOLERANCES[torch.float32])
+        if fatal and (not worst <= limits[0] or not average <= limits[1] or metrics["policy/clipfrac_avg"] > 0):
+            raise NumericsError(
+                f"the first minibatch's log-probabilities differ from the sampler's by {worst:.2g} at the worst token "
+                f"and {average:.2g} on average (at most {limits[0]:g} and {limits[1]:g}); before any update the ratio "
+                "must be 1. The model scores a token differently alone (with its cache) and in a batch: dropout left "
+                "on, a low-precision dtype, or an attention implementation at fault"
+            )
+        return {"policy/first_drift_max": worst, "policy/first_drift_avg": average}
+
+    def _apply(self, step: int, train_policy: bool) -> float:
+        if not train_policy:  # a shared critic's value loss has reached the policy's trunk too
+            for parameter in self.policy.parameters():
+                parameter.grad = None
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = clip_gradients(parameters, self.config.max_grad_norm)
+        if not torch.isfinite(norm):
+            raise NumericsError(f"step {step + 1}: the gradient's norm is {norm.item()}; the weights are as before")
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(norm)
+
+
+def _averages(minibatches: Sequence[Metrics]) -> Metrics:
+    """Means over minibatches, of the metrics each of them has."""
+    names = dict.fromkeys(name for metrics in minibatches for name in metrics if name not in ("worst", "drift"))
+    values = {name: [metrics[name] for metrics in minibatches if name in metrics] for name in names}
+    return {name: sum(numbers) / len(numbers) for name, numbers in values.items()}

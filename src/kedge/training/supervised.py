@@ -1,0 +1,151 @@
+"""The loop that supervised fine-tuning and reward modelling share: examples in, minibatches, one loss, checkpoints."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from kedge.errors import ConfigError, NumericsError
+from kedge.models.batch import by_token_budget
+from kedge.tracking import Metrics, ProgressBar, RunFolder, Timer
+from kedge.training.checkpoint import checkpoints, load_state, save_checkpoint
+from kedge.training.config import TrainingConfig
+from kedge.training.optimization import batch_indices, clip_gradients, make_optimizer, schedule, set_learning_rate
+
+
+class SupervisedConfig(TrainingConfig):
+    """Settings of a supervised job."""
+
+    epochs: float = Field(1.0, gt=0)
+    """Passes over the data."""
+    batch_size: int = Field(32, ge=1)
+    """Examples an optimiser step."""
+    max_length: int | None = Field(None, ge=2)
+    """Longest example in tokens; ``none``: the model's positions."""
+
+
+class Supervised(ABC):
+    """Trains ``module`` on ``examples``. A subclass says what an example is, what it weighs and what it loses."""
+
+    label: str
+    watched: str
+    """The metric to show beside the progress bar."""
+
+    def __init__(self, config: SupervisedConfig, module: nn.Module, run: RunFolder | None, *, progress: bool) -> None:
+        self.config = config
+        self.module = module
+        self.run = run
+        self.progress = progress
+        self.timer = Timer()
+        self.optimizer = make_optimizer([{"params": list(module.parameters()), "lr": config.learning_rate}], config)
+        self.step_done = 0
+        if run is not None and run.resume and (found := checkpoints(run.checkpoints)):
+            self._restore(found[-1])
+
+    @property
+    @abstractmethod
+    def sizes(self) -> Sequence[int]:
+        """Tokens of each training example, as :func:`by_token_budget` takes them."""
+
+    @abstractmethod
+    def weigh(self, rows: Sequence[int]) -> float:
+        """What a minibatch's loss is divided by: its target tokens, or its pairs."""
+
+    @abstractmethod
+    def loss(self, rows: Sequence[int], denominator: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and metrics of some examples; the parts of a minibatch add up."""
+
+    @abstractmethod
+    def evaluate(self) -> Metrics:
+        """Held-out metrics; empty where nothing is held out."""
+
+    @abstractmethod
+    def save(self, folder: str | Path) -> None:
+        """Write the model as it is now."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> None:
+        """Read back what :meth:`save` wrote."""
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole job."""
+        return max(1, round(self.config.epochs * len(self.sizes) / self.config.batch_size))
+
+    def train(self) -> Metrics:
+        """Train to the end; returns the held-out metrics after (empty where nothing is held out)."""
+        self._check_budget()
+        held_out = self._evaluate() if self.step_done == 0 else {}
+        if self.run is not None:
+            self.run.start()
+            self.run.forget_after(self.step_done)
+        self._write(held_out)
+        with ProgressBar(self.label, self.total_steps, enabled=self.progress, start=self.step_done) as bar:
+            while self.step_done < self.total_steps:
+                metrics = self.step()
+                self.step_done += 1
+                self._write(metrics | (self._evaluate() if self._due(self.config.eval_every) else {}))
+                if self.run is not None and self._due(self.config.checkpoint_every):
+                    self._checkpoint(self.run)
+                bar.advance(**{self.watched: metrics[f"train/{self.watched}"]})
+        return self._evaluate()
+
+    def step(self) -> Metrics:
+        """One minibatch, one optimiser step."""
+        rows = batch_indices(len(self.sizes), self.config.batch_size, self.step_done, self.config.seed)
+        factor = schedule(self.config, self.step_done, self.total_steps)
+        set_learning_rate(self.optimizer, factor)
+        denominator = self.weigh(rows)
+        totals: dict[str, Tensor] = {}
+        self.module.train()
+        torch.manual_seed(self.config.seed * 1_000_003 + self.step_done)  # dropout, the same after a resume
+        with self.timer("train"):
+            for part in by_token_budget([self.sizes[row] for row in rows], self.config.micro_batch_tokens):
+                loss, metrics = self.loss([rows[i] for i in part], denominator)
+                loss.backward()
+                for name, value in (metrics | {"loss": loss.detach()}).items():
+                    totals[name] = totals.get(name, torch.zeros_like(value)) + value
+            norm = clip_gradients(self.module.parameters(), self.config.max_grad_norm)
+            if not torch.isfinite(norm):
+                raise NumericsError(
+                    f"{self.label}: gradient is {norm.item()} at step {self.step_done + 1}; lower learning_rate"
+                )
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+        self.module.eval()
+        averages = {f"train/{name}": float(value) for name, value in totals.items()}
+        return averages | {"train/grad_norm": float(norm), "lr": self.config.learning_rate * factor}
+
+    def _evaluate(self) -> Metrics:
+        self.module.eval()
+        with self.timer("evaluate"), torch.no_grad():
+            return {f"eval/{name}": value for name, value in self.evaluate().items()}
+
+    def _write(self, metrics: Metrics) -> None:
+        if self.run is not None and metrics:
+            self.run.write_metrics(self.step_done, metrics)
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.step_done % every == 0
+
+    def _checkpoint(self, run: RunFolder) -> None:
+        state: dict[str, Any] = {"optimizer": self.optimizer.state_dict()}
+        save_checkpoint(run.checkpoints, self.step_done, state, self.save, keep_last=self.config.keep_last)
+
+    def _restore(self, checkpoint: Path) -> None:
+        state = load_state(checkpoint)
+        self.load(checkpoint)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step_done = state["step"]
+
+    def _check_budget(self) -> None:
+        longest = max(self.sizes)
+        if longest > self.config.micro_batch_tokens:
+            raise ConfigError(
+                f"micro_batch_tokens={self.config.micro_batch_tokens}: the longest example has {longest} tokens; "
+                f"set micro_batch_tokens={longest} or more, or max_length lower"
+            )
