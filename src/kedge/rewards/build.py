@@ -12,17 +12,16 @@ from kedge.models.language_model import Device
 from kedge.models.reward_model import RewardModel, load_reward_model
 from kedge.rewards.function import FunctionReward, import_function, is_function_path
 from kedge.rewards.model import ModelReward
-from kedge.rewards.scores import Reward
 from kedge.rewards.weighted import WeightedReward
 
 
 class RewardSpec(Config):
     """One entry of a list of rewards."""
 
-    function: str | None = None
-    """``package.module:name``."""
-    model: str | None = None
-    """Reward model: a folder, hub id, or run of ``kedge reward``."""
+    function: Any = None
+    """``package.module:name``; from Python also the function itself."""
+    model: Any = None
+    """Reward model: a folder, hub id, or run of ``kedge reward``; from Python also a loaded one."""
     weight: float = 1.0
     """Factor on its scores."""
     name: str | None = None
@@ -53,16 +52,14 @@ def reward_model_of(reward: WeightedReward) -> RewardModel | None:
     return next((part.model for _, part in reward.parts if isinstance(part, ModelReward)), None)
 
 
-def _part(what: RewardLike, device: Device) -> tuple[float, Reward]:
+def _part(what: RewardLike, device: Device) -> tuple[float, FunctionReward | ModelReward]:
     if isinstance(what, Mapping):
         what = RewardSpec(**what)
     if isinstance(what, RewardSpec):
-        source = what.function or what.model
-        assert source is not None
-        if what.function and not is_function_path(what.function):
+        if isinstance(what.function, str) and not is_function_path(what.function):
             raise ConfigError(f"reward: function={what.function!r} must read package.module:name")
-        _, part = _part(source, device)
-        if what.name and isinstance(part, FunctionReward | ModelReward):
+        _, part = _part(what.model if what.function is None else what.function, device)
+        if what.name:
             part.name = what.name
         return what.weight, part
     if isinstance(what, str) and is_function_path(what):

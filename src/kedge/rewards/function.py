@@ -27,7 +27,7 @@ class FunctionReward:
 
     def __init__(self, function: RewardFunction, name: str | None = None) -> None:
         self.function = function
-        self.name = name or getattr(function, "__name__", type(function).__name__)
+        self.name: str = name or str(getattr(function, "__name__", type(function).__name__))
         parameters = inspect.signature(function).parameters.values()
         self.takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
         self.takes = {p.name for p in parameters}

@@ -1,0 +1,245 @@
+"""What a recipe file may say: one table a stage, and how each becomes a job.
+
+``[sft]``, ``[reward]``, ``[ppo]`` and ``[evaluate]`` hold the settings of the class beside the code they configure,
+and what only a file has to say: which model, which data, which run folder.
+"""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import Field
+
+from kedge.config import Config, nearest, override, read_recipe
+from kedge.data.files import read_rows
+from kedge.data.records import demonstrations, held_out, preferences
+from kedge.engine.sampling import Sampling
+from kedge.errors import ConfigError
+from kedge.models.language_model import Device, DType, load_language_model
+from kedge.models.reward_model import new_reward_model
+from kedge.rewards.build import RewardSpec
+from kedge.tracking import RunFolder
+from kedge.training.ppo import PPO, PPOConfig
+from kedge.training.reward_modeling import RewardConfig, RewardModeling
+from kedge.training.sft import SFT, SFTConfig
+
+StageRecipe = TypeVar("StageRecipe", bound=Config)
+
+
+class _Data(Config):
+    """Where rows come from. A table that trains names more."""
+
+    columns: dict[str, str] = {}
+    """``{kedge's column = "the data's column"}`` where they differ."""
+    run: str | None = None
+    """Run folder; default ``runs/<recipe>-<stage>``."""
+
+
+class SFTRecipe(_Data, SFTConfig):
+    """``[sft]``."""
+
+    model: str
+    """Hub id, folder or run to start from."""
+    tokenizer: str | None = None
+    """Where the tokenizer is, when not beside the model."""
+    data: str
+    """Demonstrations: ``prompt`` + ``completion``, ``messages``, or ``text``."""
+    eval_data: str | None = None
+    """Held-out demonstrations."""
+    eval_size: int = Field(0, ge=0)
+    """How many rows of ``data`` to set aside instead."""
+
+
+class RewardRecipe(_Data, RewardConfig):
+    """``[reward]``."""
+
+    model: str
+    """Hub id, folder or run whose trunk to start from."""
+    tokenizer: str | None = None
+    """Where the tokenizer is, when not beside the model."""
+    data: str
+    """Preferences: ``chosen`` + ``rejected``, with or without ``prompt``; or ``text`` + ``label``."""
+    eval_data: str | None = None
+    """Held-out preferences."""
+    eval_size: int = Field(0, ge=0)
+    """How many pairs of ``data`` to set aside instead."""
+
+
+class PPORecipe(_Data, PPOConfig):
+    """``[ppo]``."""
+
+    policy: str
+    """Hub id, folder or run to start from; also the reference."""
+    tokenizer: str | None = None
+    """Where the tokenizer is, when not beside the policy."""
+    prompts: str
+    """Rows with a column ``prompt``; the other columns reach the reward."""
+    reward: str | list[RewardSpec]
+    """``package.module:name``, a reward model, or a list of ``{function | model, weight, name}``."""
+    eval_prompts: str | None = None
+    """Prompts never trained on."""
+    eval_size: int = Field(0, ge=0)
+    """How many of ``prompts`` to set aside instead."""
+    metrics: tuple[str, ...] = ()
+    """Judges that the training never sees: ``package.module:name`` or reward models."""
+
+
+class EvaluateRecipe(_Data):
+    """``[evaluate]``: one policy against another on the same prompts."""
+
+    policy: str
+    """Hub id, folder or run."""
+    baseline: str
+    """The policy it is compared with, and from which its KL is measured."""
+    tokenizer: str | None = None
+    """Where both tokenizers are, when not beside the models."""
+    prompts: str
+    """Rows with a column ``prompt``; prompts that neither was trained on."""
+    limit: int | None = Field(None, ge=1)
+    """At most so many of them."""
+    reward: str | list[RewardSpec] | None = None
+    """Scores the answers as ``score``."""
+    metrics: tuple[str, ...] = ()
+    """Further judges: ``package.module:name`` or reward models."""
+    response_length: int = Field(64, ge=1)
+    """Longest answer, in tokens."""
+    temperature: float = Field(1.0, ge=0)
+    """Of sampling; 0 is greedy."""
+    top_k: int = Field(0, ge=0)
+    """Keep the k likeliest tokens; 0 keeps all."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Keep the likeliest tokens up to this probability."""
+    min_p: float = Field(0.0, ge=0, lt=1)
+    """Keep tokens at least this likely relative to the likeliest."""
+    stop_tokens: tuple[str, ...] = ()
+    """Tokens that end an answer, besides the model's own EOS ids."""
+    stop_strings: tuple[str, ...] = ()
+    """Texts that end an answer."""
+    seed: int = 0
+    """Both policies draw the same random numbers for a prompt."""
+    device: Device = "auto"
+    """``auto``: cuda, else mps, else cpu."""
+    dtype: DType = "auto"
+    """Of the weights."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """How both policies' answers are drawn."""
+        return Sampling(self.response_length, self.temperature, self.top_k, self.top_p, self.min_p, self.stop_strings)
+
+
+STAGES: dict[str, type[Config]] = {
+    "sft": SFTRecipe,
+    "reward": RewardRecipe,
+    "ppo": PPORecipe,
+    "evaluate": EvaluateRecipe,
+}
+
+
+class Recipe:
+    """A recipe file with its overrides. All its tables are checked when one of them is used."""
+
+    def __init__(self, path: Path, overrides: list[str]) -> None:
+        tables = override(read_recipe(path), overrides)
+        self.name = tables.pop("name", path.parent.name if path.name == "recipe.toml" else path.stem)
+        if not isinstance(self.name, str) or not self.name:
+            raise ConfigError(f"{path}: name must be a word, not {self.name!r}")
+        self.path = path
+        self.stages: dict[str, Config] = {}
+        for stage, settings in tables.items():
+            if stage not in STAGES:
+                raise ConfigError(f"{path}: unknown key {stage!r}; {nearest(stage, ['name', *STAGES])}")
+            if not isinstance(settings, dict):
+                raise ConfigError(f"{path}: {stage!r} must be a table, [{stage}]")
+            self.stages[stage] = self._checked(stage, settings)
+
+    def stage(self, name: str, cls: type[StageRecipe]) -> StageRecipe:
+        """The settings of one stage.
+
+        Raises:
+            ConfigError: the recipe has no such table.
+        """
+        found = self.stages.get(name)
+        if found is None:
+            there = ", ".join(f"[{stage}]" for stage in self.stages) or "none"
+            raise ConfigError(f"{self.path}: no table [{name}], which `kedge {name}` reads; tables there are: {there}")
+        assert isinstance(found, cls)
+        return found
+
+    def run_folder(self, stage: str, *, overwrite: bool, resume: bool) -> RunFolder:
+        """The stage's run folder, with its resolved recipe."""
+        settings = self.stages[stage]
+        path = getattr(settings, "run", None) or f"runs/{self.name}-{stage}"
+        tables: dict[str, Any] = {"name": self.name, stage: settings.resolved()}
+        return RunFolder(path, tables, overwrite=overwrite, resume=resume)
+
+    def _checked(self, stage: str, settings: dict[str, Any]) -> Config:
+        try:
+            return STAGES[stage](**settings)
+        except ConfigError as error:
+            lines = [f"{self.path}: [{stage}] {line}" for line in str(error).splitlines()]
+            raise ConfigError("\n".join(lines)) from None
+
+
+def sft_job(recipe: Recipe, *, overwrite: bool = False, resume: bool = False) -> SFT:
+    """``[sft]``, ready to train."""
+    settings = recipe.stage("sft", SFTRecipe)
+    run = recipe.run_folder("sft", overwrite=overwrite, resume=resume)
+    rows = demonstrations(read_rows(settings.data, rename=settings.columns))
+    evaluation = _eval_rows(settings)
+    if evaluation is None:
+        rows, held = held_out(rows, settings.eval_size, seed=settings.seed, what=settings.data)
+    else:
+        held = demonstrations(evaluation)
+    model = load_language_model(
+        settings.model,
+        tokenizer=settings.tokenizer,
+        stop_tokens=settings.stop_tokens,
+        device=settings.device,
+        dtype=settings.dtype,
+    )
+    return SFT(model, rows, settings, held_out=held, run=run)
+
+
+def reward_job(recipe: Recipe, *, overwrite: bool = False, resume: bool = False) -> RewardModeling:
+    """``[reward]``, ready to train."""
+    settings = recipe.stage("reward", RewardRecipe)
+    run = recipe.run_folder("reward", overwrite=overwrite, resume=resume)
+    rows = preferences(read_rows(settings.data, rename=settings.columns), seed=settings.seed)
+    evaluation = _eval_rows(settings)
+    if evaluation is None:
+        rows, held = held_out(rows, settings.eval_size, seed=settings.seed, what=settings.data)
+    else:
+        held = preferences(evaluation, seed=settings.seed)
+    model = new_reward_model(
+        settings.model,
+        tokenizer=settings.tokenizer,
+        max_length=settings.max_length,
+        device=settings.device,
+        dtype=settings.dtype,
+    )
+    return RewardModeling(model, rows, settings, held_out=held, run=run)
+
+
+def ppo_job(recipe: Recipe, *, overwrite: bool = False, resume: bool = False) -> PPO:
+    """``[ppo]``, ready to train."""
+    settings = recipe.stage("ppo", PPORecipe)
+    return PPO(
+        settings.policy,
+        settings.prompts,
+        settings.reward,
+        settings,
+        tokenizer=settings.tokenizer,
+        eval_prompts=settings.eval_prompts,
+        eval_size=settings.eval_size,
+        metrics=settings.metrics,
+        columns=settings.columns,
+        run=recipe.run_folder("ppo", overwrite=overwrite, resume=resume),
+    )
+
+
+def _eval_rows(settings: SFTRecipe | RewardRecipe) -> Any:
+    if settings.eval_data is None:
+        return None
+    if settings.eval_size:
+        raise ConfigError("eval_size: not used with eval_data, whose rows are all held out; take one of them out")
+    return read_rows(settings.eval_data, rename=settings.columns)
