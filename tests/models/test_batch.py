@@ -1,5 +1,6 @@
 """Batches by token budget, right padding, and masks from lengths."""
 
+import itertools
 import random
 
 import pytest
@@ -28,7 +29,7 @@ def test_by_token_budget_brute_force(seed):
         assert len(batch) == 1 or width * len(batch) <= budget
     # Similar lengths share a batch: none reaches into another's range.
     ranges = sorted((min(lengths[i] for i in b), max(lengths[i] for i in b)) for b in batches)
-    assert all(low[1] <= high[0] for low, high in zip(ranges, ranges[1:], strict=False))
+    assert all(low[1] <= high[0] for low, high in itertools.pairwise(ranges))
 
 
 def test_by_token_budget_literal():

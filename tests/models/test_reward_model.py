@@ -165,6 +165,7 @@ def test_three_labels(make, tmp_path):
         load_reward_model(tmp_path / "rm", device="cpu")
 
 
+@pytest.mark.shared
 def test_no_tokenizer_or_another(make, gpt2_tokenizer, tmp_path):
     make("llama")
     for file in (tmp_path / "rm").glob("token*"):

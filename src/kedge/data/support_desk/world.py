@@ -15,7 +15,7 @@ from pathlib import Path
 from kedge.data.support_desk import phrases
 from kedge.data.support_desk.gold import JUDGE_TEMPERATURE, gold_score, preference_probability
 
-MESSAGE_WORDS = range(8, 36)
+MESSAGE_WORDS = range(7, 26)
 REPLY_WORDS = range(5, 61)
 WILD_WORDS = 80  # where a wild reply is cut off, as generation would
 WILD_IN_PAIRS = 0.15  # the share of wild replies among those the judge compares
@@ -111,7 +111,7 @@ def write_support_desk(
 
 
 def draw_ticket(rng: random.Random) -> Ticket:
-    """A customer's message of 8 to 35 words."""
+    """A customer's message of 7 to 25 words."""
     while True:
         intent, product = rng.choice(phrases.INTENTS), rng.choice(phrases.PRODUCTS)
         before, after = phrases.TONES[rng.choice(tuple(phrases.TONES))]
@@ -124,7 +124,7 @@ def draw_ticket(rng: random.Random) -> Ticket:
             rng.choice(phrases.PURPOSES).format(person=person, event=event),
         ]
         rng.shuffle(details)
-        parts += details[: rng.randint(0, 2)]
+        parts += details[: rng.randint(0, 1)]
         parts.append(rng.choice(after))
         message = _join(parts)
         if len(message.split()) in MESSAGE_WORDS:
@@ -161,7 +161,7 @@ def _sentences(rng: random.Random, ticket: Ticket) -> list[str]:
         body.insert(rng.randint(0, len(body)), _say(rng, phrases.RUDE, item))
     if rng.random() < 0.38:
         at = rng.randint(0, len(body))
-        body[at:at] = rng.sample(phrases.FILLERS, rng.randint(1, 2))
+        body.insert(at, rng.choice(phrases.FILLERS))
     if rng.random() < 0.38:
         again = rng.randrange(len(body))
         body.insert(rng.choice([again + 1, len(body)]), body[again])

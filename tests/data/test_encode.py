@@ -1,0 +1,162 @@
+"""Text to ids and back: the prompt's ids begin the whole, and only the assistant's tokens are trained on."""
+
+import pytest
+
+from kedge.data.encode import answer_start, decode_answer, encode_demonstration, encode_prompt, encode_whole
+from kedge.data.records import Demonstration
+from kedge.errors import DataError
+
+CHAT = [
+    {"role": "system", "content": "be the cat"},
+    {"role": "user", "content": "sat?"},
+    {"role": "assistant", "content": "on the mat"},
+    {"role": "user", "content": "and?"},
+]
+ANSWER = [{"role": "assistant", "content": "the dog ran"}]
+
+
+def trained(tokenizer, ids, mask):
+    """The text of each run of tokens that the loss sees."""
+    assert len(ids) == len(mask)
+    runs, before = [], False
+    for token, on in zip(ids, mask, strict=True):
+        if on:
+            runs = [*runs[:-1], [*runs[-1], token]] if before else [*runs, [token]]
+        before = on
+    return [tokenizer.decode(run) for run in runs]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "expected"),
+    [
+        ("the cat", " sat on", " sat on<eos>"),
+        ("the c", "at sat", None),  # merges across the seam
+        ("naïve ", "☃ in the 雪", "☃ in the 雪<eos>"),
+    ],
+)
+def test_plain_text(tiny_tokenizer, prompt, completion, expected):
+    ids, mask = encode_demonstration(tiny_tokenizer, Demonstration(prompt, completion), ends=[1])
+    assert tiny_tokenizer.decode(ids) == prompt + completion + "<eos>"
+    asked = encode_prompt(tiny_tokenizer, prompt)
+    if expected is None:
+        # The shared token " cat"/"cat" is trained on whole; nothing of the answer is lost.
+        [seen] = trained(tiny_tokenizer, ids, mask)
+        assert seen.endswith("at sat<eos>")
+        assert ids[: mask.index(True)] == asked[: mask.index(True)]
+    else:
+        assert ids[: len(asked)] == asked
+        assert mask == [False] * len(asked) + [True] * (len(ids) - len(asked))
+        assert trained(tiny_tokenizer, ids, mask) == [expected]
+
+
+@pytest.mark.shared
+def test_pad_equal_to_eos_keeps_the_eos_in_the_mask(gpt2_tokenizer):
+    gpt2_tokenizer.pad_token = gpt2_tokenizer.eos_token
+    ids, mask = encode_demonstration(gpt2_tokenizer, Demonstration("Hello", " world"), ends=[50256])
+    assert (ids, mask) == ([15496, 995, 50256], [False, True, True])
+
+
+@pytest.mark.shared
+def test_a_tokenizer_with_bos(stories):
+    prompt = encode_prompt(stories.tokenizer, "Once upon a time")
+    assert prompt == [1, 403, 407, 261, 378]
+    ids, mask = encode_demonstration(
+        stories.tokenizer, Demonstration("Once upon a time", " there was"), ends=stories.eos_ids
+    )
+    assert ids[:5] == prompt
+    assert ids[-1] == 2
+    assert mask == [False] * 5 + [True] * (len(ids) - 5)
+
+
+def test_chat_with_earlier_turns(tiny_tokenizer):
+    ids, mask = encode_demonstration(tiny_tokenizer, Demonstration(CHAT, ANSWER), ends=[1])
+    asked = encode_prompt(tiny_tokenizer, CHAT)
+    assert ids[: len(asked)] == asked
+    assert tiny_tokenizer.decode(asked).endswith("<|user|>and?<eos><|assistant|>")
+    assert trained(tiny_tokenizer, ids, mask) == ["on the mat<eos>", "the dog ran<eos>"]
+    assert ids.count(1) == 5  # the template's EOS is not doubled
+
+
+def test_a_template_that_forgets_earlier_turns(tiny_tokenizer):
+    """Where a turn is rendered otherwise in the middle than at the end, only the last answer is trained on."""
+    whole = tiny_tokenizer.chat_template
+    tiny_tokenizer.chat_template = (
+        "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' and loop.last %}<think>{% endif %}"
+        "{{ m.content }}<eos>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    try:
+        ids, mask = encode_demonstration(tiny_tokenizer, Demonstration(CHAT, ANSWER), ends=[1])
+    finally:
+        tiny_tokenizer.chat_template = whole
+    assert trained(tiny_tokenizer, ids, mask) == ["<think>the dog ran<eos>"]
+
+
+def test_a_template_that_ends_with_a_newline_is_not_ended_twice(tiny_tokenizer):
+    whole = tiny_tokenizer.chat_template
+    tiny_tokenizer.chat_template = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<eos>\n{% endfor %}"
+    try:
+        ids = encode_whole(tiny_tokenizer, CHAT[:3], ends=[1])
+    finally:
+        tiny_tokenizer.chat_template = whole
+    assert ids.count(1) == 3
+
+
+def test_whole_text_as_completion(tiny_tokenizer):
+    ids, mask = encode_demonstration(tiny_tokenizer, Demonstration("", "the cat sat"), ends=[1])
+    assert tiny_tokenizer.decode(ids) == "the cat sat<eos>"
+    assert mask == [False] + [True] * (len(ids) - 1)  # nothing stands before the first token
+
+
+@pytest.mark.xfail(strict=True, reason="prompted from nothing with the BOS, but trained without it in front")
+def test_an_empty_prompt_begins_the_whole_too(tiny_tokenizer):
+    asked = encode_prompt(tiny_tokenizer, "")  # no BOS: the EOS to begin from
+    ids, _ = encode_demonstration(tiny_tokenizer, Demonstration("", "the cat sat"), ends=[1])
+    assert asked == [1]
+    assert ids[:1] == asked
+
+
+def test_ends(tiny_tokenizer):
+    [cat] = tiny_tokenizer("the").input_ids
+    assert encode_whole(tiny_tokenizer, "the", ends=[7, 1]) == [cat, 7]  # the first of them
+    assert encode_whole(tiny_tokenizer, "the", ends=[]) == [cat]
+    assert encode_whole(tiny_tokenizer, "the<|user|>", ends=[1, 3]) == [cat, 3]  # it has ended already
+
+
+@pytest.mark.shared
+@pytest.mark.xfail(strict=True, reason="a BOS that is also an end is taken for the end of a text one token long")
+def test_a_short_text_is_ended_too(stories):
+    bos, token = stories.tokenizer("a").input_ids
+    assert bos in stories.eos_ids
+    assert encode_whole(stories.tokenizer, "a", ends=stories.eos_ids) == [bos, token, 2]
+
+
+@pytest.mark.shared
+def test_chat_without_a_template(gpt2_tokenizer):
+    for encode in (encode_prompt, lambda *a, **k: encode_whole(*a, ends=[0], **k)):
+        with pytest.raises(DataError, match=r"f\.jsonl: row 2: chat messages, but .* no chat template"):
+            encode(gpt2_tokenizer, CHAT, origin="f.jsonl: row 2")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "whole", "expected"),
+    [([1, 2], [1, 2, 3], 2), ([1, 2], [1, 9, 3], 1), ([1, 2, 3], [1, 2], 2), ([], [1], 0), ([5], [1], 0)],
+)
+def test_answer_start(prompt, whole, expected):
+    assert answer_start(prompt, whole) == expected
+
+
+@pytest.mark.shared
+def test_decoding_keeps_the_leading_space(stories):
+    tokenizer = stories.tokenizer
+    prompt, whole = tokenizer("Once upon").input_ids, tokenizer("Once upon a time there").input_ids
+    assert tokenizer.decode(whole[len(prompt) :]) == "a time there"  # what careless decoding gives
+    assert decode_answer(tokenizer, prompt, whole[len(prompt) :]) == " a time there"
+    assert decode_answer(tokenizer, prompt, [*whole[len(prompt) :], 1]) == " a time there"  # without special tokens
+    assert decode_answer(tokenizer, prompt, []) == ""
+
+
+def test_decoding_round_trip(tiny_tokenizer):
+    for answer in (" sat", "☃雪", "  two\n"):
+        assert decode_answer(tiny_tokenizer, tiny_tokenizer("the cat").input_ids, tiny_tokenizer(answer).input_ids) == (
+            answer
+        )

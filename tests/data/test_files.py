@@ -1,0 +1,221 @@
+"""Rows from every format, and errors that name the file, the row and the column."""
+
+import gzip
+import json
+
+import datasets
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from kedge.data.files import Row, column, read_rows
+from kedge.errors import DataError
+
+ROWS = [{"prompt": "Grüße, “you”", "n": "007"}, {"prompt": 'a "b"\u2028c', "n": ""}]
+TEXTS = {
+    ".jsonl": "\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS) + "\n\n",
+    ".json": json.dumps(ROWS, indent=1),
+    ".csv": 'prompt,n\n"Grüße, “you”",007\n"a ""b""\u2028c",\n',
+    ".tsv": 'prompt\tn\nGrüße, “you”\t007\na "b"\u2028c\t\n',
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """``write(name, content)``: a file of text or bytes, exactly as given."""
+
+    def written(name, content):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return written
+
+
+def columns(source, **settings):
+    return [row.columns for row in read_rows(source, **settings)]
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("bom", [False, True])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("suffix", TEXTS)
+def test_text_formats(write, suffix, newline, bom, zipped):
+    content = ("\ufeff" * bom + TEXTS[suffix].replace("\n", newline)).encode()
+    path = write(f"data{suffix}{'.gz' * zipped}", gzip.compress(content) if zipped else content)
+    assert columns(path) == ROWS
+    assert [row.origin for row in read_rows(path)] == [f"{path}: row 1", f"{path}: row 2"]
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_parquet(write, tmp_path, zipped):
+    rows = [{"prompt": "a", "n": 1, "chat": [{"role": "user", "content": "x"}]}, {"prompt": "b", "n": None, "chat": []}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "raw")
+    content = (tmp_path / "raw").read_bytes()
+    assert columns(write("d.parquet.gz", gzip.compress(content)) if zipped else write("d.parquet", content)) == rows
+
+
+def test_values_come_as_written(write):
+    assert columns(write("a.jsonl", '{"a": 1, "b": [1.5, null], "c": {"d": true}}')) == [
+        {"a": 1, "b": [1.5, None], "c": {"d": True}}
+    ]
+    assert columns(write("a.csv", 'a,b\n"two\nlines", x \n')) == [{"a": "two\nlines", "b": " x "}]
+    assert columns(write("a.tsv", "a\tb\n\"open\tit's\n")) == [{"a": '"open', "b": "it's"}]
+
+
+def test_rows_may_differ_and_blank_lines_do_not_count(write):
+    rows = read_rows(write("a.jsonl", '\n{"a": 1}\n  \n{"b": 2}'))
+    assert [(row.columns, row.origin[-5:]) for row in rows] == [({"a": 1}, "row 1"), ({"b": 2}, "row 2")]
+
+
+def test_rename(write):
+    path = write("a.jsonl", '{"question": "q", "answer": "a", "prompt": "old"}')
+    assert columns(path, rename={"prompt": "question"}) == [{"answer": "a", "prompt": "q"}]
+    assert columns(path, rename={"question": "answer", "answer": "question"}) == [
+        {"prompt": "old", "question": "a", "answer": "q"}
+    ]
+    with pytest.raises(DataError, match=r"a\.jsonl: row 1: no column 'q'; columns there are: question, answer, prompt"):
+        read_rows(path, rename={"prompt": "q"})
+
+
+def test_column():
+    row = Row({"a": "x", "b": None, "c": ""}, "f.csv: row 3")
+    assert column(row, "a") == "x"
+    assert column(row, "c") == ""
+    with pytest.raises(DataError, match=r"f\.csv: row 3: empty column 'b'"):
+        column(row, "b")
+    with pytest.raises(DataError, match=r"f\.csv: row 3: no column 'z'; columns there are: a, b, c"):
+        column(row, "z")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", '{"a": 1}\n\n{"a": \n', "row 2: not JSON"),
+        ("a.jsonl", '{"a": 1}\n[1]\n', "row 2: a row is an object with named columns, not list"),
+        ("a.json", '{"a": 1}\n{"a": 2}\n', r"not JSON: .*one object a line ends in \.jsonl"),
+        ("a.json", '{"a": 1}', "a .json file holds a list of rows, not dict"),
+        ("a.json", '[{"a": 1}, 3]', "row 2: a row is an object with named columns, not int"),
+        ("a.json", "", "not JSON"),
+        ("a.csv", "a,b\n1,2\n1,2,3\n", "row 2: 3 cells under 2 column names"),
+        ("a.csv", 'a,b\n"1"x,2\n', "line 2: "),
+        ("a.csv", 'a,b\n1,"2\n', "line 2: unexpected end of data"),
+        ("a.tsv", "a\tb\n1\n", "row 1: 1 cells under 2 column names"),
+        ("a.jsonl", "", "no rows in it"),
+        ("a.jsonl", "\n \n", "no rows in it"),
+        ("a.json", "[]", "no rows in it"),
+        ("a.csv", "a,b\n", "no rows in it"),
+        ("a.csv", "", "no rows in it"),
+        ("a.parquet", "nonsense, nonsense", "not a parquet file"),
+        ("a.parquet", "", "not a parquet file"),
+        ("a.csv", "a\nGr\xfc\xdfe\n".encode("latin-1"), "not UTF-8 at byte 4; convert it to UTF-8"),
+        ("a.txt", "a", r"unknown format '\.txt'; kedge reads \.jsonl, .*\.gz"),
+        ("a.gz", gzip.compress(b"a"), "unknown format ''"),
+        ("a.csv.gz", "a,b\n", "not a whole gzip file"),
+        ("a.csv.gz", gzip.compress(b"a\nb\n")[:-9], "not a whole gzip file"),
+        ("a.csv.gz", gzip.compress(b"a\nb\n")[:-8] + bytes(8), "not a whole gzip file"),
+    ],
+)
+def test_errors_name_file_and_row(write, name, content, message):
+    path = write(name, content)
+    with pytest.raises(DataError, match=message) as error:
+        read_rows(path)
+    assert str(error.value).startswith(f"{path}: ")
+
+
+@pytest.mark.xfail(strict=True, reason="zlib.error is not caught: a damaged gzip stream is a traceback")
+def test_damaged_gzip_stream(write):
+    with pytest.raises(DataError, match="gzip"):
+        read_rows(write("a.jsonl.gz", gzip.compress(b"")[:10] + b"\xff" * 20))
+
+
+@pytest.mark.xfail(strict=True, reason="pyarrow's OSError is not caught: a damaged parquet file is a traceback")
+def test_damaged_parquet(write, tmp_path):
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": ["hello"] * 200}), tmp_path / "raw")
+    content = (tmp_path / "raw").read_bytes()
+    with pytest.raises(DataError, match="parquet"):
+        read_rows(write("a.parquet", content[:4] + bytes(36) + content[40:]))
+
+
+@pytest.mark.xfail(strict=True, reason="the csv module's field limit of 131,072 characters refuses a long text")
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_long_cells(write, name):
+    assert columns(write(name, "prompt\n" + "x" * 140_000 + "\n")) == [{"prompt": "x" * 140_000}]
+
+
+@pytest.mark.xfail(strict=True, reason="of two columns of the same name the first is dropped silently")
+def test_a_column_twice(write):
+    with pytest.raises(DataError, match="prompt"):
+        read_rows(write("a.csv", "prompt,prompt\na,b\n"))
+
+
+@pytest.mark.parametrize("source", ["/nowhere/at/all", "./nothing", "~/nothing", "a/b/c", "data.jsonl", "x/y.csv.gz"])
+def test_missing_paths(source):
+    with pytest.raises(DataError, match="no such file or folder") as error:
+        read_rows(source)
+    assert source in str(error.value)
+
+
+def test_hub_id_without_a_network():
+    with pytest.raises(DataError, match=r"nobody/nothing: .*without a network, give a path"):
+        read_rows("nobody/nothing")
+
+
+class TestFolders:
+    @pytest.fixture(autouse=True)
+    def own_cache(self, tmp_path_factory, monkeypatch):
+        """Keep what ``datasets`` caches out of the home folder."""
+        cache = tmp_path_factory.mktemp("cache")
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+        datasets.disable_progress_bars()
+
+    def test_csv_files_by_split(self, tmp_path):
+        (tmp_path / "train.csv").write_text("prompt,n\na,1\nb,2\n")
+        (tmp_path / "test.csv").write_text("prompt,n\nc,3\n")
+        assert [row.columns["prompt"] for row in read_rows(tmp_path)] == ["a", "b"]
+        [row] = read_rows(f"{tmp_path}:test", rename={"text": "prompt"})
+        assert (row.columns["text"], row.origin) == ("c", f"{tmp_path}:test: row 1")
+        with pytest.raises(DataError, match="could not load split 'dev'"):
+            read_rows(f"{tmp_path}:dev")
+
+    def test_saved_to_disk(self, tmp_path):
+        rows = [{"prompt": "a", "n": 1}, {"prompt": "b", "n": 2}]
+        datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "one")
+        assert columns(tmp_path / "one") == rows
+        splits = {"train": datasets.Dataset.from_list(rows), "test": datasets.Dataset.from_list(rows[1:])}
+        datasets.DatasetDict(splits).save_to_disk(tmp_path / "two")
+        assert columns(tmp_path / "two") == rows
+        assert columns(f"{tmp_path / 'two'}:test") == rows[1:]
+        with pytest.raises(DataError, match="two:dev: datasets could not load split 'dev'"):
+            read_rows(f"{tmp_path / 'two'}:dev")
+
+    @pytest.mark.xfail(strict=True, reason="a split asked of a saved dataset without splits is ignored")
+    def test_split_of_a_dataset_without_splits(self, tmp_path):
+        datasets.Dataset.from_list([{"prompt": "a"}]).save_to_disk(tmp_path / "one")
+        with pytest.raises(DataError, match="test"):
+            read_rows(f"{tmp_path / 'one'}:test")
+
+    def test_empty_folder(self, tmp_path):
+        with pytest.raises(DataError, match="could not load split 'train'"):
+            read_rows(tmp_path)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("sst2/dev.tsv", None),
+        ("banking77/test.csv", 3080),
+        ("gsm8k/test.jsonl", 1319),
+        ("hh-rlhf-harmless/pairs.jsonl.gz", 2312),
+        ("instruction-preference/preferences.json", 1100),
+        ("hatecheck/test_suite_cases.csv", 3728),
+        ("humaneval/HumanEval.jsonl.gz", 164),
+    ],
+)
+def test_real_files(shared, name, count):
+    path = shared / "data" / name
+    if name.endswith(".tsv"):  # without a header: its first row names the columns
+        assert len(read_rows(path)) == len(path.read_text(encoding="utf-8").splitlines()) - 1
+    else:
+        assert len(read_rows(path)) == count

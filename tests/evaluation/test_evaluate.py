@@ -1,0 +1,85 @@
+"""A policy's answers as numbers."""
+
+import math
+
+import pytest
+import torch
+
+from kedge.data.records import Prompt
+from kedge.engine.engine import Completion
+from kedge.engine.sampling import Sampling
+from kedge.errors import DataError
+from kedge.evaluation.evaluate import Evaluation, compare, evaluate_policy, sequence_kl
+from kedge.rewards.function import FunctionReward
+
+PROMPTS = [Prompt(text) for text in ("the cat", "a little ship and", "the dog ran to", "x")]
+LETTERS = {"letters": FunctionReward(lambda prompts, completions: [len(text) for text in completions])}
+SAMPLING = Sampling(max_new_tokens=12, temperature=0.8)
+
+
+@torch.no_grad()
+def by_hand(lm, completion, temperature):
+    ids, start = completion.prompt_ids + completion.ids, len(completion.prompt_ids)
+    log_p = (lm.model(torch.tensor([ids])).logits[0].double() / temperature).log_softmax(-1)
+    return sum(log_p[t - 1, ids[t]].item() for t in range(start, len(ids)))
+
+
+def test_kl_of_a_model_from_itself_is_zero(tiny_lm):
+    result = evaluate_policy(tiny_lm("llama"), PROMPTS, LETTERS, SAMPLING, reference=tiny_lm("llama"))
+    assert result.kl == [0.0] * 4
+
+
+def test_kl_is_a_sum_over_the_tokens(tiny_lm):
+    lm, other = tiny_lm("llama"), tiny_lm("llama", seed=1)
+    result = evaluate_policy(lm, PROMPTS, LETTERS, SAMPLING, reference=other)
+    want = [by_hand(lm, c, 0.8) - by_hand(other, c, 0.8) for c in result.completions]
+    assert result.kl == pytest.approx(want, abs=1e-3)
+    assert result.summary()["kl"] > 0.5
+    assert sequence_kl(other, lm, result.completions, 0.8) == pytest.approx([-x for x in want], abs=1e-3)
+
+
+def test_answers_and_scores(tiny_lm):
+    lm = tiny_lm("qwen3")
+    result = evaluate_policy(lm, PROMPTS, LETTERS, SAMPLING, seed=3)
+    assert result.kl is None
+    assert "kl" not in result.summary()
+    assert result.scores == {"letters": [len(c.text) for c in result.completions]}
+    assert [c.prompt_ids for c in result.completions] == [lm.tokenizer(p.text).input_ids for p in PROMPTS]
+    again = evaluate_policy(lm, PROMPTS, LETTERS, SAMPLING, seed=3)
+    other = evaluate_policy(lm, PROMPTS, LETTERS, SAMPLING, seed=4)
+    ids = [[c.ids for c in e.completions] for e in (result, again, other)]
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_a_prompt_keeps_its_random_numbers_whatever_the_policy(tiny_lm):
+    """The same weights under another name answer the same, and a prompt's answer does not hang on the others."""
+    few = evaluate_policy(tiny_lm("llama"), PROMPTS[:2], LETTERS, SAMPLING)
+    all_of_them = evaluate_policy(tiny_lm("llama"), PROMPTS, LETTERS, SAMPLING)
+    assert [c.ids for c in few.completions] == [c.ids for c in all_of_them.completions[:2]]
+
+
+def evaluation(scores, texts=("a b", "a b c")):
+    reasons = ["eos", "length"]
+    answers = [
+        Completion([5], [7] * (2 * i + 1), [], t, r) for i, (t, r) in enumerate(zip(texts, reasons, strict=True))
+    ]
+    return Evaluation(PROMPTS[:2], answers, {"judge": scores}, [1.0, 4.0])
+
+
+def test_summary_literal():
+    assert evaluation([1.0, 2.0]).summary() == pytest.approx(
+        {"judge": 1.5, "kl": 2.5, "length": 2.0, "ended_by_eos": 0.5, "distinct_1": 3 / 5, "distinct_2": 2 / 3}
+    )
+    assert evaluation([math.nan, 2.0]).summary()["judge"] == 2.0
+
+
+def test_compare():
+    rate = compare(evaluation([1.0, 2.0]), evaluation([0.0, 3.0]))["judge"]
+    assert (rate.rate, rate.n) == (0.5, 2)
+    rate = compare(evaluation([1.0, math.nan]), evaluation([0.0, 3.0]))["judge"]
+    assert (rate.rate, rate.n) == (1.0, 1)  # only what both were judged on
+
+
+def test_a_prompt_too_long(tiny_lm):
+    with pytest.raises(DataError, match="more than the model's 128 positions"):
+        evaluate_policy(tiny_lm("llama"), [Prompt("the cat " * 80)], LETTERS, SAMPLING)

@@ -1,0 +1,67 @@
+"""Several rewards as one."""
+
+import math
+
+import pytest
+
+from kedge.data.records import Prompt
+from kedge.engine.engine import Completion
+from kedge.errors import ConfigError, RewardError
+from kedge.rewards.function import FunctionReward
+from kedge.rewards.weighted import WeightedReward
+
+PROMPTS = [Prompt("ask one"), Prompt("ask two")]
+ANSWERS = [Completion([5], [7, 8], [0.0, 0.0], "four", "eos"), Completion([5], [9], [0.0], "five", "eos")]
+
+
+def score(*parts):
+    reward = WeightedReward(
+        [(weight, FunctionReward(lambda prompts, completions, v=value: v, name)) for weight, name, value in parts]
+    )
+    return reward(PROMPTS, ANSWERS)
+
+
+def test_weights_and_components():
+    scores = score((2.0, "good", [1, -1]), (-0.5, "long", [4, 8]))
+    assert scores.total == [0.0, -6.0]
+    assert scores.components == {"good": [1.0, -1.0], "long": [4.0, 8.0]}  # unweighted
+    assert scores.per_token == [None, None]
+
+
+def test_none_adds_nothing():
+    scores = score((2.0, "a", [None, 3]), (1.0, "b", [5, None]))
+    assert scores.total == [5.0, 6.0]
+    assert math.isnan(scores.components["a"][0])
+    assert math.isnan(scores.components["b"][1])
+
+
+def test_per_token_parts_add_up():
+    scores = score((2.0, "a", [[1, 2], 3]), (10.0, "b", [[1, 1], [4]]), (1.0, "c", [7, None]))
+    assert scores.per_token == [[12.0, 14.0], [40.0]]
+    assert scores.total == [7.0, 6.0]
+    assert scores.sums() == [33.0, 46.0]
+    assert scores.components["a"] == [3.0, 3.0]
+
+
+def test_equal_names_are_told_apart():
+    scores = score((1.0, "f", [1, 1]), (1.0, "f", [2, 2]), (1.0, "f", [3, 3]))
+    assert scores.components == {"f": [1.0, 1.0], "f_2": [2.0, 2.0], "f_3": [3.0, 3.0]}
+    assert scores.total == [6.0, 6.0]
+
+
+def test_weight_zero_is_still_logged():
+    scores = score((1.0, "a", [1, 2]), (0.0, "watched", [9, 9]))
+    assert scores.total == [1.0, 2.0]
+    assert scores.components["watched"] == [9.0, 9.0]
+
+
+def test_a_sample_that_nothing_judges():
+    with pytest.raises(RewardError, match="no reward component gave a score") as error:
+        score((1.0, "a", [1, None]), (1.0, "b", [2, None]))
+    assert "ask two" in str(error.value)
+    assert "five" in str(error.value)
+
+
+def test_empty():
+    with pytest.raises(ConfigError, match="an empty list"):
+        WeightedReward([])
