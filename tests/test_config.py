@@ -113,11 +113,9 @@ def test_recipe_files(tmp_path):
         ("a=x=y", "x=y"),
         ("a=none", "none"),
         ("a=", ""),
-        pytest.param(
-            "a=2026-11-21",
-            "2026-11-21",
-            marks=pytest.mark.xfail(strict=True, reason="a run named by its date becomes a datetime.date"),
-        ),
+        ("a=2026-11-21", "2026-11-21"),
+        ("a=2026-11-21T10:30:00", "2026-11-21T10:30:00"),
+        ("a=10:30:00", "10:30:00"),
     ],
 )
 def test_override_values(text, value):

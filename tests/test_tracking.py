@@ -102,7 +102,6 @@ def test_forget_after_without_files(run):
     assert not (run.path / "metrics.jsonl").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="splitlines() also splits at these, inside a sample: resume dies of bad JSON")
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85"])
 def test_forget_after_unicode_line_separators(run, separator):
     run.write_samples([{"step": 1, "completion": f"a{separator}b"}, {"step": 2, "completion": "c"}])

@@ -5,6 +5,7 @@ those classes their manners: an unknown key is an error that names the nearest r
 does not use is an error that says which mode would, and ``"none"`` stands for "off" because TOML has no null.
 """
 
+import datetime
 import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -115,7 +116,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
 def override(recipe: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
     """A copy of ``recipe`` with ``key.path=value`` assignments made in it.
 
-    A value is read as TOML (``3``, ``0.5``, ``true``, ``["a"]``); what is not TOML is taken as a plain string.
+    A value is read as TOML (``3``, ``0.5``, ``true``, ``["a"]``); what is not TOML, or is a date or time in TOML, is
+    taken as a plain string.
 
     Raises:
         ConfigError: no ``=`` in an assignment, or a path that runs through something that is not a table.
@@ -141,9 +143,11 @@ def _copied(table: dict[str, Any]) -> dict[str, Any]:
 
 def _value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+    # No setting is a date, but a run may be named by one.
+    return text if isinstance(value, datetime.date | datetime.time) else value
 
 
 def write_recipe(path: Path, tables: Mapping[str, Any]) -> None:

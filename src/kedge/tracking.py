@@ -75,10 +75,11 @@ class RunFolder:
         for name in ("metrics.jsonl", "samples.jsonl"):
             path = self.path / name
             if path.is_file():
-                lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-                # A line that was being written when the run was killed has no end; it is past the checkpoint.
-                whole = [line for line in lines if line.endswith("\n")]
-                path.write_text("".join(x for x in whole if json.loads(x)["step"] <= step), encoding="utf-8")
+                # Not splitlines, which also splits at separators that a sample may contain. After the last line end is
+                # nothing, or the line that was being written when the run was killed; it is past the checkpoint.
+                *whole, _ = path.read_text(encoding="utf-8").split("\n")
+                kept = [line for line in whole if json.loads(line)["step"] <= step]
+                path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         with (self.path / name).open("a", encoding="utf-8") as file:

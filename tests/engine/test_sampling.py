@@ -127,9 +127,9 @@ def test_settings_out_of_range(name, value, wanted):
         Sampling(**{name: value})
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.xfail(strict=True, reason="NaN logits: greedy answers with some token, sampling dies of an index error")
-def test_nan_logits_are_an_error_with_a_name(temperature):
-    logits = torch.tensor([[float("nan"), 1.0, 2.0]])
-    with pytest.raises(NumericsError):
-        Sampling(temperature=temperature).draw(logits, torch.tensor([0.5], dtype=torch.float64))
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("settings", [*SETTINGS, {"temperature": 0.0}], ids=str)
+def test_nan_logits_are_an_error_with_a_name(settings, bad):
+    logits = torch.tensor([[0.0, 1.0, 2.0], [1.0, 2.0, bad]])
+    with pytest.raises(NumericsError, match="logits: NaN or infinite"):
+        Sampling(**settings).draw(logits, torch.tensor([0.5, 0.5], dtype=torch.float64))

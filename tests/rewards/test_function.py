@@ -74,7 +74,6 @@ def test_only_the_columns_that_are_asked_for():
     assert score(named).total == [6.0, 8.0]
 
 
-@pytest.mark.xfail(strict=True, reason="a data column named 'prompts' or 'completions' collides: TypeError")
 @pytest.mark.parametrize("column", ["prompts", "completions"])
 def test_a_column_named_like_an_argument(column):
     assert score(lambda prompts, completions: [1], [Prompt("a", {column: "x"})], ANSWERS[:1]).total == [1.0]

@@ -37,8 +37,7 @@ def encode_whole(tokenizer: Tokenizer, text: Text, *, ends: Sequence[int], origi
         ids = _without_final_eos(tokenizer, tokenizer(text).input_ids)
     else:
         ids = _render(tokenizer, text, origin, add_generation_prompt=False)
-    # A template may close a turn with the EOS and then a newline.
-    return ids if not ends or set(ends) & set(ids[-2:]) else [*ids, ends[0]]
+    return ids if not ends or _has_ended(tokenizer, ids, ends) else [*ids, ends[0]]
 
 
 def encode_demonstration(
@@ -51,7 +50,10 @@ def encode_demonstration(
     """
     prompt, completion, origin = demonstration.prompt, demonstration.completion, demonstration.origin
     whole = encode_whole(tokenizer, prompt + completion, ends=ends, origin=origin)  # type: ignore[operator]
-    start = answer_start(encode_prompt(tokenizer, prompt, origin=origin), whole)
+    asked = encode_prompt(tokenizer, prompt, origin=origin)
+    if prompt == "" and whole[: len(asked)] != asked:
+        whole = asked + whole  # a prompt of nothing is the token to begin from, which the tokenizer does not put there
+    start = answer_start(asked, whole)
     mask = [False] * start + [True] * (len(whole) - start)
     for i, message in enumerate(prompt):
         if isinstance(message, dict) and message["role"] == "assistant":
@@ -97,6 +99,12 @@ def _render(tokenizer: Tokenizer, messages: Text, origin: str, *, add_generation
 
 def _without_final_eos(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
     return list(ids[:-1]) if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else list(ids)
+
+
+def _has_ended(tokenizer: Tokenizer, ids: Sequence[int], ends: Sequence[int]) -> bool:
+    # A template may close a turn with the EOS and then a newline.
+    blank = not tokenizer.decode(list(ids[-1:])).strip()
+    return any(last in ends for last in (ids[-2:] if blank else ids[-1:]))
 
 
 def _begin(tokenizer: Tokenizer) -> list[int]:

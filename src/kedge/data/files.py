@@ -9,7 +9,8 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ def _read_file(path: Path) -> Iterator[dict[str, Any]]:
         raise DataError(f"{path}: unknown format {suffix!r}; kedge reads {', '.join(SUFFIXES)}, each also with .gz")
     try:
         content = gzip.decompress(path.read_bytes()) if zipped else path.read_bytes()
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: not a whole gzip file: {error}") from None
     if suffix == ".parquet":
         return iter(_parquet(path, content))
@@ -116,23 +117,40 @@ def _object(row: Any, origin: str) -> dict[str, Any]:
 
 
 def _csv(path: Path, text: str) -> Iterator[dict[str, Any]]:
-    return _table(path, csv.reader(io.StringIO(text, newline=""), strict=True))
+    return _table(path, _cells(path, text, strict=True))
 
 
 def _tsv(path: Path, text: str) -> Iterator[dict[str, Any]]:
     # A quote in a .tsv is a quote: the format separates by tabs alone, and real text is full of unpaired ones.
-    return _table(path, csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE))
+    return _table(path, _cells(path, text, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
-def _table(path: Path, reader: Any) -> Iterator[dict[str, Any]]:
+def _cells(path: Path, text: str, **dialect: Any) -> list[list[str]]:
+    reader = csv.reader(io.StringIO(text, newline=""), **dialect)
+    # By default the csv module refuses cells of more than 131,072 characters. Its limit is the whole process's and
+    # nobody else should notice, so it is put back; no cell is longer than its file.
+    before = csv.field_size_limit(len(text))
     try:
-        header: list[str] = next(reader, [])
-        for number, cells in enumerate((cells for cells in reader if cells), start=1):
-            if len(cells) != len(header):
-                raise DataError(f"{path}: row {number}: {len(cells)} cells under {len(header)} column names")
-            yield dict(zip(header, cells, strict=True))
+        return [cells for cells in reader if cells]
     except csv.Error as error:
         raise DataError(f"{path}: line {reader.line_num}: {error}") from None
+    finally:
+        csv.field_size_limit(before)
+
+
+def _table(path: Path, lines: list[list[str]]) -> Iterator[dict[str, Any]]:
+    header, *rows = lines or [[]]
+    _refuse_twins(path, header)
+    for number, cells in enumerate(rows, start=1):
+        if len(cells) != len(header):
+            raise DataError(f"{path}: row {number}: {len(cells)} cells under {len(header)} column names")
+        yield dict(zip(header, cells, strict=True))
+
+
+def _refuse_twins(path: Path, names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise DataError(f"{path}: {names.count(name)} columns are named {name!r}; rename or remove all but one")
 
 
 def _parquet(path: Path, content: bytes) -> list[dict[str, Any]]:
@@ -140,17 +158,19 @@ def _parquet(path: Path, content: bytes) -> list[dict[str, Any]]:
     import pyarrow.parquet
 
     try:
-        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(io.BytesIO(content)).to_pylist()
-    except pyarrow.ArrowInvalid as error:
-        raise DataError(f"{path}: not a parquet file: {error}") from None
+        file = pyarrow.parquet.ParquetFile(io.BytesIO(content))
+        _refuse_twins(path, file.schema_arrow.names)
+        rows: list[dict[str, Any]] = file.read().to_pylist()
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a parquet file, or a damaged one: {error}") from None
     return rows
 
 
 def _read_dataset(source: str) -> list[Row]:
     import datasets  # seconds to import, and most runs read a plain file
 
-    name, _, split = source.partition(":")
-    split = split or "train"
+    name, _, asked = source.partition(":")
+    split = asked or "train"
     folder = Path(name)
     looks_like_a_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.suffix in (*SUFFIXES, ".gz")
     if looks_like_a_path and not folder.exists():
@@ -158,6 +178,8 @@ def _read_dataset(source: str) -> list[Row]:
     try:
         if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
             loaded = datasets.load_from_disk(name)
+            if isinstance(loaded, datasets.Dataset) and asked not in ("", loaded.split):
+                raise DataError(f"{source}: a dataset saved without splits; leave out {f':{asked}'!r}")
             data = loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
         else:
             data = datasets.load_dataset(name, split=split)

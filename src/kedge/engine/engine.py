@@ -73,6 +73,7 @@ class Engine:
 
         Raises:
             DataError: a prompt plus ``max_new_tokens`` is longer than the model's positions.
+            NumericsError: the model gives NaN or infinite logits.
         """
         requests = [
             _Request(i, list(ids), random_stream(seed, first_request + i, sampling.max_new_tokens), [], [])
@@ -174,7 +175,7 @@ class _Stepper:
             return self.model(input_ids=tokens, use_cache=False, **self.extra).logits[:, -1]
         output = self.model(input_ids=tokens, past_key_values=self.cache, use_cache=True, **self.extra)
         self.cache = getattr(output, "past_key_values", None)
-        if not hasattr(self.cache, "batch_select_indices"):
+        if not hasattr(self.cache, "reorder_cache"):
             self.text = tokens
         return output.logits[:, -1]
 
@@ -184,7 +185,9 @@ class _Stepper:
         if self.text is not None:
             self.text = self.text[index]
         else:
-            self.cache.batch_select_indices(index)
+            # Beam search's method, because layers of every kind have it: those that carry a state (convolutions,
+            # recurrences) lack batch_select_indices, or inherit one that leaves the state as it is.
+            self.cache.reorder_cache(index)
 
 
 def _of_similar_length(requests: Sequence[_Request]) -> list[list[_Request]]:
@@ -200,7 +203,6 @@ def _of_similar_length(requests: Sequence[_Request]) -> list[list[_Request]]:
 
 def _uncertain(text: str, stops: Sequence[str]) -> int:
     """How many characters at the end may still change with the next token."""
-    if text.endswith("\N{REPLACEMENT CHARACTER}"):
-        return len(text) - len(text.rstrip("\N{REPLACEMENT CHARACTER}"))
-    prefixes = (n for stop in stops for n in range(len(stop) - 1, 0, -1) if text.endswith(stop[:n]))
-    return max(prefixes, default=0)
+    whole = text.rstrip("\N{REPLACEMENT CHARACTER}")  # half a character may become the stop string's next one
+    prefixes = (n for stop in stops for n in range(len(stop) - 1, 0, -1) if whole.endswith(stop[:n]))
+    return len(text) - len(whole) + max(prefixes, default=0)

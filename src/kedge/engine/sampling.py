@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from kedge.core import token_logprobs
-from kedge.errors import ConfigError
+from kedge.errors import ConfigError, NumericsError
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,33 @@ class Sampling:
             uniform: ``[B]`` float64 in [0, 1), the only randomness.
 
         Returns:
-            ``(tokens [B], logprobs [B] float32)``, the log-probabilities under the very distribution drawn from:
-            after temperature and truncation; 0 for greedy, which has no choice.
+            ``(tokens [B], logprobs [B] float32)`` on the CPU, the log-probabilities under the very distribution drawn
+            from: after temperature and truncation; 0 for greedy, which has no choice.
+
+        Raises:
+            NumericsError: NaN or infinite logits.
         """
-        if self.temperature == 0:
-            return logits.argmax(-1), torch.zeros(len(logits), device=logits.device)
+        drawn, logprobs = self._greedy(logits) if self.temperature == 0 else self._sampled(logits, uniform)
+        # Both are read on the CPU next, so they go there first: on a GPU the check would wait for the device once more.
+        drawn, logprobs = drawn.cpu(), logprobs.cpu()
+        if not logprobs.isfinite().all():
+            raise NumericsError(
+                "logits: NaN or infinite, so no token can be drawn; the model's weights are damaged or too large for "
+                "their dtype: go back to an earlier checkpoint, lower the learning rate, or load with dtype='float32'"
+            )
+        return drawn, logprobs
+
+    def _greedy(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        top, tokens = logits.max(-1)
+        return tokens, (top - top).float()  # 0, or NaN where the likeliest is not finite
+
+    def _sampled(self, logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         kept = self._truncated(logits.float() / self.temperature)
         # float64: in float32 the cumulative sum of 100,000 probabilities no longer ends at 1.
         cumulative = kept.double().softmax(-1).cumsum(-1)
         tokens = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True).squeeze(-1)
+        # NaN leads past the last token, and an index out of range costs a GPU process its device.
+        tokens = tokens.clamp(max=kept.shape[-1] - 1)
         return tokens, token_logprobs(kept, tokens)
 
     def _truncated(self, scaled: Tensor) -> Tensor:

@@ -51,7 +51,9 @@ class FunctionReward:
             completion.text if isinstance(prompt.text, str) else as_messages(completion.text)
             for prompt, completion in zip(prompts, completions, strict=True)
         ]
-        return self.function(prompts=[prompt.text for prompt in prompts], completions=texts, **columns)
+        # Last, so that a data column of the same name does not take an argument's place.
+        arguments = columns | {"prompts": [prompt.text for prompt in prompts], "completions": texts}
+        return self.function(**arguments)
 
     def _checked(
         self, result: Any, prompts: Sequence[Prompt], completions: Sequence[Completion]
