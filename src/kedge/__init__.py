@@ -1,0 +1,39 @@
+"""PPO for language models, from preferences to a served model.
+
+The names below are the front door; the mathematics is in :mod:`kedge.core`.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kedge.errors import KedgeError
+    from kedge.training.ppo import PPO, PPOConfig
+    from kedge.training.reward_modeling import RewardConfig, RewardModeling
+    from kedge.training.sft import SFT, SFTConfig
+
+__version__ = version("kedge")
+
+__all__ = ["PPO", "SFT", "KedgeError", "PPOConfig", "RewardConfig", "RewardModeling", "SFTConfig", "__version__"]
+
+_HOME = {
+    "KedgeError": "kedge.errors",
+    "PPO": "kedge.training.ppo",
+    "PPOConfig": "kedge.training.ppo",
+    "RewardConfig": "kedge.training.reward_modeling",
+    "RewardModeling": "kedge.training.reward_modeling",
+    "SFT": "kedge.training.sft",
+    "SFTConfig": "kedge.training.sft",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # On first use, because torch and transformers take seconds to import and `kedge --help` needs neither.
+    if name not in _HOME:
+        raise AttributeError(f"module 'kedge' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,26 +1,24 @@
-"""What a recipe file may say: one table a stage, and how each becomes a job.
+"""What a recipe file may say: one table a stage.
 
 ``[sft]``, ``[reward]``, ``[ppo]`` and ``[evaluate]`` hold the settings of the class beside the code they configure,
 and what only a file has to say: which model, which data, which run folder.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import Field
 
 from kedge.config import Config, nearest, override, read_recipe
-from kedge.data.files import read_rows
-from kedge.data.records import demonstrations, held_out, preferences
 from kedge.engine.sampling import Sampling
 from kedge.errors import ConfigError
-from kedge.models.language_model import Device, DType, load_language_model
-from kedge.models.reward_model import new_reward_model
+from kedge.models.language_model import Device, DType
 from kedge.rewards.build import RewardSpec
 from kedge.tracking import RunFolder
-from kedge.training.ppo import PPO, PPOConfig
-from kedge.training.reward_modeling import RewardConfig, RewardModeling
-from kedge.training.sft import SFT, SFTConfig
+from kedge.training.ppo import PPOConfig
+from kedge.training.reward_modeling import RewardConfig
+from kedge.training.sft import SFTConfig
 
 StageRecipe = TypeVar("StageRecipe", bound=Config)
 
@@ -28,7 +26,7 @@ StageRecipe = TypeVar("StageRecipe", bound=Config)
 class _Data(Config):
     """Where rows come from. A table that trains names more."""
 
-    columns: dict[str, str] = {}
+    columns: Mapping[str, str] = Field(default_factory=dict)
     """``{kedge's column = "the data's column"}`` where they differ."""
     run: str | None = None
     """Run folder; default ``runs/<recipe>-<stage>``."""
@@ -178,68 +176,3 @@ class Recipe:
         except ConfigError as error:
             lines = [f"{self.path}: [{stage}] {line}" for line in str(error).splitlines()]
             raise ConfigError("\n".join(lines)) from None
-
-
-def sft_job(recipe: Recipe, *, overwrite: bool = False, resume: bool = False) -> SFT:
-    """``[sft]``, ready to train."""
-    settings = recipe.stage("sft", SFTRecipe)
-    run = recipe.run_folder("sft", overwrite=overwrite, resume=resume)
-    rows = demonstrations(read_rows(settings.data, rename=settings.columns))
-    evaluation = _eval_rows(settings)
-    if evaluation is None:
-        rows, held = held_out(rows, settings.eval_size, seed=settings.seed, what=settings.data)
-    else:
-        held = demonstrations(evaluation)
-    model = load_language_model(
-        settings.model,
-        tokenizer=settings.tokenizer,
-        stop_tokens=settings.stop_tokens,
-        device=settings.device,
-        dtype=settings.dtype,
-    )
-    return SFT(model, rows, settings, held_out=held, run=run)
-
-
-def reward_job(recipe: Recipe, *, overwrite: bool = False, resume: bool = False) -> RewardModeling:
-    """``[reward]``, ready to train."""
-    settings = recipe.stage("reward", RewardRecipe)
-    run = recipe.run_folder("reward", overwrite=overwrite, resume=resume)
-    rows = preferences(read_rows(settings.data, rename=settings.columns), seed=settings.seed)
-    evaluation = _eval_rows(settings)
-    if evaluation is None:
-        rows, held = held_out(rows, settings.eval_size, seed=settings.seed, what=settings.data)
-    else:
-        held = preferences(evaluation, seed=settings.seed)
-    model = new_reward_model(
-        settings.model,
-        tokenizer=settings.tokenizer,
-        max_length=settings.max_length,
-        device=settings.device,
-        dtype=settings.dtype,
-    )
-    return RewardModeling(model, rows, settings, held_out=held, run=run)
-
-
-def ppo_job(recipe: Recipe, *, overwrite: bool = False, resume: bool = False) -> PPO:
-    """``[ppo]``, ready to train."""
-    settings = recipe.stage("ppo", PPORecipe)
-    return PPO(
-        settings.policy,
-        settings.prompts,
-        settings.reward,
-        settings,
-        tokenizer=settings.tokenizer,
-        eval_prompts=settings.eval_prompts,
-        eval_size=settings.eval_size,
-        metrics=settings.metrics,
-        columns=settings.columns,
-        run=recipe.run_folder("ppo", overwrite=overwrite, resume=resume),
-    )
-
-
-def _eval_rows(settings: SFTRecipe | RewardRecipe) -> Any:
-    if settings.eval_data is None:
-        return None
-    if settings.eval_size:
-        raise ConfigError("eval_size: not used with eval_data, whose rows are all held out; take one of them out")
-    return read_rows(settings.eval_data, rename=settings.columns)

@@ -9,7 +9,7 @@ from kedge.data.records import Prompt
 from kedge.engine.engine import Completion
 from kedge.engine.sampling import Sampling
 from kedge.errors import DataError
-from kedge.evaluation.evaluate import Evaluation, compare, evaluate_policy, sequence_kl
+from kedge.evaluation.evaluate import Comparison, Evaluation, evaluate_policy, sequence_kl
 from kedge.rewards.function import FunctionReward
 
 PROMPTS = [Prompt(text) for text in ("the cat", "a little ship and", "the dog ran to", "x")]
@@ -74,9 +74,9 @@ def test_summary_literal():
 
 
 def test_compare():
-    rate = compare(evaluation([1.0, 2.0]), evaluation([0.0, 3.0]))["judge"]
+    rate = Comparison(before=evaluation([0.0, 3.0]), after=evaluation([1.0, 2.0])).win_rates()["judge"]
     assert (rate.rate, rate.n) == (0.5, 2)
-    rate = compare(evaluation([1.0, math.nan]), evaluation([0.0, 3.0]))["judge"]
+    rate = Comparison(before=evaluation([0.0, 3.0]), after=evaluation([1.0, math.nan])).win_rates()["judge"]
     assert (rate.rate, rate.n) == (1.0, 1)  # only what both were judged on
 
 

@@ -10,12 +10,15 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kedge.errors import DataError
+
+Source = str | Path | Iterable[Any]
+"""A data file, folder or hub id; or rows as mappings, from Python."""
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
@@ -51,6 +54,27 @@ def read_rows(source: str | Path, *, rename: dict[str, str] | None = None) -> li
     if rename:
         rows = [_renamed(row, rename) for row in rows]
     return rows
+
+
+def rows_of(source: Source, *, rename: Mapping[str, str] | None = None, bare: str | None = None) -> list[Row]:
+    """All rows of ``source``, be it something to read or a list from Python.
+
+    Args:
+        rename: as in :func:`read_rows`. bare: the column that an item which is no mapping stands for.
+
+    Raises:
+        DataError: as :func:`read_rows`, an empty list, or an item that is no row.
+    """
+    if isinstance(source, str | Path):
+        return read_rows(source, rename=dict(rename or {}))
+    rows = []
+    for number, item in enumerate(source, start=1):
+        if not isinstance(item, Mapping) and bare is None:
+            raise DataError(f"row {number}: a row is a mapping with named columns, not {type(item).__name__}")
+        rows.append(Row(dict(item) if isinstance(item, Mapping) else {str(bare): item}, f"row {number}"))
+    if not rows:
+        raise DataError("no rows: an empty list")
+    return [_renamed(row, dict(rename)) for row in rows] if rename else rows
 
 
 def column(row: Row, name: str) -> Any:

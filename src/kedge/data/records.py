@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from kedge.data.files import Row, column
+from kedge.data.files import Row, Source, column, rows_of
 from kedge.errors import DataError
 
 Messages = list[dict[str, Any]]
@@ -61,6 +61,15 @@ def prompts(rows: Iterable[Row]) -> list[Prompt]:
         )
         for row in rows
     ]
+
+
+def read_prompts(source: Source, columns: Mapping[str, str] | None = None) -> list[Prompt]:
+    """Prompts of a data source, or of a list of texts, of chat messages or of rows with a column ``prompt``.
+
+    Raises:
+        DataError: nothing in it, or a row that is no prompt.
+    """
+    return prompts(rows_of(source, rename=columns, bare="prompt"))
 
 
 def demonstrations(rows: Iterable[Row]) -> list[Demonstration]:

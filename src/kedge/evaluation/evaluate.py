@@ -1,20 +1,25 @@
-"""A policy's answers to held-out prompts, as numbers."""
+"""A policy's answers to held-out prompts, as numbers, alone and against another policy's."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from kedge.core import kl
 from kedge.data.encode import encode_prompt
-from kedge.data.records import Prompt
+from kedge.data.files import Source
+from kedge.data.records import Prompt, read_prompts
 from kedge.engine.engine import Completion, Engine
 from kedge.engine.rollouts import collate, in_micro_batches
 from kedge.engine.sampling import Sampling
 from kedge.evaluation.metrics import WinRate, distinct_n, mean, win_rate
-from kedge.models.language_model import LanguageModel
+from kedge.evaluation.samples import sample_rows
+from kedge.models.language_model import Device, DType, LanguageModel, load_language_model
 from kedge.models.scoring import score_tokens
+from kedge.rewards.build import RewardLike, build_reward
 from kedge.rewards.scores import Reward
 
 MICRO_BATCH_TOKENS = 16_384
@@ -44,6 +49,10 @@ class Evaluation:
             "distinct_1": distinct_n(texts, 1),
             "distinct_2": distinct_n(texts, 2),
         }
+
+    def samples(self, count: int | None = None) -> Iterator[dict[str, Any]]:
+        """The first ``count`` answers (default all) as lines of samples.jsonl."""
+        return sample_rows(self.prompts, self.completions, self.scores, self.kl, count=count)
 
 
 def evaluate_policy(
@@ -89,13 +98,77 @@ def sequence_kl(
     return divergence
 
 
-def compare(ours: Evaluation, theirs: Evaluation) -> dict[str, WinRate]:
-    """Win rate of one policy over another by every judge, on the prompts both answered."""
-    return {
-        name: win_rate(*_both_judged(ours.scores[name], theirs.scores[name]))
-        for name in ours.scores
-        if name in theirs.scores
-    }
+@dataclass(frozen=True)
+class Comparison:
+    """Two policies' answers to the same prompts."""
+
+    before: Evaluation
+    after: Evaluation
+
+    def win_rates(self) -> dict[str, WinRate]:
+        """How often ``after`` beats ``before``, by every judge that both were judged by."""
+        return {
+            name: win_rate(*_both_judged(self.after.scores[name], self.before.scores[name]))
+            for name in self.after.scores
+            if name in self.before.scores
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """Number of prompts, both summaries, and the win rates with their 95% intervals."""
+        return {
+            "eval_prompts": len(self.after.prompts),
+            "before": self.before.summary(),
+            "after": self.after.summary(),
+            "win_rate": {name: rate.as_dict() for name, rate in self.win_rates().items()},
+        }
+
+
+def evaluate(
+    policy: str | Path | LanguageModel,
+    baseline: str | Path | LanguageModel,
+    prompts: Source,
+    *,
+    reward: RewardLike | Sequence[RewardLike] | None = None,
+    metrics: Sequence[RewardLike] = (),
+    sampling: Sampling | None = None,
+    tokenizer: str | Path | None = None,
+    stop_tokens: Sequence[str] = (),
+    columns: Mapping[str, str] | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    device: Device = "auto",
+    dtype: DType = "auto",
+) -> Comparison:
+    """Compare two policies on the same prompts, drawing the same random numbers for both.
+
+    Args:
+        policy, baseline: hub id, folder, run, or loaded; the KL is the policy's from the baseline.
+        prompts: a data source with a column ``prompt`` (or a list), that neither was trained on.
+        reward: judges as ``score``. metrics: further judges, each under its own name.
+        sampling: how both answer; default 64 tokens at temperature 1.
+        tokenizer: where the tokenizers are, when not beside the models. stop_tokens: end an answer, besides EOS.
+        columns: ``{"prompt": "the data's name for it"}``. limit: at most so many prompts.
+
+    Raises:
+        KedgeError: anything in these that does not fit.
+    """
+    records = read_prompts(prompts, columns)[:limit]
+    judges: dict[str, Reward] = {} if reward is None else {"score": build_reward(reward, device=device)}
+    judges |= named_judges(metrics, device)
+
+    def loaded(source: str | Path | LanguageModel) -> LanguageModel:
+        if isinstance(source, LanguageModel):
+            return source
+        return load_language_model(source, tokenizer=tokenizer, stop_tokens=stop_tokens, device=device, dtype=dtype)
+
+    ours, theirs, sampling = loaded(policy), loaded(baseline), sampling or Sampling()
+    after = evaluate_policy(ours, records, judges, sampling, reference=theirs, seed=seed)
+    return Comparison(evaluate_policy(theirs, records, judges, sampling, reference=theirs, seed=seed), after)
+
+
+def named_judges(metrics: Sequence[RewardLike], device: Device) -> dict[str, Reward]:
+    """The judges by name."""
+    return {judge.name: judge for judge in (build_reward(metric, device=device) for metric in metrics)}
 
 
 def _both_judged(ours: Sequence[float], theirs: Sequence[float]) -> tuple[list[float], list[float]]:

@@ -1,0 +1,1 @@
+"""What a person needs to see of a run."""

@@ -21,8 +21,8 @@ CHAT_TEMPLATE = (
 def new_tokenizer(texts: Iterable[str], *, vocabulary: int) -> Tokenizer:
     """A byte-level BPE tokenizer trained on ``texts``, with a chat template; EOS ``<|end|>`` and a pad of its own."""
     bpe = BPETokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    bpe.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=[PAD, END, USER, ASSISTANT, SYSTEM],
@@ -35,7 +35,9 @@ def new_tokenizer(texts: Iterable[str], *, vocabulary: int) -> Tokenizer:
     return tokenizer
 
 
-def new_llama(tokenizer: Tokenizer, *, hidden: int, layers: int, heads: int, positions: int, seed: int) -> LanguageModel:
+def new_llama(
+    tokenizer: Tokenizer, *, hidden: int, layers: int, heads: int, positions: int, seed: int
+) -> LanguageModel:
     """A Llama of random weights for that tokenizer, on the CPU in float32."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),

@@ -1,17 +1,19 @@
 """Reward modelling: a score for every answer such that the preferred one of a pair scores higher (Bradley-Terry)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from pydantic import Field
 from torch import Tensor
 
 from kedge.core import preference_loss
-from kedge.data.records import Preference
+from kedge.data.files import Source
+from kedge.data.records import Preference, preferences
 from kedge.models.batch import by_token_budget
-from kedge.models.reward_model import RewardModel
+from kedge.models.reward_model import RewardModel, new_reward_model
 from kedge.tracking import Metrics, RunFolder
-from kedge.training.supervised import Supervised, SupervisedConfig
+from kedge.training.supervised import Supervised, SupervisedConfig, read_split
 
 Pair = tuple[list[int], list[int]]
 """Ids of the chosen and of the rejected text."""
@@ -30,30 +32,52 @@ class RewardModeling(Supervised):
     """Trains a reward model on preferences.
 
     Args:
-        model: from :func:`kedge.models.reward_model.new_reward_model`; trained in place. Texts longer than its
-            ``max_length`` lose their beginning.
-        data: preferences to train on. held_out: others, to measure the accuracy on.
-        run: folder for metrics and checkpoints; None leaves none.
+        model: hub id, folder or run whose trunk to start from; or a :class:`RewardModel`, trained in place. Texts
+            longer than its ``max_length`` lose their beginning.
+        data: a data file, folder, hub id, or list of rows: ``chosen`` + ``rejected``, with or without ``prompt``; or
+            ``text`` + ``label``.
+        config: settings; see :class:`RewardConfig`.
+        tokenizer: where the tokenizer is, when not beside the model.
+        eval_data: like ``data``, to measure the accuracy on; or ``eval_size`` rows of ``data`` are set aside.
+        columns: ``{"chosen": "the data's name for it"}``.
+        run: folder for metrics, checkpoints and the result; None leaves nothing behind.
+        resume: go on from the run's last checkpoint. overwrite: delete the run that is there.
+
+    Raises:
+        KedgeError: anything in these that does not fit, before any training.
     """
 
+    stage = "reward"
     label = "reward model"
     watched = "accuracy"
     config: RewardConfig
 
     def __init__(
         self,
-        model: RewardModel,
-        data: Sequence[Preference],
+        model: str | Path | RewardModel,
+        data: Source,
         config: RewardConfig | None = None,
         *,
-        held_out: Sequence[Preference] = (),
-        run: RunFolder | None = None,
+        tokenizer: str | Path | None = None,
+        eval_data: Source | None = None,
+        eval_size: int = 0,
+        columns: Mapping[str, str] | None = None,
+        run: str | Path | RunFolder | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
         progress: bool = True,
     ) -> None:
+        config = config or RewardConfig()
+        read = partial(preferences, seed=config.seed)
+        train, held = read_split(read, data, eval_data, eval_size=eval_size, columns=columns, seed=config.seed)
+        if not isinstance(model, RewardModel):
+            model = new_reward_model(
+                model, tokenizer=tokenizer, max_length=config.max_length, device=config.device, dtype=config.dtype
+            )
         self.model = model
-        self.pairs = [self._encoded(row) for row in data]
-        self.held_out = [self._encoded(row) for row in held_out]
-        super().__init__(config or RewardConfig(), model.model, run, progress=progress)
+        self.pairs = [self._encoded(row) for row in train]
+        self.held_out = [self._encoded(row) for row in held]
+        super().__init__(config, model.model, run, resume=resume, overwrite=overwrite, progress=progress)
 
     @property
     def sizes(self) -> Sequence[int]:

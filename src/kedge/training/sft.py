@@ -1,19 +1,20 @@
 """Supervised fine-tuning on demonstrations: cross-entropy of the completions' tokens, prompts left out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from kedge.core import masked_mean
 from kedge.data.encode import encode_demonstration
-from kedge.data.records import Demonstration
+from kedge.data.files import Source
+from kedge.data.records import Demonstration, demonstrations
 from kedge.errors import DataError
 from kedge.models.batch import by_token_budget, padded
-from kedge.models.language_model import LanguageModel
+from kedge.models.language_model import LanguageModel, load_language_model
 from kedge.models.scoring import score_tokens
 from kedge.tracking import Metrics, RunFolder
-from kedge.training.supervised import Supervised, SupervisedConfig
+from kedge.training.supervised import Supervised, SupervisedConfig, read_split
 
 Example = tuple[list[int], list[bool]]
 """Ids, and which of them are trained on."""
@@ -32,33 +33,52 @@ class SFT(Supervised):
     """Fine-tunes a language model on demonstrations.
 
     Args:
-        model: the language model; trained in place.
-        data: demonstrations to train on. held_out: others, to measure the loss on.
-        run: folder for metrics and checkpoints; None leaves none.
+        model: hub id, folder or run to start from; or a loaded :class:`LanguageModel`, trained in place.
+        data: a data file, folder, hub id, or list of rows: ``prompt`` + ``completion``, ``messages``, or ``text``.
+        config: settings; see :class:`SFTConfig`.
+        tokenizer: where the tokenizer is, when not beside the model.
+        eval_data: like ``data``, to measure the loss on; or ``eval_size`` rows of ``data`` are set aside.
+        columns: ``{"prompt": "the data's name for it"}``.
+        run: folder for metrics, checkpoints and the result; None leaves nothing behind.
+        resume: go on from the run's last checkpoint. overwrite: delete the run that is there.
 
     Raises:
-        DataError: a demonstration longer than the model's positions, or ``max_length``.
+        KedgeError: anything in these that does not fit (such as a demonstration longer than the model's positions,
+            or ``max_length``), before any training.
     """
 
+    stage = "sft"
     label = "SFT"
     watched = "loss"
 
     def __init__(
         self,
-        model: LanguageModel,
-        data: Sequence[Demonstration],
+        model: str | Path | LanguageModel,
+        data: Source,
         config: SFTConfig | None = None,
         *,
-        held_out: Sequence[Demonstration] = (),
-        run: RunFolder | None = None,
+        tokenizer: str | Path | None = None,
+        eval_data: Source | None = None,
+        eval_size: int = 0,
+        columns: Mapping[str, str] | None = None,
+        run: str | Path | RunFolder | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
         progress: bool = True,
     ) -> None:
         config = config or SFTConfig()
+        train, held = read_split(
+            demonstrations, data, eval_data, eval_size=eval_size, columns=columns, seed=config.seed
+        )
+        if not isinstance(model, LanguageModel):
+            model = load_language_model(
+                model, tokenizer=tokenizer, stop_tokens=config.stop_tokens, device=config.device, dtype=config.dtype
+            )
         self.lm = model
         limits = [limit for limit in (config.max_length, model.positions) if limit is not None]
-        self.examples = [_encoded(model, row, limits) for row in data]
-        self.held_out = [_encoded(model, row, limits) for row in held_out]
-        super().__init__(config, model.model, run, progress=progress)
+        self.examples = [_encoded(model, row, limits) for row in train]
+        self.held_out = [_encoded(model, row, limits) for row in held]
+        super().__init__(config, model.model, run, resume=resume, overwrite=overwrite, progress=progress)
 
     @property
     def sizes(self) -> Sequence[int]:

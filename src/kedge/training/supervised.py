@@ -1,20 +1,24 @@
 """The loop that supervised fine-tuning and reward modelling share: examples in, minibatches, one loss, checkpoints."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from kedge.data.files import Row, Source, rows_of
+from kedge.data.records import held_out
 from kedge.errors import ConfigError, NumericsError
 from kedge.models.batch import by_token_budget
 from kedge.tracking import Metrics, ProgressBar, RunFolder, Timer
 from kedge.training.checkpoint import checkpoints, load_state, save_checkpoint
 from kedge.training.config import TrainingConfig
 from kedge.training.optimization import batch_indices, clip_gradients, make_optimizer, schedule, set_learning_rate
+
+Record = TypeVar("Record")
 
 
 class SupervisedConfig(TrainingConfig):
@@ -29,20 +33,35 @@ class SupervisedConfig(TrainingConfig):
 
 
 class Supervised(ABC):
-    """Trains ``module`` on ``examples``. A subclass says what an example is, what it weighs and what it loses."""
+    """Trains ``module`` on examples. A subclass says what an example is, what it weighs and what it loses."""
 
+    stage: str
+    """The recipe's table."""
     label: str
     watched: str
     """The metric to show beside the progress bar."""
 
-    def __init__(self, config: SupervisedConfig, module: nn.Module, run: RunFolder | None, *, progress: bool) -> None:
+    def __init__(
+        self,
+        config: SupervisedConfig,
+        module: nn.Module,
+        run: str | Path | RunFolder | None,
+        *,
+        resume: bool,
+        overwrite: bool,
+        progress: bool,
+    ) -> None:
         self.config = config
         self.module = module
+        self._check_budget()
+        if isinstance(run, str | Path):
+            run = RunFolder(run, {self.stage: config.resolved()}, overwrite=overwrite, resume=resume)
         self.run = run
         self.progress = progress
         self.timer = Timer()
         self.optimizer = make_optimizer([{"params": list(module.parameters()), "lr": config.learning_rate}], config)
         self.step_done = 0
+        self.before: Metrics = {}
         if run is not None and run.resume and (found := checkpoints(run.checkpoints)):
             self._restore(found[-1])
 
@@ -76,23 +95,25 @@ class Supervised(ABC):
         """Optimiser steps of the whole job."""
         return max(1, round(self.config.epochs * len(self.sizes) / self.config.batch_size))
 
-    def train(self) -> Metrics:
-        """Train to the end; returns the held-out metrics after (empty where nothing is held out)."""
-        self._check_budget()
-        held_out = self._evaluate() if self.step_done == 0 else {}
+    def train(self) -> dict[str, Any]:
+        """Train to the end; returns the summary: held-out metrics before and after, seconds by phase."""
+        if self.step_done == 0:
+            self.before = self._evaluate()
         if self.run is not None:
             self.run.start()
             self.run.forget_after(self.step_done)
-        self._write(held_out)
+        if self.step_done == 0:
+            self._write(self.before)
         with ProgressBar(self.label, self.total_steps, enabled=self.progress, start=self.step_done) as bar:
             while self.step_done < self.total_steps:
                 metrics = self.step()
                 self.step_done += 1
-                self._write(metrics | (self._evaluate() if self._due(self.config.eval_every) else {}))
+                last = self.step_done == self.total_steps
+                self._write(metrics | (self._evaluate() if self._due(self.config.eval_every) and not last else {}))
                 if self.run is not None and self._due(self.config.checkpoint_every):
                     self._checkpoint(self.run)
                 bar.advance(**{self.watched: metrics[f"train/{self.watched}"]})
-        return self._evaluate()
+        return self._summary()
 
     def step(self) -> Metrics:
         """One minibatch, one optimiser step."""
@@ -120,6 +141,18 @@ class Supervised(ABC):
         averages = {f"train/{name}": float(value) for name, value in totals.items()}
         return averages | {"train/grad_norm": float(norm), "lr": self.config.learning_rate * factor}
 
+    def _summary(self) -> dict[str, Any]:
+        after = self._evaluate()
+        summary: dict[str, Any] = {"steps": self.step_done, "examples": len(self.sizes)}
+        if after:
+            summary |= {"before": _short(self.before), "after": _short(after)}
+        summary["seconds"] = {phase: round(seconds, 3) for phase, seconds in self.timer.seconds.items()}
+        if self.run is not None:
+            self._write(after)
+            self.save(self.run.path)
+            self.run.write_summary(summary)
+        return summary
+
     def _evaluate(self) -> Metrics:
         self.module.eval()
         with self.timer("evaluate"), torch.no_grad():
@@ -133,13 +166,19 @@ class Supervised(ABC):
         return every > 0 and self.step_done % every == 0
 
     def _checkpoint(self, run: RunFolder) -> None:
-        state: dict[str, Any] = {"optimizer": self.optimizer.state_dict()}
+        state: dict[str, Any] = {
+            "optimizer": self.optimizer.state_dict(),
+            "before": self.before,
+            "seconds": self.timer.seconds,
+        }
         save_checkpoint(run.checkpoints, self.step_done, state, self.save, keep_last=self.config.keep_last)
 
     def _restore(self, checkpoint: Path) -> None:
         state = load_state(checkpoint)
         self.load(checkpoint)
         self.optimizer.load_state_dict(state["optimizer"])
+        self.before = state["before"]
+        self.timer.seconds = state["seconds"]
         self.step_done = state["step"]
 
     def _check_budget(self) -> None:
@@ -149,3 +188,31 @@ class Supervised(ABC):
                 f"micro_batch_tokens={self.config.micro_batch_tokens}: the longest example has {longest} tokens; "
                 f"set micro_batch_tokens={longest} or more, or max_length lower"
             )
+
+
+def read_split(
+    read: Callable[[Sequence[Row]], list[Record]],
+    data: Source,
+    eval_data: Source | None,
+    *,
+    eval_size: int,
+    columns: Mapping[str, str] | None,
+    seed: int,
+) -> tuple[list[Record], list[Record]]:
+    """``(training, held-out)`` records: held out are those of ``eval_data``, or ``eval_size`` rows of ``data``.
+
+    Raises:
+        ConfigError: both ways to hold out at once. DataError: rows that ``read`` refuses, or too few.
+    """
+    rows = rows_of(data, rename=columns)
+    if eval_data is not None:
+        if eval_size:
+            raise ConfigError("eval_size: not used with eval_data, whose rows are all held out; take one of them out")
+        return read(rows), read(rows_of(eval_data, rename=columns))
+    # Rows are set aside before they are paired, or one text would stand on both sides.
+    train, aside = held_out(rows, eval_size, seed=seed, what="data")
+    return read(train), read(aside) if aside else []
+
+
+def _short(metrics: Metrics) -> Metrics:
+    return {name.removeprefix("eval/"): value for name, value in metrics.items()}

@@ -8,69 +8,46 @@ scratch in a minute. Two marks are used in the phrases:
   so that generator and score cannot drift apart; `plain` takes them off.
 """
 
-PRODUCTS = (
-    "kettle", "toaster", "blender", "camera", "keyboard", "headset", "printer", "heater", "drone",
-    "desk lamp", "coffee maker", "smart watch",
-)  # fmt: skip
+PRODUCTS = ("kettle", "toaster", "camera", "keyboard", "printer", "heater", "desk lamp", "coffee maker")
 
 # --- what a customer says --------------------------------------------------------------------------------
 
 REQUESTS: dict[str, tuple[str, ...]] = {
     "refund": (
         "I would like my money back for the {item}.",
-        "Please refund the {item}, because I do not need it.",
+        "Please refund the {item}, I do not need it.",
         "Can I get a refund for the {item}?",
         "The {item} is not what I hoped for, and I want my money back.",
-        "I am sending the {item} back and ask for a refund.",
     ),
     "delivery": (
         "My {item} has not arrived yet.",
         "Where is the {item} that I ordered?",
-        "The {item} should have been here days ago.",
         "I am still waiting for my {item} to arrive.",
         "The parcel with my {item} is late.",
     ),
     "broken": (
         "My {item} stopped working.",
         "The {item} came with a crack in it.",
-        "The {item} makes a loud noise and then turns off.",
         "My {item} arrived broken.",
         "There is a fault in my {item}, and it gets too hot.",
-    ),
-    "exchange": (
-        "I would like to exchange the {item} for another colour.",
-        "The {item} looks different at home, can I swap it for another one?",
-        "Can I swap my {item} for a different colour?",
-        "I chose the wrong colour of the {item} and want to change it.",
-        "Is it possible to exchange my {item}?",
     ),
     "cancel": (
         "I want to cancel my order for the {item}.",
         "Please stop the order for the {item}.",
-        "I ordered the {item} by mistake and no longer want it.",
         "Can you cancel the {item} before it is sent?",
         "Do not send the {item}, I have changed my mind.",
     ),
     "account": (
-        "I cannot log in to see my order for the {item}.",
+        "I cannot log in to see my {item}.",
         "I forgot my password and need to register the {item}.",
         "My account is locked, and the {item} is in it.",
-        "The website does not accept my password when I look for the {item}.",
         "How do I get into my account to find the {item}?",
-    ),
-    "invoice": (
-        "I need the invoice for the {item}.",
-        "The bill for the {item} has the wrong address.",
-        "Please send me a receipt for the {item}.",
-        "My office asks for the invoice of the {item}.",
-        "There was no bill in the box with the {item}.",
     ),
     "setup": (
         "How do I set up the {item}?",
         "I cannot get the {item} to start for the first time.",
         "The {item} came without instructions, how do I turn it on?",
         "Which button do I press to set up my {item}?",
-        "I need help with the first steps of my new {item}.",
     ),
 }
 INTENTS = tuple(REQUESTS)
@@ -139,11 +116,6 @@ ANSWERS: dict[str, tuple[str, ...]] = {
         "I have ordered [a spare part for] {item} at no cost.",
         "Our workshop will [fix the fault in] {item} for you.",
     ),
-    "exchange": (
-        "You can [swap] {item} [for any other colour].",
-        "I have put aside [another colour of] {item} [for a swap].",
-        "Put {item} in its box, and [the driver leaves the new one].",
-    ),
     "cancel": (
         "I have [stopped the order for] {item}, and nothing is charged.",
         "The order for {item} [is now cancelled].",
@@ -153,11 +125,6 @@ ANSWERS: dict[str, tuple[str, ...]] = {
         "I have [opened your account again], and {item} is listed there.",
         "Use [the link to set a new password], and then you can see {item}.",
         "I have [unlocked your login], so {item} is back in your list.",
-    ),
-    "invoice": (
-        "I have [attached the invoice for] {item} to this message.",
-        "[The corrected invoice for] {item} is on your order page.",
-        "You can [download the bill for] {item} from our website.",
     ),
     "setup": (
         "Plug in {item} and [press the round button until the light is green].",
@@ -185,10 +152,8 @@ INTENT_STEPS = {
     "refund": "You will see the money {time}.",
     "delivery": "The driver will ring at your door {time}.",
     "broken": "The driver will collect it {time}.",
-    "exchange": "The driver will bring the new one {time}.",
     "cancel": "You will get a short note that it is done {time}.",
     "account": "You will be able to log in {time}.",
-    "invoice": "You will have a paper copy {time}.",
     "setup": "A colleague will call and guide you {time}.",
 }
 STEP_ACTORS = ("you", "we", "i", "colleague", "team", "driver")

@@ -157,12 +157,12 @@ def _sentences(rng: random.Random, ticket: Ticket) -> list[str]:
     closing = _say(rng, phrases.CLOSINGS, item) if rng.random() < 0.7 else ""
     order = rng.choice([(empathy, answer, step)] * 4 + [(answer, empathy, step), (empathy, step, answer)])
     body = [sentence for sentence in order if sentence]
-    if rng.random() < 0.38:
+    if rng.random() < 0.3:
         body.insert(rng.randint(0, len(body)), _say(rng, phrases.RUDE, item))
-    if rng.random() < 0.38:
+    if rng.random() < 0.3:
         at = rng.randint(0, len(body))
         body.insert(at, rng.choice(phrases.FILLERS))
-    if rng.random() < 0.38:
+    if rng.random() < 0.3:
         again = rng.randrange(len(body))
         body.insert(rng.choice([again + 1, len(body)]), body[again])
     salutation = rng.choice(phrases.SALUTATIONS) if rng.random() < 0.3 else ""

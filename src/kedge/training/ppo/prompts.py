@@ -1,19 +1,14 @@
 """The prompts of a run: read, encoded, checked against the model, and split from those held out."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from kedge.data.encode import encode_prompt
-from kedge.data.files import Row, read_rows
-from kedge.data.records import Prompt, held_out, plain, prompts
+from kedge.data.files import Source
+from kedge.data.records import Prompt, held_out, plain, read_prompts
 from kedge.errors import ConfigError, DataError
 from kedge.models.language_model import LanguageModel
 from kedge.training.ppo.config import PPOConfig
-
-PromptSource = str | Path | Iterable[Any]
-"""A data file, folder or hub id; or texts, chat messages, or rows with a column ``prompt``."""
 
 
 @dataclass(frozen=True)
@@ -24,28 +19,11 @@ class EncodedPrompt:
     ids: list[int]
 
 
-def read_prompts(source: PromptSource, columns: Mapping[str, str] | None = None) -> list[Prompt]:
-    """Prompts of a data source, or of a list.
-
-    Raises:
-        DataError: nothing in it, or a row that is no prompt.
-    """
-    if isinstance(source, str | Path):
-        return prompts(read_rows(source, rename=dict(columns or {})))
-    rows = [
-        Row(dict(item) if isinstance(item, Mapping) else {"prompt": item}, f"prompts: row {number}")
-        for number, item in enumerate(source, start=1)
-    ]
-    if not rows:
-        raise DataError("prompts: an empty list")
-    return prompts(rows)
-
-
 def prepare_prompts(
     lm: LanguageModel,
     config: PPOConfig,
-    source: PromptSource,
-    eval_source: PromptSource | None,
+    source: Source,
+    eval_source: Source | None,
     *,
     eval_size: int,
     columns: Mapping[str, str] | None,

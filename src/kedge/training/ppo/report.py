@@ -1,13 +1,11 @@
-"""What a step says of itself: metrics under TRL's names where it has one, and samples to read."""
+"""What a step says of itself: metrics under TRL's names where it has one."""
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from torch import Tensor
 
 from kedge.core import kl
-from kedge.data.records import Prompt
 from kedge.engine.engine import Completion
 from kedge.engine.rollouts import Rollouts
 from kedge.evaluation.metrics import mean
@@ -46,27 +44,3 @@ def explained_variance(values: Tensor, returns: Tensor) -> float:
     if returns.numel() < 2 or float(returns.var()) == 0.0:
         return 0.0
     return float(1.0 - (returns - values).var() / returns.var())
-
-
-def sample_rows(
-    step: int,
-    split: str,
-    prompts: Sequence[Prompt],
-    completions: Sequence[Completion],
-    scores: dict[str, Sequence[float]],
-    divergence: Sequence[float],
-    count: int,
-) -> Iterable[dict[str, Any]]:
-    """The first ``count`` answers as lines of samples.jsonl; ``policy_version`` counts the updates behind them."""
-    for i in range(min(count, len(completions))):
-        judged = {name: values[i] for name, values in scores.items()}
-        yield {
-            "step": step,
-            "policy_version": step - 1 if split == "train" else step,
-            "split": split,
-            "prompt": prompts[i].text,
-            "completion": completions[i].text,
-            "scores": {name: None if math.isnan(value) else round(value, 5) for name, value in judged.items()},
-            "kl": round(divergence[i], 5),
-            "finish_reason": completions[i].finish_reason,
-        }

@@ -11,10 +11,12 @@ from transformers import PreTrainedModel
 
 from kedge.core import AdaptiveKL, FixedKL, RunningMoments, kl
 from kedge.data.encode import Tokenizer
+from kedge.data.files import Source
 from kedge.engine.engine import Completion, Engine
 from kedge.engine.rollouts import Rollouts, collate, in_micro_batches
 from kedge.errors import ConfigError
-from kedge.evaluation.evaluate import Evaluation, compare, evaluate_policy
+from kedge.evaluation.evaluate import Comparison, Evaluation, evaluate_policy, named_judges
+from kedge.evaluation.samples import sample_rows
 from kedge.models.critic import load_critic, new_critic, save_critic
 from kedge.models.language_model import LanguageModel, load_language_model, wrap
 from kedge.models.scalar import ScalarHead
@@ -26,8 +28,8 @@ from kedge.training.checkpoint import checkpoints, load_state, save_checkpoint
 from kedge.training.optimization import batch_indices, make_optimizer, schedule, set_learning_rate
 from kedge.training.ppo.batch import Batch, estimate_advantages, token_rewards
 from kedge.training.ppo.config import PPOConfig
-from kedge.training.ppo.prompts import EncodedPrompt, PromptSource, prepare_prompts
-from kedge.training.ppo.report import rollout_metrics, sample_rows
+from kedge.training.ppo.prompts import EncodedPrompt, prepare_prompts
+from kedge.training.ppo.report import rollout_metrics
 from kedge.training.ppo.update import Update
 
 # Added to the seed of evaluations, so that they never draw the random numbers of a rollout.
@@ -58,12 +60,12 @@ class PPO:
     def __init__(
         self,
         policy: str | Path | PreTrainedModel,
-        prompts: PromptSource,
+        prompts: Source,
         reward: RewardLike | Sequence[RewardLike],
         config: PPOConfig | None = None,
         *,
         tokenizer: str | Path | Tokenizer | None = None,
-        eval_prompts: PromptSource | None = None,
+        eval_prompts: Source | None = None,
         eval_size: int = 0,
         metrics: Sequence[RewardLike] = (),
         columns: Mapping[str, str] | None = None,
@@ -82,8 +84,7 @@ class PPO:
             self.policy, config, prompts, eval_prompts, eval_size=eval_size, columns=columns
         )
         self.reward = build_reward(reward, device=config.device)
-        judges = {"score": self.reward}
-        self.judges = judges | {j.name: j for j in (build_reward(metric, device=config.device) for metric in metrics)}
+        self.judges = {"score": self.reward} | named_judges(metrics, config.device)
         self.reference = LanguageModel(
             copy.deepcopy(self.policy.model).requires_grad_(False), self.policy.tokenizer, self.policy.eos_ids
         )
@@ -104,6 +105,7 @@ class PPO:
         self.timer = Timer()
         self.step_done = 0
         self.before: Evaluation | None = None
+        self.comparison: Comparison | None = None
         if self.run is not None and self.run.resume and (found := checkpoints(self.run.checkpoints)):
             self._restore(found[-1])
 
@@ -156,7 +158,8 @@ class PPO:
         metrics = rollout_metrics(completions, rollouts, scores, batch, penalty) | updated
         self.kl_controller.update(metrics["objective/kl"], len(prompts))
         if self.run is not None:
-            self._write_samples(self.run, prompts, completions, scores, rollouts, batch)
+            samples = self._train_samples(prompts, completions, scores, rollouts, batch)
+            self._write_samples(self.run, "train", self.step_done, samples)
         return metrics | {
             "objective/kl_coef": kl_coef,
             "lr": self.config.learning_rate * factor,
@@ -221,16 +224,9 @@ class PPO:
         """Before and after on the held-out prompts, win rates with intervals, seconds by phase; written to the run."""
         summary: dict[str, Any] = {"steps": self.step_done, "episodes": self.step_done * self.config.batch_size}
         if self.eval_prompts:
-            before = self.before or self.evaluate(self.reference)
-            after = self.evaluate()
-            self._report_evaluation(after)
-            wins = compare(after, before)
-            summary |= {
-                "eval_prompts": len(self.eval_prompts),
-                "before": before.summary(),
-                "after": after.summary(),
-                "win_rate": {name: wins[name].as_dict() for name in wins},
-            }
+            self.comparison = Comparison(self.before or self.evaluate(self.reference), self.evaluate())
+            self._report_evaluation(self.comparison.after)
+            summary |= self.comparison.summary()
         summary["seconds"] = {phase: round(seconds, 3) for phase, seconds in self.timer.seconds.items()}
         if self.run is not None:
             self.save(self.run.path)
@@ -241,36 +237,29 @@ class PPO:
         if not evaluation.completions:
             return {}
         if self.run is not None:
-            kl_of = evaluation.kl or [0.0] * len(evaluation.completions)
-            rows = sample_rows(
-                self.step_done,
-                "eval",
-                evaluation.prompts,
-                evaluation.completions,
-                dict(evaluation.scores),
-                kl_of,
-                EVALUATION_SAMPLES,
-            )
-            self.run.write_samples(rows)
+            self._write_samples(self.run, "eval", self.step_done, evaluation.samples(EVALUATION_SAMPLES))
         metrics = {f"eval/{name}": value for name, value in evaluation.summary().items()}
         if self.run is not None and self.step_done in (0, self.config.steps):
             self.run.write_metrics(self.step_done, metrics)
         return metrics
 
-    def _write_samples(
+    def _train_samples(
         self,
-        run: RunFolder,
         prompts: Sequence[EncodedPrompt],
         completions: Sequence[Completion],
         scores: Scores,
         rollouts: Rollouts,
         batch: Batch,
-    ) -> None:
+    ) -> Iterator[dict[str, Any]]:
         divergence = kl(rollouts.logprobs, batch.ref_logprobs).sum(-1).tolist()
-        judged: dict[str, Sequence[float]] = {"score": scores.sums(), **scores.components}
+        judged = {"score": scores.sums(), **scores.components}
         records = [prompt.record for prompt in prompts]
-        count = self.config.samples_per_step
-        run.write_samples(sample_rows(self.step_done + 1, "train", records, completions, judged, divergence, count))
+        return sample_rows(records, completions, judged, divergence, count=self.config.samples_per_step)
+
+    def _write_samples(self, run: RunFolder, split: str, version: int, samples: Iterator[dict[str, Any]]) -> None:
+        """``version`` counts the updates behind the policy that wrote them."""
+        step = version + 1 if split == "train" else version
+        run.write_samples({"step": step, "policy_version": version, "split": split, **sample} for sample in samples)
 
     # Keeping ----------------------------------------------------------------------------------------------------
 

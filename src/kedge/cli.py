@@ -1,0 +1,195 @@
+"""The commands. Each reads its arguments, calls one thing below, and shows what came of it."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from kedge import __version__
+from kedge.errors import KedgeError
+
+if TYPE_CHECKING:
+    from kedge.chat import Chat
+    from kedge.recipe import Recipe
+
+# Everything that needs torch is imported inside the commands: `kedge --help` answers at once.
+
+app = typer.Typer(
+    help="PPO for language models, from preferences to a served model.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="The recipe; see docs/recipes.md.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key.path=value]...", help="ppo.kl_coef=0.1")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete the run that is there and begin anew.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")]
+
+
+@app.command()
+def quickstart(
+    run: Annotated[Path, typer.Option(help="Folder to work in.")] = Path("runs/quickstart"),
+    seed: Annotated[int, typer.Option(help="All randomness comes from it.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Demonstrations -> SFT -> reward model -> PPO -> evaluation, on this machine, offline, in minutes."""
+    _quiet()
+    from kedge.quickstart import quickstart as run_quickstart
+
+    run_quickstart(run, seed=seed, overwrite=overwrite, console=console)
+
+
+@app.command()
+def sft(recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwrite = False, resume: Resume = False) -> None:
+    """Supervised fine-tuning on demonstrations: the recipe's [sft]."""
+    _supervised("sft", _read(recipe, overrides), overwrite=overwrite, resume=resume)
+
+
+@app.command()
+def reward(
+    recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwrite = False, resume: Resume = False
+) -> None:
+    """A reward model from preferences: the recipe's [reward]."""
+    _supervised("reward", _read(recipe, overrides), overwrite=overwrite, resume=resume)
+
+
+@app.command()
+def ppo(recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwrite = False, resume: Resume = False) -> None:
+    """PPO of a policy against a reward: the recipe's [ppo]."""
+    read = _read(recipe, overrides)
+    from kedge.inspection.tables import comparison_table
+    from kedge.jobs import ppo_job
+
+    job = ppo_job(read, overwrite=overwrite, resume=resume)
+    summary = job.train()
+    if "after" in summary:
+        console.print(comparison_table(summary, title="Before and after PPO"))
+    else:
+        console.print("no held-out prompts, so no before and after: set eval_size or eval_prompts in [ppo]")
+    assert job.run is not None
+    _say_where(job.run.path, f"{job.run.path}/policy", f"kedge chat {job.run.path}")
+
+
+@app.command()
+def evaluate(recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwrite = False) -> None:
+    """One policy against another on the same prompts: the recipe's [evaluate]."""
+    read = _read(recipe, overrides)
+    from kedge.inspection.tables import comparison_table
+    from kedge.jobs import evaluate_job
+
+    comparison, folder = evaluate_job(read, overwrite=overwrite)
+    console.print(comparison_table(comparison.summary(), title="Baseline (before) and policy (after)"))
+    _say_where(folder, f"{folder}/samples.jsonl", None)
+
+
+@app.command()
+def chat(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run, model folder or hub id.")],
+    system: Annotated[str | None, typer.Option(help="What the model is told first.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Default: the run's; 0 is greedy.")] = None,
+    top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens up to this probability.")] = 1.0,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer. Default: the run's.")] = None,
+    seed: Annotated[int, typer.Option(help="Same seed and lines, same answers.")] = 0,
+) -> None:
+    """Talk to a policy in the terminal."""
+    _quiet()
+    from dataclasses import replace
+
+    from kedge.chat import Chat, trained_sampling
+    from kedge.models.language_model import load_language_model
+
+    asked: dict[str, Any] = {"temperature": temperature, "max_new_tokens": max_new_tokens, "top_p": top_p}
+    sampling = replace(trained_sampling(Path(run)), **{k: v for k, v in asked.items() if v is not None})
+    conversation = Chat(load_language_model(run), sampling, system=system, seed=seed)
+    if system and not conversation.remembers:
+        raise KedgeError(f"--system: the tokenizer of {run} has no chat template to say it in; leave it out")
+    _converse(conversation)
+
+
+def main() -> None:
+    """The entry point: what the user can mend is said in one message, with exit status 2."""
+    try:
+        app()
+    except KedgeError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        sys.exit(2)
+
+
+def _version(value: bool) -> None:
+    if value:
+        console.print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    pass
+
+
+def _read(path: Path, overrides: list[str] | None) -> "Recipe":
+    _quiet()
+    from kedge.recipe import Recipe
+
+    return Recipe(path, overrides or [])
+
+
+def _supervised(stage: str, recipe: "Recipe", *, overwrite: bool, resume: bool) -> None:
+    from kedge.inspection.tables import held_out_table
+    from kedge.jobs import reward_job, sft_job
+
+    job: Any = {"sft": sft_job, "reward": reward_job}[stage](recipe, overwrite=overwrite, resume=resume)
+    summary = job.train()
+    if "after" in summary:
+        console.print(held_out_table(summary, title=f"{job.label}: {summary['steps']} steps"))
+    else:
+        console.print(f"nothing held out, so nothing to measure: set eval_size or eval_data in [{stage}]")
+    folder = job.run.path
+    result, then = {"sft": ("policy", f"kedge chat {folder}"), "reward": ("reward_model", None)}[stage]
+    _say_where(folder, f"{folder}/{result}", then)
+
+
+def _say_where(folder: Path, result: str, then: str | None) -> None:
+    console.print(f"run: {folder}   result: {result}" + (f"   next: {then}" if then else ""), highlight=False)
+
+
+def _converse(conversation: "Chat") -> None:
+    kind = "/new begins anew" if conversation.remembers else "no chat template: it goes on with the text you give it"
+    console.print(f"Ctrl-D leaves; {kind}", style="dim")
+    while True:
+        try:
+            line = console.input("[bold]> [/]").strip()
+        except (EOFError, KeyboardInterrupt):
+            console.print()
+            return
+        if line == "/new":
+            conversation.restart()
+        elif line:
+            _answer(conversation, line)
+
+
+def _answer(conversation: "Chat", line: str) -> None:
+    forgotten = conversation.forgotten
+    try:
+        for piece in conversation.say(line):
+            console.out(piece, end="", highlight=False)
+    except KeyboardInterrupt:
+        pass  # the user has read enough of this answer
+    console.print()
+    if conversation.forgotten > forgotten:
+        console.print("(the beginning of the conversation no longer fits and is forgotten)", style="dim")
+
+
+def _quiet() -> None:
+    """Loading bars and reports of libraries say nothing that our own errors do not."""
+    import datasets
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()

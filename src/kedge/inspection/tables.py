@@ -1,0 +1,79 @@
+"""Summaries as tables, and answers side by side, for the terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from kedge.data.records import plain
+from kedge.evaluation.evaluate import Comparison
+
+EXPLAINED = {
+    "kl": "KL from before, nats an answer",
+    "length": "length, tokens",
+    "ended_by_eos": "ended by itself",
+    "distinct_1": "distinct words",
+    "distinct_2": "distinct word pairs",
+}
+SHARES = ("ended_by_eos", "distinct_1", "distinct_2")
+
+
+def comparison_table(summary: Mapping[str, Any], *, title: str) -> Table:
+    """Before, after and win rates of :meth:`Comparison.summary` (or of a run's summary.json)."""
+    table = Table(title=title, title_justify="left", caption_justify="left", header_style="bold")
+    table.caption = f"{summary['eval_prompts']} prompts never trained on; win rate with its 95% interval"
+    table.add_column("")
+    for heading in ("before", "after", "win rate"):
+        table.add_column(heading, justify="right")
+    for name, after in summary["after"].items():
+        rate = summary["win_rate"].get(name)
+        shown = "" if rate is None else f"{rate['rate']:.1%}  [{rate['low']:.1%}, {rate['high']:.1%}]"
+        table.add_row(
+            EXPLAINED.get(name, name), _number(name, summary["before"].get(name)), _number(name, after), shown
+        )
+    return table
+
+
+def held_out_table(summary: Mapping[str, Any], *, title: str) -> Table:
+    """Before and after of a supervised job's summary."""
+    table = Table(title=title, title_justify="left", header_style="bold")
+    table.add_column("held out")
+    for heading in ("before", "after"):
+        table.add_column(heading, justify="right")
+    for name, after in summary["after"].items():
+        table.add_row(name, _number(name, summary["before"].get(name)), _number(name, after))
+    return table
+
+
+def examples(comparison: Comparison, count: int, *, judge: str) -> Group:
+    """The first ``count`` prompts with the answer before and after, and what ``judge`` thinks of each."""
+    panels = []
+    for i, prompt in enumerate(comparison.after.prompts[:count]):
+        body = Text()
+        for label, evaluation in (("before", comparison.before), ("after", comparison.after)):
+            score = evaluation.scores[judge][i]
+            body.append(f"{label} ", style="bold").append(f"({judge} {score:.2f})  ", style="dim")
+            body.append(evaluation.completions[i].text.strip() + ("\n" if label == "before" else ""))
+        panels.append(Panel(body, title=Text(plain(prompt.text)), title_align="left", border_style="dim"))
+    return Group(*panels)
+
+
+def curve_table(rows: Sequence[Mapping[str, float]], columns: Mapping[str, str], *, title: str) -> Table:
+    """Evaluations along a run: a line each. ``columns``: ``{heading: metric}``."""
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for heading in columns:
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(*(_number(metric, row.get(metric)) for metric in columns.values()))
+    return table
+
+
+def _number(name: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    if name == "step":
+        return str(int(value))
+    return f"{value:.0%}" if name in SHARES else f"{value:.3f}"

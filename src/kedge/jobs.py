@@ -1,0 +1,72 @@
+"""From a recipe to the job it describes, checked and ready to train."""
+
+from pathlib import Path
+from typing import Any
+
+from kedge.evaluation.evaluate import Comparison, evaluate
+from kedge.recipe import EvaluateRecipe, PPORecipe, Recipe, RewardRecipe, SFTRecipe
+from kedge.training.ppo import PPO
+from kedge.training.reward_modeling import RewardModeling
+from kedge.training.sft import SFT
+
+
+def sft_job(recipe: Recipe, *, overwrite: bool = False, resume: bool = False) -> SFT:
+    """``[sft]``, ready to train."""
+    settings = recipe.stage("sft", SFTRecipe)
+    run = recipe.run_folder("sft", overwrite=overwrite, resume=resume)
+    return SFT(settings.model, settings.data, settings, run=run, **_supervised(settings))
+
+
+def reward_job(recipe: Recipe, *, overwrite: bool = False, resume: bool = False) -> RewardModeling:
+    """``[reward]``, ready to train."""
+    settings = recipe.stage("reward", RewardRecipe)
+    run = recipe.run_folder("reward", overwrite=overwrite, resume=resume)
+    return RewardModeling(settings.model, settings.data, settings, run=run, **_supervised(settings))
+
+
+def ppo_job(recipe: Recipe, *, overwrite: bool = False, resume: bool = False) -> PPO:
+    """``[ppo]``, ready to train."""
+    settings = recipe.stage("ppo", PPORecipe)
+    return PPO(
+        settings.policy,
+        settings.prompts,
+        settings.reward,
+        settings,
+        tokenizer=settings.tokenizer,
+        eval_prompts=settings.eval_prompts,
+        eval_size=settings.eval_size,
+        metrics=settings.metrics,
+        columns=settings.columns,
+        run=recipe.run_folder("ppo", overwrite=overwrite, resume=resume),
+    )
+
+
+def evaluate_job(recipe: Recipe, *, overwrite: bool = False) -> tuple[Comparison, Path]:
+    """``[evaluate]``, done: the comparison, and the run folder where it stands."""
+    settings = recipe.stage("evaluate", EvaluateRecipe)
+    run = recipe.run_folder("evaluate", overwrite=overwrite, resume=False)
+    comparison = evaluate(
+        settings.policy,
+        settings.baseline,
+        settings.prompts,
+        reward=settings.reward,
+        metrics=settings.metrics,
+        sampling=settings.sampling,
+        tokenizer=settings.tokenizer,
+        stop_tokens=settings.stop_tokens,
+        columns=settings.columns,
+        limit=settings.limit,
+        seed=settings.seed,
+        device=settings.device,
+        dtype=settings.dtype,
+    )
+    run.start()
+    for policy, evaluation in (("baseline", comparison.before), ("policy", comparison.after)):
+        run.write_samples({"policy": policy} | sample for sample in evaluation.samples())
+    run.write_summary(comparison.summary())
+    return comparison, run.path
+
+
+def _supervised(settings: SFTRecipe | RewardRecipe) -> dict[str, Any]:
+    names = ("tokenizer", "eval_data", "eval_size", "columns")
+    return {name: getattr(settings, name) for name in names}

@@ -1,0 +1,136 @@
+"""The whole of kedge on this machine in minutes, offline: the built-in support desk, from nothing to a PPO policy.
+
+It does what a user would do: writes data, a fresh tiny model and a recipe into a folder, and runs the recipe's
+stages. The folder stays, to be read, changed and run again a stage at a time.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from kedge.data.files import read_rows
+from kedge.data.support_desk import SupportDesk, write_support_desk
+from kedge.inspection.tables import comparison_table, curve_table, examples
+from kedge.jobs import ppo_job, reward_job, sft_job
+from kedge.models.tiny import new_llama, new_tokenizer
+from kedge.recipe import Recipe
+from kedge.tracking import RunFolder
+
+VOCABULARY = 2048  # more than the desk has words: every word becomes one token, which keeps the texts short
+HIDDEN, LAYERS, HEADS, POSITIONS = 128, 2, 4, 256
+
+
+def quickstart(
+    folder: Path, *, seed: int = 0, overwrite: bool = False, console: Console | None = None
+) -> dict[str, Any]:
+    """Run it all in ``folder``; returns the summary of PPO.
+
+    Raises:
+        ConfigError: the folder exists and is not to be overwritten.
+    """
+    console = console or Console()
+    tables = recipe_tables(folder, seed)
+    run = RunFolder(folder, tables, overwrite=overwrite)
+    run.start()
+    console.print(f"[bold]kedge quickstart[/]: a support desk learns from its customers' preferences, in {folder}/")
+    desk = write_support_desk(folder / "data", seed=seed)
+    parameters = _new_model(desk, folder / "model", seed)
+    console.print(f"data and a model of {parameters / 1e6:.1f} million random weights are written")
+    recipe = Recipe(folder / "recipe.toml", [])
+    sft_job(recipe).train()
+    accuracy = reward_job(recipe).train()["after"]["accuracy"]
+    ppo = ppo_job(recipe)
+    summary = ppo.train()
+    assert ppo.comparison is not None
+    console.print()
+    console.print(
+        f"reward model: agrees with {accuracy:.1%} of the held-out labels; "
+        f"the labels are noisy, and a perfect one would agree with {ceiling(desk):.1%}\n"
+    )
+    console.print(comparison_table(summary, title="Before and after PPO"))
+    console.print("gold is what people would say; neither the reward model nor PPO ever saw it\n", style="dim")
+    curve = {"step": "step", "KL": "eval/kl", "score": "eval/score", "gold": "eval/gold"}
+    console.print(curve_table(evaluations(folder / "ppo"), curve, title="On the way"))
+    console.print()
+    console.print(examples(ppo.comparison, 3, judge="gold"))
+    console.print(what_next(folder))
+    return summary
+
+
+def recipe_tables(folder: Path, seed: int) -> dict[str, Any]:
+    """The recipe: what a user would write for data and model of their own."""
+    data = folder / "data"
+    return {
+        "sft": {
+            "model": str(folder / "model"),
+            "data": str(data / "demonstrations.jsonl"),
+            "run": str(folder / "sft"),
+            "seed": seed,
+            "epochs": 3.0,
+            "batch_size": 16,
+            "learning_rate": 4e-3,
+            "warmup_steps": 50,
+        },
+        "reward": {
+            "model": str(folder / "sft"),
+            "data": str(data / "preferences.jsonl"),
+            "eval_data": str(data / "preferences-heldout.jsonl"),
+            "run": str(folder / "reward"),
+            "seed": seed,
+            "epochs": 1.0,
+            "batch_size": 16,
+            "learning_rate": 1e-3,
+            "warmup_steps": 50,
+        },
+        "ppo": {
+            "policy": str(folder / "sft"),
+            "prompts": str(data / "prompts.jsonl"),
+            "eval_prompts": str(data / "prompts-heldout.jsonl"),
+            "reward": str(folder / "reward"),
+            "metrics": ["kedge.data.support_desk:gold"],
+            "run": str(folder / "ppo"),
+            "seed": seed,
+            "steps": 60,
+            "batch_size": 64,
+            "mini_batch_size": 32,
+            "num_ppo_epochs": 2,
+            "response_length": 80,
+            "learning_rate": 5e-4,
+            "kl_coef": 0.05,
+            "critic_init": "reward",
+            "eval_every": 15,
+        },
+    }
+
+
+def ceiling(desk: SupportDesk) -> float:
+    """The share of the held-out labels that the gold score itself agrees with: no judge can do better but by luck."""
+    rows = [row.columns for row in read_rows(desk.preferences_heldout)]
+    return sum(row["gold_chosen"] > row["gold_rejected"] for row in rows) / len(rows)
+
+
+def evaluations(run: Path) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl that hold an evaluation."""
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [row for row in map(json.loads, lines) if "eval/score" in row]
+
+
+def what_next(folder: Path) -> str:
+    """What to type now."""
+    return f"""
+[bold]What to type next[/]
+  kedge chat {folder}/ppo                          talk to it
+  kedge ppo {folder}/recipe.toml ppo.kl_coef=0 ppo.run={folder}/no-kl
+                                                   see what the anchor is for
+  $EDITOR {folder}/recipe.toml                     the recipe of all this; put your own model and data in a copy
+"""
+
+
+def _new_model(desk: SupportDesk, folder: Path, seed: int) -> int:
+    texts = [message["content"] for row in read_rows(desk.demonstrations) for message in row.columns["messages"]]
+    tokenizer = new_tokenizer(texts, vocabulary=VOCABULARY)
+    model = new_llama(tokenizer, hidden=HIDDEN, layers=LAYERS, heads=HEADS, positions=POSITIONS, seed=seed)
+    model.save(folder)
+    return sum(parameter.numel() for parameter in model.model.parameters())
