@@ -25,12 +25,12 @@ from kedge.data.support_desk import (
 from kedge.data.support_desk.phrases import ANSWERS, plain
 
 EMPATHY = "I am sorry to hear that."
-ANSWER = "I have sent the full price of the kettle back to your card."
+ANSWER = "We refund the kettle in full, and the money goes back to your card."
 OTHER_ANSWER = "The order for the kettle is now cancelled."
 STEP = "You will see the money within two days."
 CLOSING = "Thank you for your patience."
 PERFECT = f"{EMPATHY} {ANSWER} {STEP} {CLOSING}"
-FILLER = "The weather here is grey, and the office is full today. Our shop was founded by two brothers."
+FILLER = "The weather here is grey, and the office is full today, as it was for the whole of last week, by the way. "
 
 
 def score(reply: str, intent: str = "refund", product: str = "kettle") -> float:
@@ -74,15 +74,15 @@ def test_a_perfect_reply_scores_1() -> None:
 @pytest.mark.parametrize(
     ("reply", "expected"),
     [
-        (f"{ANSWER} {STEP} {CLOSING}", 0.56 / 0.65),  # no empathy
-        (f"{EMPATHY} {ANSWER} {CLOSING}", 0.53 / 0.65),  # no next step
-        (f"{EMPATHY} {ANSWER} {STEP}", 0.925),  # no word of courtesy
-        (f"{EMPATHY} {ANSWER} {STEP} That is not our fault. {CLOSING}", 0.85),  # rude
-        (PERFECT.replace("the kettle", "the item"), 0.53 / 0.65),  # product not named
-        (PERFECT.replace("kettle", "toaster"), 0.53 / 0.65),  # another product
-        (f"We are sorry that the toaster failed. {ANSWER} {STEP} {CLOSING}", 0.53 / 0.65),  # both products
-        (PERFECT.replace(ANSWER, "I do not know anything about that."), 0.21 / 0.65),  # evasive
-        (PERFECT.replace(ANSWER, OTHER_ANSWER), 0.33 / 0.65),  # another intent
+        (f"{ANSWER} {STEP} {CLOSING}", 0.60 / 0.72),  # no empathy
+        (f"{EMPATHY} {ANSWER} {CLOSING}", 0.60 / 0.72),  # no next step
+        (f"{EMPATHY} {ANSWER} {STEP}", 0.92),  # no word of courtesy
+        (f"{EMPATHY} {ANSWER} {STEP} That is not our fault. {CLOSING}", 0.84),  # rude
+        (PERFECT.replace("the kettle", "the item"), 0.60 / 0.72),  # product not named
+        (PERFECT.replace("kettle", "toaster"), 0.60 / 0.72),  # another product
+        (f"We are sorry that the toaster failed. {ANSWER} {STEP} {CLOSING}", 0.60 / 0.72),  # both products
+        (PERFECT.replace(ANSWER, "I do not know anything about that."), 0.24 / 0.72),  # evasive
+        (PERFECT.replace(ANSWER, OTHER_ANSWER), 0.36 / 0.72),  # another intent
     ],
 )
 def test_a_single_defect_costs_what_its_part_is_worth(reply: str, expected: float) -> None:
@@ -90,11 +90,11 @@ def test_a_single_defect_costs_what_its_part_is_worth(reply: str, expected: floa
     assert expected < 1
 
 
-def test_length_is_free_up_to_45_words_and_worth_nothing_from_65() -> None:
+def test_length_is_free_up_to_40_words_and_worth_nothing_from_55() -> None:
     def short(words: int) -> float:
         return gold_parts(" ".join(f"w{i}" for i in range(words)), "refund", "kettle")["short"]
 
-    assert [short(words) for words in (5, 45, 55, 65, 80)] == [1.0, 1.0, 0.5, 0.0, 0.0]
+    assert [short(words) for words in (5, 40, 46, 55, 80)] == pytest.approx([1.0, 1.0, 0.6, 0.0, 0.0])
     assert score(f"{PERFECT} {FILLER}") < score(PERFECT)
 
 
@@ -122,7 +122,7 @@ def test_word_salad_scores_nothing() -> None:
 
 
 def test_one_sentence_does_one_job() -> None:
-    everything = "I am sorry to hear it, and you will get all your money back for the kettle today."
+    everything = "I am sorry to hear it, and you will get your money back for the kettle today."
     parts = gold_parts(everything, "refund", "kettle")
     assert (parts["answer"], parts["product"], parts["empathy"], parts["next_step"]) == (1.0, 1.0, 0.0, 0.0)
 
@@ -132,7 +132,7 @@ def test_answering_every_intent_at_once_is_not_answering() -> None:
     two = f"{EMPATHY} {answers['refund']} {answers['cancel']} {STEP} {CLOSING}"
     assert gold_parts(two, "refund", "kettle")["answer"] == 0.25
     stuffed = " ".join([EMPATHY, *answers.values(), STEP, CLOSING])
-    assert score(stuffed) < 0.15 < score(two) < score(PERFECT)
+    assert score(stuffed) < 0.2 < score(two) < score(PERFECT)
 
 
 def test_a_sentence_that_was_cut_off_says_nothing() -> None:
@@ -142,7 +142,7 @@ def test_a_sentence_that_was_cut_off_says_nothing() -> None:
 
 def test_naming_the_product_beside_the_point_is_worth_nothing() -> None:
     assert gold_parts("The kettle is a kettle.", "refund", "kettle")["product"] == 0.0
-    assert gold_parts("I am so sorry about the kettle.", "refund", "kettle")["product"] == 1.0
+    assert gold_parts("I am sorry about the kettle.", "refund", "kettle")["product"] == 1.0
 
 
 @pytest.mark.parametrize("intent", INTENTS)
@@ -161,7 +161,7 @@ def test_messages_and_strings_score_the_same() -> None:
     texts = gold(["Where?", "Why?"], [PERFECT, PERFECT], **columns)
     prompts = [[{"role": "user", "content": text}] for text in ("Where?", "Why?")]
     messages = gold(prompts, [[{"role": "assistant", "content": PERFECT}]] * 2, **columns)
-    assert texts == messages == pytest.approx([1.0, 0.33 / 0.65])
+    assert texts == messages == pytest.approx([1.0, 0.36 / 0.72])
 
 
 def test_what_the_world_does_not_know_is_an_error() -> None:
@@ -185,9 +185,9 @@ def test_the_judge_is_bradley_terry() -> None:
         preference_probability(0.1, 0.2, temperature=0.0)
 
 
-def test_the_ceiling_on_noisy_labels_is_85_to_90_percent(tmp_path: Path) -> None:
+def test_the_ceiling_on_noisy_labels_is_about_85_percent(tmp_path: Path) -> None:
     pairs = rows(write(tmp_path, heldout_pairs=2000).preferences_heldout)
-    assert 0.85 < mean(row["gold_chosen"] > row["gold_rejected"] for row in pairs) < 0.90
+    assert 0.83 < mean(row["gold_chosen"] > row["gold_rejected"] for row in pairs) < 0.88
     assert all(row["gold_chosen"] != row["gold_rejected"] for row in pairs)
 
 
@@ -197,18 +197,18 @@ def test_the_ceiling_on_noisy_labels_is_85_to_90_percent(tmp_path: Path) -> None
 def test_replies_are_mediocre_on_average_and_rarely_perfect(replies: list[tuple[Ticket, str, float]]) -> None:
     scores = [score for _, _, score in replies]
     assert 0.40 < mean(scores) < 0.55
-    assert 0.01 < mean(score >= 0.95 for score in scores) < 0.06
+    assert 0.01 < mean(score >= 0.95 for score in scores) < 0.08
     assert max(scores) == pytest.approx(1.0)
 
 
 def test_lengths(replies: list[tuple[Ticket, str, float]]) -> None:
     messages = [len(ticket.message.split()) for ticket, _, _ in replies]
     answers = [len(reply.split()) for _, reply, _ in replies]
-    assert min(messages) >= 8
-    assert max(messages) <= 35
-    assert min(answers) >= 5
-    assert max(answers) <= 60
-    assert 30 < mean(answers) < 40
+    assert min(messages) >= 4
+    assert max(messages) <= 25
+    assert min(answers) >= 4
+    assert max(answers) <= 45
+    assert 18 < mean(answers) < 28
 
 
 def test_messages_say_what_they_are_about_and_rarely_recur(replies: list[tuple[Ticket, str, float]]) -> None:
@@ -216,23 +216,23 @@ def test_messages_say_what_they_are_about_and_rarely_recur(replies: list[tuple[T
     assert {ticket.intent for ticket in tickets} == set(INTENTS)
     assert {ticket.product for ticket in tickets} == set(PRODUCTS)
     assert all(ticket.product in ticket.message for ticket in tickets)
-    assert len({ticket.message for ticket in tickets}) > 0.99 * len(tickets)
+    assert len({ticket.message for ticket in tickets}) > 0.95 * len(tickets)
 
 
 def test_the_vocabulary_is_small(replies: list[tuple[Ticket, str, float]]) -> None:
     text = " ".join(f"{ticket.message} {reply}" for ticket, reply, _ in replies).lower()
     words = {word.strip(".,!?") for word in text.split()}
-    assert 300 < len(words) < 600
+    assert 150 < len(words) < 400
 
 
 def test_pairs_have_seen_what_an_optimiser_may_try(tmp_path: Path) -> None:
     pairs = rows(write(tmp_path, pairs=1000).preferences)
     texts = [row[side][0]["content"] for row in pairs for side in ("chosen", "rejected")]
-    assert any(len(text.split()) < 5 for text in texts)  # fragments
-    assert any(len(text.split()) > 60 for text in texts)  # endless
+    assert any(len(text.split()) < 4 for text in texts)  # fragments
+    assert any(len(text.split()) > 45 for text in texts)  # endless
     sentences = [text.removesuffix(".").split(". ") for text in texts]
     assert any(len(set(each)) <= len(each) / 3 for each in sentences)  # loops
-    assert max(len(text.split()) for text in texts) <= 80
+    assert max(len(text.split()) for text in texts) <= 50
     assert all(row["chosen"] != row["rejected"] for row in pairs)
 
 

@@ -74,6 +74,8 @@ def evaluate_policy(
     Raises:
         DataError: a prompt that does not fit the model. RewardError: a judge that fails to judge.
     """
+    if not prompts:
+        return Evaluation([], [], {}, None)
     ids = [encode_prompt(lm.tokenizer, prompt.text, origin=prompt.origin) for prompt in prompts]
     completions = Engine(lm).generate(ids, sampling, seed=seed)
     scores = {name: judge(prompts, completions).sums() for name, judge in judges.items()}

@@ -13,13 +13,13 @@ request, or says what happens next, or shows empathy. So a heap of keywords is w
 - **next_step**: who will do what, and when: "you will ... within two days".
 - **empathy**: "I am sorry to hear", "I understand how", ...
 - **polite**: 0 with a rude word; else 1 with a sentence of courtesy ("thank you", ...), 0.5 without.
-- **short**: 1 up to 45 words, then falling to 0 at 65.
+- **short**: 1 up to 40 words, then falling to 0 at 55.
 - **unrepetitive**: 1 where no three words in a row come twice, falling to 0 where 40% of them do.
 
 The first four are the substance s, their weighted mean. The last three are the manners m, their weighted sum,
 which counts in proportion to the substance:
 
-    gold = s · (0.65 + m) · sense            0.65 being what the substance weighs in `WEIGHTS`
+    gold = s · (0.72 + m) · sense            0.72 being what the substance weighs in `WEIGHTS`
 
 `sense` is 1 for whatever an agent would say, and takes the score of loops (most of the text a repetition) and
 of stuffing (answers to three intents and more) down towards 0. An empty reply and a word salad have s = 0.
@@ -44,13 +44,13 @@ Text = str | Sequence[Mapping[str, str]]
 """A plain text, or chat messages of which the last one counts."""
 
 WEIGHTS: dict[str, float] = {
-    "answer": 0.32,
+    "answer": 0.36,
     "product": 0.12,
     "next_step": 0.12,
-    "empathy": 0.09,
-    "polite": 0.15,
-    "short": 0.08,
-    "unrepetitive": 0.12,
+    "empathy": 0.12,
+    "polite": 0.16,
+    "short": 0.05,
+    "unrepetitive": 0.07,
 }
 """What each part is worth; they sum to 1. The first four are substance, the others manners."""
 
@@ -60,7 +60,7 @@ MANNERS = ("polite", "short", "unrepetitive")
 JUDGE_TEMPERATURE = 0.11
 """At this temperature the gold score itself agrees with about 87% of the judge's labels: the ceiling."""
 
-FULL_MARKS_WORDS, NO_MARKS_WORDS = 45, 65
+FULL_MARKS_WORDS, NO_MARKS_WORDS = 40, 55
 REPETITION_LIMIT = 0.4  # the share of repeated word triples from which unrepetitive is 0
 
 

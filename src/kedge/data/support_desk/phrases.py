@@ -14,40 +14,34 @@ PRODUCTS = ("kettle", "toaster", "camera", "keyboard", "printer", "heater", "des
 
 REQUESTS: dict[str, tuple[str, ...]] = {
     "refund": (
-        "I would like my money back for the {item}.",
-        "Please refund the {item}, I do not need it.",
-        "Can I get a refund for the {item}?",
-        "The {item} is not what I hoped for, and I want my money back.",
+        "I want my money back for the {item}, so please give me a refund.",
+        "Please refund the {item}, I want my money back.",
+        "Can I get a refund and my money back for the {item}?",
     ),
     "delivery": (
-        "My {item} has not arrived yet.",
-        "Where is the {item} that I ordered?",
-        "I am still waiting for my {item} to arrive.",
-        "The parcel with my {item} is late.",
+        "My {item} has not arrived yet, where is the parcel?",
+        "Where is the parcel with the {item}? It has not arrived.",
+        "The parcel with my {item} is late and has not arrived.",
     ),
     "broken": (
-        "My {item} stopped working.",
-        "The {item} came with a crack in it.",
-        "My {item} arrived broken.",
-        "There is a fault in my {item}, and it gets too hot.",
+        "My {item} is broken and stopped working.",
+        "The {item} has a fault and stopped working.",
+        "There is a fault in my {item}, I think it is broken.",
     ),
     "cancel": (
-        "I want to cancel my order for the {item}.",
-        "Please stop the order for the {item}.",
-        "Can you cancel the {item} before it is sent?",
-        "Do not send the {item}, I have changed my mind.",
+        "I want to cancel my order, please do not send the {item}.",
+        "Please cancel the order for the {item}.",
+        "Do not send the {item}, I want to cancel it.",
     ),
     "account": (
-        "I cannot log in to see my {item}.",
-        "I forgot my password and need to register the {item}.",
-        "My account is locked, and the {item} is in it.",
-        "How do I get into my account to find the {item}?",
+        "I cannot log in to my account to see the {item}.",
+        "I forgot the password of my account with the {item}.",
+        "My account with the {item} is locked, I cannot log in.",
     ),
     "setup": (
-        "How do I set up the {item}?",
-        "I cannot get the {item} to start for the first time.",
-        "The {item} came without instructions, how do I turn it on?",
-        "Which button do I press to set up my {item}?",
+        "How do I set up the {item}? I cannot turn it on.",
+        "How do I turn on the {item} and set it up?",
+        "Which button do I press to set up the {item}?",
     ),
 }
 INTENTS = tuple(REQUESTS)
@@ -79,12 +73,12 @@ TONES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # what comes befo
         ("", "", "Please let me know."),
     ),
     "upset": (
-        ("", "I am really upset.", "I am writing once more.", "I have had enough."),
-        ("", "This is not acceptable.", "I expected more from you.", "I want an answer now!"),
+        ("", "", "I am really upset.", "I have had enough."),
+        ("", "", "This is not acceptable.", "I want an answer now!"),
     ),
     "friendly": (
-        ("", "I hope you are well.", "I like your shop a lot."),
-        ("", "Thanks a lot!", "Have a good day!", "I am sure you can help."),
+        ("", "", "I hope you are well.", "I like your shop a lot."),
+        ("", "", "Thanks a lot!", "Have a good day!"),
     ),
 }
 
@@ -93,97 +87,71 @@ TONES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # what comes befo
 SALUTATIONS = ("Hello!", "Hi there!", "Good day!")
 EMPATHY = (
     "[I am sorry to hear] that.",
-    "[I am so sorry about] the trouble.",
-    "[I am so sorry about] the trouble with {item}.",
-    "[I understand how] annoying this must be.",
-    "[I can see why] this worries you.",
-    "[We are sorry that] this happened to you.",
-    "[I know how much] this matters to you.",
+    "[I am sorry about] {item}.",
+    "[I understand how] annoying this is.",
+    "[We are sorry that] this happened.",
 )
 ANSWERS: dict[str, tuple[str, ...]] = {
     "refund": (
-        "I have sent [the full price of] {item} [back to your card].",
-        "You get [all your money back for] {item}, without any fee.",
-        "We [refund] {item} [in full], and no reason is needed.",
+        "We [refund] {item} [in full], and the money goes back to your card.",
+        "You get [your money back for] {item}, the refund goes to your card.",
     ),
     "delivery": (
-        "I have found {item}, and [the parcel is on its way].",
-        "Our driver had a delay, but {item} [is now in the van to you].",
-        "I asked the driver to [bring] {item} [to your door first].",
+        "[The parcel with] {item} [is in the van], and the driver is close to your door.",
+        "I found the parcel, and the driver [brings] {item} [to your door first].",
     ),
     "broken": (
-        "The fault is ours, so we [repair] {item} [free of charge].",
-        "I have ordered [a spare part for] {item} at no cost.",
-        "Our workshop will [fix the fault in] {item} for you.",
+        "Our workshop will [repair] {item} [free of charge] with a spare part.",
+        "The workshop has [a spare part for] {item}, and the repair is free of charge.",
     ),
     "cancel": (
-        "I have [stopped the order for] {item}, and nothing is charged.",
-        "The order for {item} [is now cancelled].",
-        "We have taken {item} [off your order before it was packed].",
+        "I have [stopped the order for] {item}, it is cancelled and nothing is charged.",
+        "The order for {item} [is now cancelled], and nothing is charged.",
     ),
     "account": (
-        "I have [opened your account again], and {item} is listed there.",
-        "Use [the link to set a new password], and then you can see {item}.",
-        "I have [unlocked your login], so {item} is back in your list.",
+        "I have [unlocked your account with] {item}, and here is a new password.",
+        "Here is [a new password for your account], and {item} is listed there.",
     ),
     "setup": (
-        "Plug in {item} and [press the round button until the light is green].",
-        "First charge {item}, and [then hold the start button] for a moment.",
-        "Turn on {item} and [follow the three steps on the screen].",
+        "Plug in {item} and [press the round button], then follow the three steps.",
+        "Turn on {item}, [follow the three steps] on the screen and press the button.",
     ),
 }
-UNNAMED = ("the item", "your purchase")  # what an agent says who does not name the product
+UNNAMED = ("the item",)  # what an agent says who does not name the product
 EVASIONS = (
-    "Such things happen, and there is not much to say.",
     "I do not know anything about that.",
-    "You may find something on our website.",
-    "Maybe another team can tell you more.",
-    "We get many questions like this one.",
-    "It depends on a lot of things.",
+    "Another team may know more.",
+    "We get many such questions.",
 )
 STEPS = (
-    "You will get an email about it {time}.",
-    "A colleague will call you {time}.",
-    "We will write to you again {time}.",
-    "I will check on it myself {time}.",
-    "You will hear from our team {time}.",
+    "You will get an email {time}.",
+    "We will write again {time}.",
+    "I will check on it {time}.",
 )
 INTENT_STEPS = {
     "refund": "You will see the money {time}.",
-    "delivery": "The driver will ring at your door {time}.",
+    "delivery": "The driver will ring {time}.",
     "broken": "The driver will collect it {time}.",
-    "cancel": "You will get a short note that it is done {time}.",
+    "cancel": "You will get a note {time}.",
     "account": "You will be able to log in {time}.",
-    "setup": "A colleague will call and guide you {time}.",
+    "setup": "A colleague will call you {time}.",
 }
 STEP_ACTORS = ("you", "we", "i", "colleague", "team", "driver")
-TIMES = (
-    "today", "tomorrow", "tomorrow morning", "by Monday", "by Friday", "within one hour", "within two days",
-    "within three days", "before the weekend", "next week",
-)  # fmt: skip
+TIMES = ("today", "tomorrow", "by Friday", "within two days", "before the weekend")
 CLOSINGS = (
     "[Thank you] for your patience.",
-    "[Please write] again if you need anything.",
+    "[Please write] again any time.",
     "[Kind regards] from the support desk.",
-    "[Have a lovely] day.",
-    "[Thank you] for shopping with us.",
 )
 RUDE = (
     "That is [not our fault].",
-    "You [should have read the manual].",
     "[Stop complaining] about it.",
-    "Other people [manage just fine].",
-    "Do not [waste our time].",
-    "This is really [your own problem].",
     "[Calm down] and wait.",
 )
 FILLERS = (
-    "By the way, our shop was founded by two brothers.",
+    "Our shop was founded by two brothers.",
     "The weather here is grey today.",
-    "We have a big team and sell many fine things.",
-    "As you may know, our new catalogue is out.",
-    "It is often said that good things take time.",
-    "Some say that the old shop was nicer.",
+    "We sell many fine things.",
 )
 
 

@@ -15,10 +15,11 @@ from pathlib import Path
 from kedge.data.support_desk import phrases
 from kedge.data.support_desk.gold import JUDGE_TEMPERATURE, gold_score, preference_probability
 
-MESSAGE_WORDS = range(7, 26)
-REPLY_WORDS = range(5, 61)
-WILD_WORDS = 80  # where a wild reply is cut off, as generation would
-WILD_IN_PAIRS = 0.15  # the share of wild replies among those the judge compares
+MESSAGE_WORDS = range(4, 26)
+REPLY_WORDS = range(4, 46)
+WILD_WORDS = 50  # where a wild reply is cut off, as generation would
+NEAR_TIE = 0.1  # a person asked to choose between replies as close as this cannot say, so nobody is asked
+WILD_IN_PAIRS = 0.12  # the share of wild replies among those the judge compares
 
 Row = dict[str, object]
 
@@ -111,7 +112,7 @@ def write_support_desk(
 
 
 def draw_ticket(rng: random.Random) -> Ticket:
-    """A customer's message of 7 to 25 words."""
+    """A customer's message of 4 to 25 words."""
     while True:
         intent, product = rng.choice(phrases.INTENTS), rng.choice(phrases.PRODUCTS)
         before, after = phrases.TONES[rng.choice(tuple(phrases.TONES))]
@@ -124,7 +125,7 @@ def draw_ticket(rng: random.Random) -> Ticket:
             rng.choice(phrases.PURPOSES).format(person=person, event=event),
         ]
         rng.shuffle(details)
-        parts += details[: rng.randint(0, 1)]
+        parts += details[: rng.random() < 0.4]
         parts.append(rng.choice(after))
         message = _join(parts)
         if len(message.split()) in MESSAGE_WORDS:
@@ -132,12 +133,12 @@ def draw_ticket(rng: random.Random) -> Ticket:
 
 
 def draw_reply(rng: random.Random, ticket: Ticket, *, wild: float = 0.0) -> str:
-    """An agent's reply of 5 to 60 words; with probability `wild` one of the kinds an optimiser may try."""
+    """An agent's reply of 4 to 45 words; with probability `wild` one of the kinds an optimiser may try."""
     if rng.random() < wild:
         return _cut(rng, _wild_reply(rng, ticket), WILD_WORDS, WILD_WORDS)
     while True:
         sentences = _sentences(rng, ticket)
-        reply = _cut(rng, _join(sentences), 5, 9) if rng.random() < 0.03 else _join(sentences)
+        reply = _cut(rng, _join(sentences), 4, 8) if rng.random() < 0.03 else _join(sentences)
         if len(reply.split()) in REPLY_WORDS:
             return reply
 
@@ -159,10 +160,10 @@ def _sentences(rng: random.Random, ticket: Ticket) -> list[str]:
     body = [sentence for sentence in order if sentence]
     if rng.random() < 0.3:
         body.insert(rng.randint(0, len(body)), _say(rng, phrases.RUDE, item))
-    if rng.random() < 0.3:
+    if rng.random() < 0.25:
         at = rng.randint(0, len(body))
         body.insert(at, rng.choice(phrases.FILLERS))
-    if rng.random() < 0.3:
+    if rng.random() < 0.2:
         again = rng.randrange(len(body))
         body.insert(rng.choice([again + 1, len(body)]), body[again])
     salutation = rng.choice(phrases.SALUTATIONS) if rng.random() < 0.3 else ""
@@ -185,7 +186,7 @@ def _wild_reply(rng: random.Random, ticket: Ticket) -> str:
     if kind == "stuffed":
         intents = rng.sample(phrases.INTENTS, rng.randint(2, 5))
         return _join([*(_say(rng, phrases.ANSWERS[intent], item) for intent in intents), *sentences[-2:]])
-    fillers = rng.sample(phrases.FILLERS, rng.randint(2, 4))
+    fillers = rng.sample(phrases.FILLERS, rng.randint(2, len(phrases.FILLERS)))
     return _join([*sentences, *fillers])
 
 
@@ -255,7 +256,7 @@ def _pair_row(rng: random.Random, ticket: Ticket, temperature: float, *, gold: b
     while True:
         replies = [draw_reply(rng, ticket, wild=WILD_IN_PAIRS) for _ in range(2)]
         scores = [gold_score(reply, ticket.intent, ticket.product) for reply in replies]
-        if scores[0] != scores[1]:  # a tie, identical replies among them, would teach nothing but noise
+        if abs(scores[0] - scores[1]) >= NEAR_TIE:
             break
     first = rng.random() < preference_probability(scores[0], scores[1], temperature=temperature)
     chosen, rejected = (0, 1) if first else (1, 0)

@@ -110,7 +110,7 @@ class Update:
             metrics["val/clipfrac_avg"] = value_clip_fraction(
                 values, part.old_values, part.returns, mask, clip=config.cliprange_value, denominator=denominator
             )
-        return loss, metrics, (drift * mask).max()
+        return loss, metrics, drift.masked_fill(~mask, 0.0).max()
 
     def _forward(self, part: Batch) -> tuple[Tensor, Tensor, Tensor]:
         shared = self.critic if isinstance(self.critic, ScalarHead) else None

@@ -1,0 +1,33 @@
+# On a fresh machine: `make quickstart` runs the main job, `make test` passes the tests. Both make .venv first.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: quickstart test test-slow check mutants clean
+
+quickstart: .venv/ready
+	$(BIN)/kedge quickstart --overwrite
+
+test: .venv/ready
+	$(BIN)/pytest
+
+test-slow: .venv/ready
+	$(BIN)/pytest -m slow
+
+check: .venv/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+mutants: .venv/ready
+	$(BIN)/python tools/mutants.py
+
+clean:
+	rm -rf .venv
+
+.venv/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "kedge needs Python 3.11 or newer; name one with: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,218 @@
+"""The commands as a user types them: what they print, what they leave behind, and every bad input with status 2."""
+
+import json
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from kedge import cli
+from kedge.engine.engine import Engine
+from kedge.engine.sampling import Sampling
+from kedge.models.language_model import load_language_model
+
+CHAT = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat on the mat"}]
+PREFERENCE = {"prompt": "the ", "chosen": "cat sat", "rejected": "dog ran"}
+
+
+@pytest.fixture
+def kedge(monkeypatch, capsys, tmp_path):
+    """``kedge("ppo", "r.toml")`` in a folder of its own: ``(status, stdout, stderr)``."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        monkeypatch.setattr("sys.argv", ["kedge", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return stopped.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def world(kedge, tmp_path, tiny_lm):
+    """A model, data for every stage, a reward function and a recipe, in the current folder."""
+    tiny_lm("llama").save(tmp_path / "model")
+
+    def write(name, rows):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    write("demos.jsonl", [{"messages": CHAT}] * 8)
+    write("prefs.jsonl", [PREFERENCE] * 8)
+    write("prompts.jsonl", [{"prompt": f"the cat {i}", "answer": str(i)} for i in range(12)])
+    (tmp_path / "rewards.py").write_text(
+        "nan = float('nan')\n"
+        "def ends(prompts, completions, answer, **_): return [float(len(c)) / 9 for c in completions]\n"
+        "def too_few(prompts, completions): return [1.0]\n"
+        "def nothing(prompts, completions): return [None] * len(prompts)\n"
+        "def bad(prompts, completions): return [nan] * len(prompts)\n"
+    )
+    (tmp_path / "r.toml").write_text(
+        '[sft]\nmodel = "model"\ndata = "demos.jsonl"\neval_size = 2\nbatch_size = 2\n'
+        '[reward]\nmodel = "model"\ndata = "prefs.jsonl"\neval_size = 2\nbatch_size = 2\n'
+        '[ppo]\npolicy = "model"\nprompts = "prompts.jsonl"\neval_size = 4\nreward = "rewards:ends"\n'
+        "steps = 2\nbatch_size = 4\nmini_batch_size = 2\nresponse_length = 6\nmicro_batch_tokens = 256\n"
+        '[evaluate]\npolicy = "runs/r-ppo"\nbaseline = "model"\nprompts = "prompts.jsonl"\nmetrics = ["rewards:ends"]\n'
+        "response_length = 6\n"
+    )
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def forget_rewards():
+    """Each test has a ``rewards.py`` of its own."""
+    import sys
+
+    yield
+    sys.modules.pop("rewards", None)
+
+
+def test_the_stages_one_after_another(kedge, world):
+    for stage, result in (("sft", "policy"), ("reward", "reward_model"), ("ppo", "policy")):
+        status, out, _ = kedge(stage, "r.toml")
+        assert status == 0, out
+        folder = world / f"runs/r-{stage}"
+        assert (folder / result / "config.json").is_file()
+        assert "after" in json.loads((folder / "summary.json").read_text())
+        assert str(folder.relative_to(world)) in out
+    status, out, _ = kedge("evaluate", "r.toml")
+    assert status == 0
+    summary = json.loads((world / "runs/r-evaluate/summary.json").read_text())
+    assert summary["eval_prompts"] == 12
+    assert set(summary["win_rate"]) == {"ends"}
+    samples = [json.loads(line) for line in (world / "runs/r-evaluate/samples.jsonl").read_text().splitlines()]
+    assert [sample["policy"] for sample in samples] == ["baseline"] * 12 + ["policy"] * 12
+
+
+def test_the_saved_recipe_repeats_the_run(kedge, world):
+    assert kedge("ppo", "r.toml", "ppo.run=once", "ppo.kl_coef=0.25")[0] == 0
+    assert kedge("ppo", "once/recipe.toml", "ppo.run=again")[0] == 0
+
+    def lines(run):
+        rows = [json.loads(line) for line in (world / run / "metrics.jsonl").read_text().splitlines()]
+        return [{key: value for key, value in row.items() if not key.startswith("time/")} for row in rows]
+
+    assert lines("once") == lines("again")
+    assert lines("once")[1]["objective/kl_coef"] == 0.25
+
+
+def test_plain_transformers_writes_the_same_text(kedge, world):
+    kedge("ppo", "r.toml", "ppo.learning_rate=1e-2")
+    lm = load_language_model("runs/r-ppo")
+    [ours] = Engine(lm).generate([[5, 6, 7]], Sampling(20, temperature=0.0))
+    import torch
+
+    theirs = AutoModelForCausalLM.from_pretrained("runs/r-ppo/policy").generate(
+        torch.tensor([[5, 6, 7]]), max_new_tokens=20, do_sample=False
+    )
+    assert theirs[0, 3:].tolist() == ours.ids
+
+
+def test_a_run_that_exists_is_left_alone(kedge, world):
+    assert kedge("sft", "r.toml")[0] == 0
+    before = (world / "runs/r-sft/metrics.jsonl").read_bytes()
+    status, _, err = kedge("sft", "r.toml")
+    assert status == 2
+    assert "--overwrite" in err
+    assert "--resume" in err
+    assert (world / "runs/r-sft/metrics.jsonl").read_bytes() == before
+    assert kedge("sft", "r.toml", "--overwrite")[0] == 0
+
+
+def test_resume_goes_on(kedge, world):
+    words = ("ppo", "r.toml", "ppo.checkpoint_every=1")
+    assert kedge(*words)[0] == 0
+    whole = (world / "runs/r-ppo/policy/model.safetensors").read_bytes()
+    import shutil
+
+    shutil.rmtree(world / "runs/r-ppo/checkpoints/step-000002")
+    assert kedge(*words, "--resume")[0] == 0
+    assert (world / "runs/r-ppo/policy/model.safetensors").read_bytes() == whole
+
+
+def bad_row(world):
+    (world / "prompts.jsonl").write_text('{"prompt": "a"}\n{"question": "b"}\n')
+
+
+def empty_data(world):
+    (world / "prompts.jsonl").write_text("")
+
+
+def long_prompt(world):
+    (world / "prompts.jsonl").write_text(json.dumps({"prompt": "the cat " * 200}) + "\n")
+
+
+def no_tokenizer(world):
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (world / "model" / name).unlink(missing_ok=True)
+
+
+def no_template(world):
+    (world / "model/chat_template.jinja").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "words", "said"),
+    [
+        (None, "ppo r.toml ppo.kl_coeff=0.1", ["[ppo]", "kl_coeff", "did you mean 'kl_coef'?"]),
+        (None, "ppo r.toml ppoo.kl_coef=0.1", ["'ppoo'", "did you mean 'ppo'?"]),
+        (None, "ppo r.toml ppo.kl_target=3", ["kl_target", "not used", "kl_controller='adaptive'"]),
+        (None, "ppo r.toml ppo.top_p=0.9", ["top_p", "whole distribution"]),
+        (None, "ppo r.toml ppo.mini_batch_size=3", ["mini_batch_size", "batch_size=4", "2 does"]),
+        (None, "ppo r.toml ppo.micro_batch_tokens=4", ["micro_batch_tokens", "response_length=6"]),
+        (None, "ppo r.toml ppo.learning_rate=fast", ["learning_rate", "'fast'"]),
+        (None, "ppo r.toml kl_coef", ["kl_coef", "key.path=value"]),
+        (None, "ppo nowhere.toml", ["nowhere.toml", "no such recipe file"]),
+        (bad_row, "ppo r.toml", ["prompts.jsonl: row 2", "no column 'prompt'", "question"]),
+        (empty_data, "ppo r.toml", ["prompts.jsonl", "no rows"]),
+        (long_prompt, "ppo r.toml ppo.eval_size=0", ["prompts.jsonl: row 1", "128 positions", "max_prompt_length=122"]),
+        (no_tokenizer, "ppo r.toml", ["model: no tokenizer", "tokenizer="]),
+        (no_template, "sft r.toml", ["demos.jsonl: row", "chat template"]),
+        (None, "ppo r.toml ppo.policy=nobody/nothing", ["nobody/nothing", "network"]),
+        (None, "ppo r.toml ppo.reward=rewards:too_few", ["'too_few'", "1 scores for 4"]),
+        (None, "ppo r.toml ppo.reward=rewards:nothing", ["'nothing'", "None for all 4 samples"]),
+        (None, "ppo r.toml ppo.reward=rewards:bad", ["'bad'", "nan", "prompt (", "completion:"]),
+        (None, "ppo r.toml ppo.reward=rewards:missing", ["rewards:missing", "has no 'missing'"]),
+        (None, "ppo r.toml ppo.reward=model", ["model", "no reward model", "kedge reward"]),
+        (None, "ppo r.toml --resume --overwrite", ["exclude each other"]),
+        (None, "chat nowhere/at/all", ["nowhere/at/all", "no such folder"]),
+    ],
+)
+def test_bad_input(kedge, world, damage, words, said):
+    if damage:
+        damage(world)
+    status, out, err = kedge(*words.split())
+    assert status == 2
+    assert [word for word in said if word not in err.replace("\n", " ")] == []
+    assert "Traceback" not in err + out
+    assert not (world / "runs").exists()  # said before any training, with nothing left behind
+
+
+def test_tokenizer_of_another_vocabulary(kedge, world, shared):
+    status, _, err = kedge("ppo", "r.toml", f"ppo.tokenizer={shared}/models/gpt2-tokenizer")
+    assert status == 2
+    assert "50,257 tokens" in err
+    assert "320" in err
+
+
+def test_chat(kedge, world, monkeypatch):
+    lines = iter(["the cat", "", "and then", "/new", "the dog"])
+
+    def say(*_, **__):
+        try:
+            return next(lines)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr(cli.console, "input", say)
+    status, out, err = kedge("chat", "model", "--max-new-tokens", "5", "--seed", "3")
+    assert (status, err) == (0, "")
+    assert "/new begins anew" in out
+
+
+def test_version_and_help(kedge):
+    from kedge import __version__
+
+    assert kedge("--version")[1].strip() == __version__
+    status, out, _ = kedge("--help")
+    assert status == 0
+    assert all(command in out for command in ("quickstart", "sft", "reward", "ppo", "evaluate", "chat"))

@@ -1,0 +1,80 @@
+"""Checkpoints: whole or not there, the last few kept, and nothing executable in them."""
+
+import pickle
+
+import pytest
+import torch
+
+from kedge.training.checkpoint import STATE_FILE, checkpoints, load_state, save_checkpoint
+
+
+def save(folder, step, *, keep_last=2, text="weights"):
+    write = lambda target: (target / "model.txt").write_text(f"{text} {step}")  # noqa: E731
+    return save_checkpoint(folder, step, {"moment": torch.tensor([step / 2])}, write, keep_last=keep_last)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_round_trip(tmp_path):
+    target = save(tmp_path / "checkpoints", 40)
+    assert target == tmp_path / "checkpoints" / "step-000040"
+    assert (target / "model.txt").read_text() == "weights 40"
+    assert load_state(target) == {"moment": torch.tensor([20.0]), "step": 40}
+    assert checkpoints(tmp_path / "checkpoints") == [target]
+    assert checkpoints(tmp_path / "nothing") == []
+
+
+def test_the_last_ones_are_kept(tmp_path):
+    for step in (2, 4, 10, 100):
+        save(tmp_path, step)
+    assert names(tmp_path) == ["step-000010", "step-000100"]
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000010", "step-000100"]
+
+
+def test_old_ones_go_only_when_the_new_one_is_there(tmp_path):
+    save(tmp_path, 1, keep_last=1)
+    seen = []
+    save_checkpoint(tmp_path, 2, {}, lambda _: seen.extend(checkpoints(tmp_path)), keep_last=1)
+    assert [path.name for path in seen] == ["step-000001"]
+    assert names(tmp_path) == ["step-000002"]
+
+
+def test_one_whose_writing_broke_off_is_not_there(tmp_path):
+    save(tmp_path, 1)
+
+    def broken(target):
+        (target / "model.txt").write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(tmp_path, 2, {}, broken, keep_last=1)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000001"]
+    assert not (tmp_path / "step-000002").exists()
+    save(tmp_path, 2, keep_last=1)  # what was left of it is not in the way
+    assert names(tmp_path) == ["step-000002"]
+    assert names(tmp_path / "step-000002") == ["model.txt", STATE_FILE]
+
+
+def test_a_folder_without_state_is_no_checkpoint(tmp_path):
+    save(tmp_path, 1)
+    (tmp_path / "step-000009").mkdir()
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000001"]
+
+
+def test_the_same_step_again_replaces(tmp_path):
+    save(tmp_path, 3, text="old")
+    save(tmp_path, 3, text="new")
+    assert (tmp_path / "step-000003" / "model.txt").read_text() == "new 3"
+    assert names(tmp_path) == ["step-000003"]
+
+
+def test_a_state_runs_no_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return print, ("executed",)
+
+    torch.save({"step": Evil()}, tmp_path / STATE_FILE)
+    with pytest.raises(pickle.UnpicklingError):
+        load_state(tmp_path)

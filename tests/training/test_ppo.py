@@ -1,0 +1,230 @@
+"""PPO end to end on tiny models: what it learns, what it logs, what it leaves behind."""
+
+import json
+import math
+import tomllib
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from kedge import PPO, PPOConfig
+from kedge.engine.engine import Engine
+from kedge.errors import ConfigError, RewardError
+from kedge.models.critic import load_critic, new_critic
+from kedge.models.language_model import load_language_model
+from kedge.models.reward_model import new_reward_model
+
+LEARNS = {
+    "steps": 15,
+    "batch_size": 32,
+    "mini_batch_size": 16,
+    "num_ppo_epochs": 4,
+    "learning_rate": 1e-2,
+    "lr_scheduler_type": "constant",
+}
+
+
+def by_low_token(prompts, completions, completion_ids):
+    """A reward a token: the lower half of the vocabulary."""
+    return [[float(i < 150) for i in ids] for ids in completion_ids]
+
+
+@pytest.mark.parametrize("critic", ["separate", "shared"])
+@pytest.mark.parametrize("reward", [None, by_low_token])
+def test_the_reward_goes_up(make_ppo, critic, reward):
+    ppo = make_ppo(**({"reward": reward} if reward else {}), settings=LEARNS | {"critic": critic})
+    share = [metrics["objective/scores"] / (6 if reward else 1) for metrics in ppo]
+    assert share[0] < 0.6
+    assert sum(share[-3:]) / 3 > 0.75
+
+
+@pytest.mark.shared
+def test_learns_to_end_where_pad_is_eos(make_ppo, tiny_lm, gpt2_tokenizer):
+    """Nothing but the penalty on answers that do not end; at first a tenth of the tokens are EOS."""
+    gpt2_tokenizer.pad_token = gpt2_tokenizer.eos_token
+    ids = dict.fromkeys(["bos_token_id", "eos_token_id", "pad_token_id"], 50256)
+    lm = tiny_lm("gpt2", tokenizer=gpt2_tokenizer, vocab_size=50257, **ids)
+    with torch.no_grad():
+        lm.model.transformer.ln_f.bias.fill_(1)
+        lm.model.transformer.wte.weight[50256] = 0.27
+    settings = {"steps": 10, "batch_size": 16, "mini_batch_size": 16, "learning_rate": 5e-3, "kl_coef": 0.0}
+    ppo = make_ppo(lambda prompts, completions: [0.0] * len(prompts), settings | {"cutoff": "penalty"}, lm=lm)
+    cut_off = [metrics["completions/cut_off"] for metrics in ppo]
+    assert cut_off[0] > 0.3
+    assert sum(cut_off[-3:]) / 3 < 0.1
+
+
+def test_metrics_of_a_step(make_ppo, tmp_path, lines):
+    def reward(prompts, completions, completion_ids):
+        return [10.0 + len(ids) for ids in completion_ids]
+
+    ppo = make_ppo([reward, {"function": by_low_token, "weight": 2, "name": "low"}], run=tmp_path / "run")
+    steps = list(ppo)
+    assert len(steps) == ppo.step_done == 2
+    assert ppo.run.path == tmp_path / "run"
+    first, second = steps
+    assert first["rewards/reward"] + 2 * first["rewards/low"] == pytest.approx(first["objective/scores"])
+    assert first["rewards/reward"] == pytest.approx(10 + first["completions/mean_length"])
+    assert first["objective/kl"] == pytest.approx(0, abs=1e-5)
+    assert second["objective/kl"] != pytest.approx(0, abs=1e-4)
+    assert second["objective/non_score_reward"] == pytest.approx(-0.05 * second["objective/kl"])
+    assert second["objective/rlhf_reward"] == pytest.approx(second["objective/scores"] - 0.05 * second["objective/kl"])
+    assert [metrics["lr"] for metrics in steps] == [3e-3, 1.5e-3]
+    assert [metrics["episode"] for metrics in steps] == [4, 8]
+    assert first["policy/first_drift_max"] < 1e-4
+    assert {"time/generate", "time/reward", "time/estimate", "time/update"} <= first.keys()
+    assert {
+        "loss/policy_avg", "loss/value_avg", "policy/approxkl_avg", "policy/clipfrac_avg", "policy/entropy_avg",
+        "policy/grad_norm", "val/ratio", "val/clipfrac_avg", "val/num_eos_tokens", "val/explained_variance",
+        "objective/entropy", "objective/kl_coef", "completions/cut_off",
+    } <= first.keys()  # fmt: skip
+    kl = [row["kl"] for row in lines(tmp_path / "run", "samples.jsonl")]  # of all four answers of both steps
+    assert sum(kl[4:]) / 4 == pytest.approx(second["objective/kl"], abs=1e-5)
+    written = lines(tmp_path / "run", "metrics.jsonl")
+    assert [row.pop("step") for row in written] == [1, 2]
+    assert written == [{k: v for k, v in m.items() if not k.startswith("time/")} for m in steps]
+
+
+def test_the_run_folder(make_ppo, tmp_path, lines):
+    run = tmp_path / "run"
+    ppo = make_ppo(settings={"steps": 5, "eval_every": 2, "samples_per_step": 3}, eval_size=2, run=run)
+    assert not run.exists()  # nothing is written before it trains
+    summary = ppo.train()
+
+    rows = lines(run, "metrics.jsonl")
+    assert [row["step"] for row in rows if "objective/kl" in row] == [1, 2, 3, 4, 5]
+    evaluated = {row["step"]: row for row in rows if "eval/score" in row}
+    assert list(evaluated) == [0, 2, 4, 5]
+    assert evaluated[0]["eval/kl"] == pytest.approx(0, abs=1e-6)
+    assert len({row["eval/kl"] for row in evaluated.values()}) == 4  # of the policy as it then was
+    for name in ("kl", "score", "length", "ended_by_eos", "distinct_1"):
+        assert evaluated[0][f"eval/{name}"] == summary["before"][name]
+        assert evaluated[5][f"eval/{name}"] == summary["after"][name]
+
+    samples = lines(run, "samples.jsonl")
+    train, held = ([row for row in samples if row["split"] == split] for split in ("train", "eval"))
+    assert [(row["step"], row["policy_version"]) for row in train] == [(s, s - 1) for s in range(1, 6) for _ in "abc"]
+    assert [(row["step"], row["policy_version"]) for row in held] == [(s, s) for s in (0, 2, 4, 5) for _ in "ab"]
+    asked = {prompt.record.text for prompt in ppo.eval_prompts}
+    assert {row["prompt"] for row in held} == asked
+    assert not {row["prompt"] for row in train} & asked
+    assert train[0].keys() == {
+        "step", "policy_version", "split", "prompt", "completion", "scores", "kl", "finish_reason"
+    }  # fmt: skip
+    assert train[0]["scores"].keys() == {"score", "low_ids"}
+
+    assert summary == json.loads((run / "summary.json").read_text())
+    assert (summary["steps"], summary["episodes"], summary["eval_prompts"]) == (5, 20, 2)
+    assert summary["win_rate"]["score"].keys() == {"rate", "low", "high", "n"}
+    recipe = tomllib.loads((run / "recipe.toml").read_text())
+    assert PPOConfig(**recipe["ppo"]) == ppo.config
+    policy = AutoModelForCausalLM.from_pretrained(run / "policy")
+    tokens = torch.tensor([[260, 261, 262]])
+    assert torch.equal(policy(tokens).logits, ppo.policy.model(tokens).logits)
+    assert (run / "critic" / "value_head.safetensors").is_file()
+
+
+@pytest.mark.parametrize("critic", ["separate", "shared"])
+def test_save(make_ppo, tiny_lm, tmp_path, vector, critic):
+    ppo = make_ppo(settings={"critic": critic, "eval_every": 1})
+    assert ppo.train().keys() == {"steps", "episodes", "seconds"}  # nothing held out, no folder
+    ppo.save(tmp_path / "out")
+    again = load_language_model(tmp_path / "out", device="cpu")
+    assert torch.equal(vector(again.model), vector(ppo.policy.model))
+    critic_again = new_critic(critic, again)
+    load_critic(critic_again, tmp_path / "out/critic")
+    assert torch.equal(vector(critic_again), vector(ppo.critic))
+    assert not torch.equal(vector(again.model), vector(tiny_lm("llama").model))
+    PPO(tmp_path / "out", ["the cat"], by_low_token, PPOConfig(device="cpu"), progress=False)
+
+
+def test_the_reference_stays_and_the_policy_is_the_model_given(make_ppo, tiny_lm, vector):
+    lm = tiny_lm("llama")
+    ppo = make_ppo(lm=lm, settings={"steps": 3, "temperature": 0.7})
+    start = vector(lm.model)
+    kl = [metrics["objective/kl"] for metrics in ppo]
+    assert torch.equal(vector(ppo.reference.model), start)
+    assert ppo.policy.model is lm.model is ppo.engine.lm.model
+    assert not torch.equal(vector(lm.model), start)
+    assert kl[0] == pytest.approx(0, abs=1e-5)
+    assert abs(kl[2]) > 1e-3
+
+
+def test_dropout_is_off(make_ppo, tiny_lm, vector):
+    def trained(rate):
+        lm = tiny_lm("gpt2", resid_pdrop=rate, embd_pdrop=rate, attn_pdrop=rate)
+        ppo = make_ppo(lm=lm, settings={"steps": 3}, eval_size=1)
+        assert max(metrics["policy/first_drift_max"] for metrics in ppo) < 1e-4
+        return torch.cat([vector(lm.model), vector(ppo.critic)])
+
+    assert torch.equal(trained(0.0), trained(0.5))
+
+
+@pytest.mark.parametrize("critic", ["separate", "shared"])
+def test_nothing_to_train_on(make_ppo, vector, critic):
+    """Answers of one token never end, and those that were cut off are left out: no NaN, and no step."""
+    ppo = make_ppo(settings={"response_length": 1, "cutoff": "mask", "critic": critic, "whiten_rewards": True})
+    before = vector(ppo.policy.model)
+    for metrics in ppo:
+        assert metrics["completions/cut_off"] == 1
+        assert all(math.isfinite(number) for number in metrics.values())
+    assert torch.equal(vector(ppo.policy.model), before)
+    assert vector(ppo.critic).isfinite().all()
+
+
+def test_every_answer_is_judged_with_its_own_prompt_and_columns(make_ppo):
+    rows = [{"prompt": f"the cat {i}", "twice": 2 * i, "messages": None} for i in range(7)]
+    seen = []
+
+    def reward(prompts, completions, completion_ids, twice):
+        seen.extend(zip(prompts, twice, strict=True))
+        return [float(n) for n in twice]
+
+    ppo = make_ppo(reward, {"steps": 3, "batch_size": 6}, prompts=rows)
+    scores = [metrics["objective/scores"] for metrics in ppo]
+    assert set(seen) == {(f"the cat {i}", 2 * i) for i in range(7)}
+    assert scores == [pytest.approx(sum(n for _, n in seen[i : i + 6]) / 6) for i in (0, 6, 12)]
+
+
+def test_a_critic_that_begins_as_the_reward_model(make_ppo, tiny_lm, tmp_path, vector):
+    tiny_lm("llama", seed=1).save(tmp_path / "base")
+    reward_model = new_reward_model(tmp_path / "base", device="cpu")
+    ppo = make_ppo(reward_model, {"critic_init": "reward"})
+    assert torch.equal(ppo.critic.head.linear.weight, reward_model.model.score.weight)
+    assert torch.equal(vector(ppo.critic.trunk), vector(reward_model.trunk))
+    before = vector(reward_model.model)
+    ppo.train()
+    assert torch.equal(vector(reward_model.model), before)
+    with pytest.raises(ConfigError, match="the reward has no reward model in it; use critic_init='policy'"):
+        make_ppo(settings={"critic_init": "reward"})
+
+
+def test_a_reward_that_fails_is_named(make_ppo):
+    ppo = make_ppo(lambda prompts, completions: [float("nan")] * len(prompts))
+    with pytest.raises(RewardError, match="not a finite number"):
+        ppo.train()
+
+
+def test_a_loaded_model_needs_its_tokenizer(tiny_lm):
+    with pytest.raises(ConfigError, match="a loaded model needs its loaded tokenizer"):
+        PPO(tiny_lm("llama").model, ["the cat"], by_low_token)
+
+
+def test_answers_follow_the_seed_and_the_step(make_ppo, monkeypatch):
+    """No step draws the numbers of another, nor does an evaluation."""
+    asked = []
+    generate = Engine.generate
+
+    def spy(self, prompts, sampling, *, seed=0, first_request=0):
+        asked.extend((seed, first_request + i) for i in range(len(prompts)))
+        return generate(self, prompts, sampling, seed=seed, first_request=first_request)
+
+    monkeypatch.setattr(Engine, "generate", spy)
+    for _ in make_ppo(settings={"steps": 3, "eval_every": 1, "seed": 7}, eval_size=2):
+        pass
+    training = [one for one in asked if one[0] == 7]
+    evaluations = [one for one in asked if one[0] != 7]
+    assert len(set(training)) == len(training) == 12
+    assert len(evaluations) == 3 * 2
+    assert len(set(evaluations)) == 2  # always the same, so that they can be compared

@@ -1,0 +1,96 @@
+"""What stops an update, or a part of it: a ratio that is not 1, too much KL, the critic's warm-up, broken gradients."""
+
+import math
+
+import pytest
+import torch
+
+from kedge import PPOConfig
+from kedge.errors import NumericsError
+
+
+class TestFirstMinibatch:
+    def test_ratio_is_one(self, arch, make_update):
+        metrics = make_update(arch, temperature=0.8).update()
+        assert metrics["val/ratio"] == pytest.approx(1, abs=1e-5)
+        assert metrics["policy/approxkl_avg"] == pytest.approx(0, abs=1e-6)
+        assert metrics["policy/clipfrac_avg"] == 0
+        assert metrics["policy/first_drift_max"] < 1e-4
+        assert metrics["policy/first_drift_avg"] < 1e-5
+
+    def refused(self, setup, **kwargs):
+        before = setup.weights()
+        with pytest.raises(NumericsError, match="the ratio must be 1"):
+            setup.update(**kwargs)
+        assert torch.equal(setup.weights(), before)
+
+    @pytest.mark.parametrize("error", [1e-3, -1e-3, 0.5, math.nan])
+    def test_one_wrong_log_probability(self, make_update, error):
+        setup = make_update()
+        wrong = setup.batch.old_logprobs.clone()
+        wrong[0, 3] += error
+        self.refused(setup, old_logprobs=wrong)
+
+    def test_a_little_wrong_everywhere(self, make_update):
+        setup = make_update()
+        self.refused(setup, old_logprobs=setup.batch.old_logprobs + 5e-5 * setup.batch.mask)
+
+    def test_one_token_late(self, make_update):
+        setup = make_update()
+        self.refused(setup, old_logprobs=setup.batch.old_logprobs.roll(1, 1))
+
+    def test_dropout_left_on(self, make_update):
+        setup = make_update("gpt2")
+        setup.lm.model.train()
+        self.refused(setup)
+
+    def test_another_temperature(self, make_update):
+        setup = make_update(temperature=0.8)
+        setup.config = PPOConfig(**(setup.config.resolved() | {"temperature": 1.0}))
+        self.refused(setup)
+
+    def test_later_it_is_only_reported(self, make_update):
+        setup = make_update()
+        wrong = setup.batch.old_logprobs - 0.01 * setup.batch.mask
+        metrics = setup.update(step=1, old_logprobs=wrong)
+        assert metrics["policy/first_drift_max"] == pytest.approx(0.01, abs=1e-4)
+        assert metrics["policy/first_drift_avg"] == pytest.approx(0.01, abs=1e-4)
+
+
+def test_target_kl_ends_the_passes(make_update):
+    once, _ = make_update().moved()
+    setup = make_update(num_ppo_epochs=4, target_kl=1e-6)
+    change, metrics = setup.moved()
+    assert torch.equal(change, once)
+    assert metrics["policy/stopped_early"] == 1
+    assert metrics["policy/updates"] == 1
+    assert metrics["policy/approxkl_avg"] > 0
+    assert all(weight.grad is None for weight in setup.lm.model.parameters())  # nothing left for the next step
+    _, metrics = make_update(num_ppo_epochs=4, target_kl=1e6).moved()
+    assert (metrics["policy/stopped_early"], metrics["policy/updates"]) == (0, 4)
+
+
+@pytest.mark.parametrize("kind", ["separate", "shared"])
+def test_warm_up_trains_the_critic_alone(make_update, vector, kind):
+    setup = make_update(critic=kind, critic_warmup_steps=2, kl_in="loss", entropy_coef=0.5, num_ppo_epochs=2)
+    setup.optimizer = torch.optim.AdamW(setup.parameters, lr=1e-3, weight_decay=0.1)
+    policy, critic = vector(setup.lm.model), vector(setup.critic)
+    for step in (0, 1):
+        metrics = setup.update(step=step, kl_coef=1.0)
+        assert torch.equal(vector(setup.lm.model), policy)
+        assert not torch.equal(vector(setup.critic), critic)
+    assert metrics["val/ratio"] == pytest.approx(1, abs=1e-5)
+    setup.update(step=2)
+    assert not torch.equal(vector(setup.lm.model), policy)
+
+
+@pytest.mark.parametrize("limit", [1.0, "none"])
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_a_broken_gradient_is_an_error_and_leaves_the_weights(make_update, limit, value):
+    setup = make_update(max_grad_norm=limit)
+    broken = setup.batch.advantages.clone()
+    broken[0, 2] = value
+    before = setup.weights()
+    with pytest.raises(NumericsError, match=r"step 1: the gradient's norm is (nan|inf); the weights are as before"):
+        setup.update(advantages=broken)
+    assert torch.equal(setup.weights(), before)

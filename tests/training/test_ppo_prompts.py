@@ -1,0 +1,99 @@
+"""A run's prompts: split without overlap, checked against the model, refused with a hint that works."""
+
+import re
+from collections import Counter
+
+import pytest
+
+from kedge.errors import ConfigError, DataError
+
+TEXTS = ["the cat", "a dog ran", "Once upon", "red house", "the mat and", "a little ship"]
+LONG = "the cat sat on the mat and the dog ran to the red house " * 20
+
+
+def texts(prompts):
+    return [prompt.record.text for prompt in prompts]
+
+
+def test_prompts_are_what_the_tokenizer_makes_of_them(make_ppo, tiny_tokenizer):
+    ppo = make_ppo()
+    assert texts(ppo.prompts) == TEXTS
+    assert [prompt.ids for prompt in ppo.prompts] == [tiny_tokenizer(text).input_ids for text in TEXTS]
+    assert ppo.eval_prompts == []
+    chat = [[{"role": "user", "content": text}] for text in TEXTS]
+    ids = make_ppo(prompts=chat).prompts[0].ids
+    assert tiny_tokenizer.decode(ids) == "<|user|>the cat<eos><|assistant|>"
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_some_are_held_out(make_ppo, size):
+    ppo = make_ppo(eval_size=size)
+    held, train = texts(ppo.eval_prompts), texts(ppo.prompts)
+    assert len(held) == size
+    assert sorted(held + train) == sorted(TEXTS)
+    assert texts(make_ppo(eval_size=size).eval_prompts) == held
+    assert len({tuple(texts(make_ppo(settings={"seed": seed}, eval_size=size).eval_prompts)) for seed in range(9)}) > 1
+
+
+def test_a_text_that_stands_there_twice_is_on_one_side(make_ppo):
+    ppo = make_ppo(prompts=TEXTS * 3, eval_size=2)
+    held, train = texts(ppo.eval_prompts), Counter(texts(ppo.prompts))
+    assert len(set(held)) == len(held) == 2
+    assert train == {text: 3 for text in TEXTS if text not in held}
+    with pytest.raises(DataError, match="6 rows; eval_size=6 leaves none to train on"):
+        make_ppo(prompts=TEXTS * 3, eval_size=6)
+
+
+def test_held_out_prompts_that_are_trained_on_are_refused(make_ppo):
+    assert texts(make_ppo(eval_prompts=["the house"]).eval_prompts) == ["the house"]
+    with pytest.raises(DataError, match="row 2: this held-out prompt is a training prompt too, and 1 more are"):
+        make_ppo(eval_prompts=["the house", "red house", "the cat"])
+    with pytest.raises(ConfigError, match="eval_size: not used with eval_prompts"):
+        make_ppo(eval_prompts=["the house"], eval_size=1)
+
+
+def test_a_prompt_that_does_not_fit_is_refused_and_the_hint_works(make_ppo):
+    with pytest.raises(
+        DataError, match=r"row 7: the prompt has \d+ tokens; with response_length=6 .* 128 pos"
+    ) as error:
+        make_ppo(prompts=[*TEXTS, LONG])
+    limit = int(re.search(r"max_prompt_length=(\d+)", str(error.value))[1])
+    assert limit == 122
+    ppo = make_ppo(prompts=[*TEXTS, LONG], settings={"max_prompt_length": limit})
+    assert texts(ppo.prompts) == TEXTS
+    with pytest.raises(DataError, match="every prompt has more than max_prompt_length=1 tokens"):
+        make_ppo(settings={"max_prompt_length": 1})
+
+
+def test_a_prompt_of_exactly_the_longest_length_fits(make_ppo, tiny_tokenizer):
+    ids = tiny_tokenizer(LONG).input_ids[:122]
+    text = tiny_tokenizer.decode(ids)
+    assert len(tiny_tokenizer(text).input_ids) == 122
+    ppo = make_ppo(prompts=[text])
+    ppo.train()
+    with pytest.raises(DataError, match="122 tokens; with response_length=7 that is more"):
+        make_ppo(prompts=[text], settings={"response_length": 7})
+
+
+@pytest.mark.xfail(strict=True, reason="where response_length fills the model, the hint is max_prompt_length=0")
+def test_the_hint_can_be_followed_where_no_prompt_fits(make_ppo):
+    with pytest.raises(DataError) as error:
+        make_ppo(settings={"response_length": 128})
+    assert "max_prompt_length=0" not in str(error.value)
+
+
+def test_a_micro_batch_holds_the_longest_sequence(make_ppo):
+    text = " ".join(["the cat"] * 10)
+    with pytest.raises(
+        ConfigError, match=r"micro_batch_tokens: 20 does not hold .* \(row 7\); set \d+ or more"
+    ) as error:
+        make_ppo(prompts=[*TEXTS, text], settings={"micro_batch_tokens": 20})
+    enough = int(re.search(r"set (\d+) or more", str(error.value))[1])
+    make_ppo(prompts=[*TEXTS, text], settings={"micro_batch_tokens": enough}).train()
+
+
+def test_rows_without_a_prompt_are_named(make_ppo):
+    with pytest.raises(DataError, match="row 2: no column 'prompt'; columns there are: question"):
+        make_ppo(prompts=[{"prompt": "the cat"}, {"question": "which?"}])
+    renamed = make_ppo(prompts=[{"question": "which?"}], columns={"prompt": "question"})
+    assert texts(renamed.prompts) == ["which?"]

@@ -1,0 +1,170 @@
+"""Reward modelling: against transformers' classifier, invariances, and what it learns and leaves behind."""
+
+import json
+from itertools import pairwise
+
+import pytest
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from kedge import RewardConfig, RewardModeling
+from kedge.errors import ConfigError
+from kedge.models.reward_model import load_reward_model, new_reward_model
+
+GOOD, BAD = [" sat on the mat", " and the dog", " was a ship"], [" ran to the red house", " ran", " ran on"]
+PAIRS = [
+    {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+    for prompt in ("the cat", "a little ship", "Once upon a time")
+    for chosen, rejected in zip(GOOD, BAD, strict=True)
+]
+LABELS = [{"text": f"the cat{end}", "label": int(end in GOOD)} for end in GOOD + BAD]
+OTHERS = [{"prompt": "the dog", "chosen": GOOD[0], "rejected": BAD[1]}, {"chosen": "red mat", "rejected": "red ran"}]
+
+
+@pytest.fixture
+def base(tiny_lm, tmp_path):
+    """``base("llama")``: the folder of a tiny language model, a trunk to start from."""
+
+    def make(arch):
+        tiny_lm(arch).save(tmp_path / "base" / arch)
+        return tmp_path / "base" / arch
+
+    return make
+
+
+@pytest.fixture
+def make_rm(base):
+    def make(data=PAIRS, settings=None, *, arch="llama", **kwargs):
+        config = RewardConfig(
+            **({"batch_size": 3, "epochs": 1, "learning_rate": 3e-3, "device": "cpu"} | (settings or {}))
+        )
+        torch.manual_seed(0)  # of the fresh head
+        return RewardModeling(base(arch), data, config, progress=False, **kwargs)
+
+    return make
+
+
+@torch.no_grad()
+def score_of_transformers(model, tokenizer, text):
+    """One text alone, EOS appended, through the plain classifier."""
+    return model(torch.tensor([[*tokenizer(text).input_ids, 1]])).logits.item()
+
+
+def test_loss_is_that_of_a_logistic_regression_on_differences(make_rm):
+    rm = make_rm(settings={"center_rewards_coefficient": 0.25})
+    model, tokenizer = rm.model.model, rm.model.tokenizer
+    torch.nn.init.normal_(model.score.weight)
+    with torch.no_grad():
+        loss, metrics = rm.loss(range(9), 9)
+    chosen, rejected = (
+        torch.tensor([score_of_transformers(model, tokenizer, row["prompt"] + row[side]) for row in PAIRS])
+        for side in ("chosen", "rejected")
+    )
+    logistic = binary_cross_entropy_with_logits(chosen - rejected, torch.ones(9))
+    assert loss.item() == pytest.approx((logistic + 0.25 * ((chosen + rejected) ** 2).mean()).item(), rel=1e-5)
+    assert metrics["accuracy"].item() == pytest.approx((chosen > rejected).float().mean().item())
+    assert metrics["margin"].item() == pytest.approx((chosen - rejected).mean().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("arch", ["llama", "mamba"])  # with a sequence classification class, and without
+def test_micro_batches_change_nothing(make_rm, vector, arch):
+    def trained(budget):
+        rm = make_rm(arch=arch, settings={"micro_batch_tokens": budget, "batch_size": 9})
+        metrics = [rm.step() for _ in range(3)]
+        return vector(rm.module), metrics
+
+    (whole, metrics), (parts, metrics_of_parts) = trained(10_000), trained(50)
+    assert torch.allclose(whole, parts, atol=1e-5)
+    for a, b in zip(metrics, metrics_of_parts, strict=True):
+        assert a == pytest.approx(b, rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("arch", ["llama", "gpt2", "mamba"])
+def test_learns_to_tell_them_apart(make_rm, arch, tmp_path):
+    rm = make_rm(arch=arch, settings={"epochs": 15}, eval_data=PAIRS, run=tmp_path / "run")
+    summary = rm.train()
+    assert summary["before"]["accuracy"] < 0.9
+    assert summary["after"]["accuracy"] == 1.0
+    assert summary["after"]["loss"] < 0.3 < 0.6 < summary["before"]["loss"]
+    assert summary["after"]["margin"] > 1
+    assert summary == json.loads((tmp_path / "run/summary.json").read_text())
+    loaded = load_reward_model(tmp_path / "run", device="cpu")
+    texts = ["the cat sat on the mat", "the cat ran", "a dog"]
+    assert loaded.score(texts) == pytest.approx(rm.model.score(texts), abs=1e-5)
+
+
+def test_its_folder_gives_the_same_scores_in_transformers(make_rm, tmp_path):
+    rm = make_rm(settings={"epochs": 3}, run=tmp_path / "run")
+    rm.train()
+    folder = tmp_path / "run" / "reward_model"
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert model.config.num_labels == 1
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = ["the cat sat on the mat", "the cat ran", "a dog and a ship"]
+    ours = rm.model.score(texts)
+    assert [score_of_transformers(model, tokenizer, text) for text in texts] == pytest.approx(ours, abs=1e-5)
+    assert len({round(score, 3) for score in ours}) == 3
+    ended = tokenizer([text + "<eos>" for text in texts], return_tensors="pt", padding=True)
+    assert model(**ended).logits.flatten().tolist() == pytest.approx(ours, abs=1e-5)  # in a batch, padded
+
+
+def test_texts_with_labels(make_rm):
+    rm = make_rm(LABELS, {"epochs": 30})
+    assert len(rm.pairs) == 3
+    accuracy = [rm.step()["train/accuracy"] for _ in range(15)]
+    assert accuracy[-1] == 1.0
+    good, bad = (rm.model.score([row["text"] for row in LABELS if row["label"] == label]) for label in (1, 0))
+    assert min(good) > max(bad)
+
+
+def test_resumed_is_uninterrupted(make_rm, tmp_path, vector, lines):
+    settings = {"epochs": 2, "checkpoint_every": 2, "eval_every": 3}
+    kwargs = {"settings": settings, "arch": "gpt2", "eval_data": OTHERS}
+    whole = make_rm(run=tmp_path / "whole", **kwargs)
+    whole.train()
+    broken = make_rm(run=tmp_path / "broken", **kwargs)
+    step = broken.step
+
+    def killed_at_5():
+        if broken.step_done == 5:
+            raise KeyboardInterrupt
+        return step()
+
+    broken.step = killed_at_5
+    with pytest.raises(KeyboardInterrupt):
+        broken.train()
+    resumed = make_rm(run=tmp_path / "broken", resume=True, **kwargs)
+    assert resumed.step_done == 4
+    resumed.train()
+    assert torch.equal(vector(resumed.module), vector(whole.module))
+    assert lines(tmp_path / "broken", "metrics.jsonl") == lines(tmp_path / "whole", "metrics.jsonl")
+
+
+def test_the_centre_pulls_scores_to_zero(make_rm):
+    def sums(coefficient):
+        rm = make_rm(settings={"epochs": 20, "center_rewards_coefficient": coefficient})
+        for _ in range(40):
+            rm.step()
+        scores = rm.model.score([row["prompt"] + row[side] for row in PAIRS for side in ("chosen", "rejected")])
+        return sum(abs(a + b) for a, b in pairwise(scores))
+
+    assert sums(1.0) < sums(0.0) / 2
+
+
+def test_long_texts_lose_their_beginning(make_rm):
+    long = make_rm([{"chosen": "the cat " * 200, "rejected": " ran"}])
+    [(chosen, _)] = long.pairs
+    assert len(chosen) == 128  # the model's positions
+    assert chosen[-1] == 1
+    [(chosen, rejected)] = make_rm([{"chosen": "the cat sat", "rejected": "a"}], {"max_length": 2}).pairs
+    assert (len(chosen), len(rejected)) == (2, 2)
+    with pytest.raises(ConfigError, match="the longest example has 4 tokens; set micro_batch_tokens=4"):
+        make_rm([{"chosen": "the cat sat", "rejected": "a"}], {"max_length": 2, "micro_batch_tokens": 3})
+
+
+def test_a_loaded_model_is_trained_in_place(base, vector):
+    model = new_reward_model(base("llama"), device="cpu")
+    before = vector(model.model)
+    RewardModeling(model, PAIRS, RewardConfig(batch_size=9), progress=False).train()
+    assert not torch.equal(vector(model.model), before)

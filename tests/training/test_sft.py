@@ -1,0 +1,236 @@
+"""Supervised fine-tuning: against transformers' own masked loss, invariances, and what it learns and leaves behind."""
+
+import json
+import math
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from kedge import SFT, SFTConfig
+from kedge.engine.engine import Engine
+from kedge.engine.sampling import Sampling
+from kedge.errors import ConfigError, DataError, NumericsError
+
+ROWS = [
+    {"prompt": "the cat", "completion": " sat on the mat"},
+    {"prompt": "a dog", "completion": " ran"},
+    {"prompt": "Once upon a time", "completion": " there was a little ship."},
+    {"prompt": "red", "completion": " house"},
+]
+OTHERS = [{"prompt": "the", "completion": " dog ran"}, {"prompt": "Once upon a", "completion": " ship and a mat"}]
+EOS = 1
+
+
+@pytest.fixture
+def make_sft(tiny_lm):
+    def make(data=ROWS, settings=None, *, arch="llama", lm=None, **kwargs):
+        config = SFTConfig(**({"batch_size": 4, "epochs": 3, "learning_rate": 3e-3} | (settings or {})))
+        return SFT(lm or tiny_lm(arch), data, config, progress=False, **kwargs)
+
+    return make
+
+
+@torch.no_grad()
+def loss_of_transformers(lm, rows, *, also_prompts=False):
+    """Mean over all target tokens of transformers' loss of each row alone, the prompt's labels -100."""
+    total = count = 0
+    for row in rows:
+        prompt, answer = (lm.tokenizer(row[name]).input_ids for name in ("prompt", "completion"))
+        ids = [*prompt, *answer, EOS]
+        labels = ids if also_prompts else [-100] * len(prompt) + [*answer, EOS]
+        targets = len(answer) + 1 + (len(prompt) - 1) * also_prompts
+        total += lm.model(torch.tensor([ids]), labels=torch.tensor([labels])).loss.item() * targets
+        count += targets
+    return total / count
+
+
+@pytest.mark.parametrize("arch", ["llama", "gpt2", "mamba"])
+def test_loss_is_transformers_loss_of_the_completions(make_sft, arch):
+    sft = make_sft(arch=arch)
+    assert sft.evaluate() == {}
+    loss, _ = sft.loss([0, 1, 2, 3], sft.weigh([0, 1, 2, 3]))
+    want = loss_of_transformers(sft.lm, ROWS)
+    assert loss.item() == pytest.approx(want, abs=1e-5)
+    assert want != pytest.approx(loss_of_transformers(sft.lm, ROWS, also_prompts=True), abs=1e-3)
+    with torch.no_grad():
+        assert make_sft(arch=arch, eval_data=ROWS).evaluate()["loss"] == pytest.approx(want, abs=1e-5)
+
+
+def test_a_step_is_adamw_on_transformers_gradient(make_sft, tiny_lm, vector):
+    sft = make_sft(settings={"lr_scheduler_type": "constant", "max_grad_norm": "none"})
+    metrics = sft.step()
+    other = tiny_lm("llama").model
+    tokens = sum(len(sft.lm.tokenizer(row["completion"]).input_ids) + 1 for row in ROWS)
+    for row in ROWS:
+        prompt, answer = (sft.lm.tokenizer(row[name]).input_ids for name in ("prompt", "completion"))
+        ids, labels = torch.tensor([[*prompt, *answer, EOS]]), torch.tensor([[-100] * len(prompt) + [*answer, EOS]])
+        (other(ids, labels=labels).loss * (len(answer) + 1) / tokens).backward()
+    norm = torch.cat([weight.grad.flatten() for weight in other.parameters()]).norm().item()
+    torch.optim.AdamW(other.parameters(), lr=3e-3, eps=1e-5, weight_decay=0).step()
+    assert torch.allclose(vector(sft.module), vector(other), atol=1e-5)
+    assert metrics["train/grad_norm"] == pytest.approx(norm, rel=1e-4)
+    assert metrics["lr"] == 3e-3
+
+
+def test_micro_batches_change_nothing(make_sft, vector):
+    def trained(budget):
+        sft = make_sft(settings={"micro_batch_tokens": budget})
+        metrics = [sft.step() for _ in range(3)]
+        return vector(sft.module), metrics
+
+    (whole, metrics), (parts, metrics_of_parts) = trained(1000), trained(19)
+    assert torch.allclose(whole, parts, atol=1e-5)
+    for a, b in zip(metrics, metrics_of_parts, strict=True):
+        assert a == pytest.approx(b, rel=1e-3)
+
+
+def test_learns_and_its_folder_says_the_same_in_transformers(make_sft, tmp_path):
+    run = tmp_path / "run"
+    sft = make_sft(settings={"epochs": 60, "learning_rate": 1e-2, "batch_size": 2}, eval_data=ROWS, run=run)
+    summary = sft.train()
+    assert summary["before"]["loss"] > 3
+    assert summary["after"]["loss"] < 0.05
+    assert summary == json.loads((run / "summary.json").read_text())
+    assert (summary["steps"], summary["examples"]) == (120, 4)
+
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(run / "policy"),
+        AutoTokenizer.from_pretrained(run / "policy"),
+    )
+    for row in ROWS:
+        ids = tokenizer(row["prompt"]).input_ids
+        [ours] = Engine(sft.lm).generate([ids], Sampling(max_new_tokens=30, temperature=0))
+        theirs = model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=30)[0, len(ids) :]
+        assert tokenizer.decode(theirs, skip_special_tokens=True) == ours.text == row["completion"]
+        assert (theirs.tolist(), ours.finish_reason) == (ours.ids, "eos")
+
+
+@pytest.mark.shared
+def test_learns_to_end_where_pad_is_eos(make_sft, tiny_lm, gpt2_tokenizer):
+    gpt2_tokenizer.pad_token = gpt2_tokenizer.eos_token
+    ids = dict.fromkeys(["bos_token_id", "eos_token_id", "pad_token_id"], 50256)
+    lm = tiny_lm("gpt2", tokenizer=gpt2_tokenizer, vocab_size=50257, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, **ids)
+    assert lm.pad_id == 50256 == lm.eos_ids[0]
+    make_sft(lm=lm, settings={"epochs": 40, "learning_rate": 2e-2}).train()
+    prompts = [gpt2_tokenizer(row["prompt"]).input_ids for row in ROWS]
+    answers = Engine(lm).generate(prompts, Sampling(max_new_tokens=30, temperature=0))
+    assert [answer.finish_reason for answer in answers] == ["eos"] * 4
+    assert [answer.text for answer in answers] == [row["completion"] for row in ROWS]
+
+
+def test_resumed_is_uninterrupted(make_sft, tmp_path, vector, lines):
+    """With dropout (GPT-2), evaluation on the way, and a step after the last checkpoint."""
+    settings = {"epochs": 5, "batch_size": 2, "checkpoint_every": 4, "eval_every": 3, "weight_decay": 0.1}
+    kwargs = {"settings": settings, "arch": "gpt2", "eval_data": OTHERS}
+    whole = make_sft(run=tmp_path / "whole", **kwargs)
+    whole.train()
+    broken = make_sft(run=tmp_path / "broken", **kwargs)
+    step = broken.step
+
+    def killed_at_6():
+        if broken.step_done == 6:
+            raise KeyboardInterrupt
+        return step()
+
+    broken.step = killed_at_6
+    with pytest.raises(KeyboardInterrupt):
+        broken.train()
+    assert len(lines(tmp_path / "broken", "metrics.jsonl")) == 7
+    resumed = make_sft(run=tmp_path / "broken", resume=True, **kwargs)
+    assert resumed.step_done == 4
+    summary = resumed.train()
+    assert torch.equal(vector(resumed.module), vector(whole.module))
+    assert lines(tmp_path / "broken", "metrics.jsonl") == lines(tmp_path / "whole", "metrics.jsonl")
+    assert summary["before"] == json.loads((tmp_path / "whole/summary.json").read_text())["before"]
+
+
+@pytest.mark.xfail(strict=True, reason="the lines of step 0 and of the last evaluation are written a second time")
+@pytest.mark.parametrize("killed_at", [1, 3])  # before the first checkpoint, and after the last
+def test_resuming_writes_no_line_twice(make_sft, tmp_path, lines, killed_at):
+    kwargs = {"settings": {"checkpoint_every": 3}, "eval_data": OTHERS, "run": tmp_path / "run"}
+    sft = make_sft(**kwargs)
+    step = sft.step
+
+    def killed():
+        if sft.step_done == killed_at:
+            raise KeyboardInterrupt
+        return step()
+
+    sft.step = killed
+    try:
+        sft.train()
+    except KeyboardInterrupt:
+        assert killed_at < 3
+    make_sft(resume=True, **kwargs).train()
+    assert [row["step"] for row in lines(tmp_path / "run", "metrics.jsonl") if "eval/loss" in row] == [0, 3]
+
+
+def test_dropout_is_on_in_training_and_off_in_evaluation(make_sft, tiny_lm, vector):
+    def trained(rate):
+        lm = tiny_lm("gpt2", resid_pdrop=rate, embd_pdrop=rate, attn_pdrop=rate)
+        before = loss_of_transformers(lm, OTHERS)
+        summary = make_sft(lm=lm, settings={"eval_every": 1}, eval_data=OTHERS).train()
+        assert summary["before"]["loss"] == pytest.approx(before, abs=1e-5)
+        assert summary["after"]["loss"] == pytest.approx(loss_of_transformers(lm, OTHERS), abs=1e-5)
+        assert not lm.model.training
+        return vector(lm.model)
+
+    assert not torch.equal(trained(0.0), trained(0.3))
+
+
+def test_metrics_and_evaluations_on_the_way(make_sft, tmp_path, lines):
+    sft = make_sft(settings={"epochs": 5, "batch_size": 4, "eval_every": 2}, eval_data=OTHERS, run=tmp_path / "run")
+    summary = sft.train()
+    rows = lines(tmp_path / "run", "metrics.jsonl")
+    assert [row["step"] for row in rows if "train/loss" in row] == [1, 2, 3, 4, 5]
+    evaluated = {row["step"]: row["eval/loss"] for row in rows if "eval/loss" in row}
+    assert list(evaluated) == [0, 2, 4, 5]
+    assert len(set(evaluated.values())) == 4
+    assert evaluated[0] == summary["before"]["loss"] == pytest.approx(5.9, abs=0.5)  # about log 320
+    assert evaluated[5] == summary["after"]["loss"]
+    assert [row["lr"] for row in rows if "lr" in row] == pytest.approx([0.003, 0.0024, 0.0018, 0.0012, 0.0006])
+
+
+def test_rows_set_aside_are_not_trained_on(make_sft):
+    sft = make_sft(eval_size=1)
+    assert (len(sft.examples), len(sft.held_out)) == (3, 1)
+    [held] = sft.held_out
+    assert held not in sft.examples
+    assert sorted([*sft.examples, held]) == sorted(make_sft().examples)
+    with pytest.raises(ConfigError, match="eval_size: not used with eval_data"):
+        make_sft(eval_size=1, eval_data=OTHERS)
+    with pytest.raises(DataError, match="leaves none to train on"):
+        make_sft(eval_size=4)
+
+
+def test_a_demonstration_that_does_not_fit_is_named(make_sft):
+    with pytest.raises(DataError, match=r"row 3: \d+ tokens, more than the 12 that fit; shorten it or leave it out"):
+        make_sft(settings={"max_length": 12})
+    long = [*ROWS, {"prompt": "the", "completion": " cat" * 200}]
+    with pytest.raises(DataError, match=r"row 5: \d+ tokens, more than the 128 that fit"):  # the model's positions
+        make_sft(long)
+    sft = make_sft()
+    longest = max(sft.sizes)
+    with pytest.raises(ConfigError, match=rf"longest example has {longest} tokens; set micro_batch_tokens={longest}"):
+        make_sft(settings={"micro_batch_tokens": longest - 1})
+    make_sft(settings={"micro_batch_tokens": longest})
+
+
+def test_a_broken_gradient_stops_the_run_and_leaves_the_weights(make_sft, vector):
+    sft = make_sft()
+    loss = sft.loss
+    sft.loss = lambda rows, denominator: (loss(rows, denominator)[0] * math.inf, {})
+    before = vector(sft.module)
+    with pytest.raises(NumericsError, match=r"gradient is (nan|inf) at step 1; lower"):
+        sft.step()
+    assert torch.equal(vector(sft.module), before)
+
+
+def test_stop_tokens_end_the_demonstrations_and_are_saved(tiny_lm, tmp_path):
+    tiny_lm("llama").save(tmp_path / "base")
+    config = SFTConfig(stop_tokens=("<|user|>",), batch_size=4, device="cpu")
+    sft = SFT(tmp_path / "base", ROWS, config, progress=False, run=tmp_path / "run")
+    assert all(ids[-1] in (1, 3) for ids, _ in sft.examples)
+    sft.train()
+    assert json.loads((tmp_path / "run/policy/generation_config.json").read_text())["eos_token_id"] == [1, 3]

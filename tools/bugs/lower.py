@@ -1,0 +1,243 @@
+"""Classic mistakes below training: data, models, engine."""
+
+from bugs.mutant import Mutant
+
+# data/encode.py
+ENCODE_MUTANTS = [
+    Mutant(
+        "prompts-are-demonstrated-too",
+        "data/encode.py",
+        "mask = [False] * start + [True] * (len(whole) - start)",
+        "mask = [True] * len(whole)",
+        ("tests/data/test_encode.py", "tests/training/test_sft.py"),
+        "SFT trains on the prompts as well",
+    ),
+    Mutant(
+        "demonstrations-without-end",
+        "data/encode.py",
+        "return ids if not ends or _has_ended(tokenizer, ids, ends) else [*ids, ends[0]]",
+        "return ids",
+        ("tests/data/test_encode.py",),
+        "the model is never shown how an answer ends",
+    ),
+]
+
+# models/
+SCORING, SCORING_TESTS = "models/scoring.py", ("tests/models/test_scoring.py",)
+MODELS_MUTANTS = [
+    Mutant(
+        "logprobs-off-by-one",
+        SCORING,
+        "logits = output.logits[:, -(tokens.shape[1] - start) : -1][scored]",
+        "logits = output.logits[:, -(tokens.shape[1] - start) + 1 :][scored]",
+        SCORING_TESTS,
+        "a token's log-probability from the logits after it, which have seen it",
+    ),
+    Mutant(
+        "shared-values-off-by-one",
+        SCORING,
+        "output.hidden_states[-1][:, start:-1][scored]",
+        "output.hidden_states[-1][:, start + 1 :][scored]",
+        SCORING_TESTS,
+        "a shared critic's value is of the state after the token",
+    ),
+    Mutant(
+        "separate-values-off-by-one",
+        SCORING,
+        "after_each[:, :-1][mask[:, 1:]]",
+        "after_each[mask]",
+        SCORING_TESTS,
+        "a separate critic's value is of the state after the token",
+    ),
+    Mutant(
+        "scoring-temperature-left-out",
+        SCORING,
+        "token_logprobs(logits, tokens[mask], temperature=temperature)",
+        "token_logprobs(logits, tokens[mask])",
+        SCORING_TESTS,
+        "reference and update at temperature 1, whatever the sampler's",
+    ),
+    Mutant(
+        "entropy-temperature-left-out",
+        SCORING,
+        "entropy(logits, temperature=temperature)",
+        "entropy(logits)",
+        SCORING_TESTS,
+        "the entropy of another distribution",
+    ),
+    Mutant(
+        "attention-from-ids",
+        "models/batch.py",
+        "return (torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]).long()",
+        "return (tokens != 0).long()",
+        ("tests/models/test_batch.py",),
+        "a pad id inside the text is not attended to",
+    ),
+    Mutant(
+        "budget-without-padding",
+        "models/batch.py",
+        "(len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget",
+        "sum(lengths[i] for i in batches[-1]) + lengths[index] <= budget",
+        ("tests/models/test_batch.py",),
+        "padding does not count as memory",
+    ),
+    Mutant(
+        "critic-on-the-policys-weights",
+        "models/scalar.py",
+        "scalar = cls(copy.deepcopy(trunk_of(model)))",
+        "scalar = cls(trunk_of(model))",
+        ("tests/training/test_ppo_update.py::test_the_value_loss_reaches_a_shared_trunk",),
+        "a separate critic trains the policy's own trunk",
+    ),
+    Mutant(
+        "critic-starts-at-random",
+        "models/scalar.py",
+        "nn.init.zeros_(self.linear.weight)",
+        "nn.init.normal_(self.linear.weight)",
+        ("tests/models/test_critic.py",),
+        "the first advantages are noise",
+    ),
+    Mutant(
+        "value-head-not-loaded",
+        "models/critic.py",
+        "critic.load(folder / HEAD_FILE)",
+        "pass",
+        ("tests/models/test_critic.py",),
+        "a checkpoint's value head is left where it lies",
+    ),
+    Mutant(
+        "score-of-the-padding",
+        "models/reward_model.py",
+        "last = (torch.arange(len(lengths), device=tokens.device), lengths - 1)",
+        "last = (torch.arange(len(lengths), device=tokens.device), torch.full_like(lengths, tokens.shape[1] - 1))",
+        ("tests/models/test_reward_model.py",),
+        "the reward model is read at the batch's last column",
+    ),
+    Mutant(
+        "reward-model-keeps-the-beginning",
+        "models/reward_model.py",
+        "ids[-self.max_length :]",
+        "ids[: self.max_length]",
+        ("tests/models/test_reward_model.py",),
+        "of a long text the answer is cut away",
+    ),
+    Mutant(
+        "model-left-in-training-mode",
+        "models/language_model.py",
+        "    model.eval()\n    return LanguageModel(",
+        "    model.train()\n    return LanguageModel(",
+        ("tests/training/test_ppo.py::test_dropout_is_off", "tests/training/test_ppo_guards.py"),
+        "dropout in sampling, reference and update",
+    ),
+]
+
+# engine/
+ENGINE, SAMPLING, ROLLOUTS = "engine/engine.py", "engine/sampling.py", "engine/rollouts.py"
+ENGINE_MUTANTS = [
+    Mutant(
+        "sampler-temperature-left-out",
+        SAMPLING,
+        "self._truncated(logits.float() / self.temperature)",
+        "self._truncated(logits.float())",
+        ("tests/engine/test_engine.py", "tests/engine/test_sampling.py"),
+        "answers are drawn at temperature 1",
+    ),
+    Mutant(
+        "sampler-logprobs-before-temperature",
+        SAMPLING,
+        "token_logprobs(kept, tokens)",
+        "token_logprobs(logits, tokens)",
+        ("tests/engine/test_engine.py", "tests/engine/test_sampling.py"),
+        "log-probabilities of another distribution than the one drawn from",
+    ),
+    Mutant(
+        "one-stream-for-all-requests",
+        SAMPLING,
+        "request * 0xBF58476D1CE4E5B9",
+        "0",
+        ("tests/engine/test_sampling.py",),
+        "equal prompts get equal answers",
+    ),
+    Mutant(
+        "first-request-ignored",
+        ENGINE,
+        "random_stream(seed, first_request + i, sampling.max_new_tokens)",
+        "random_stream(seed, i, sampling.max_new_tokens)",
+        ("tests/engine/test_engine.py",),
+        "every step draws the same random numbers",
+    ),
+    Mutant(
+        "one-number-for-a-whole-answer",
+        ENGINE,
+        "request.uniform[len(request.ids)]",
+        "request.uniform[0]",
+        ("tests/engine/test_engine.py",),
+        "every token of an answer is drawn by the same random number",
+    ),
+    Mutant(
+        "longer-prompts-overwritten",
+        ENGINE,
+        "chosen.append(token if known is None else known)",
+        "chosen.append(token)",
+        ("tests/engine/test_engine.py",),
+        "a row still inside its prompt is fed what was drawn",
+    ),
+    Mutant(
+        "first-eos-only",
+        ENGINE,
+        "if request.ids[-1] in self.lm.eos_ids:",
+        "if request.ids[-1] == self.lm.eos_ids[0]:",
+        ("tests/engine/test_engine.py",),
+        "the model's other EOS ids do not end an answer",
+    ),
+    Mutant(
+        "eos-counts-as-cut-off",
+        ENGINE,
+        'return "eos"',
+        'return "length"',
+        ("tests/engine/test_engine.py",),
+        "an answer that ended is reported as cut off",
+    ),
+    Mutant(
+        "eos-not-trained-on",
+        ROLLOUTS,
+        "(column < lengths[:, None])",
+        "(column < lengths[:, None] - 1)",
+        ("tests/engine/test_rollouts.py",),
+        "the EOS is masked out, so the policy never learns to end",
+    ),
+    Mutant(
+        "mask-by-pad-id",
+        ROLLOUTS,
+        "mask = (column >= starts[:, None]) & (column < lengths[:, None])",
+        "mask = (column >= starts[:, None]) & (tokens != pad_id)",
+        ("tests/engine/test_rollouts.py",),
+        "where pad is EOS, the EOS is masked out",
+    ),
+    Mutant(
+        "prompt-token-trained-on",
+        ROLLOUTS,
+        "(column >= starts[:, None])",
+        "(column >= starts[:, None] - 1)",
+        ("tests/engine/test_rollouts.py",),
+        "the prompt's last token counts as the policy's choice",
+    ),
+    Mutant(
+        "rollout-mask-polarity",
+        ROLLOUTS,
+        "mask = (column >= starts[:, None]) & (column < lengths[:, None])",
+        "mask = ~((column >= starts[:, None]) & (column < lengths[:, None]))",
+        ("tests/engine/test_rollouts.py",),
+        "True on prompt and padding",
+    ),
+    Mutant(
+        "micro-batches-out-of-order",
+        ROLLOUTS,
+        "result[rows, :width] = score(*part)",
+        "result[sorted(rows), :width] = score(*part)",
+        ("tests/engine/test_rollouts.py",),
+        "values and reference of other answers",
+    ),
+]
+
+LOWER = [*ENCODE_MUTANTS, *MODELS_MUTANTS, *ENGINE_MUTANTS]
