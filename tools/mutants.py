@@ -111,6 +111,8 @@ def main() -> int:
             seconds = time.perf_counter() - start
             target.write_text(sources[mutant.file])
             killed += code == FAILED
+            if code != FAILED:
+                console.print(f"{mutant.name}: {verdict(code)}")  # the table is minutes away
             table.add_row(mutant.name, mutant.bug, verdict(code), f"{seconds:.1f}")
             if code not in (PASSED, FAILED):
                 console.print(f"{mutant.name}:\n{output}", markup=False)

@@ -7,10 +7,10 @@ import json
 import random
 from pathlib import Path
 
-NAMES = "Lily Tom Ben Sue Max Mia Sam Anna Jack Lucy Tim Sara Leo Amy Bob Ella Fin Jill Dan Rose".split()
-ANIMALS = "dog cat bird bear fish frog fox bunny duck mouse".split()
-LOOKS = "big red little old new blue shiny funny round soft".split()
-THINGS = "ball box hat car tree boat book toy cake kite stone lamp".split()
+NAMES = ["Lily", "Tom", "Ben", "Sue", "Max", "Mia", "Sam", "Anna", "Jack", "Lucy", "Tim", "Sara", "Leo", "Amy", "Bob", "Ella", "Fin", "Jill", "Dan", "Rose"]
+ANIMALS = ["dog", "cat", "bird", "bear", "fish", "frog", "fox", "bunny", "duck", "mouse"]
+LOOKS = ["big", "red", "little", "old", "new", "blue", "shiny", "funny", "round", "soft"]
+THINGS = ["ball", "box", "hat", "car", "tree", "boat", "book", "toy", "cake", "kite", "stone", "lamp"]
 PLACES = ("the park", "the garden", "the beach", "the forest", "the shop", "the lake", "his room", "the old house")
 OPENINGS = (
     "Once upon a time, {name} saw a {look} {thing}",

@@ -74,15 +74,15 @@ def test_a_perfect_reply_scores_1() -> None:
 @pytest.mark.parametrize(
     ("reply", "expected"),
     [
-        (f"{ANSWER} {STEP} {CLOSING}", 0.60 / 0.72),  # no empathy
+        (f"{ANSWER} {STEP} {CLOSING}", 0.59 / 0.72),  # no empathy
         (f"{EMPATHY} {ANSWER} {CLOSING}", 0.60 / 0.72),  # no next step
-        (f"{EMPATHY} {ANSWER} {STEP}", 0.92),  # no word of courtesy
-        (f"{EMPATHY} {ANSWER} {STEP} That is not our fault. {CLOSING}", 0.84),  # rude
-        (PERFECT.replace("the kettle", "the item"), 0.60 / 0.72),  # product not named
-        (PERFECT.replace("kettle", "toaster"), 0.60 / 0.72),  # another product
-        (f"We are sorry that the toaster failed. {ANSWER} {STEP} {CLOSING}", 0.60 / 0.72),  # both products
-        (PERFECT.replace(ANSWER, "I do not know anything about that."), 0.24 / 0.72),  # evasive
-        (PERFECT.replace(ANSWER, OTHER_ANSWER), 0.36 / 0.72),  # another intent
+        (f"{EMPATHY} {ANSWER} {STEP}", 0.90),  # no word of courtesy
+        (f"{EMPATHY} {ANSWER} {STEP} That is not our fault. {CLOSING}", 0.80),  # rude
+        (PERFECT.replace("the kettle", "the item"), 0.65 / 0.72),  # product not named
+        (PERFECT.replace("kettle", "toaster"), 0.65 / 0.72),  # another product
+        (f"We are sorry that the toaster failed. {ANSWER} {STEP} {CLOSING}", 0.65 / 0.72),  # both products
+        (PERFECT.replace(ANSWER, "I do not know anything about that."), 0.25 / 0.72),  # evasive
+        (PERFECT.replace(ANSWER, OTHER_ANSWER), 0.32 / 0.72),  # another intent
     ],
 )
 def test_a_single_defect_costs_what_its_part_is_worth(reply: str, expected: float) -> None:
@@ -161,7 +161,7 @@ def test_messages_and_strings_score_the_same() -> None:
     texts = gold(["Where?", "Why?"], [PERFECT, PERFECT], **columns)
     prompts = [[{"role": "user", "content": text}] for text in ("Where?", "Why?")]
     messages = gold(prompts, [[{"role": "assistant", "content": PERFECT}]] * 2, **columns)
-    assert texts == messages == pytest.approx([1.0, 0.36 / 0.72])
+    assert texts == messages == pytest.approx([1.0, 0.32 / 0.72])
 
 
 def test_what_the_world_does_not_know_is_an_error() -> None:
@@ -185,10 +185,10 @@ def test_the_judge_is_bradley_terry() -> None:
         preference_probability(0.1, 0.2, temperature=0.0)
 
 
-def test_the_ceiling_on_noisy_labels_is_about_85_percent(tmp_path: Path) -> None:
+def test_the_ceiling_on_noisy_labels_is_about_90_percent(tmp_path: Path) -> None:
     pairs = rows(write(tmp_path, heldout_pairs=2000).preferences_heldout)
-    assert 0.83 < mean(row["gold_chosen"] > row["gold_rejected"] for row in pairs) < 0.88
-    assert all(row["gold_chosen"] != row["gold_rejected"] for row in pairs)
+    assert 0.87 < mean(row["gold_chosen"] > row["gold_rejected"] for row in pairs) < 0.92
+    assert all(abs(row["gold_chosen"] - row["gold_rejected"]) >= 0.1 for row in pairs)  # near ties are not asked
 
 
 # --- the generator ---------------------------------------------------------------------------------------
@@ -196,8 +196,8 @@ def test_the_ceiling_on_noisy_labels_is_about_85_percent(tmp_path: Path) -> None
 
 def test_replies_are_mediocre_on_average_and_rarely_perfect(replies: list[tuple[Ticket, str, float]]) -> None:
     scores = [score for _, _, score in replies]
-    assert 0.40 < mean(scores) < 0.55
-    assert 0.01 < mean(score >= 0.95 for score in scores) < 0.08
+    assert 0.55 < mean(scores) < 0.70
+    assert 0.01 < mean(score >= 0.95 for score in scores) < 0.12
     assert max(scores) == pytest.approx(1.0)
 
 
@@ -208,7 +208,7 @@ def test_lengths(replies: list[tuple[Ticket, str, float]]) -> None:
     assert max(messages) <= 25
     assert min(answers) >= 4
     assert max(answers) <= 45
-    assert 18 < mean(answers) < 28
+    assert 22 < mean(answers) < 32
 
 
 def test_messages_say_what_they_are_about_and_rarely_recur(replies: list[tuple[Ticket, str, float]]) -> None:

@@ -7,7 +7,7 @@ import torch
 from transformers import LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from kedge.engine.engine import Engine
-from kedge.engine.sampling import Sampling
+from kedge.engine.sampling import Sampling, random_stream
 from kedge.errors import DataError
 
 LENGTHS = [3, 5, 12, 1, 40, 60, 19, 20]  # some share a batch, some are far apart
@@ -100,6 +100,19 @@ def test_draws_follow_the_model(tiny_lm):
     counts = torch.bincount(torch.tensor(drawn), minlength=len(logits))[top.indices]
     assert counts.sum() == n
     assert ((counts - expected) ** 2 / expected).sum() < 20.5  # chi-square, 5 degrees of freedom, 1 in 1000
+
+
+@torch.no_grad()
+def test_every_token_is_drawn_by_its_own_random_number(tiny_lm):
+    """The t-th number of a request's stream falls into the t-th token's share of the distribution, tokens in order."""
+    lm = tiny_lm("llama")
+    for i, completion in enumerate(Engine(lm).generate(random_prompts(), Sampling(max_new_tokens=9), seed=4)):
+        ids = completion.prompt_ids + completion.ids
+        ends = (
+            lm.model(torch.tensor([ids])).logits[0, len(completion.prompt_ids) - 1 : -1].double().softmax(-1).cumsum(-1)
+        )
+        for t, (number, token) in enumerate(zip(random_stream(4, i, 9).tolist(), completion.ids, strict=False)):
+            assert (ends[t, token - 1] if token else 0) - 1e-5 < number < ends[t, token] + 1e-5
 
 
 def test_nothing_asked(tiny_lm):

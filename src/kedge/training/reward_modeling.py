@@ -24,8 +24,8 @@ class RewardConfig(SupervisedConfig):
 
     learning_rate: float = 1e-4
     """Peak learning rate of AdamW."""
-    center_rewards_coefficient: float = Field(0.01, ge=0)
-    """Pulls scores towards 0 (Eisenstein et al. 2023), so that they mean the same from run to run."""
+    center_rewards_coefficient: float = Field(0.0, ge=0)
+    """Pulls scores towards 0 (Eisenstein et al. 2023), so that they mean the same from run to run; 0.01 is usual."""
 
 
 class RewardModeling(Supervised):

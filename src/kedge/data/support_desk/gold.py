@@ -44,21 +44,21 @@ Text = str | Sequence[Mapping[str, str]]
 """A plain text, or chat messages of which the last one counts."""
 
 WEIGHTS: dict[str, float] = {
-    "answer": 0.36,
-    "product": 0.12,
+    "answer": 0.40,
+    "product": 0.07,
     "next_step": 0.12,
-    "empathy": 0.12,
-    "polite": 0.16,
-    "short": 0.05,
-    "unrepetitive": 0.07,
+    "empathy": 0.13,
+    "polite": 0.20,
+    "short": 0.03,
+    "unrepetitive": 0.05,
 }
 """What each part is worth; they sum to 1. The first four are substance, the others manners."""
 
 SUBSTANCE = ("answer", "product", "next_step", "empathy")
 MANNERS = ("polite", "short", "unrepetitive")
 
-JUDGE_TEMPERATURE = 0.11
-"""At this temperature the gold score itself agrees with about 87% of the judge's labels: the ceiling."""
+JUDGE_TEMPERATURE = 0.15
+"""At this temperature the gold score itself agrees with about 90% of the judge's labels: the ceiling."""
 
 FULL_MARKS_WORDS, NO_MARKS_WORDS = 40, 55
 REPETITION_LIMIT = 0.4  # the share of repeated word triples from which unrepetitive is 0

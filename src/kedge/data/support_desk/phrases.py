@@ -8,7 +8,7 @@ scratch in a minute. Two marks are used in the phrases:
   so that generator and score cannot drift apart; `plain` takes them off.
 """
 
-PRODUCTS = ("kettle", "toaster", "camera", "keyboard", "printer", "heater", "desk lamp", "coffee maker")
+PRODUCTS = ("kettle", "toaster", "camera", "printer", "desk lamp", "coffee maker")
 
 # --- what a customer says --------------------------------------------------------------------------------
 
@@ -117,7 +117,7 @@ ANSWERS: dict[str, tuple[str, ...]] = {
         "Turn on {item}, [follow the three steps] on the screen and press the button.",
     ),
 }
-UNNAMED = ("the item",)  # what an agent says who does not name the product
+UNNAMED = "the item"  # what an agent says who does not name the product
 EVASIONS = (
     "I do not know anything about that.",
     "Another team may know more.",

@@ -19,6 +19,8 @@ MESSAGE_WORDS = range(4, 26)
 REPLY_WORDS = range(4, 46)
 WILD_WORDS = 50  # where a wild reply is cut off, as generation would
 NEAR_TIE = 0.1  # a person asked to choose between replies as close as this cannot say, so nobody is asked
+CARE = 0.8  # of the agents who wrote the demonstrations: how often one answers what was asked, names what it is about
+CARE_IN_PAIRS = 0.55
 WILD_IN_PAIRS = 0.12  # the share of wild replies among those the judge compares
 
 Row = dict[str, object]
@@ -55,9 +57,9 @@ def write_support_desk(
     folder: Path,
     *,
     seed: int = 0,
-    demonstrations: int = 6000,
-    pairs: int = 8000,
-    heldout_pairs: int = 1000,
+    demonstrations: int = 8000,
+    pairs: int = 14000,
+    heldout_pairs: int = 2000,
     prompts: int = 2000,
     heldout_prompts: int = 256,
     temperature: float = JUDGE_TEMPERATURE,
@@ -125,32 +127,36 @@ def draw_ticket(rng: random.Random) -> Ticket:
             rng.choice(phrases.PURPOSES).format(person=person, event=event),
         ]
         rng.shuffle(details)
-        parts += details[: rng.random() < 0.4]
+        parts += details[: rng.random() < 0.25]
         parts.append(rng.choice(after))
         message = _join(parts)
         if len(message.split()) in MESSAGE_WORDS:
             return Ticket(message, intent, product)
 
 
-def draw_reply(rng: random.Random, ticket: Ticket, *, wild: float = 0.0) -> str:
-    """An agent's reply of 4 to 45 words; with probability `wild` one of the kinds an optimiser may try."""
+def draw_reply(rng: random.Random, ticket: Ticket, *, care: float = CARE, wild: float = 0.0) -> str:
+    """An agent's reply of 4 to 45 words.
+
+    `care` is the probability that it answers what was asked, and that it names the right product; `wild` that it
+    is one of the kinds an optimiser may try.
+    """
     if rng.random() < wild:
-        return _cut(rng, _wild_reply(rng, ticket), WILD_WORDS, WILD_WORDS)
+        return _cut(rng, _wild_reply(rng, ticket, care), WILD_WORDS, WILD_WORDS)
     while True:
-        sentences = _sentences(rng, ticket)
+        sentences = _sentences(rng, ticket, care)
         reply = _cut(rng, _join(sentences), 4, 8) if rng.random() < 0.03 else _join(sentences)
         if len(reply.split()) in REPLY_WORDS:
             return reply
 
 
-def _sentences(rng: random.Random, ticket: Ticket) -> list[str]:
+def _sentences(rng: random.Random, ticket: Ticket, care: float) -> list[str]:
     """The sentences of a reply, its defects drawn independently."""
-    item = _item(rng, ticket.product)
+    item = _item(rng, ticket.product, care)
     empathy = _say(rng, phrases.EMPATHY, item) if rng.random() < 0.57 else ""
     kind = rng.random()
-    if kind < 0.6:
+    if kind < care:
         answer = _say(rng, phrases.ANSWERS[ticket.intent], item)
-    elif kind < 0.8:
+    elif kind < (1 + care) / 2:
         answer = _say(rng, phrases.ANSWERS[_other(rng, phrases.INTENTS, ticket.intent)], item)
     else:
         answer = rng.choice(phrases.EVASIONS)
@@ -170,8 +176,8 @@ def _sentences(rng: random.Random, ticket: Ticket) -> list[str]:
     return [sentence for sentence in (salutation, *body, closing) if sentence]
 
 
-def _wild_reply(rng: random.Random, ticket: Ticket) -> str:
-    sentences = _sentences(rng, ticket)
+def _wild_reply(rng: random.Random, ticket: Ticket, care: float) -> str:
+    sentences = _sentences(rng, ticket, care)
     kind = rng.choice(("cut", "loop", "salad", "stuffed", "endless"))
     if kind == "cut":
         return _cut(rng, _join(sentences), 1, 12)
@@ -190,11 +196,11 @@ def _wild_reply(rng: random.Random, ticket: Ticket) -> str:
     return _join([*sentences, *fillers])
 
 
-def _item(rng: random.Random, product: str) -> str:
+def _item(rng: random.Random, product: str, care: float) -> str:
     kind = rng.random()
-    if kind < 0.25:
-        return rng.choice(phrases.UNNAMED)
-    named = product if kind < 0.79 else _other(rng, phrases.PRODUCTS, product)
+    if kind > (1 + care) / 2:
+        return phrases.UNNAMED
+    named = product if kind < care else _other(rng, phrases.PRODUCTS, product)
     return f"{rng.choice(('the', 'your'))} {named}"
 
 
@@ -254,7 +260,7 @@ def _demonstration_row(rng: random.Random, ticket: Ticket) -> Row:
 
 def _pair_row(rng: random.Random, ticket: Ticket, temperature: float, *, gold: bool) -> Row:
     while True:
-        replies = [draw_reply(rng, ticket, wild=WILD_IN_PAIRS) for _ in range(2)]
+        replies = [draw_reply(rng, ticket, care=CARE_IN_PAIRS, wild=WILD_IN_PAIRS) for _ in range(2)]
         scores = [gold_score(reply, ticket.intent, ticket.product) for reply in replies]
         if abs(scores[0] - scores[1]) >= NEAR_TIE:
             break
