@@ -7,7 +7,8 @@ import json
 import random
 from pathlib import Path
 
-NAMES = ["Lily", "Tom", "Ben", "Sue", "Max", "Mia", "Sam", "Anna", "Jack", "Lucy", "Tim", "Sara", "Leo", "Amy", "Bob", "Ella", "Fin", "Jill", "Dan", "Rose"]
+NAMES = ["Lily", "Tom", "Ben", "Sue", "Max", "Mia", "Sam", "Anna", "Jack", "Lucy"]
+NAMES += ["Tim", "Sara", "Leo", "Amy", "Bob", "Ella", "Fin", "Jill", "Dan", "Rose"]
 ANIMALS = ["dog", "cat", "bird", "bear", "fish", "frog", "fox", "bunny", "duck", "mouse"]
 LOOKS = ["big", "red", "little", "old", "new", "blue", "shiny", "funny", "round", "soft"]
 THINGS = ["ball", "box", "hat", "car", "tree", "boat", "book", "toy", "cake", "kite", "stone", "lamp"]

@@ -34,6 +34,7 @@ class RunFolder:
         self.path = Path(path)
         self.recipe = recipe
         self.resume = resume
+        self._started = False
         if overwrite and resume:
             raise ConfigError("--overwrite and --resume exclude each other")
         occupied = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
@@ -46,7 +47,13 @@ class RunFolder:
             raise ConfigError(f"{self.path}: exists and is not a run (no recipe.toml in it); name another with run=...")
 
     def start(self) -> None:
-        """Make the folder and write the recipe; a run to be overwritten is deleted only now, when all else is well."""
+        """Make the folder and write the recipe; a run to be overwritten is deleted only now, when all else is well.
+
+        Only the first call does anything, so that a loop that was left can be taken up again.
+        """
+        if self._started:
+            return
+        self._started = True
         if self.path.exists() and not self.resume:
             shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
@@ -70,21 +77,31 @@ class RunFolder:
         text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
         (self.path / "summary.json").write_text(text, encoding="utf-8")
 
-    def forget_after(self, step: int) -> None:
-        """Drop the lines of steps after ``step``: a resumed run writes them again."""
+    def forget_after(self, step: int, *, evaluation_too: bool = False) -> None:
+        """Drop the lines of steps after ``step``: a resumed run writes them again.
+
+        Args:
+            evaluation_too: also the evaluation at ``step`` itself, where that is done again (at the beginning, at the
+                end).
+        """
         for name in ("metrics.jsonl", "samples.jsonl"):
             path = self.path / name
             if path.is_file():
                 # Not splitlines, which also splits at separators that a sample may contain. After the last line end is
                 # nothing, or the line that was being written when the run was killed; it is past the checkpoint.
                 *whole, _ = path.read_text(encoding="utf-8").split("\n")
-                kept = [line for line in whole if json.loads(line)["step"] <= step]
+                kept = [line for line in whole if not _forgotten(json.loads(line), step, evaluation_too)]
                 path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         with (self.path / name).open("a", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _forgotten(row: Mapping[str, Any], step: int, evaluation_too: bool) -> bool:
+    evaluation = row.get("split") == "eval" or all(key.startswith("eval/") for key in row if key != "step")
+    return row["step"] > step or (row["step"] == step and evaluation and evaluation_too)
 
 
 class Timer:

@@ -75,7 +75,6 @@ def test_a_prompt_of_exactly_the_longest_length_fits(make_ppo, tiny_tokenizer):
         make_ppo(prompts=[text], settings={"response_length": 7})
 
 
-@pytest.mark.xfail(strict=True, reason="where response_length fills the model, the hint is max_prompt_length=0")
 def test_the_hint_can_be_followed_where_no_prompt_fits(make_ppo):
     with pytest.raises(DataError) as error:
         make_ppo(settings={"response_length": 128})

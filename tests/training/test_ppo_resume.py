@@ -71,9 +71,6 @@ def test_a_checkpoint_is_a_model_folder_and_only_the_last_are_kept(make_ppo, tmp
     assert torch.equal(vector(loaded), vector(ppo.policy.model))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the second loop begins the run folder anew: metrics and checkpoints are deleted"
-)
 def test_going_on_after_a_break(make_ppo, tmp_path, lines):
     ppo = make_ppo(settings={"steps": 4, "checkpoint_every": 1}, run=tmp_path / "run")
     for _ in ppo:
@@ -83,7 +80,6 @@ def test_going_on_after_a_break(make_ppo, tmp_path, lines):
     assert [row["step"] for row in lines(tmp_path / "run", "metrics.jsonl")] == [1, 2, 3, 4]
 
 
-@pytest.mark.xfail(strict=True, reason="the lines of step 0 and of the last evaluation are written a second time")
 @pytest.mark.parametrize("killed_after", [1, 2])  # before the first checkpoint; when all was done
 def test_resuming_writes_no_line_twice(make_ppo, tmp_path, lines, killed_after):
     kwargs = {"settings": {"checkpoint_every": 2}, "eval_size": 1, "run": tmp_path / "run"}

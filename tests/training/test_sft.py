@@ -145,7 +145,6 @@ def test_resumed_is_uninterrupted(make_sft, tmp_path, vector, lines):
     assert summary["before"] == json.loads((tmp_path / "whole/summary.json").read_text())["before"]
 
 
-@pytest.mark.xfail(strict=True, reason="the lines of step 0 and of the last evaluation are written a second time")
 @pytest.mark.parametrize("killed_at", [1, 3])  # before the first checkpoint, and after the last
 def test_resuming_writes_no_line_twice(make_sft, tmp_path, lines, killed_at):
     kwargs = {"settings": {"checkpoint_every": 3}, "eval_data": OTHERS, "run": tmp_path / "run"}

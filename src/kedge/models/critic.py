@@ -15,7 +15,7 @@ HEAD_FILE = "value_head.safetensors"
 
 
 def new_critic(kind: Literal["separate", "shared"], policy: LanguageModel, start: RewardModel | None = None) -> Critic:
-    """A critic to be trained, in float32 beside the policy.
+    """A critic to be trained: its trunk in the dtype of the model it comes from, its head in float32.
 
     Args:
         kind: ``separate`` copies a trunk, ``shared`` adds a head to the policy's.

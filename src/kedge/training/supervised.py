@@ -101,7 +101,7 @@ class Supervised(ABC):
             self.before = self._evaluate()
         if self.run is not None:
             self.run.start()
-            self.run.forget_after(self.step_done)
+            self.run.forget_after(self.step_done, evaluation_too=self.step_done in (0, self.total_steps))
         if self.step_done == 0:
             self._write(self.before)
         with ProgressBar(self.label, self.total_steps, enabled=self.progress, start=self.step_done) as bar:
@@ -186,7 +186,7 @@ class Supervised(ABC):
         if longest > self.config.micro_batch_tokens:
             raise ConfigError(
                 f"micro_batch_tokens={self.config.micro_batch_tokens}: the longest example has {longest} tokens; "
-                f"set micro_batch_tokens={longest} or more, or max_length lower"
+                f"set micro_batch_tokens={longest} or more"
             )
 
 

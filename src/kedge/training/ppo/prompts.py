@@ -69,10 +69,12 @@ def _encoded(lm: LanguageModel, config: PPOConfig, records: Sequence[Prompt], ke
     for prompt in encoded:
         total = len(prompt.ids) + config.response_length
         if limit is not None and total > limit:
+            room = limit - config.response_length
+            leave_out = f"Set max_prompt_length={room} to leave such prompts out, or " if room > 0 else "Set "
             raise DataError(
                 f"{prompt.record.origin}: the prompt has {len(prompt.ids)} tokens; with response_length="
-                f"{config.response_length} that is more than the model's {limit} positions. Set max_prompt_length="
-                f"{limit - config.response_length} to leave such prompts out, or response_length lower"
+                f"{config.response_length} that is more than the model's {limit} positions. {leave_out}"
+                "response_length lower"
             )
         if total > config.micro_batch_tokens:
             raise ConfigError(

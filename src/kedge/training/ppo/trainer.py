@@ -120,10 +120,11 @@ class PPO:
     def __iter__(self) -> Iterator[Metrics]:
         """The remaining steps one by one, each giving its metrics; evaluations and checkpoints happen on the way."""
         config = self.config
-        self.before = self.evaluate(self.reference)
+        if self.before is None:
+            self.before = self.evaluate(self.reference)
         if self.run is not None:
             self.run.start()
-            self.run.forget_after(self.step_done)
+            self.run.forget_after(self.step_done, evaluation_too=self.step_done in (0, config.steps))
             if self.step_done == 0:
                 self._report_evaluation(self.before)
         with ProgressBar("PPO", config.steps, enabled=self.progress, start=self.step_done) as bar:
