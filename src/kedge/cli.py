@@ -155,7 +155,9 @@ def _supervised(stage: str, recipe: "Recipe", *, overwrite: bool, resume: bool) 
 
 
 def _say_where(folder: Path, result: str, then: str | None) -> None:
-    console.print(f"run: {folder}   result: {result}" + (f"   next: {then}" if then else ""), highlight=False)
+    console.print(
+        f"run: {folder}\nresult: {result}" + (f"\nnext: {then}" if then else ""), highlight=False, soft_wrap=True
+    )
 
 
 def _converse(conversation: "Chat") -> None:

@@ -5,6 +5,7 @@ stages. The folder stays, to be read, changed and run again a stage at a time.
 """
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,12 @@ def quickstart(
     Raises:
         ConfigError: the folder exists and is not to be overwritten.
     """
+    start = time.perf_counter()
     console = console or Console()
     tables = recipe_tables(folder, seed)
     run = RunFolder(folder, tables, overwrite=overwrite)
     run.start()
-    console.print(f"[bold]kedge quickstart[/]: a support desk learns from its customers' preferences, in {folder}/")
+    console.print(f"[bold]kedge quickstart[/]: a support desk learns from preferences, in {folder}/", soft_wrap=True)
     desk = write_support_desk(folder / "data", seed=seed)
     parameters = _new_model(desk, folder / "model", seed)
     console.print(f"data and a model of {parameters / 1e6:.1f} million random weights are written")
@@ -46,8 +48,9 @@ def quickstart(
     assert ppo.comparison is not None
     console.print()
     console.print(
-        f"reward model: agrees with {accuracy:.1%} of the held-out labels; "
-        f"the labels are noisy, and a perfect one would agree with {ceiling(desk):.1%}\n"
+        f"reward model: agrees with {accuracy:.1%} of the held-out labels; they are noisy, and gold itself agrees with "
+        f"{ceiling(desk):.1%}\n",
+        soft_wrap=True,
     )
     console.print(comparison_table(summary, title="Before and after PPO"))
     console.print("gold is what people would say; neither the reward model nor PPO ever saw it\n", style="dim")
@@ -55,7 +58,8 @@ def quickstart(
     console.print(curve_table(evaluations(folder / "ppo"), curve, title="On the way"))
     console.print()
     console.print(examples(ppo.comparison, 3, judge="gold"))
-    console.print(what_next(folder))
+    console.print(what_next(folder), soft_wrap=True, highlight=False)
+    console.print(f"done in {time.perf_counter() - start:.0f} seconds; everything is in {folder}/", soft_wrap=True)
     return summary
 
 
@@ -121,10 +125,12 @@ def what_next(folder: Path) -> str:
     """What to type now."""
     return f"""
 [bold]What to type next[/]
-  kedge chat {folder}/ppo                          talk to it
-  kedge ppo {folder}/recipe.toml ppo.kl_coef=0 ppo.run={folder}/no-kl
-                                                   see what the anchor is for
-  $EDITOR {folder}/recipe.toml                     the recipe of all this; put your own model and data in a copy
+  kedge chat {folder}/ppo
+      talk to it
+  kedge ppo {folder}/recipe.toml ppo.kl_coef=0 ppo.steps=200 ppo.run={folder}/no-anchor
+      without the anchor and for too long: watch the score rise while gold falls behind
+  {folder}/recipe.toml
+      the recipe of all this; put your own model and data into a copy of it
 """
 
 

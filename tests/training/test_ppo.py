@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from kedge import PPO, PPOConfig
 from kedge.engine.engine import Engine
+from kedge.engine.sampling import Sampling
 from kedge.errors import ConfigError, RewardError
 from kedge.models.critic import load_critic, new_critic
 from kedge.models.language_model import load_language_model
@@ -40,7 +41,7 @@ def test_the_reward_goes_up(make_ppo, critic, reward):
 
 
 @pytest.mark.shared
-def test_learns_to_end_where_pad_is_eos(make_ppo, tiny_lm, gpt2_tokenizer):
+def test_learns_to_end_where_pad_is_eos(make_ppo, tiny_lm, gpt2_tokenizer, tmp_path):
     """Nothing but the penalty on answers that do not end; at first a tenth of the tokens are EOS."""
     gpt2_tokenizer.pad_token = gpt2_tokenizer.eos_token
     ids = dict.fromkeys(["bos_token_id", "eos_token_id", "pad_token_id"], 50256)
@@ -53,6 +54,12 @@ def test_learns_to_end_where_pad_is_eos(make_ppo, tiny_lm, gpt2_tokenizer):
     cut_off = [metrics["completions/cut_off"] for metrics in ppo]
     assert cut_off[0] > 0.3
     assert sum(cut_off[-3:]) / 3 < 0.1
+    ppo.save(tmp_path)
+    prompt = gpt2_tokenizer("the cat sat on").input_ids
+    [ours] = Engine(ppo.policy).generate([prompt], Sampling(12, temperature=0.0))
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
+    written = theirs.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False)[0, len(prompt) :]
+    assert written.tolist() == ours.ids
 
 
 def test_metrics_of_a_step(make_ppo, tmp_path, lines):

@@ -52,12 +52,13 @@ def examples(comparison: Comparison, count: int, *, judge: str) -> Group:
     """The first ``count`` prompts with the answer before and after, and what ``judge`` thinks of each."""
     panels = []
     for i, prompt in enumerate(comparison.after.prompts[:count]):
-        body = Text()
+        body = Text(plain(prompt.text), style="italic")
         for label, evaluation in (("before", comparison.before), ("after", comparison.after)):
             score = evaluation.scores[judge][i]
-            body.append(f"{label} ", style="bold").append(f"({judge} {score:.2f})  ", style="dim")
-            body.append(evaluation.completions[i].text.strip() + ("\n" if label == "before" else ""))
-        panels.append(Panel(body, title=Text(plain(prompt.text)), title_align="left", border_style="dim"))
+            body.append(f"\n{label}", style="bold not italic")
+            body.append(f" ({judge} {score:.2f})  ", style="dim not italic")
+            body.append(evaluation.completions[i].text.strip(), style="not italic")
+        panels.append(Panel(body, border_style="dim"))
     return Group(*panels)
 
 
