@@ -56,6 +56,20 @@ def test_resume_keeps_everything(run):
     assert read_recipe(run.path / "recipe.toml") == {"ppo": {"steps": 9}}
 
 
+def test_overwrite_deletes_what_a_run_writes_and_nothing_else(run):
+    (run.path / "policy").mkdir()
+    (run.path / "thesis.txt").write_text("years of work")
+    RunFolder(run.path, RECIPE, overwrite=True).start()
+    assert sorted(path.name for path in run.path.iterdir()) == ["recipe.toml", "thesis.txt"]
+
+
+def test_where_you_work_is_no_run_folder(run, monkeypatch):
+    monkeypatch.chdir(run.path)
+    for path in (".", "..", run.path):
+        with pytest.raises(ConfigError, match="is where you work"):
+            RunFolder(path, RECIPE, overwrite=True)
+
+
 @pytest.mark.parametrize("flag", ["overwrite", "resume"])
 def test_what_is_not_a_run_is_left_alone(tmp_path, flag):
     (tmp_path / "thesis.txt").write_text("years of work")

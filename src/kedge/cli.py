@@ -69,7 +69,9 @@ def ppo(recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwrite = 
     if "after" in summary:
         console.print(comparison_table(summary, title="Before and after PPO"))
     else:
-        console.print("no held-out prompts, so no before and after: set eval_size or eval_prompts in [ppo]")
+        console.print(
+            "no held-out prompts, so no before and after: set eval_size or eval_prompts in the recipe's table"
+        )
     assert job.run is not None
     _say_where(job.run.path, f"{job.run.path}/policy", f"kedge chat {job.run.path}")
 
@@ -148,7 +150,7 @@ def _supervised(stage: str, recipe: "Recipe", *, overwrite: bool, resume: bool) 
     if "after" in summary:
         console.print(held_out_table(summary, title=f"{job.label}: {summary['steps']} steps"))
     else:
-        console.print(f"nothing held out, so nothing to measure: set eval_size or eval_data in [{stage}]")
+        console.print("nothing held out, so nothing to measure: set eval_size or eval_data in the recipe's table")
     folder = job.run.path
     result, then = {"sft": ("policy", f"kedge chat {folder}"), "reward": ("reward_model", None)}[stage]
     _say_where(folder, f"{folder}/{result}", then)

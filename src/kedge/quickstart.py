@@ -19,6 +19,7 @@ from kedge.models.tiny import new_llama, new_tokenizer
 from kedge.recipe import Recipe
 from kedge.tracking import RunFolder
 
+FILES = ("recipe.toml", "data", "model", "sft", "reward", "ppo")
 VOCABULARY = 2048  # more than the desk has words: every word becomes one token, which keeps the texts short
 HIDDEN, LAYERS, HEADS, POSITIONS = 128, 2, 4, 256
 
@@ -34,7 +35,7 @@ def quickstart(
     start = time.perf_counter()
     console = console or Console()
     tables = recipe_tables(folder, seed)
-    run = RunFolder(folder, tables, overwrite=overwrite)
+    run = RunFolder(folder, tables, overwrite=overwrite, files=FILES)
     run.start()
     console.print(f"[bold]kedge quickstart[/]: a support desk learns from preferences, in {folder}/", soft_wrap=True)
     desk = write_support_desk(folder / "data", seed=seed)
@@ -127,7 +128,7 @@ def what_next(folder: Path) -> str:
 [bold]What to type next[/]
   kedge chat {folder}/ppo
       talk to it
-  kedge ppo {folder}/recipe.toml ppo.kl_coef=0 ppo.steps=200 ppo.run={folder}/no-anchor
+  kedge ppo {folder}/recipe.toml ppo.kl_coef=0 ppo.steps=200 ppo.run=runs/no-anchor
       without the anchor and for too long: watch the score rise while gold falls behind
   {folder}/recipe.toml
       the recipe of all this; put your own model and data into a copy of it

@@ -138,7 +138,7 @@ class Recipe:
 
     def __init__(self, path: Path, overrides: list[str]) -> None:
         tables = override(read_recipe(path), overrides)
-        self.name = tables.pop("name", path.parent.name if path.name == "recipe.toml" else path.stem)
+        self.name = tables.pop("name", path.resolve().parent.name if path.name == "recipe.toml" else path.stem)
         if not isinstance(self.name, str) or not self.name:
             raise ConfigError(f"{path}: name must be a word, not {self.name!r}")
         self.path = path

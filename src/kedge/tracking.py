@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,32 +11,53 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from kedge.config import write_recipe
+from kedge.config import read_recipe, write_recipe
 from kedge.errors import ConfigError
 
 Metrics = dict[str, float]
+
+RUN_FILES = (
+    "recipe.toml", "metrics.jsonl", "samples.jsonl", "summary.json",
+    "checkpoints", "policy", "critic", "reward_model",
+)  # fmt: skip
+"""What a run writes, and all that overwriting it deletes."""
+
+MAY_CHANGE = {"steps", "epochs", "eval_every", "checkpoint_every", "keep_last", "samples_per_step", "device"}
+MAY_CHANGE |= {"micro_batch_tokens", "run"}
+"""Settings that a resumed run may be given anew."""
 
 
 class RunFolder:
     """``runs/NAME``: recipe.toml, metrics.jsonl, samples.jsonl, summary.json, checkpoints/ and the result."""
 
     def __init__(
-        self, path: str | Path, recipe: Mapping[str, Any], *, overwrite: bool = False, resume: bool = False
+        self,
+        path: str | Path,
+        recipe: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
+        resume: bool = False,
+        files: Sequence[str] = RUN_FILES,
     ) -> None:
         """Check that the folder may be used. Nothing is written or deleted before :meth:`start`.
 
         Args:
             recipe: the resolved recipe's tables; running it repeats the run.
+            files: what the run writes, and all that overwriting it deletes.
 
         Raises:
-            ConfigError: it exists and neither flag was given; both were; or it is not a run's folder.
+            ConfigError: it exists and neither flag was given; both were; it is not a run's folder; or it is to be
+                resumed with other settings.
         """
         self.path = Path(path)
         self.recipe = recipe
         self.resume = resume
+        self.files = files
         self._started = False
         if overwrite and resume:
             raise ConfigError("--overwrite and --resume exclude each other")
+        if self.path.resolve() in (Path.cwd(), *Path.cwd().parents):
+            raise ConfigError(f"{self.path}: is where you work; name another folder with run=...")
         occupied = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
         if occupied and not (overwrite or resume):
             raise ConfigError(
@@ -45,6 +66,8 @@ class RunFolder:
             )
         if occupied and not (self.path / "recipe.toml").is_file():
             raise ConfigError(f"{self.path}: exists and is not a run (no recipe.toml in it); name another with run=...")
+        if occupied and resume:
+            self._refuse_other_settings()
 
     def start(self) -> None:
         """Make the folder and write the recipe; a run to be overwritten is deleted only now, when all else is well.
@@ -54,8 +77,10 @@ class RunFolder:
         if self._started:
             return
         self._started = True
-        if self.path.exists() and not self.resume:
-            shutil.rmtree(self.path)
+        if not self.resume:
+            for name in self.files:
+                target = self.path / name
+                shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
         self.path.mkdir(parents=True, exist_ok=True)
         write_recipe(self.path / "recipe.toml", self.recipe)
 
@@ -93,10 +118,28 @@ class RunFolder:
                 kept = [line for line in whole if not _forgotten(json.loads(line), step, evaluation_too)]
                 path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
+    def _refuse_other_settings(self) -> None:
+        before, now = _settings(read_recipe(self.path / "recipe.toml")), _settings(self.recipe)
+        for key in sorted(before.keys() | now.keys()):
+            if key.rpartition(".")[2] not in MAY_CHANGE and before.get(key) != now.get(key):
+                raise ConfigError(
+                    f"{self.path}: {key} was {before.get(key)!r} and is {now.get(key)!r} now; a resumed run keeps its "
+                    "settings. Take the change back, or begin a run of another name with run=..."
+                )
+
     def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         with (self.path / name).open("a", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _settings(tables: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """``{"ppo.kl_coef": 0.05, ...}``, as they read in TOML."""
+    flat: dict[str, Any] = {}
+    for key, value in tables.items():
+        name = f"{path}{key}"
+        flat |= _settings(value, f"{name}.") if isinstance(value, Mapping) else {name: json.loads(json.dumps(value))}
+    return flat
 
 
 def _forgotten(row: Mapping[str, Any], step: int, evaluation_too: bool) -> bool:

@@ -8,8 +8,8 @@ import torch
 from kedge.data.records import Prompt
 from kedge.engine.engine import Completion
 from kedge.engine.sampling import Sampling
-from kedge.errors import DataError
-from kedge.evaluation.evaluate import Comparison, Evaluation, evaluate_policy, sequence_kl
+from kedge.errors import ConfigError, DataError
+from kedge.evaluation.evaluate import Comparison, Evaluation, evaluate, evaluate_policy, sequence_kl
 from kedge.rewards.function import FunctionReward
 
 PROMPTS = [Prompt(text) for text in ("the cat", "a little ship and", "the dog ran to", "x")]
@@ -83,3 +83,51 @@ def test_compare():
 def test_a_prompt_too_long(tiny_lm):
     with pytest.raises(DataError, match="more than the model's 128 positions"):
         evaluate_policy(tiny_lm("llama"), [Prompt("the cat " * 80)], LETTERS, SAMPLING)
+
+
+def always_one(prompts, completions):
+    return [1.0] * len(prompts)
+
+
+def only_the_first(prompts, completions):
+    return [1.0] + [None] * (len(prompts) - 1)
+
+
+class TestAgainstAnother:
+    def test_every_number_is_there(self, tiny_lm):
+        ours, theirs = tiny_lm("llama"), tiny_lm("llama", seed=1)
+        prompts = ["the cat", "a dog", "Once"]
+        result = evaluate(ours, theirs, prompts, reward=always_one, metrics=[only_the_first], limit=2)
+        summary = result.summary()
+        assert summary["eval_prompts"] == 2
+        assert summary["win_rate"]["score"]["rate"] == 0.5
+        assert summary["win_rate"]["only_the_first"]["n"] == 1  # the other was judged by neither
+        assert summary["before"]["kl"] == pytest.approx(0, abs=1e-4)
+        assert summary["after"]["kl"] > 1
+
+    def test_a_policy_against_itself(self, tiny_lm):
+        result = evaluate(tiny_lm("llama"), tiny_lm("llama"), ["the cat", "a dog"], reward=always_one)
+        assert [c.ids for c in result.before.completions] == [c.ids for c in result.after.completions]
+
+    @pytest.mark.parametrize("sampling", [Sampling(4, temperature=0.0), Sampling(4, top_p=0.5), Sampling(4, top_k=3)])
+    def test_no_kl_of_what_was_not_sampled_from(self, tiny_lm, sampling):
+        result = evaluate(tiny_lm("llama"), tiny_lm("llama", seed=1), ["the cat"], sampling=sampling)
+        assert "kl" not in result.summary()["after"]
+
+    @pytest.mark.shared
+    def test_no_kl_between_vocabularies(self, tiny_lm, stories):
+        result = evaluate(tiny_lm("llama"), stories, ["the cat"], reward=always_one)
+        assert "kl" not in result.summary()["after"]
+        assert result.win_rates()["score"].rate == 0.5
+
+    @pytest.mark.parametrize(
+        "metrics",
+        [
+            [always_one, always_one],
+            [{"function": always_one, "name": "score"}],
+            [{"function": always_one, "name": "kl"}],
+        ],
+    )
+    def test_names_that_are_taken(self, tiny_lm, metrics):
+        with pytest.raises(ConfigError, match="the name .* is taken"):
+            evaluate(tiny_lm("llama"), tiny_lm("llama"), ["the cat"], reward=always_one, metrics=metrics)

@@ -134,7 +134,7 @@ def test_the_run_folder(make_ppo, tmp_path, lines):
 
 @pytest.mark.parametrize("critic", ["separate", "shared"])
 def test_save(make_ppo, tiny_lm, tmp_path, vector, critic):
-    ppo = make_ppo(settings={"critic": critic, "eval_every": 1})
+    ppo = make_ppo(settings={"critic": critic})
     assert ppo.train().keys() == {"steps", "episodes", "seconds"}  # nothing held out, no folder
     ppo.save(tmp_path / "out")
     again = load_language_model(tmp_path / "out", device="cpu")

@@ -42,7 +42,7 @@ def test_refused(settings, message):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"kl_controller": "adaptive", "kl_target": 3.0, "kl_horizon": 9.0},
+        {"kl_controller": "adaptive", "kl_target": 3.0, "kl_horizon": 64.0},
         {"cutoff": "penalty", "missing_eos_penalty": 2.0},
         {"critic_init": "reward"},
         {"steps": 5, "critic_warmup_steps": 4},

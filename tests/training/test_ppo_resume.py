@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from kedge.errors import ConfigError, RewardError
+
 SETTINGS = {"steps": 5, "checkpoint_every": 2, "eval_every": 2, "weight_decay": 0.1, "warmup_steps": 2}
 
 
@@ -80,14 +82,37 @@ def test_going_on_after_a_break(make_ppo, tmp_path, lines):
     assert [row["step"] for row in lines(tmp_path / "run", "metrics.jsonl")] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("killed_after", [1, 2])  # before the first checkpoint; when all was done
-def test_resuming_writes_no_line_twice(make_ppo, tmp_path, lines, killed_after):
+def test_resuming_a_finished_run_writes_no_line_twice(make_ppo, tmp_path, lines):
     kwargs = {"settings": {"checkpoint_every": 2}, "eval_size": 1, "run": tmp_path / "run"}
-    if killed_after == 2:
-        make_ppo(**kwargs).train()
-    else:
-        next(iter(make_ppo(**kwargs)))
+    make_ppo(**kwargs).train()
     make_ppo(resume=True, **kwargs).train()
     assert [row["step"] for row in lines(tmp_path / "run", "metrics.jsonl") if "eval/score" in row] == [0, 2]
     held = [row["step"] for row in lines(tmp_path / "run", "samples.jsonl") if row["split"] == "eval"]
     assert held == [0, 2]
+
+
+def test_a_run_without_a_checkpoint_is_not_begun_anew(make_ppo, tmp_path):
+    make_ppo(run=tmp_path / "run").train()
+    policy = (tmp_path / "run/policy/model.safetensors").read_bytes()
+    with pytest.raises(ConfigError, match=r"no checkpoint in it .*--overwrite"):
+        make_ppo(run=tmp_path / "run", resume=True)
+    assert (tmp_path / "run/policy/model.safetensors").read_bytes() == policy
+
+
+@pytest.mark.parametrize(("key", "value"), [("learning_rate", 1e-9), ("kl_coef", 9.0), ("seed", 1), ("batch_size", 2)])
+def test_a_resumed_run_keeps_its_settings(make_ppo, tmp_path, key, value):
+    make_ppo(settings={"checkpoint_every": 1}, run=tmp_path / "run").train()
+    with pytest.raises(ConfigError, match=rf"ppo\.{key} was .* and is {value!r} now"):
+        make_ppo(settings={"checkpoint_every": 1, key: value}, run=tmp_path / "run", resume=True)
+    longer = make_ppo(settings={"checkpoint_every": 1, "steps": 3}, run=tmp_path / "run", resume=True)
+    longer.train()
+    assert longer.step_done == 3
+
+
+def test_a_reward_that_fails_leaves_the_old_run_alone(make_ppo, tmp_path):
+    make_ppo(run=tmp_path / "run").train()
+    with pytest.raises(RewardError, match="nan"):
+        make_ppo(
+            lambda prompts, completions: [float("nan")] * len(prompts), run=tmp_path / "run", overwrite=True
+        ).train()
+    assert (tmp_path / "run/policy/model.safetensors").is_file()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from kedge import SFT, SFTConfig
+from kedge import SFT, RewardConfig, SFTConfig
 from kedge.engine.engine import Engine
 from kedge.engine.sampling import Sampling
 from kedge.errors import ConfigError, DataError, NumericsError
@@ -145,22 +145,9 @@ def test_resumed_is_uninterrupted(make_sft, tmp_path, vector, lines):
     assert summary["before"] == json.loads((tmp_path / "whole/summary.json").read_text())["before"]
 
 
-@pytest.mark.parametrize("killed_at", [1, 3])  # before the first checkpoint, and after the last
-def test_resuming_writes_no_line_twice(make_sft, tmp_path, lines, killed_at):
+def test_resuming_a_finished_run_writes_no_line_twice(make_sft, tmp_path, lines):
     kwargs = {"settings": {"checkpoint_every": 3}, "eval_data": OTHERS, "run": tmp_path / "run"}
-    sft = make_sft(**kwargs)
-    step = sft.step
-
-    def killed():
-        if sft.step_done == killed_at:
-            raise KeyboardInterrupt
-        return step()
-
-    sft.step = killed
-    try:
-        sft.train()
-    except KeyboardInterrupt:
-        assert killed_at < 3
+    make_sft(**kwargs).train()
     make_sft(resume=True, **kwargs).train()
     assert [row["step"] for row in lines(tmp_path / "run", "metrics.jsonl") if "eval/loss" in row] == [0, 3]
 
@@ -233,3 +220,21 @@ def test_stop_tokens_end_the_demonstrations_and_are_saved(tiny_lm, tmp_path):
     assert all(ids[-1] in (1, 3) for ids, _ in sft.examples)
     sft.train()
     assert json.loads((tmp_path / "run/policy/generation_config.json").read_text())["eos_token_id"] == [1, 3]
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0])
+def test_a_learning_rate_is_above_zero(rate):
+    for config in (SFTConfig, RewardConfig):
+        with pytest.raises(ConfigError, match=r"learning_rate: .*greater than 0"):
+            config(learning_rate=rate)
+
+
+@pytest.mark.parametrize(("key", "value"), [("device", "cpu"), ("dtype", "float32"), ("stop_tokens", ("<eos>",))])
+def test_what_says_how_to_load_is_refused_with_a_loaded_model(tiny_lm, key, value):
+    with pytest.raises(ConfigError, match=f"{key}: not used with a loaded model"):
+        SFT(tiny_lm("llama"), OTHERS, SFTConfig(**{key: value}))
+
+
+def test_eval_every_needs_held_out_rows(make_sft):
+    with pytest.raises(ConfigError, match="eval_every: not used without held-out rows"):
+        make_sft(settings={"eval_every": 1})

@@ -8,6 +8,8 @@ nothing.
 from collections.abc import Sequence
 from typing import Any
 
+from jinja2 import TemplateError
+
 from kedge.data.records import Demonstration, Text
 from kedge.errors import DataError
 
@@ -91,9 +93,12 @@ def _render(tokenizer: Tokenizer, messages: Text, origin: str, *, add_generation
             f"{origin}: chat messages, but the model's tokenizer has no chat template; "
             "give plain text, or set tokenizer.chat_template and save it with the model"
         )
-    ids = tokenizer.apply_chat_template(
-        messages, tokenize=True, return_dict=False, add_generation_prompt=add_generation_prompt
-    )
+    try:
+        ids = tokenizer.apply_chat_template(
+            messages, tokenize=True, return_dict=False, add_generation_prompt=add_generation_prompt
+        )
+    except TemplateError as error:
+        raise DataError(f"{origin}: the tokenizer's chat template refuses these messages: {error}") from error
     return list(ids)
 
 

@@ -128,7 +128,7 @@ def _text(value: Any, row: Row, name: str) -> Text:
     if (
         isinstance(value, list)
         and value
-        and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in value)
+        and all(isinstance(m, dict) and m.get("role") and m.get("content") is not None for m in value)
     ):
         return value
     raise DataError(

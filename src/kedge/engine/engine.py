@@ -20,6 +20,9 @@ from kedge.models.language_model import LanguageModel, accepts
 
 FinishReason = Literal["eos", "stop", "length"]
 
+# Rows of one batch at most: what its cache and logits take grows with them.
+MAX_ROWS = 256
+
 # A batch runs one step for each token of its longest prompt beyond its shortest; past this it is cheaper to split.
 LENGTH_SPREAD = 16
 
@@ -194,7 +197,8 @@ def _of_similar_length(requests: Sequence[_Request]) -> list[list[_Request]]:
     batches: list[list[_Request]] = []
     for request in sorted(requests, key=lambda r: len(r.prompt)):
         shortest = len(batches[-1][0].prompt) if batches else 0
-        if batches and len(request.prompt) <= shortest + max(LENGTH_SPREAD, shortest // 2):
+        near = len(request.prompt) <= shortest + max(LENGTH_SPREAD, shortest // 2)
+        if batches and near and len(batches[-1]) < MAX_ROWS:
             batches[-1].append(request)
         else:
             batches.append([request])

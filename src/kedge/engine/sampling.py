@@ -39,6 +39,11 @@ class Sampling:
             if not fine:
                 raise ConfigError(f"{name}: must be {wanted}, not {getattr(self, name)!r}")
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether every token can be drawn: no truncation, and not greedy."""
+        return self.temperature > 0 and not self.top_k and self.top_p == 1 and self.min_p == 0
+
     def draw(self, logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """Draw one token a row.
 

@@ -15,6 +15,7 @@ from kedge.data.records import Prompt, read_prompts
 from kedge.engine.engine import Completion, Engine
 from kedge.engine.rollouts import collate, in_micro_batches
 from kedge.engine.sampling import Sampling
+from kedge.errors import ConfigError
 from kedge.evaluation.metrics import WinRate, distinct_n, mean, win_rate
 from kedge.evaluation.samples import sample_rows
 from kedge.models.language_model import Device, DType, LanguageModel, load_language_model
@@ -23,6 +24,7 @@ from kedge.rewards.build import RewardLike, build_reward
 from kedge.rewards.scores import Reward
 
 MICRO_BATCH_TOKENS = 16_384
+RESERVED = ("score", "kl", "length", "ended_by_eos", "distinct_1", "distinct_2")
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,8 @@ def evaluate(
     """Compare two policies on the same prompts, drawing the same random numbers for both.
 
     Args:
-        policy, baseline: hub id, folder, run, or loaded; the KL is the policy's from the baseline.
+        policy, baseline: hub id, folder, run, or loaded; the KL is the policy's from the baseline, measured where both
+            have the same vocabulary and answer from their whole distributions (no truncation, temperature above 0).
         prompts: a data source with a column ``prompt`` (or a list), that neither was trained on.
         reward: judges as ``score``. metrics: further judges, each under its own name.
         sampling: how both answer; default 64 tokens at temperature 1.
@@ -164,13 +167,25 @@ def evaluate(
         return load_language_model(source, tokenizer=tokenizer, stop_tokens=stop_tokens, device=device, dtype=dtype)
 
     ours, theirs, sampling = loaded(policy), loaded(baseline), sampling or Sampling()
-    after = evaluate_policy(ours, records, judges, sampling, reference=theirs, seed=seed)
-    return Comparison(evaluate_policy(theirs, records, judges, sampling, reference=theirs, seed=seed), after)
+    # A KL is of two distributions over the same tokens, on samples of the first.
+    same = ours.tokenizer.get_vocab() == theirs.tokenizer.get_vocab() and sampling.is_whole
+    reference = theirs if same else None
+    after = evaluate_policy(ours, records, judges, sampling, reference=reference, seed=seed)
+    return Comparison(evaluate_policy(theirs, records, judges, sampling, reference=reference, seed=seed), after)
 
 
 def named_judges(metrics: Sequence[RewardLike], device: Device) -> dict[str, Reward]:
-    """The judges by name."""
-    return {judge.name: judge for judge in (build_reward(metric, device=device) for metric in metrics)}
+    """The judges by name.
+
+    Raises:
+        ConfigError: two of one name, or one named like a number that every evaluation has.
+    """
+    judges: dict[str, Reward] = {}
+    for judge in (build_reward(metric, device=device, partial=True) for metric in metrics):
+        if judge.name in judges or judge.name in RESERVED:
+            raise ConfigError(f"metrics: the name {judge.name!r} is taken; give another: {{model = ..., name = ...}}")
+        judges[judge.name] = judge
+    return judges
 
 
 def _both_judged(ours: Sequence[float], theirs: Sequence[float]) -> tuple[list[float], list[float]]:

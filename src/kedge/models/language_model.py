@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from kedge.data.encode import Tokenizer
@@ -23,6 +24,8 @@ TOKENIZER_FILES = (
     "spiece.model",
     "vocab.txt",
 )
+
+SAMPLING_DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "min_p": None, "typical_p": 1.0}
 
 # Embeddings are often padded to a round number of rows; more rows than this beyond the tokenizer is another tokenizer.
 SPARE_ROWS = 1024
@@ -58,6 +61,8 @@ class LanguageModel:
         settings = GenerationConfig() if settings is None else settings
         settings.eos_token_id = list(self.eos_ids) if len(self.eos_ids) > 1 else next(iter(self.eos_ids), None)
         settings.pad_token_id = self.pad_id
+        if any(getattr(settings, name) not in (None, default) for name, default in SAMPLING_DEFAULTS.items()):
+            settings.do_sample = True  # published models forget it, and saving refuses sampling settings without it
         self.model.generation_config = settings
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
@@ -138,7 +143,7 @@ def load_weights(auto_class: Any, source: str | Path, dtype: DType, **kwargs: An
         loaded: tuple[PreTrainedModel, dict] = auto_class.from_pretrained(
             source, dtype=torch_dtype, output_loading_info=True, **kwargs
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"{source}: cannot load the model: {_first_line(error)}{_offline_hint(source)}") from error
     except RuntimeError as error:
         if "size mismatch" not in str(error) and "mismatched" not in str(error):
@@ -231,7 +236,7 @@ def _eos_ids(model: PreTrainedModel, tokenizer: Tokenizer, stop_tokens: Sequence
         if token not in vocabulary:
             raise ModelError(f"stop_tokens: {token!r} is not one token of this tokenizer; use stop_strings for text")
         found.append(vocabulary[token])
-    return tuple(dict.fromkeys(found))
+    return tuple(token for token in dict.fromkeys(found) if token < vocabulary_rows(model))
 
 
 def _dtype_name(dtype: torch.dtype) -> Any:

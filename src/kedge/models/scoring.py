@@ -35,6 +35,7 @@ def score_tokens(
     temperature: float,
     value_head: ScalarHead | None = None,
     with_entropy: bool = False,
+    entropy_gradient: bool = True,
 ) -> TokenScores:
     """Score the masked tokens under ``model``; with ``value_head`` also their values, off the same pass.
 
@@ -43,6 +44,7 @@ def score_tokens(
         tokens: ``[B, L]`` right-padded ids. lengths: ``[B]`` how many of a row are real.
         mask: ``[B, L]`` bool, True on the tokens to score; never on column 0.
         temperature: the sampler's.
+        entropy_gradient: False where the entropy is only looked at, which saves its backward pass.
     """
     attention_mask = attention(tokens, lengths)
     # Logits from the column before the first scored token on; the prompt's are never needed.
@@ -60,9 +62,10 @@ def score_tokens(
     values = None
     if value_head is not None:
         values = _spread(value_head(output.hidden_states[-1][:, start:-1][scored]), mask)
+    entropy_of = logits if entropy_gradient else logits.detach()
     return TokenScores(
         logprobs=_spread(token_logprobs(logits, tokens[mask], temperature=temperature), mask),
-        entropy=_spread(entropy(logits, temperature=temperature), mask) if with_entropy else None,
+        entropy=_spread(entropy(entropy_of, temperature=temperature), mask) if with_entropy else None,
         values=values,
     )
 

@@ -37,14 +37,16 @@ class RewardSpec(Config):
 RewardLike = str | Path | RewardModel | Callable[..., Any] | RewardSpec | Mapping[str, Any]
 
 
-def build_reward(what: RewardLike | Sequence[RewardLike], *, device: Device = "auto") -> WeightedReward:
-    """The reward, ready to score.
+def build_reward(
+    what: RewardLike | Sequence[RewardLike], *, device: Device = "auto", partial: bool = False
+) -> WeightedReward:
+    """The reward, ready to score. A ``partial`` one may leave samples unjudged: a metric may, a reward may not.
 
     Raises:
         ConfigError: not a reward. ModelError: a reward model that cannot be loaded.
     """
     parts = [what] if not isinstance(what, Sequence) or isinstance(what, str) else what
-    return WeightedReward([_part(part, device) for part in parts])
+    return WeightedReward([_part(part, device) for part in parts], partial=partial)
 
 
 def reward_model_of(reward: WeightedReward) -> RewardModel | None:

@@ -45,15 +45,15 @@ class FunctionReward:
         names = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
         columns: dict[str, list[Any]] = {name: [prompt.columns.get(name) for prompt in prompts] for name in names}
         columns["completion_ids"] = [completion.ids for completion in completions]
-        if not self.takes_all:
-            columns = {name: values for name, values in columns.items() if name in self.takes}
         texts = [
             completion.text if isinstance(prompt.text, str) else as_messages(completion.text)
             for prompt, completion in zip(prompts, completions, strict=True)
         ]
         # Last, so that a data column of the same name does not take an argument's place.
         arguments = columns | {"prompts": [prompt.text for prompt in prompts], "completions": texts}
-        return self.function(**arguments)
+        return self.function(
+            **(arguments if self.takes_all else {k: v for k, v in arguments.items() if k in self.takes})
+        )
 
     def _checked(
         self, result: Any, prompts: Sequence[Prompt], completions: Sequence[Completion]
@@ -87,6 +87,7 @@ class FunctionReward:
         return self._number(item, who, prompt, completion)
 
     def _number(self, x: Any, who: str, prompt: Prompt, completion: Completion) -> float:
+        x = x.item() if hasattr(x, "item") else x  # a number of numpy's or torch's
         if not isinstance(x, int | float) or not math.isfinite(x):
             raise RewardError(f"{who} gave {x!r}, which is not a finite number, for{shown(prompt, completion)}")
         return float(x)

@@ -10,12 +10,16 @@ from kedge.rewards.scores import Reward, Scores, shown
 
 
 class WeightedReward:
-    """``sum of weight * reward``. A component that does not judge a sample (None) adds nothing to it."""
+    """``sum of weight * reward``. A component that does not judge a sample (None) adds nothing to it.
 
-    def __init__(self, parts: Sequence[tuple[float, Reward]]) -> None:
+    A sample that no component judges is an error, or NaN in a ``partial`` one.
+    """
+
+    def __init__(self, parts: Sequence[tuple[float, Reward]], *, partial: bool = False) -> None:
         if not parts:
             raise ConfigError("reward: an empty list; name at least one function or reward model")
         self.parts = parts
+        self.partial = partial
 
     @property
     def name(self) -> str:
@@ -35,7 +39,9 @@ class WeightedReward:
             for i in range(n):
                 total[i] += 0.0 if math.isnan(scores.total[i]) else weight * scores.total[i]
                 per_token[i] = _added(per_token[i], scores.per_token[i], weight)
-        if not all(judged):
+        if self.partial:
+            total = [value if was else math.nan for value, was in zip(total, judged, strict=True)]
+        elif not all(judged):
             i = judged.index(False)
             raise RewardError(f"no reward component gave a score for{shown(prompts[i], completions[i])}")
         return Scores(total, per_token, components)

@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 
+from kedge.errors import ConfigError
+from kedge.tracking import RunFolder
+
 STATE_FILE = "state.pt"
 
 
@@ -37,6 +40,22 @@ def save_checkpoint(
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints there are, oldest first."""
     return sorted(path for path in folder.glob("step-*") if (path / STATE_FILE).is_file())
+
+
+def to_resume(run: RunFolder | None) -> Path | None:
+    """The checkpoint that a run to be resumed goes on from; None for one that begins.
+
+    Raises:
+        ConfigError: there is a run, but no checkpoint in it.
+    """
+    if run is None or not run.resume or not (run.path / "recipe.toml").is_file():
+        return None
+    found = checkpoints(run.checkpoints)
+    if not found:
+        raise ConfigError(
+            f"{run.path}: no checkpoint in it to go on from; --overwrite begins anew, and checkpoint_every writes some"
+        )
+    return found[-1]
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:

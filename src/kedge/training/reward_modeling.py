@@ -13,7 +13,7 @@ from kedge.data.records import Preference, preferences
 from kedge.models.batch import by_token_budget
 from kedge.models.reward_model import RewardModel, new_reward_model
 from kedge.tracking import Metrics, RunFolder
-from kedge.training.supervised import Supervised, SupervisedConfig, read_split
+from kedge.training.supervised import Supervised, SupervisedConfig, read_split, refuse_loading_settings
 
 Pair = tuple[list[int], list[int]]
 """Ids of the chosen and of the rejected text."""
@@ -22,7 +22,7 @@ Pair = tuple[list[int], list[int]]
 class RewardConfig(SupervisedConfig):
     """Settings of reward modelling."""
 
-    learning_rate: float = 1e-4
+    learning_rate: float = Field(1e-4, gt=0)
     """Peak learning rate of AdamW."""
     center_rewards_coefficient: float = Field(0.0, ge=0)
     """Pulls scores towards 0 (Eisenstein et al. 2023), so that they mean the same from run to run; 0.01 is usual."""
@@ -70,7 +70,9 @@ class RewardModeling(Supervised):
         config = config or RewardConfig()
         read = partial(preferences, seed=config.seed)
         train, held = read_split(read, data, eval_data, eval_size=eval_size, columns=columns, seed=config.seed)
-        if not isinstance(model, RewardModel):
+        if isinstance(model, RewardModel):
+            refuse_loading_settings(config, {"tokenizer": tokenizer}, ("device", "dtype", "max_length"))
+        else:
             model = new_reward_model(
                 model, tokenizer=tokenizer, max_length=config.max_length, device=config.device, dtype=config.dtype
             )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pydantic import Field
 from torch import Tensor
 
 from kedge.core import masked_mean
@@ -14,7 +15,7 @@ from kedge.models.batch import by_token_budget, padded
 from kedge.models.language_model import LanguageModel, load_language_model
 from kedge.models.scoring import score_tokens
 from kedge.tracking import Metrics, RunFolder
-from kedge.training.supervised import Supervised, SupervisedConfig, read_split
+from kedge.training.supervised import Supervised, SupervisedConfig, read_split, refuse_loading_settings
 
 Example = tuple[list[int], list[bool]]
 """Ids, and which of them are trained on."""
@@ -23,7 +24,7 @@ Example = tuple[list[int], list[bool]]
 class SFTConfig(SupervisedConfig):
     """Settings of supervised fine-tuning."""
 
-    learning_rate: float = 1e-4
+    learning_rate: float = Field(1e-4, gt=0)
     """Peak learning rate of AdamW."""
     stop_tokens: tuple[str, ...] = ()
     """Tokens that end an answer, besides the model's EOS."""
@@ -70,7 +71,9 @@ class SFT(Supervised):
         train, held = read_split(
             demonstrations, data, eval_data, eval_size=eval_size, columns=columns, seed=config.seed
         )
-        if not isinstance(model, LanguageModel):
+        if isinstance(model, LanguageModel):
+            refuse_loading_settings(config, {"tokenizer": tokenizer}, ("device", "dtype", "stop_tokens"))
+        else:
             model = load_language_model(
                 model, tokenizer=tokenizer, stop_tokens=config.stop_tokens, device=config.device, dtype=config.dtype
             )

@@ -14,7 +14,7 @@ from kedge.data.records import held_out
 from kedge.errors import ConfigError, NumericsError
 from kedge.models.batch import by_token_budget
 from kedge.tracking import Metrics, ProgressBar, RunFolder, Timer
-from kedge.training.checkpoint import checkpoints, load_state, save_checkpoint
+from kedge.training.checkpoint import load_state, save_checkpoint, to_resume
 from kedge.training.config import TrainingConfig
 from kedge.training.optimization import batch_indices, clip_gradients, make_optimizer, schedule, set_learning_rate
 
@@ -38,6 +38,8 @@ class Supervised(ABC):
     stage: str
     """The recipe's table."""
     label: str
+    held_out: Sequence[Any]
+    """Examples never trained on."""
     watched: str
     """The metric to show beside the progress bar."""
 
@@ -54,6 +56,8 @@ class Supervised(ABC):
         self.config = config
         self.module = module
         self._check_budget()
+        if config.eval_every and not self.held_out:
+            raise ConfigError("eval_every: not used without held-out rows; set eval_data or eval_size, or take it out")
         if isinstance(run, str | Path):
             run = RunFolder(run, {self.stage: config.resolved()}, overwrite=overwrite, resume=resume)
         self.run = run
@@ -62,8 +66,8 @@ class Supervised(ABC):
         self.optimizer = make_optimizer([{"params": list(module.parameters()), "lr": config.learning_rate}], config)
         self.step_done = 0
         self.before: Metrics = {}
-        if run is not None and run.resume and (found := checkpoints(run.checkpoints)):
-            self._restore(found[-1])
+        if checkpoint := to_resume(run):
+            self._restore(checkpoint)
 
     @property
     @abstractmethod
@@ -212,6 +216,17 @@ def read_split(
     # Rows are set aside before they are paired, or one text would stand on both sides.
     train, aside = held_out(rows, eval_size, seed=seed, what="data")
     return read(train), read(aside) if aside else []
+
+
+def refuse_loading_settings(config: SupervisedConfig, arguments: Mapping[str, object], keys: Sequence[str]) -> None:
+    """Settings that say how to load a model are not used with one that is loaded.
+
+    Raises:
+        ConfigError: naming the first of them.
+    """
+    given = [name for name, value in arguments.items() if value is not None]
+    for key in [*given, *(key for key in keys if key in config.model_fields_set)]:
+        raise ConfigError(f"{key}: not used with a loaded model; take it out, or give the model by name")
 
 
 def _short(metrics: Metrics) -> Metrics:

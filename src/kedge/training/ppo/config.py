@@ -118,6 +118,18 @@ class PPOConfig(TrainingConfig):
                 f"micro_batch_tokens: {self.micro_batch_tokens} does not hold one answer of "
                 f"response_length={self.response_length} and its prompt; try {2 * self.response_length}"
             )
+        if self.kl_controller == "adaptive" and self.kl_coef == 0:
+            raise ValueError("kl_coef: 0 stays 0 however the adaptive controller multiplies it; try 0.05")
+        if self.kl_controller == "adaptive" and self.kl_horizon < self.batch_size:
+            raise ValueError(
+                f"kl_horizon: {self.kl_horizon:g} episodes are fewer than batch_size={self.batch_size}, so kl_coef "
+                f"would jump at every step; at least {self.batch_size}"
+            )
+        if self.warmup_steps >= self.steps:
+            raise ValueError(
+                f"warmup_steps: {self.warmup_steps} of steps={self.steps} never reach learning_rate; at most "
+                f"{self.steps - 1}"
+            )
         if self.critic_warmup_steps >= self.steps:
             raise ValueError(
                 f"critic_warmup_steps: {self.critic_warmup_steps} of steps={self.steps} leaves the policy untrained; "

@@ -24,7 +24,7 @@ from kedge.models.scoring import score_tokens, value_tokens
 from kedge.rewards.build import RewardLike, build_reward, reward_model_of
 from kedge.rewards.scores import Scores
 from kedge.tracking import Metrics, ProgressBar, RunFolder, Timer
-from kedge.training.checkpoint import checkpoints, load_state, save_checkpoint
+from kedge.training.checkpoint import load_state, save_checkpoint, to_resume
 from kedge.training.optimization import batch_indices, make_optimizer, schedule, set_learning_rate
 from kedge.training.ppo.batch import Batch, estimate_advantages, token_rewards
 from kedge.training.ppo.config import PPOConfig
@@ -85,6 +85,8 @@ class PPO:
         )
         self.reward = build_reward(reward, device=config.device)
         self.judges = {"score": self.reward} | named_judges(metrics, config.device)
+        if not self.eval_prompts and (metrics or config.eval_every):
+            raise ConfigError("metrics, eval_every: not used without held-out prompts; set eval_prompts or eval_size")
         self.reference = LanguageModel(
             copy.deepcopy(self.policy.model).requires_grad_(False), self.policy.tokenizer, self.policy.eos_ids
         )
@@ -106,8 +108,8 @@ class PPO:
         self.step_done = 0
         self.before: Evaluation | None = None
         self.comparison: Comparison | None = None
-        if self.run is not None and self.run.resume and (found := checkpoints(self.run.checkpoints)):
-            self._restore(found[-1])
+        if checkpoint := to_resume(self.run):
+            self._restore(checkpoint)
 
     # The loop ---------------------------------------------------------------------------------------------------
 
@@ -122,6 +124,7 @@ class PPO:
         config = self.config
         if self.before is None:
             self.before = self.evaluate(self.reference)
+            self._try_reward()
         if self.run is not None:
             self.run.start()
             self.run.forget_after(self.step_done, evaluation_too=self.step_done in (0, config.steps))
@@ -139,6 +142,13 @@ class PPO:
                         self._checkpoint(self.run)
                 bar.advance(score=metrics["objective/scores"], kl=metrics["objective/kl"])
                 yield metrics
+
+    def _try_reward(self) -> None:
+        """Where no evaluation has shown that the reward works, show it before anything is written or deleted."""
+        if self.run is not None and not self.eval_prompts:
+            prompts = self.prompts[:4]
+            completions, _ = self._generate(prompts)
+            self.reward([prompt.record for prompt in prompts], completions)
 
     def step(self) -> Metrics:
         """One step: answers, their scores, advantages, and the update on them."""
@@ -304,6 +314,8 @@ def _language_model(
     if isinstance(policy, PreTrainedModel):
         if tokenizer is None or isinstance(tokenizer, str | Path):
             raise ConfigError("policy: a loaded model needs its loaded tokenizer beside it: PPO(..., tokenizer=...)")
+        for key in {"device", "dtype"} & config.model_fields_set:
+            raise ConfigError(f"{key}: not used with a loaded model, which is where and what it is; take it out")
         return wrap(policy, tokenizer, config.stop_tokens)
     return load_language_model(
         policy, tokenizer=tokenizer, stop_tokens=config.stop_tokens, device=config.device, dtype=config.dtype

@@ -122,6 +122,7 @@ class Update:
             temperature=self.config.temperature,
             value_head=shared,
             with_entropy=True,
+            entropy_gradient=self.config.entropy_coef > 0,
         )
         values = scores.values
         if not isinstance(self.critic, ScalarHead):
