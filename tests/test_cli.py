@@ -172,6 +172,7 @@ def no_template(world):
         (None, "ppo r.toml ppo.reward=rewards:nothing", ["'nothing'", "None for all 4 samples"]),
         (None, "ppo r.toml ppo.reward=rewards:bad", ["'bad'", "nan", "prompt (", "completion:"]),
         (None, "ppo r.toml ppo.reward=rewards:missing", ["rewards:missing", "has no 'missing'"]),
+        (None, "ppo r.toml ppo.reward=rewards.ends", ["rewards.ends", "package.module:name"]),
         (None, "ppo r.toml ppo.reward=model", ["model", "no reward model", "kedge reward"]),
         (None, "ppo r.toml --resume --overwrite", ["exclude each other"]),
         (None, "chat nowhere/at/all", ["nowhere/at/all", "no such folder"]),

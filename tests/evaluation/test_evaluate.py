@@ -129,5 +129,5 @@ class TestAgainstAnother:
         ],
     )
     def test_names_that_are_taken(self, tiny_lm, metrics):
-        with pytest.raises(ConfigError, match="the name .* is taken"):
+        with pytest.raises(ConfigError, match=r"the name .* is taken"):
             evaluate(tiny_lm("llama"), tiny_lm("llama"), ["the cat"], reward=always_one, metrics=metrics)

@@ -174,6 +174,8 @@ def _finished(
         raise ModelError(f"reward model: the tokenizer has {len(tokenizer):,} tokens and the model {rows:,}")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None:
+        raise ModelError("reward model: the tokenizer has neither a pad nor an EOS token; give it one and save it")
     config = model.trunk.config if isinstance(model, ScalarModel) else model.config
     config.get_text_config().pad_token_id = tokenizer.pad_token_id
     limits = [limit for limit in (max_length, max_positions(config)) if limit is not None]

@@ -66,6 +66,8 @@ def _part(what: RewardLike, device: Device) -> tuple[float, FunctionReward | Mod
         return what.weight, part
     if isinstance(what, str) and is_function_path(what):
         return 1.0, FunctionReward(import_function(what), what.rpartition(":")[2])
+    if isinstance(what, str) and "." in what and "/" not in what and not Path(what).exists():
+        raise ConfigError(f"reward: {what!r} is no folder; a function is written package.module:name, with a colon")
     if isinstance(what, str | Path):
         return 1.0, ModelReward(load_reward_model(what, device=device))
     if isinstance(what, RewardModel):
