@@ -60,8 +60,8 @@ MODELS_MUTANTS = [
     Mutant(
         "entropy-temperature-left-out",
         SCORING,
-        "entropy(logits, temperature=temperature)",
-        "entropy(logits)",
+        "entropy(entropy_of, temperature=temperature)",
+        "entropy(entropy_of)",
         SCORING_TESTS,
         "the entropy of another distribution",
     ),
