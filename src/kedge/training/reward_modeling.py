@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -73,6 +74,7 @@ class RewardModeling(Supervised):
         if isinstance(model, RewardModel):
             refuse_loading_settings(config, {"tokenizer": tokenizer}, ("device", "dtype", "max_length"))
         else:
+            torch.manual_seed(config.seed)  # the new head's weights
             model = new_reward_model(
                 model, tokenizer=tokenizer, max_length=config.max_length, device=config.device, dtype=config.dtype
             )

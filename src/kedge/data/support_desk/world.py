@@ -58,7 +58,7 @@ def write_support_desk(
     *,
     seed: int = 0,
     demonstrations: int = 8000,
-    pairs: int = 14000,
+    pairs: int = 24000,
     heldout_pairs: int = 2000,
     prompts: int = 2000,
     heldout_prompts: int = 256,
