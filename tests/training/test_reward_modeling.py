@@ -168,3 +168,15 @@ def test_a_loaded_model_is_trained_in_place(base, vector):
     before = vector(model.model)
     RewardModeling(model, PAIRS, RewardConfig(batch_size=9), progress=False).train()
     assert not torch.equal(vector(model.model), before)
+
+
+def test_the_new_head_comes_from_the_seed(tiny_lm, tmp_path):
+    tiny_lm("llama").save(tmp_path / "model")
+
+    def head(seed):
+        torch.rand(seed + 3)  # whatever was drawn before
+        config = RewardConfig(seed=seed, device="cpu")
+        return RewardModeling(tmp_path / "model", PAIRS, config, progress=False).model.model.score.weight
+
+    assert torch.equal(head(0), head(0))
+    assert not torch.equal(head(0), head(1))
