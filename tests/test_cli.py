@@ -217,3 +217,24 @@ def test_version_and_help(kedge):
     status, out, _ = kedge("--help")
     assert status == 0
     assert all(command in out for command in ("quickstart", "sft", "reward", "ppo", "evaluate", "chat"))
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo", "evaluate"])
+def test_help_names_the_recipes_table(kedge, stage):
+    status, out, _ = kedge(stage, "--help")
+    assert status == 0
+    assert f"the recipe's {stage} table" in out
+
+
+def test_a_metric_may_be_given_a_name(kedge, world):
+    status, out, _ = kedge("ppo", "r.toml", 'ppo.metrics=[{function = "rewards:ends", name = "long"}]')
+    assert status == 0
+    assert "long" in out
+    assert "long" in json.loads((world / "runs/r-ppo/summary.json").read_text())["after"]
+    assert kedge("ppo", "runs/r-ppo/recipe.toml", "--overwrite")[0] == 0
+
+
+def test_evaluate_refuses_a_truncation_that_greedy_would_ignore(kedge, world):
+    status, _, err = kedge("evaluate", "r.toml", "evaluate.temperature=0", "evaluate.top_k=5")
+    assert status == 2
+    assert "top_k: not used with temperature=0" in err

@@ -1,6 +1,7 @@
 """The commands. Each reads its arguments, calls one thing below, and shows what came of it."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,7 +46,7 @@ def quickstart(
 
 @app.command()
 def sft(recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwrite = False, resume: Resume = False) -> None:
-    """Supervised fine-tuning on demonstrations: the recipe's [sft]."""
+    """Supervised fine-tuning on demonstrations: the recipe's sft table."""
     _supervised("sft", _read(recipe, overrides), overwrite=overwrite, resume=resume)
 
 
@@ -53,13 +54,13 @@ def sft(recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwrite = 
 def reward(
     recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwrite = False, resume: Resume = False
 ) -> None:
-    """A reward model from preferences: the recipe's [reward]."""
+    """A reward model from preferences: the recipe's reward table."""
     _supervised("reward", _read(recipe, overrides), overwrite=overwrite, resume=resume)
 
 
 @app.command()
 def ppo(recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwrite = False, resume: Resume = False) -> None:
-    """PPO of a policy against a reward: the recipe's [ppo]."""
+    """PPO of a policy against a reward: the recipe's ppo table."""
     read = _read(recipe, overrides)
     from kedge.inspection.tables import comparison_table
     from kedge.jobs import ppo_job
@@ -78,7 +79,7 @@ def ppo(recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwrite = 
 
 @app.command()
 def evaluate(recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwrite = False) -> None:
-    """One policy against another on the same prompts: the recipe's [evaluate]."""
+    """One policy against another on the same prompts: the recipe's evaluate table."""
     read = _read(recipe, overrides)
     from kedge.inspection.tables import comparison_table
     from kedge.jobs import evaluate_job
@@ -179,11 +180,9 @@ def _converse(conversation: "Chat") -> None:
 
 def _answer(conversation: "Chat", line: str) -> None:
     forgotten = conversation.forgotten
-    try:
+    with suppress(KeyboardInterrupt):  # the user has read enough of this answer
         for piece in conversation.say(line):
             console.out(piece, end="", highlight=False)
-    except KeyboardInterrupt:
-        pass  # the user has read enough of this answer
     console.print()
     if conversation.forgotten > forgotten:
         console.print("(the beginning of the conversation no longer fits and is forgotten)", style="dim")

@@ -24,7 +24,8 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     USED_WHEN: ClassVar[Mapping[str, tuple[str, tuple[object, ...]]]] = {}
-    """``{key: (other key, its values)}``: the key means something only with one of those values."""
+    """``{key: (other key, its values)}``: the key means something only with one of those values; with no values given,
+    where the other key is on at all (not 0, false or none)."""
 
     REFUSED: ClassVar[Mapping[str, str]] = {}
     """``{key: why}``: keys that users of other libraries will try, and why they are not here."""
@@ -46,16 +47,20 @@ class Config(BaseModel):
     def _only_used_keys(self) -> Self:
         for key, (other, allowed) in self.USED_WHEN.items():
             current = getattr(self, other)
-            if key in self.model_fields_set and current not in allowed:
-                wanted = " or ".join(f"{other}={_shown(value)}" for value in allowed)
+            if key in self.model_fields_set and not _is_on(current, allowed):
+                wanted = " or ".join(f"{other}={_shown(value)}" for value in allowed) or other
                 raise ValueError(f"{key}: not used with {other}={_shown(current)}; set {wanted}, or take {key} out")
         return self
 
     def resolved(self) -> dict[str, Any]:
         """Every setting in force, ready for TOML; those that the chosen mode does not use are left out."""
-        unused = {key for key, (other, values) in self.USED_WHEN.items() if getattr(self, other) not in values}
+        unused = {key for key, (other, values) in self.USED_WHEN.items() if not _is_on(getattr(self, other), values)}
         plain = self.model_dump(mode="json", exclude=unused)
         return {key: _for_toml(value) for key, value in plain.items()}
+
+
+def _is_on(current: object, values: tuple[object, ...]) -> bool:
+    return current in values if values else bool(current)
 
 
 def _for_toml(value: Any) -> Any:

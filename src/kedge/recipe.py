@@ -6,9 +6,9 @@ and what only a file has to say: which model, which data, which run folder.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from kedge.config import Config, nearest, override, read_recipe
 from kedge.engine.sampling import Sampling
@@ -77,8 +77,8 @@ class PPORecipe(_Data, PPOConfig):
     """Prompts never trained on."""
     eval_size: int = Field(0, ge=0)
     """How many of ``prompts`` to set aside instead."""
-    metrics: tuple[str, ...] = ()
-    """Judges that the training never sees: ``package.module:name`` or reward models."""
+    metrics: tuple[str | RewardSpec, ...] = ()
+    """Judges that the training never sees: ``package.module:name``, reward models, or ``{function | model, name}``."""
 
 
 class EvaluateRecipe(_Data):
@@ -96,8 +96,8 @@ class EvaluateRecipe(_Data):
     """At most so many of them."""
     reward: str | list[RewardSpec] | None = None
     """Scores the answers as ``score``."""
-    metrics: tuple[str, ...] = ()
-    """Further judges: ``package.module:name`` or reward models."""
+    metrics: tuple[str | RewardSpec, ...] = ()
+    """Further judges: ``package.module:name``, reward models, or ``{function | model, name}``."""
     response_length: int = Field(64, ge=1)
     """Longest answer, in tokens."""
     temperature: float = Field(1.0, ge=0)
@@ -118,6 +118,11 @@ class EvaluateRecipe(_Data):
     """``auto``: cuda, else mps, else cpu."""
     dtype: DType = "auto"
     """Of the weights."""
+
+    @model_validator(mode="after")
+    def _sampling_fits(self) -> Self:
+        _ = self.sampling  # says what does not fit together
+        return self
 
     @property
     def sampling(self) -> Sampling:

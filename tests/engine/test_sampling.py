@@ -84,6 +84,12 @@ def test_greedy_takes_the_likeliest_and_has_no_choice():
     assert (tokens.tolist(), logprobs.tolist()) == ([1, 0], [0, 0])
 
 
+@pytest.mark.parametrize("settings", [{"top_k": 3}, {"top_p": 0.9}, {"min_p": 0.1}], ids=str)
+def test_greedy_refuses_what_it_would_ignore(settings):
+    with pytest.raises(ConfigError, match=f"{next(iter(settings))}: not used with temperature=0"):
+        Sampling(temperature=0, **settings)
+
+
 def test_random_streams():
     stream = random_stream(3, 5, 64)
     assert stream.dtype == torch.float64

@@ -59,7 +59,7 @@ CHANGES = {
 NOTHING_CHANGES = {
     "eval_every": {"eval_every": 1},
     "checkpoint_every": {"checkpoint_every": 1},
-    "keep_last": {"keep_last": 1},
+    "keep_last": {"checkpoint_every": 1, "keep_last": 1},
     "samples_per_step": {"samples_per_step": 0},
 }
 TESTED_ELSEWHERE = {"device", "micro_batch_tokens", "critic_init"}

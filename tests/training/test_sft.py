@@ -238,3 +238,9 @@ def test_what_says_how_to_load_is_refused_with_a_loaded_model(tiny_lm, key, valu
 def test_eval_every_needs_held_out_rows(make_sft):
     with pytest.raises(ConfigError, match="eval_every: not used without held-out rows"):
         make_sft(settings={"eval_every": 1})
+
+
+def test_a_warmup_that_never_ends_is_refused(make_sft):
+    assert make_sft(settings={"warmup_steps": 2}).total_steps == 3
+    with pytest.raises(ConfigError, match="warmup_steps: 3 of 3 steps never reach learning_rate; at most 2"):
+        make_sft(settings={"warmup_steps": 3})

@@ -38,6 +38,10 @@ class Sampling:
         for name, (fine, wanted) in checks.items():
             if not fine:
                 raise ConfigError(f"{name}: must be {wanted}, not {getattr(self, name)!r}")
+        if self.temperature == 0:
+            for name, off in {"top_k": 0, "top_p": 1.0, "min_p": 0.0}.items():
+                if getattr(self, name) != off:
+                    raise ConfigError(f"{name}: not used with temperature=0, which is greedy; take one of them out")
 
     @property
     def is_whole(self) -> bool:

@@ -1,6 +1,7 @@
 """Settings that every training job shares."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -36,3 +37,5 @@ class TrainingConfig(Config):
     """Write a checkpoint every so many steps; 0: none."""
     keep_last: int = Field(2, ge=1)
     """How many checkpoints to keep."""
+
+    USED_WHEN: ClassVar[Mapping[str, tuple[str, tuple[object, ...]]]] = {"keep_last": ("checkpoint_every", ())}

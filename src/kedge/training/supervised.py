@@ -56,6 +56,11 @@ class Supervised(ABC):
         self.config = config
         self.module = module
         self._check_budget()
+        if config.warmup_steps >= self.total_steps:
+            raise ConfigError(
+                f"warmup_steps: {config.warmup_steps} of {self.total_steps} steps never reach learning_rate; at most "
+                f"{self.total_steps - 1}"
+            )
         if config.eval_every and not self.held_out:
             raise ConfigError("eval_every: not used without held-out rows; set eval_data or eval_size, or take it out")
         if isinstance(run, str | Path):

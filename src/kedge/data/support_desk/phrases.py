@@ -1,6 +1,6 @@
 """The words of the support desk: everything a customer or an agent can say.
 
-A limited vocabulary and a regular grammar on purpose, so that a model of a million parameters learns it from
+A limited vocabulary and a regular grammar on purpose, so that a model of half a million parameters learns it from
 scratch in a minute. Two marks are used in the phrases:
 
 - `{item}`, `{time}`, ... are slots that the generator (`world.py`) fills in;

@@ -97,6 +97,7 @@ class PPOConfig(TrainingConfig):
     """Answers of each step to write to samples.jsonl."""
 
     USED_WHEN: ClassVar[Mapping[str, tuple[str, tuple[object, ...]]]] = {
+        **TrainingConfig.USED_WHEN,
         "kl_target": ("kl_controller", ("adaptive",)),
         "kl_horizon": ("kl_controller", ("adaptive",)),
         "missing_eos_penalty": ("cutoff", ("penalty",)),
