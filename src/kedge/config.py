@@ -45,18 +45,27 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _only_used_keys(self) -> Self:
-        for key, (other, allowed) in self.USED_WHEN.items():
-            current = getattr(self, other)
-            if key in self.model_fields_set and not _is_on(current, allowed):
+        for key in self.USED_WHEN:
+            unmet = self._unmet(key)
+            if unmet and key in self.model_fields_set:
+                other, allowed = unmet
+                current = getattr(self, other)
                 wanted = " or ".join(f"{other}={_shown(value)}" for value in allowed) or other
                 raise ValueError(f"{key}: not used with {other}={_shown(current)}; set {wanted}, or take {key} out")
         return self
 
     def resolved(self) -> dict[str, Any]:
         """Every setting in force, ready for TOML; those that the chosen mode does not use are left out."""
-        unused = {key for key, (other, values) in self.USED_WHEN.items() if not _is_on(getattr(self, other), values)}
+        unused = {key for key in self.USED_WHEN if self._unmet(key)}
         plain = self.model_dump(mode="json", exclude=unused)
         return {key: _for_toml(value) for key, value in plain.items()}
+
+    def _unmet(self, key: str) -> tuple[str, tuple[object, ...]] | None:
+        """The condition of :attr:`USED_WHEN` that keeps ``key`` from meaning anything: its own, or one further up."""
+        if key not in self.USED_WHEN:
+            return None
+        other, allowed = self.USED_WHEN[key]
+        return self._unmet(other) or (None if _is_on(getattr(self, other), allowed) else (other, allowed))
 
 
 def _is_on(current: object, values: tuple[object, ...]) -> bool:

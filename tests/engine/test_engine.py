@@ -189,7 +189,7 @@ class TestLimits:
         engine.generate([[5] * 120], Sampling(max_new_tokens=8))
         with pytest.raises(DataError, match="prompt 2: 121 tokens and 8 new ones are more than the model's 128"):
             engine.generate([[5], [5] * 121], Sampling(max_new_tokens=8))
-        with pytest.raises(DataError, match="prompt 1: 121 tokens"):
+        with pytest.raises(DataError, match="prompt: 121 tokens"):
             list(engine.stream([5] * 121, Sampling(max_new_tokens=8)))
 
     def test_no_limit_without_positions(self, tiny_lm):

@@ -32,11 +32,11 @@ def test_micro_batches_give_what_one_batch_gives(tiny_lm, budget):
     rollouts = collate([completion(draw(p), draw(r)) for p, r in ((3, 4), (1, 9), (6, 1), (2, 2), (5, 7))], 1, CPU)
     seen = []
 
-    def score(tokens, lengths, mask):
+    def score(tokens, mask):
         seen.append(tuple(tokens.shape))
-        return score_tokens(lm.model, tokens, lengths, mask, temperature=1.0).logprobs
+        return score_tokens(lm, tokens, mask, temperature=1.0).logprobs
 
-    whole = score_tokens(lm.model, rollouts.tokens, rollouts.lengths, rollouts.response_mask, temperature=1.0).logprobs
+    whole = score_tokens(lm, rollouts.tokens, rollouts.response_mask, temperature=1.0).logprobs
     parts = in_micro_batches(rollouts, budget, score)
     assert parts.shape == (5, 12)
     assert parts.flatten().tolist() == pytest.approx(whole.flatten().tolist(), abs=1e-5)

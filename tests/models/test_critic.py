@@ -15,11 +15,13 @@ SEQUENCES = [[5, 6, 7, 8, 9], [10, 11, 12]]
 
 
 def values(critic, lm):
-    tokens, lengths = padded(SEQUENCES, 0, torch.device("cpu"))
+    tokens, _ = padded(SEQUENCES, 0, torch.device("cpu"))
     mask = torch.tensor([[False, True, True, True, True], [False, True, True, False, False]])
-    if isinstance(critic, ScalarModel):
-        return value_tokens(critic, tokens, lengths, mask)
-    return score_tokens(lm.model, tokens, lengths, mask, temperature=1.0, value_head=critic).values
+    found = value_tokens(critic, tokens, mask, lm)
+    if isinstance(critic, ScalarHead):  # off the policy's own pass
+        together = score_tokens(lm, tokens, mask, temperature=1.0, value_head=critic).values
+        assert torch.allclose(found, together, atol=1e-5)
+    return found
 
 
 @torch.no_grad()
@@ -60,7 +62,7 @@ def test_starts_from_the_reward_model(tiny_lm, tmp_path, name):
     critic = new_critic("separate", lm, reward_model)
     # What the critic sees after the last token is the reward model's score; the critic's own copy, though.
     tokens = torch.tensor([SEQUENCES[0]])
-    after_each = critic(tokens, torch.ones_like(tokens))
+    after_each = critic(tokens)
     assert after_each[0, -1].item() == pytest.approx(reward_model([SEQUENCES[0]]).item(), abs=1e-5)
     critic.head.linear.weight.zero_()
     assert reward_model([SEQUENCES[0]]).item() != 0

@@ -25,7 +25,7 @@ def batch(arch, tiny_lm):
 def together(sequences, starts=PROMPTS):
     tokens, lengths = padded(sequences, 0, torch.device("cpu"))
     column = torch.arange(tokens.shape[1])
-    return tokens, lengths, (column >= torch.tensor(starts)[:, None]) & (column < lengths[:, None])
+    return tokens, (column >= torch.tensor(starts)[:, None]) & (column < lengths[:, None])
 
 
 def random_head(size):
@@ -50,12 +50,12 @@ def by_hand(lm, ids, start, temperature):
 @torch.no_grad()
 def test_padded_batch_is_each_alone_by_hand(batch):
     lm, sequences = batch
-    tokens, lengths, mask = together(sequences)
+    tokens, mask = together(sequences)
     head = random_head(32)
-    scores = score_tokens(lm.model, tokens, lengths, mask, temperature=0.7, value_head=head, with_entropy=True)
+    scores = score_tokens(lm, tokens, mask, temperature=0.7, value_head=head, with_entropy=True)
     critic = new_critic("separate", lm)
     critic.head.load_state_dict(head.state_dict())
-    separate = value_tokens(critic, tokens, lengths, mask)
+    separate = value_tokens(critic, tokens, mask, lm)
     for row, (ids, start) in enumerate(zip(sequences, PROMPTS, strict=True)):
         logprobs, entropies, hidden = by_hand(lm, ids, start, 0.7)
         # The value of a token is read before it: of the first response token, at the last prompt token.
@@ -73,9 +73,9 @@ def test_padded_batch_is_each_alone_by_hand(batch):
 @torch.no_grad()
 def test_alone_equals_in_company(batch):
     lm, sequences = batch
-    whole = score_tokens(lm.model, *together(sequences), temperature=1.0, with_entropy=True)
+    whole = score_tokens(lm, *together(sequences), temperature=1.0, with_entropy=True)
     for row, (ids, start) in enumerate(zip(sequences, PROMPTS, strict=True)):
-        alone = score_tokens(lm.model, *together([ids], [start]), temperature=1.0, with_entropy=True)
+        alone = score_tokens(lm, *together([ids], [start]), temperature=1.0, with_entropy=True)
         for a, b in ((alone.logprobs, whole.logprobs), (alone.entropy, whole.entropy)):
             assert a[0].tolist() == pytest.approx(b[row, : len(ids)].tolist(), abs=1e-5)
 
@@ -83,10 +83,10 @@ def test_alone_equals_in_company(batch):
 @torch.no_grad()
 def test_a_hole_in_the_mask(tiny_lm):
     lm = tiny_lm("llama")
-    tokens, lengths, mask = together([[5, 6, 7, 8, 9, 10]], [2])
-    full = score_tokens(lm.model, tokens, lengths, mask, temperature=1.0).logprobs
+    tokens, mask = together([[5, 6, 7, 8, 9, 10]], [2])
+    full = score_tokens(lm, tokens, mask, temperature=1.0).logprobs
     mask[0, 3] = False
-    holed = score_tokens(lm.model, tokens, lengths, mask, temperature=1.0).logprobs
+    holed = score_tokens(lm, tokens, mask, temperature=1.0).logprobs
     assert holed[0, 3] == 0
     keep = [2, 4, 5]
     assert holed[0, keep].tolist() == pytest.approx(full[0, keep].tolist(), abs=1e-6)
@@ -94,16 +94,16 @@ def test_a_hole_in_the_mask(tiny_lm):
 
 @torch.no_grad()
 def test_nothing_to_score(tiny_lm):
-    tokens, lengths, mask = together([[5, 6, 7]], [3])
-    scores = score_tokens(tiny_lm("llama").model, tokens, lengths, mask, temperature=1.0, with_entropy=True)
+    tokens, mask = together([[5, 6, 7]], [3])
+    scores = score_tokens(tiny_lm("llama"), tokens, mask, temperature=1.0, with_entropy=True)
     assert scores.logprobs.tolist() == scores.entropy.tolist() == [[0, 0, 0]]
 
 
 def test_gradients_reach_trunk_and_head_through_response_tokens_only(tiny_lm):
     lm = tiny_lm("llama")
-    tokens, lengths, mask = together([[5, 6, 7, 8], [9, 10]], [2, 1])
+    tokens, mask = together([[5, 6, 7, 8], [9, 10]], [2, 1])
     head = random_head(32)
-    scores = score_tokens(lm.model, tokens, lengths, mask, temperature=1.0, value_head=head)
+    scores = score_tokens(lm, tokens, mask, temperature=1.0, value_head=head)
     (scores.logprobs.sum() + scores.values.sum()).backward()
     assert head.linear.bias.grad.item() == 3  # one a response token
     embedding = lm.model.get_input_embeddings().weight.grad.abs().sum(-1)

@@ -79,7 +79,7 @@ class UpdateSetup:
         rollouts = collate(completions, 0, torch.device("cpu"))
         mask, generator = rollouts.response_mask, torch.Generator().manual_seed(3)
         noise = [torch.randn(mask.shape, generator=generator) * mask for _ in range(3)]
-        old_values = self.values(rollouts.tokens, rollouts.lengths, mask)
+        old_values = self.values(rollouts.tokens, mask)
         return Batch(
             rollouts.tokens,
             rollouts.lengths,
@@ -92,14 +92,12 @@ class UpdateSetup:
         )
 
     @torch.no_grad()
-    def values(self, *tokens):
-        if self.config.critic == "separate":
-            return value_tokens(self.critic, *tokens)
-        return score_tokens(self.lm.model, *tokens, temperature=1.0, value_head=self.critic).values
+    def values(self, tokens, mask):
+        return value_tokens(self.critic, tokens, mask, self.lm)
 
     def update(self, step=0, kl_coef=0.0, **changes):
         batch = replace(self.batch, **changes)
-        return Update(self.lm.model, self.critic, self.optimizer, self.config)(batch, step, kl_coef)
+        return Update(self.lm, self.critic, self.optimizer, self.config)(batch, step, kl_coef)
 
     @property
     def parameters(self):

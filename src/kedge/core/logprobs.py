@@ -7,7 +7,8 @@ from torch.nn.functional import cross_entropy
 
 def _scaled(logits: Tensor, temperature: float) -> Tensor:
     """Logits over the temperature, in float32 at least: in bfloat16 a log-softmax is off in the third digit."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return logits if temperature == 1.0 else logits / temperature
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, *, temperature: float = 1.0) -> Tensor:
@@ -31,7 +32,27 @@ def entropy(logits: Tensor, *, temperature: float = 1.0) -> Tensor:
 
     A token whose logit is minus infinity has probability 0 and adds nothing.
     """
+    return _entropy_of(_scaled(logits, temperature).log_softmax(-1))
+
+
+def logprobs_and_entropy(
+    logits: Tensor, tokens: Tensor, *, temperature: float = 1.0, entropy_gradient: bool = True
+) -> tuple[Tensor, Tensor]:
+    """:func:`token_logprobs` and :func:`entropy` of the same logits, for the price of one softmax.
+
+    Args:
+        logits: ``[..., L, V]``. tokens: ``[..., L]`` ids. temperature: the sampler's.
+        entropy_gradient: False where the entropy is only looked at.
+
+    Returns:
+        ``(logprobs, entropy)``, ``[..., L]`` each, in nats.
+    """
     log_p = _scaled(logits, temperature).log_softmax(-1)
+    logprobs = log_p.gather(-1, tokens[..., None]).squeeze(-1)
+    return logprobs, _entropy_of(log_p if entropy_gradient else log_p.detach())
+
+
+def _entropy_of(log_p: Tensor) -> Tensor:
     p = log_p.exp()
     # The inner choice and not the product: 0 * -inf is NaN, in the backward pass too.
     return -(p * torch.where(p > 0, log_p, torch.zeros_like(p))).sum(-1)

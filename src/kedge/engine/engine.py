@@ -1,68 +1,56 @@
-"""Prompts in, completions with exact log-probabilities out, for any causal language model with or without a cache.
+"""Prompts in, completions with exact log-probabilities out: continuous batching over any causal language model.
 
-Rows of different lengths share a batch without any padding: the batch is prefilled to its shortest prompt, and a row
-whose prompt is longer is fed its own next token where the others draw one. So column and position are one, nothing
-is ever masked, and the architecture does not matter (rotary, learned or no positions, sliding windows, recurrences).
-A row that has ended leaves the batch. Prompts of very different lengths go to different batches.
+Requests wait in a queue, enter the batch as soon as there is room, and leave it with their last token. What a request
+draws depends on its own random stream and on nothing else: not on its companions, their number or their order.
 """
 
+import warnings
+from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from kedge.data.encode import decode_answer
-from kedge.engine.sampling import Sampling, random_stream
-from kedge.errors import DataError
-from kedge.models.language_model import LanguageModel, accepts
+from kedge.engine.columns import ColumnDecoder
+from kedge.engine.request import Completion, FinishReason, Request
+from kedge.engine.sampling import Sampling, random_stream, refuse_not_finite
+from kedge.engine.slots import SlotDecoder, slot_decoder
+from kedge.errors import DataError, NumericsError
+from kedge.models.language_model import LanguageModel
 
-FinishReason = Literal["eos", "stop", "length"]
+__all__ = ["Completion", "Engine", "FinishReason", "Request"]
 
-# Rows of one batch at most: what its cache and logits take grows with them.
+# Rows that are written at a time, at most: what the cache and the logits take grows with them.
 MAX_ROWS = 256
 
-# A batch runs one step for each token of its longest prompt beyond its shortest; past this it is cheaper to split.
+# Prompt tokens taken in at a time, padding included, at most (or a single prompt).
+PREFILL_TOKENS = 16_384
+
+# Without slots a batch runs one step for each token of its longest prompt beyond its shortest; past this it is cheaper
+# to split.
 LENGTH_SPREAD = 16
 
 
-@dataclass(frozen=True)
-class Completion:
-    """One answer."""
-
-    prompt_ids: list[int]
-    ids: list[int]
-    """The answer's tokens as drawn, EOS included."""
-    logprobs: list[float]
-    """Of each, in nats, under the distribution it was drawn from."""
-    text: str
-    """Without special tokens, and cut before a stop string."""
-    finish_reason: FinishReason
-    """``eos``, ``stop`` (a stop string), or ``length`` (cut off)."""
-
-
-@dataclass
-class _Request:
-    """A row while it is being written."""
-
-    index: int
-    prompt: list[int]
-    uniform: Tensor
-    ids: list[int]
-    logprobs: list[float]
-    finish_reason: FinishReason | None = None
-
-    def next_known(self, column: int) -> int | None:
-        """The prompt's token at ``column``; None past its end."""
-        return self.prompt[column] if column < len(self.prompt) else None
-
-
 class Engine:
-    """Generates with the model it is given, in place: the trainer's weights are the engine's weights."""
+    """Generates with the model it is given, in place: the trainer's weights are the engine's weights.
 
-    def __init__(self, language_model: LanguageModel) -> None:
+    Args:
+        language_model: who writes.
+        max_rows: requests written at a time; what they draw does not depend on it.
+        burst: tokens drawn between two looks at who has ended. 1 computes nothing for a finished row; more spares an
+            accelerator the wait for the host. Default: 1 on the CPU, else 8.
+    """
+
+    def __init__(self, language_model: LanguageModel, *, max_rows: int = MAX_ROWS, burst: int | None = None) -> None:
         self.lm = language_model
+        self.max_rows = max_rows
+        self.burst = burst or (1 if language_model.device.type == "cpu" else 8)
+        self.version = 0
+        """Of the weights: how often :meth:`weights_changed` was called."""
+        self._waiting: deque[Request] = deque()
+        self._active: list[Request] = []
+        self._last = torch.zeros(0, dtype=torch.long, device=language_model.device)  # each active row's last token
+        self._decoder: SlotDecoder | ColumnDecoder | None = None
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, seed: int = 0, first_request: int = 0
@@ -78,135 +66,185 @@ class Engine:
             DataError: a prompt plus ``max_new_tokens`` is longer than the model's positions.
             NumericsError: the model gives NaN or infinite logits.
         """
+        for i, ids in enumerate(prompts):
+            self._check(ids, sampling, f"prompt {i + 1}")
         requests = [
-            _Request(i, list(ids), random_stream(seed, first_request + i, sampling.max_new_tokens), [], [])
-            for i, ids in enumerate(prompts)
+            self.submit(ids, sampling, seed=seed, request=first_request + i) for i, ids in enumerate(prompts)
         ]
-        self._check(requests, sampling)
-        for batch in _of_similar_length(requests):
-            for _ in self._decode(batch, sampling):
-                pass
-        return [self._finished(request, sampling) for request in requests]
+        try:
+            while any(request.finish_reason is None for request in requests):
+                self.step()
+        finally:
+            self.cancel(*requests)
+        return [request.completion() for request in requests]
 
-    def stream(self, prompt: Sequence[int], sampling: Sampling, *, seed: int = 0) -> Iterator[str]:
-        """The answer to one prompt, in pieces of text as they become certain; together they are the whole text."""
-        request = _Request(0, list(prompt), random_stream(seed, 0, sampling.max_new_tokens), [], [])
-        self._check([request], sampling)
-        shown = ""
-        for _ in self._decode([request], sampling):
-            text = self._text(request, sampling)
-            # Hold back what may still change: half a character, or the beginning of a stop string.
-            certain = text if request.finish_reason else text[: len(text) - _uncertain(text, sampling.stop_strings)]
-            if len(certain) > len(shown):
-                yield certain[len(shown) :]
-                shown = certain
+    def stream(self, prompt: Sequence[int], sampling: Sampling, *, seed: int = 0, request: int = 0) -> Iterator[str]:
+        """The answer to one prompt, in pieces of text as they become certain; together they are the whole text.
+
+        A caller that closes the iterator early cancels the request.
+        """
+        written = self.submit(prompt, sampling, seed=seed, request=request)
+        shown = 0
+        try:
+            while written.finish_reason is None:
+                self.step()
+                certain = written.certain_text
+                if len(certain) > shown:
+                    yield certain[shown:]
+                    shown = len(certain)
+        finally:
+            self.cancel(written)
+
+    def submit(self, prompt: Sequence[int], sampling: Sampling, *, seed: int = 0, request: int = 0) -> Request:
+        """Queue a prompt; the request fills while :meth:`step` is called.
+
+        Raises:
+            DataError: as :meth:`generate`.
+        """
+        self._check(prompt, sampling, "prompt")
+        uniform = random_stream(seed, request, sampling.max_new_tokens).tolist()
+        queued = Request(list(prompt), sampling, uniform, self.lm.tokenizer, self.lm.eos_ids)
+        self._waiting.append(queued)
+        return queued
 
     @torch.inference_mode()
-    def _decode(self, requests: list[_Request], sampling: Sampling) -> Iterator[None]:
-        """Run the batch to its end, yielding after every step."""
-        column = min(len(request.prompt) for request in requests)
-        tokens = torch.tensor([request.prompt[:column] for request in requests], device=self.lm.device)
-        model = _Stepper(self.lm)
-        active = requests
-        while active:
-            logits = model.step(tokens)
-            drawn, logprobs = sampling.draw(logits, self._uniform(active))
-            chosen = []
-            for request, token, logprob in zip(active, drawn.tolist(), logprobs.tolist(), strict=True):
-                known = request.next_known(column)
-                chosen.append(token if known is None else known)
-                if known is None:
-                    request.ids.append(token)
-                    request.logprobs.append(logprob)
-                    request.finish_reason = self._finish_reason(request, sampling)
-            yield
-            going = [i for i, request in enumerate(active) if request.finish_reason is None]
-            if len(going) < len(active):
-                active = [active[i] for i in going]
-                model.keep_rows(going)
-            tokens = torch.tensor([[chosen[i]] for i in going], device=self.lm.device)
-            column += 1
+    def step(self) -> list[Request]:
+        """Take in what there is room for, and draw a token for every active request (``burst`` of them, at most).
 
-    def _uniform(self, active: Sequence[_Request]) -> Tensor:
-        # A row still inside its prompt draws too and the draw is dropped; its stream has not advanced.
-        return torch.stack([request.uniform[len(request.ids)] for request in active]).to(self.lm.device)
+        Returns:
+            The requests that were active.
 
-    def _finish_reason(self, request: _Request, sampling: Sampling) -> FinishReason | None:
-        if request.ids[-1] in self.lm.eos_ids:
-            return "eos"
-        if sampling.stop_strings:
-            text = decode_answer(self.lm.tokenizer, request.prompt, request.ids)
-            if any(stop in text for stop in sampling.stop_strings):
-                return "stop"
-        return "length" if len(request.ids) == sampling.max_new_tokens else None
+        Raises:
+            NumericsError: the model gives NaN or infinite logits. All requests are queued again.
+        """
+        logits = self._admit_and_decode()
+        if logits is None:
+            return []
+        decoder, active = self._chosen_decoder(), self._active
+        given = decoder.waiting() if isinstance(decoder, ColumnDecoder) else [False] * len(active)
+        drawn = []
+        for ahead in range(self._tokens_at_once()):
+            if ahead:
+                logits = decoder.step(self._last)
+            self._last, logprobs = self._draw(logits, ahead)
+            drawn.append((self._last, logprobs))
+        # Read together and only now: on an accelerator every look at a number waits for all that was asked before.
+        tokens, logprobs = (torch.stack(parts).cpu() for parts in zip(*drawn, strict=True))
+        try:
+            refuse_not_finite(logprobs)
+        except NumericsError:
+            self._requeue()
+            self._decoder = None  # its cache may hold NaN, which no mask keeps out
+            raise
+        for request, is_given, row_tokens, row_logprobs in zip(
+            active, given, tokens.T.tolist(), logprobs.T.tolist(), strict=True
+        ):
+            for token, logprob in zip(row_tokens, row_logprobs, strict=True):
+                # A row inside its prompt draws too and the draw is dropped: its stream has not advanced.
+                if not is_given and request.finish_reason is None:
+                    request.take(token, logprob, self.version)
+        self._drop_finished()
+        return active
 
-    def _text(self, request: _Request, sampling: Sampling) -> str:
-        text = decode_answer(self.lm.tokenizer, request.prompt, request.ids)
-        cuts = [text.index(stop) for stop in sampling.stop_strings if stop in text]
-        return text[: min(cuts)] if cuts else text
-
-    def _finished(self, request: _Request, sampling: Sampling) -> Completion:
-        assert request.finish_reason is not None
-        text = self._text(request, sampling)
-        return Completion(request.prompt, request.ids, request.logprobs, text, request.finish_reason)
-
-    def _check(self, requests: Sequence[_Request], sampling: Sampling) -> None:
-        limit = self.lm.positions
+    def cancel(self, *requests: Request) -> None:
+        """Stop writing these; what is finished stays as it is."""
         for request in requests:
-            if not request.prompt:
-                raise DataError(f"prompt {request.index + 1}: no tokens in it")
-            if limit is not None and len(request.prompt) + sampling.max_new_tokens > limit:
-                raise DataError(
-                    f"prompt {request.index + 1}: {len(request.prompt)} tokens and {sampling.max_new_tokens} new ones "
-                    f"are more than the model's {limit} positions; shorten the prompt or the answer"
-                )
+            if request.finish_reason is None:
+                request.finish_reason = "cancelled"
+        self._waiting = deque(request for request in self._waiting if request.finish_reason is None)
+        self._drop_finished()
 
+    def weights_changed(self) -> None:
+        """The weights are new: everything cached dies, and what is being written goes on from its tokens."""
+        self.version += 1
+        self._requeue()
 
-class _Stepper:
-    """Feeds a model its tokens, with its KV cache where it has one and with the whole text each time where not."""
+    def _admit_and_decode(self) -> Tensor | None:
+        """Logits ``[n, V]`` of the next token of every active request, newcomers last; None where there is nothing."""
+        parts = []
+        decoder = self._chosen_decoder()
+        if self._active:
+            parts.append(decoder.step(self._last))
+        newcomers = self._newcomers(decoder)
+        if newcomers:
+            parts.append(decoder.admit([request.known_ids for request in newcomers]))
+            self._active = self._active + newcomers
+        return (torch.cat(parts) if len(parts) > 1 else parts[0]) if parts else None
 
-    def __init__(self, lm: LanguageModel) -> None:
-        self.model = lm.model
-        self.extra = {"logits_to_keep": 1} if accepts(lm.model, "logits_to_keep") else {}
-        self.cache: Any = None
-        self.text: Tensor | None = None  # [B, L] all tokens so far; only without a usable cache
+    def _newcomers(self, decoder: SlotDecoder | ColumnDecoder) -> list[Request]:
+        waiting, room = self._waiting, self.max_rows - len(self._active)
+        if not waiting or (self._active and isinstance(decoder, ColumnDecoder)):
+            return []
+        if isinstance(decoder, ColumnDecoder):
+            # Those whose length is near the shortest's.
+            self._waiting = waiting = deque(sorted(waiting, key=lambda request: len(request.known_ids)))
+            shortest = len(waiting[0].known_ids)
+            near = shortest + max(LENGTH_SPREAD, shortest // 2)
+            return [waiting.popleft() for _ in range(room) if waiting and len(waiting[0].known_ids) <= near]
+        # Taking in a prompt costs a forward pass: not for one at a time while many are written.
+        if self._active and room < min(len(waiting), self.max_rows // 8):
+            return []
+        newcomers: list[Request] = []
+        longest = 0
+        while waiting and len(newcomers) < room:
+            longest = max(longest, len(waiting[0].known_ids))
+            if newcomers and (len(newcomers) + 1) * longest > PREFILL_TOKENS:
+                break
+            newcomers.append(waiting.popleft())
+        return newcomers
 
-    def step(self, tokens: Tensor) -> Tensor:
-        """Logits ``[B, V]`` after ``tokens [B, n]``, which follow what was fed before."""
-        if self.text is not None:
-            self.text = tokens = torch.cat([self.text, tokens], dim=1)
-            return self.model(input_ids=tokens, use_cache=False, **self.extra).logits[:, -1]
-        output = self.model(input_ids=tokens, past_key_values=self.cache, use_cache=True, **self.extra)
-        self.cache = getattr(output, "past_key_values", None)
-        if not hasattr(self.cache, "reorder_cache"):
-            self.text = tokens
-        return output.logits[:, -1]
+    def _tokens_at_once(self) -> int:
+        if isinstance(self._decoder, ColumnDecoder):
+            return 1
+        # No row may run past its last token: there may be no position for it.
+        return min([self.burst, *(r.sampling.max_new_tokens - len(r.ids) for r in self._active)])
 
-    def keep_rows(self, rows: list[int]) -> None:
-        """Drop the rows that have ended."""
-        index = torch.tensor(rows, dtype=torch.long, device=self.model.device)
-        if self.text is not None:
-            self.text = self.text[index]
-        else:
-            # Beam search's method, because layers of every kind have it: those that carry a state (convolutions,
-            # recurrences) lack batch_select_indices, or inherit one that leaves the state as it is.
-            self.cache.reorder_cache(index)
+    def _draw(self, logits: Tensor, ahead: int) -> tuple[Tensor, Tensor]:
+        """``(tokens [n], logprobs [n])`` for the active rows, ``ahead`` of what the host has seen."""
+        device = logits.device
+        numbers = [request.uniform[len(request.ids) + ahead] for request in self._active]
+        uniform = torch.tensor(numbers, dtype=torch.float64, device=device)
+        first = self._active[0].sampling
+        if all(request.sampling is first for request in self._active):
+            return first.draw(logits, uniform)
+        kinds: dict[Sampling, list[int]] = {}
+        for row, request in enumerate(self._active):
+            kinds.setdefault(request.sampling, []).append(row)
+        tokens = torch.empty(len(numbers), dtype=torch.long, device=device)
+        logprobs = torch.empty(len(numbers), device=device)
+        for sampling, rows in kinds.items():
+            tokens[rows], logprobs[rows] = sampling.draw(logits[rows], uniform[rows])
+        return tokens, logprobs
 
+    def _drop_finished(self) -> None:
+        going = [row for row, request in enumerate(self._active) if request.finish_reason is None]
+        if len(going) < len(self._active):
+            order = self._chosen_decoder().keep(going)
+            self._active = [self._active[row] for row in order]
+            self._last = self._last[torch.tensor(order, dtype=torch.long, device=self._last.device)]
 
-def _of_similar_length(requests: Sequence[_Request]) -> list[list[_Request]]:
-    batches: list[list[_Request]] = []
-    for request in sorted(requests, key=lambda r: len(r.prompt)):
-        shortest = len(batches[-1][0].prompt) if batches else 0
-        near = len(request.prompt) <= shortest + max(LENGTH_SPREAD, shortest // 2)
-        if batches and near and len(batches[-1]) < MAX_ROWS:
-            batches[-1].append(request)
-        else:
-            batches.append([request])
-    return batches
+    def _requeue(self) -> None:
+        self._waiting.extendleft(reversed(self._active))
+        self._active, self._last = [], self._last[:0]
+        self._chosen_decoder().clear()
 
+    def _chosen_decoder(self) -> SlotDecoder | ColumnDecoder:
+        if self._decoder is None:
+            self._decoder = slot_decoder(self.lm)
+        if self._decoder is None:
+            warnings.warn(
+                f"{type(self.lm.model).__name__}: answers are written the slower way; its cache is not the usual one",
+                stacklevel=2,
+            )
+            self._decoder = ColumnDecoder(self.lm.model)
+        return self._decoder
 
-def _uncertain(text: str, stops: Sequence[str]) -> int:
-    """How many characters at the end may still change with the next token."""
-    whole = text.rstrip("\N{REPLACEMENT CHARACTER}")  # half a character may become the stop string's next one
-    prefixes = (n for stop in stops for n in range(len(stop) - 1, 0, -1) if whole.endswith(stop[:n]))
-    return len(text) - len(whole) + max(prefixes, default=0)
+    def _check(self, prompt: Sequence[int], sampling: Sampling, name: str) -> None:
+        limit = self.lm.positions
+        if not prompt:
+            raise DataError(f"{name}: no tokens in it")
+        if limit is not None and len(prompt) + sampling.max_new_tokens > limit:
+            raise DataError(
+                f"{name}: {len(prompt)} tokens and {sampling.max_new_tokens} new ones "
+                f"are more than the model's {limit} positions; shorten the prompt or the answer"
+            )

@@ -36,13 +36,13 @@ def collate(completions: Sequence[Completion], pad_id: int, device: torch.device
 
 
 @torch.no_grad()
-def in_micro_batches(rollouts: Rollouts, budget: int, score: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+def in_micro_batches(rollouts: Rollouts, budget: int, score: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """``score(tokens, lengths, response_mask)`` over micro-batches of similar length, put together again.
 
     Args:
         rollouts: B sequences of width L.
         budget: tokens of a micro-batch, padding included.
-        score: gives ``[b, l]`` for a micro-batch trimmed to its longest sequence.
+        score: gives ``[b, l]`` for ``(tokens, response_mask)`` of a micro-batch trimmed to its longest sequence.
 
     Returns:
         ``[B, L]`` float32, 0.0 where response_mask is False.
@@ -50,6 +50,5 @@ def in_micro_batches(rollouts: Rollouts, budget: int, score: Callable[[Tensor, T
     result = torch.zeros_like(rollouts.logprobs)
     for rows in by_token_budget(rollouts.lengths.tolist(), budget):
         width = int(rollouts.lengths[rows].max())
-        part = (rollouts.tokens[rows, :width], rollouts.lengths[rows], rollouts.response_mask[rows, :width])
-        result[rows, :width] = score(*part)
+        result[rows, :width] = score(rollouts.tokens[rows, :width], rollouts.response_mask[rows, :width])
     return result

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from kedge.core import token_logprobs
 from kedge.errors import ConfigError, NumericsError
 
 
@@ -56,21 +55,11 @@ class Sampling:
             uniform: ``[B]`` float64 in [0, 1), the only randomness.
 
         Returns:
-            ``(tokens [B], logprobs [B] float32)`` on the CPU, the log-probabilities under the very distribution drawn
-            from: after temperature and truncation; 0 for greedy, which has no choice.
-
-        Raises:
-            NumericsError: NaN or infinite logits.
+            ``(tokens [B], logprobs [B] float32)``, the log-probabilities under the very distribution drawn from: after
+            temperature and truncation; 0 for greedy, which has no choice. Logits that are NaN or infinite give
+            log-probabilities that are not finite: see :func:`refuse_not_finite`.
         """
-        drawn, logprobs = self._greedy(logits) if self.temperature == 0 else self._sampled(logits, uniform)
-        # Both are read on the CPU next, so they go there first: on a GPU the check would wait for the device once more.
-        drawn, logprobs = drawn.cpu(), logprobs.cpu()
-        if not logprobs.isfinite().all():
-            raise NumericsError(
-                "logits: NaN or infinite, so no token can be drawn; the model's weights are damaged or too large for "
-                "their dtype: go back to an earlier checkpoint, lower the learning rate, or load with dtype='float32'"
-            )
-        return drawn, logprobs
+        return self._greedy(logits) if self.temperature == 0 else self._sampled(logits, uniform)
 
     def _greedy(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         top, tokens = logits.max(-1)
@@ -78,12 +67,15 @@ class Sampling:
 
     def _sampled(self, logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         kept = self._truncated(logits.float() / self.temperature)
-        # float64: in float32 the cumulative sum of 100,000 probabilities no longer ends at 1.
-        cumulative = kept.double().softmax(-1).cumsum(-1)
-        tokens = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True).squeeze(-1)
+        top = kept.amax(-1, keepdim=True)
+        # float64: in float32 the cumulative sum of 100,000 probabilities no longer ends at their total.
+        cumulative = (kept - top).exp().cumsum(-1, dtype=torch.float64)
+        total = cumulative[:, -1:]
+        tokens = torch.searchsorted(cumulative, uniform[:, None] * total, right=True)
         # NaN leads past the last token, and an index out of range costs a GPU process its device.
         tokens = tokens.clamp(max=kept.shape[-1] - 1)
-        return tokens, token_logprobs(kept, tokens)
+        logprobs = kept.gather(-1, tokens) - top - total.log().float()
+        return tokens.squeeze(-1), logprobs.squeeze(-1)
 
     def _truncated(self, scaled: Tensor) -> Tensor:
         warpers = LogitsProcessorList()
@@ -94,6 +86,19 @@ class Sampling:
         if self.min_p > 0:
             warpers.append(MinPLogitsWarper(self.min_p))
         return warpers(None, scaled) if warpers else scaled  # type: ignore[arg-type]
+
+
+def refuse_not_finite(logprobs: Tensor) -> None:
+    """Raise where a draw was made from logits that were NaN or infinite.
+
+    Raises:
+        NumericsError: saying what may be the cause.
+    """
+    if not logprobs.isfinite().all():
+        raise NumericsError(
+            "logits: NaN or infinite, so no token can be drawn; the model's weights are damaged or too large for "
+            "their dtype: go back to an earlier checkpoint, lower the learning rate, or load with dtype='float32'"
+        )
 
 
 def random_stream(seed: int, request: int, length: int) -> Tensor:

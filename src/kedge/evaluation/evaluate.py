@@ -95,7 +95,7 @@ def sequence_kl(
         return in_micro_batches(
             rollouts,
             MICRO_BATCH_TOKENS,
-            lambda *part: score_tokens(side.model, *part, temperature=temperature).logprobs,
+            lambda tokens, mask: score_tokens(side, tokens, mask, temperature=temperature).logprobs,
         )
 
     divergence: list[float] = kl(logprobs(lm), logprobs(reference)).sum(-1).tolist()

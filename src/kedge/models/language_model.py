@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from kedge.data.encode import Tokenizer
 from kedge.errors import ModelError
+from kedge.models.head import OutputHead, output_head
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -43,6 +45,11 @@ class LanguageModel:
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.model.device
+
+    @cached_property
+    def head(self) -> OutputHead | None:
+        """The output head by itself, where it can be taken apart (see :mod:`kedge.models.head`)."""
+        return output_head(self.model)
 
     @property
     def positions(self) -> int | None:

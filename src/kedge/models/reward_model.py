@@ -73,7 +73,7 @@ class RewardModel:
         attention_mask = attention(tokens, lengths)
         last = (torch.arange(len(lengths), device=tokens.device), lengths - 1)
         if isinstance(self.model, ScalarModel):
-            return self.model(tokens, attention_mask)[last]
+            return self.model(tokens)[last]
         head = getattr(self.model, "score", None)
         if isinstance(head, nn.Linear):
             hidden = self.trunk(input_ids=tokens, attention_mask=attention_mask, use_cache=False).last_hidden_state

@@ -10,14 +10,8 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
 from kedge.errors import ModelError
+from kedge.models.head import last_hidden, trunk_of
 from kedge.models.language_model import DType, load_weights, refuse_missing
-
-
-def trunk_of(model: PreTrainedModel) -> PreTrainedModel:
-    """A model without its head."""
-    trunk: Any = model.base_model
-    assert isinstance(trunk, PreTrainedModel)
-    return trunk
 
 
 class ScalarHead(nn.Module):
@@ -77,9 +71,8 @@ class ScalarModel(nn.Module):
         """A copy that is trained apart."""
         return copy.deepcopy(self)
 
-    def forward(self, tokens: Tensor, attention_mask: Tensor) -> Tensor:
-        hidden = self.trunk(input_ids=tokens, attention_mask=attention_mask, use_cache=False).last_hidden_state
-        return self.head(hidden)
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(last_hidden(self.trunk, tokens))
 
     def save(self, folder: Path, head_file: str) -> None:
         """The trunk as a Hugging Face folder, the head beside it."""

@@ -5,16 +5,22 @@ and V of the state in which token t was chosen. The model computes both one colu
 nowhere else.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from torch.utils.checkpoint import checkpoint
 
-from kedge.core import entropy, token_logprobs
-from kedge.models.batch import attention
-from kedge.models.language_model import accepts
+from kedge.core import logprobs_and_entropy, token_logprobs
+from kedge.models.critic import Critic
+from kedge.models.head import OutputHead, last_hidden, trunk_of
+from kedge.models.language_model import LanguageModel, vocabulary_rows
 from kedge.models.scalar import ScalarHead, ScalarModel
+
+# Logits that are held at a time, at most: rows times vocabulary. 64 MiB in float32.
+CHUNK = 2**24
 
 
 @dataclass(frozen=True)
@@ -27,9 +33,8 @@ class TokenScores:
 
 
 def score_tokens(
-    model: PreTrainedModel,
+    lm: LanguageModel,
     tokens: Tensor,
-    lengths: Tensor,
     mask: Tensor,
     *,
     temperature: float,
@@ -37,43 +42,67 @@ def score_tokens(
     with_entropy: bool = False,
     entropy_gradient: bool = True,
 ) -> TokenScores:
-    """Score the masked tokens under ``model``; with ``value_head`` also their values, off the same pass.
+    """Score the masked tokens under ``lm``; with ``value_head`` also their values, off the same pass.
 
     Args:
-        model: causal language model.
-        tokens: ``[B, L]`` right-padded ids. lengths: ``[B]`` how many of a row are real.
+        tokens: ``[B, L]`` right-padded ids. The model is causal, so no token sees the padding behind it.
         mask: ``[B, L]`` bool, True on the tokens to score; never on column 0.
         temperature: the sampler's.
         entropy_gradient: False where the entropy is only looked at, which saves its backward pass.
     """
-    attention_mask = attention(tokens, lengths)
-    # Logits from the column before the first scored token on; the prompt's are never needed.
-    start = int(mask.any(0).nonzero()[0]) - 1 if bool(mask.any()) else tokens.shape[1] - 2
-    extra = {"logits_to_keep": tokens.shape[1] - start} if accepts(model, "logits_to_keep") else {}
-    output = model(
-        input_ids=tokens,
-        attention_mask=attention_mask,
-        use_cache=False,
-        output_hidden_states=value_head is not None,
-        **extra,
-    )
-    scored = mask[:, start + 1 :]
-    logits = output.logits[:, -(tokens.shape[1] - start) : -1][scored]  # [N, V]
-    values = None
-    if value_head is not None:
-        values = _spread(value_head(output.hidden_states[-1][:, start:-1][scored]), mask)
-    entropy_of = logits if entropy_gradient else logits.detach()
+    before, taken = mask[:, 1:], tokens[mask]
+    if lm.head is None:
+        output = lm.model(input_ids=tokens, use_cache=False, output_hidden_states=value_head is not None)
+        logits: Tensor = output.logits[:, :-1][before]  # [N, V]
+        hidden = output.hidden_states[-1][:, :-1][before] if value_head is not None else None
+        scored = _score(logits, taken, temperature, entropy_gradient=entropy_gradient, with_entropy=with_entropy)
+    else:
+        hidden = last_hidden(trunk_of(lm.model), tokens)[:, :-1][before]  # [N, H]
+        score = partial(
+            _score_hidden, lm.head, temperature, entropy_gradient=entropy_gradient, with_entropy=with_entropy
+        )
+        scored = _in_chunks(score, hidden, taken, max(1, CHUNK // vocabulary_rows(lm.model)))
+    logprobs, entropy = scored
     return TokenScores(
-        logprobs=_spread(token_logprobs(logits, tokens[mask], temperature=temperature), mask),
-        entropy=_spread(entropy(entropy_of, temperature=temperature), mask) if with_entropy else None,
-        values=values,
+        logprobs=_spread(logprobs, mask),
+        entropy=None if entropy is None else _spread(entropy, mask),
+        values=None if value_head is None or hidden is None else _spread(value_head(hidden), mask),
     )
 
 
-def value_tokens(critic: ScalarModel, tokens: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
-    """Values ``[B, L]`` of a critic with its own trunk; arguments as :func:`score_tokens`."""
-    after_each = critic(tokens, attention(tokens, lengths))
-    return _spread(after_each[:, :-1][mask[:, 1:]], mask)
+def value_tokens(critic: Critic, tokens: Tensor, mask: Tensor, policy: LanguageModel) -> Tensor:
+    """Values ``[B, L]`` of the masked tokens; arguments as :func:`score_tokens`. A shared critic reads ``policy``."""
+    separate = isinstance(critic, ScalarModel)
+    trunk, head = (critic.trunk, critic.head) if separate else (trunk_of(policy.model), critic)
+    return _spread(head(last_hidden(trunk, tokens)[:, :-1][mask[:, 1:]]), mask)
+
+
+Scored = tuple[Tensor, Tensor | None]
+
+
+def _score(
+    logits: Tensor, taken: Tensor, temperature: float, *, with_entropy: bool, entropy_gradient: bool
+) -> Scored:
+    """Log-probabilities ``[N]`` of the tokens taken, and entropies, of logits ``[N, V]``."""
+    if not with_entropy:
+        return token_logprobs(logits, taken, temperature=temperature), None
+    return logprobs_and_entropy(logits, taken, temperature=temperature, entropy_gradient=entropy_gradient)
+
+
+def _score_hidden(head: OutputHead, temperature: float, hidden: Tensor, taken: Tensor, **kwargs: bool) -> Scored:
+    return _score(head(hidden), taken, temperature, **kwargs)
+
+
+def _in_chunks(score: Callable[[Tensor, Tensor], Scored], hidden: Tensor, taken: Tensor, rows: int) -> Scored:
+    """``score`` of ``rows`` tokens at a time; the logits of a chunk are made again in its backward pass."""
+    if len(taken) <= rows:
+        return score(hidden, taken)
+    parts: list[Scored] = [
+        checkpoint(score, *chunk, use_reentrant=False, preserve_rng_state=False)
+        for chunk in zip(hidden.split(rows), taken.split(rows), strict=True)
+    ]
+    entropies = [entropy for _, entropy in parts if entropy is not None]
+    return torch.cat([logprobs for logprobs, _ in parts]), torch.cat(entropies) if entropies else None
 
 
 def _spread(scored: Tensor, mask: Tensor) -> Tensor:

@@ -45,14 +45,18 @@ def clip_gradients(parameters: Iterable[Parameter], max_norm: float | None) -> T
 def batch_indices(rows: int, batch_size: int, step: int, seed: int) -> list[int]:
     """Rows of the batch at ``step`` (from 0): pass after pass over the data, each pass in an order of its own."""
     positions = range(step * batch_size, (step + 1) * batch_size)
-    orders = {epoch: permutation(rows, seed, epoch) for epoch in {p // rows for p in positions}}
-    return [orders[p // rows][p % rows] for p in positions]
+    orders = {epoch: _permutation(rows, seed, epoch) for epoch in {p // rows for p in positions}}
+    return [int(orders[p // rows][p % rows]) for p in positions]
 
 
 def permutation(n: int, *seeds: int) -> list[int]:
     """An order of ``range(n)`` that depends on the seeds alone."""
+    order: list[int] = _permutation(n, *seeds).tolist()
+    return order
+
+
+def _permutation(n: int, *seeds: int) -> Tensor:
     mixed = 0
     for seed in seeds:
         mixed = (mixed * 0x5851F42D4C957F2D + seed + 0x14057B7EF767814F) % 2**63
-    order: list[int] = torch.randperm(n, generator=torch.Generator().manual_seed(mixed)).tolist()
-    return order
+    return torch.randperm(n, generator=torch.Generator().manual_seed(mixed))

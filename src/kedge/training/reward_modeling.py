@@ -81,11 +81,8 @@ class RewardModeling(Supervised):
         self.model = model
         self.pairs = [self._encoded(row) for row in train]
         self.held_out = [self._encoded(row) for row in held]
-        super().__init__(config, model.model, run, resume=resume, overwrite=overwrite, progress=progress)
-
-    @property
-    def sizes(self) -> Sequence[int]:
-        return _sizes(self.pairs)
+        sizes = _sizes(self.pairs)
+        super().__init__(config, model.model, sizes, run, resume=resume, overwrite=overwrite, progress=progress)
 
     def weigh(self, rows: Sequence[int]) -> float:
         return float(len(rows))

@@ -81,11 +81,8 @@ class SFT(Supervised):
         limits = [limit for limit in (config.max_length, model.positions) if limit is not None]
         self.examples = [_encoded(model, row, limits) for row in train]
         self.held_out = [_encoded(model, row, limits) for row in held]
-        super().__init__(config, model.model, run, resume=resume, overwrite=overwrite, progress=progress)
-
-    @property
-    def sizes(self) -> Sequence[int]:
-        return [len(ids) for ids, _ in self.examples]
+        sizes = [len(ids) for ids, _ in self.examples]
+        super().__init__(config, model.model, sizes, run, resume=resume, overwrite=overwrite, progress=progress)
 
     def weigh(self, rows: Sequence[int]) -> float:
         return _targets([self.examples[row] for row in rows])
@@ -107,9 +104,9 @@ class SFT(Supervised):
         self.lm.load_weights(folder / "policy")
 
     def _cross_entropy(self, examples: Sequence[Example], denominator: float) -> Tensor:
-        tokens, lengths = padded([ids for ids, _ in examples], self.lm.pad_id, self.lm.device)
+        tokens, _ = padded([ids for ids, _ in examples], self.lm.pad_id, self.lm.device)
         mask = padded([trained for _, trained in examples], False, self.lm.device)[0].bool()
-        logprobs = score_tokens(self.lm.model, tokens, lengths, mask, temperature=1.0).logprobs
+        logprobs = score_tokens(self.lm, tokens, mask, temperature=1.0).logprobs
         return -masked_mean(logprobs, mask, denominator=denominator)
 
 

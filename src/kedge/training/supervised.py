@@ -33,7 +33,10 @@ class SupervisedConfig(TrainingConfig):
 
 
 class Supervised(ABC):
-    """Trains ``module`` on examples. A subclass says what an example is, what it weighs and what it loses."""
+    """Trains ``module`` on examples. A subclass says what an example is, what it weighs and what it loses.
+
+    ``sizes`` are the tokens of each training example, as :func:`by_token_budget` takes them.
+    """
 
     stage: str
     """The recipe's table."""
@@ -47,6 +50,7 @@ class Supervised(ABC):
         self,
         config: SupervisedConfig,
         module: nn.Module,
+        sizes: Sequence[int],
         run: str | Path | RunFolder | None,
         *,
         resume: bool,
@@ -55,6 +59,7 @@ class Supervised(ABC):
     ) -> None:
         self.config = config
         self.module = module
+        self.sizes = sizes
         self._check_budget()
         if config.warmup_steps >= self.total_steps:
             raise ConfigError(
@@ -73,11 +78,6 @@ class Supervised(ABC):
         self.before: Metrics = {}
         if checkpoint := to_resume(run):
             self._restore(checkpoint)
-
-    @property
-    @abstractmethod
-    def sizes(self) -> Sequence[int]:
-        """Tokens of each training example, as :func:`by_token_budget` takes them."""
 
     @abstractmethod
     def weigh(self, rows: Sequence[int]) -> float:

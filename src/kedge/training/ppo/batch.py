@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from kedge.core import RunningMoments, kl, token_gae, whiten
+from kedge.core import RunningMoments, group_advantages, kl, token_gae, whiten
 from kedge.engine.rollouts import Rollouts
 from kedge.rewards.scores import Scores
 from kedge.training.ppo.config import PPOConfig
@@ -26,18 +26,18 @@ class Batch:
     """``[B, L]`` under the policy that sampled, from the sampler."""
     ref_logprobs: Tensor
     """``[B, L]`` under the reference."""
-    old_values: Tensor
-    """``[B, L]`` V before each token, when the rollout was made."""
+    old_values: Tensor | None
+    """``[B, L]`` V before each token, when the rollout was made; None without a critic."""
     advantages: Tensor
     """``[B, L]``."""
-    returns: Tensor
-    """``[B, L]`` the critic's target."""
+    returns: Tensor | None
+    """``[B, L]`` the critic's target; None without a critic."""
 
     def rows(self, rows: Sequence[int]) -> "Batch":
         """Some of the answers, trimmed to the longest of them."""
-        width = int(self.lengths[list(rows)].max())
-        parts = {field.name: getattr(self, field.name)[list(rows)] for field in fields(self)}
-        return Batch(**{name: x[:, :width] if x.dim() == 2 else x for name, x in parts.items()})
+        index, width = list(rows), int(self.lengths[list(rows)].max())
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Batch(**{name: x if x is None else x[index][..., :width] for name, x in parts.items()})
 
 
 def token_rewards(
@@ -71,15 +71,16 @@ def estimate_advantages(
     rollouts: Rollouts,
     rewards: Tensor,
     ref_logprobs: Tensor,
-    values: Tensor,
+    values: Tensor | None,
     cut_off: Tensor,
     kl_coef: float,
     config: PPOConfig,
 ) -> Batch:
-    """Take the KL penalty off the rewards, estimate advantages, whiten them: the batch to train on.
+    """Take the KL penalty off the rewards and estimate advantages: the batch to train on.
 
     Args:
-        rewards: ``[B, L]`` from :func:`token_rewards`. ref_logprobs, values: ``[B, L]``.
+        rewards: ``[B, L]`` from :func:`token_rewards`. ref_logprobs: ``[B, L]``.
+        values: ``[B, L]``; None without a critic, where an answer is compared with the others to its prompt.
         cut_off: ``[B]`` bool. kl_coef: the controller's coefficient now.
     """
     mask = rollouts.response_mask
@@ -89,7 +90,12 @@ def estimate_advantages(
         mask = mask & ~cut_off[:, None]
     if config.whiten_rewards:
         rewards = whiten(rewards, mask, shift_mean=False)
-    advantages, returns = token_gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)
-    if config.whiten_advantages:
-        advantages = whiten(advantages, mask)
+    returns = None
+    if values is None:
+        answers = group_advantages(rewards.sum(-1), config.num_generations, kind=config.advantage_estimator)
+        advantages = torch.where(mask, answers[:, None], 0.0)
+    else:
+        advantages, returns = token_gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)
+        if config.whiten_advantages:
+            advantages = whiten(advantages, mask)
     return Batch(rollouts.tokens, rollouts.lengths, mask, rollouts.logprobs, ref_logprobs, values, advantages, returns)

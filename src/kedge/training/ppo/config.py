@@ -12,6 +12,17 @@ _TRUNCATION = (
     "PPO samples from the whole distribution: under a truncated one the update's ratio would be of two different "
     "distributions. Take it out here; `kedge chat` and [evaluate] have it"
 )
+_OF_THE_CRITIC = (
+    "critic",
+    "critic_learning_rate",
+    "critic_warmup_steps",
+    "cliprange_value",
+    "vf_coef",
+    "gamma",
+    "lam",
+    "whiten_advantages",
+    "whiten_rewards",
+)
 
 
 class PPOConfig(TrainingConfig):
@@ -20,9 +31,11 @@ class PPOConfig(TrainingConfig):
     steps: int = Field(100, ge=1)
     """Rollout-and-update steps."""
     batch_size: int = Field(64, ge=1)
-    """Prompts a step, one answer each."""
+    """Prompts a step."""
+    num_generations: int = Field(1, ge=1)
+    """Answers to each prompt."""
     mini_batch_size: int = Field(64, ge=1)
-    """Answers an optimiser step; divides batch_size."""
+    """Answers an optimiser step; divides batch_size * num_generations."""
     num_ppo_epochs: int = Field(4, ge=1)
     """Passes over a step's answers."""
 
@@ -42,6 +55,9 @@ class PPOConfig(TrainingConfig):
     critic_learning_rate: float | None = Field(None, gt=0)
     """Peak learning rate of the critic (shared: of its head); ``none``: the policy's."""
 
+    advantage_estimator: Literal["gae", "grpo", "dr_grpo", "rloo", "reinforce++"] = "gae"
+    """``gae`` has a critic; the others compare an answer with the others to the same prompt (num_generations of
+    them; ``reinforce++``: with the whole batch), and have none."""
     gamma: float = Field(1.0, gt=0, le=1)
     """Discount a token."""
     lam: float = Field(0.95, ge=0, le=1)
@@ -102,17 +118,22 @@ class PPOConfig(TrainingConfig):
         "kl_horizon": ("kl_controller", ("adaptive",)),
         "missing_eos_penalty": ("cutoff", ("penalty",)),
         "critic_init": ("critic", ("separate",)),
+        **dict.fromkeys(_OF_THE_CRITIC, ("advantage_estimator", ("gae",))),
     }
     REFUSED: ClassVar[Mapping[str, str]] = {"top_p": _TRUNCATION, "top_k": _TRUNCATION, "min_p": _TRUNCATION}
 
     @model_validator(mode="after")
     def _batches_fit(self) -> Self:
-        if self.batch_size % self.mini_batch_size:
-            fits = max(
-                n for n in range(1, self.batch_size + 1) if not self.batch_size % n and n <= self.mini_batch_size
-            )
+        if self.answers % self.mini_batch_size:
+            fits = max(n for n in range(1, self.answers + 1) if not self.answers % n and n <= self.mini_batch_size)
+            answers = f"batch_size={self.batch_size}"
+            if self.num_generations > 1:
+                answers += f" * num_generations={self.num_generations}"
+            raise ValueError(f"mini_batch_size: {self.mini_batch_size} does not divide {answers}; {fits} does")
+        if self.num_generations == 1 and self.advantage_estimator in ("grpo", "dr_grpo", "rloo"):
             raise ValueError(
-                f"mini_batch_size: {self.mini_batch_size} does not divide batch_size={self.batch_size}; {fits} does"
+                f"num_generations: 1 answer has no others to be compared with (advantage_estimator="
+                f"{self.advantage_estimator!r}); try 8"
             )
         if self.micro_batch_tokens <= self.response_length:
             raise ValueError(
@@ -137,6 +158,11 @@ class PPOConfig(TrainingConfig):
                 f"at most {self.steps - 1}"
             )
         return self
+
+    @property
+    def answers(self) -> int:
+        """How many a step."""
+        return self.batch_size * self.num_generations
 
     @property
     def sampling(self) -> Sampling:

@@ -35,8 +35,14 @@ def rollout_metrics(
         "completions/mean_length": sum(len(c.ids) for c in completions) / n,
         "completions/cut_off": sum(c.finish_reason == "length" for c in completions) / n,
         "val/num_eos_tokens": float(sum(c.finish_reason == "eos" for c in completions)),
-        "val/explained_variance": explained_variance(batch.old_values[batch.mask], batch.returns[batch.mask]),
+        **_critic_metrics(batch),
     }
+
+
+def _critic_metrics(batch: Batch) -> Metrics:
+    if batch.old_values is None or batch.returns is None:
+        return {}
+    return {"val/explained_variance": explained_variance(batch.old_values[batch.mask], batch.returns[batch.mask])}
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> float:

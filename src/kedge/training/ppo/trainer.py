@@ -17,9 +17,8 @@ from kedge.engine.rollouts import Rollouts, collate, in_micro_batches
 from kedge.errors import ConfigError
 from kedge.evaluation.evaluate import Comparison, Evaluation, evaluate_policy, named_judges
 from kedge.evaluation.samples import sample_rows
-from kedge.models.critic import load_critic, new_critic, save_critic
+from kedge.models.critic import Critic, load_critic, new_critic, save_critic
 from kedge.models.language_model import LanguageModel, load_language_model, wrap
-from kedge.models.scalar import ScalarHead
 from kedge.models.scoring import score_tokens, value_tokens
 from kedge.rewards.build import RewardLike, build_reward, reward_model_of
 from kedge.rewards.scores import Scores
@@ -90,7 +89,7 @@ class PPO:
         self.reference = LanguageModel(
             copy.deepcopy(self.policy.model).requires_grad_(False), self.policy.tokenizer, self.policy.eos_ids
         )
-        self.critic = new_critic(config.critic, self.policy, self._critic_start())
+        self.critic = self._new_critic()
         self.engine = Engine(self.policy)
         self.kl_controller = (
             AdaptiveKL(config.kl_coef, target=config.kl_target, horizon=config.kl_horizon)
@@ -98,12 +97,12 @@ class PPO:
             else FixedKL(config.kl_coef)
         )
         self.reward_moments = RunningMoments()
-        groups = [
-            {"params": list(self.policy.model.parameters()), "lr": config.learning_rate},
-            {"params": list(self.critic.parameters()), "lr": config.critic_learning_rate or config.learning_rate},
-        ]
+        groups = [{"params": list(self.policy.model.parameters()), "lr": config.learning_rate}]
+        if self.critic is not None:
+            critic_learning_rate = config.critic_learning_rate or config.learning_rate
+            groups.append({"params": list(self.critic.parameters()), "lr": critic_learning_rate})
         self.optimizer = make_optimizer(groups, config)
-        self.update = Update(self.policy.model, self.critic, self.optimizer, config)
+        self.update = Update(self.policy, self.critic, self.optimizer, config)
         self.timer = Timer()
         self.step_done = 0
         self.before: Evaluation | None = None
@@ -158,13 +157,14 @@ class PPO:
                 completions, rollouts = self._generate(prompts)
             with self.timer("reward"):
                 scores = self.reward([prompt.record for prompt in prompts], completions)
-            with self.timer("estimate"):
+            with self.timer("score"):
                 batch = self._estimate(completions, rollouts, scores)
             with self.timer("update"):
                 kl_coef = self.kl_controller.coefficient
                 factor = schedule(self.config, self.step_done, self.config.steps)
                 set_learning_rate(self.optimizer, factor)
                 updated = self.update(batch, self.step_done, kl_coef)
+                self.engine.weights_changed()
         penalty = kl_coef if self.config.kl_in == "reward" else 0.0
         metrics = rollout_metrics(completions, rollouts, scores, batch, penalty) | updated
         self.kl_controller.update(metrics["objective/kl"], len(prompts))
@@ -180,14 +180,14 @@ class PPO:
 
     def _next_prompts(self) -> list[EncodedPrompt]:
         rows = batch_indices(len(self.prompts), self.config.batch_size, self.step_done, self.config.seed)
-        return [self.prompts[row] for row in rows]
+        return [self.prompts[row] for row in rows for _ in range(self.config.num_generations)]
 
     def _generate(self, prompts: Sequence[EncodedPrompt]) -> tuple[list[Completion], Rollouts]:
         completions = self.engine.generate(
             [prompt.ids for prompt in prompts],
             self.config.sampling,
             seed=self.config.seed,
-            first_request=self.step_done * self.config.batch_size,
+            first_request=self.step_done * self.config.answers,
         )
         return completions, collate(completions, self.policy.pad_id, self.policy.device)
 
@@ -199,23 +199,18 @@ class PPO:
             rollouts,
             token_rewards(rollouts, scores, cut_off, config, self.reward_moments),
             in_micro_batches(rollouts, config.micro_batch_tokens, self._reference_logprobs),
-            in_micro_batches(rollouts, config.micro_batch_tokens, self._values),
+            None if self.critic is None else in_micro_batches(rollouts, config.micro_batch_tokens, self._values),
             cut_off,
             self.kl_controller.coefficient,
             config,
         )
 
-    def _reference_logprobs(self, tokens: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
-        temperature = self.config.temperature
-        return score_tokens(self.reference.model, tokens, lengths, mask, temperature=temperature).logprobs
+    def _reference_logprobs(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        return score_tokens(self.reference, tokens, mask, temperature=self.config.temperature).logprobs
 
-    def _values(self, tokens: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
-        if not isinstance(self.critic, ScalarHead):
-            return value_tokens(self.critic, tokens, lengths, mask)
-        model, temperature = self.policy.model, self.config.temperature
-        values = score_tokens(model, tokens, lengths, mask, temperature=temperature, value_head=self.critic).values
-        assert values is not None
-        return values
+    def _values(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        assert self.critic is not None
+        return value_tokens(self.critic, tokens, mask, self.policy)
 
     # Looking ----------------------------------------------------------------------------------------------------
 
@@ -233,7 +228,7 @@ class PPO:
 
     def summary(self) -> dict[str, Any]:
         """Before and after on the held-out prompts, win rates with intervals, seconds by phase; written to the run."""
-        summary: dict[str, Any] = {"steps": self.step_done, "episodes": self.step_done * self.config.batch_size}
+        summary: dict[str, Any] = {"steps": self.step_done, "episodes": self.step_done * self.config.answers}
         if self.eval_prompts:
             self.comparison = Comparison(self.before or self.evaluate(self.reference), self.evaluate())
             self._report_evaluation(self.comparison.after)
@@ -275,9 +270,10 @@ class PPO:
     # Keeping ----------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path) -> None:
-        """Write ``folder/policy``, a plain Hugging Face folder, and ``folder/critic``."""
+        """Write ``folder/policy``, a plain Hugging Face folder, and ``folder/critic`` where there is one."""
         self.policy.save(Path(folder) / "policy")
-        save_critic(self.critic, Path(folder) / "critic")
+        if self.critic is not None:
+            save_critic(self.critic, Path(folder) / "critic")
 
     def _checkpoint(self, run: RunFolder) -> None:
         # No random state: every stream is a function of the seed and the step.
@@ -292,20 +288,24 @@ class PPO:
     def _restore(self, checkpoint: Path) -> None:
         state = load_state(checkpoint)
         self.policy.load_weights(checkpoint / "policy")
-        load_critic(self.critic, checkpoint / "critic")
+        if self.critic is not None:
+            load_critic(self.critic, checkpoint / "critic")
         self.optimizer.load_state_dict(state["optimizer"])
         self.kl_controller.coefficient = state["kl_coefficient"]
         self.reward_moments = RunningMoments(**state["reward_moments"])
         self.timer.seconds = state["seconds"]
         self.step_done = state["step"]
 
-    def _critic_start(self) -> Any:
-        if self.config.critic == "shared" or self.config.critic_init == "policy":
+    def _new_critic(self) -> Critic | None:
+        config = self.config
+        if config.advantage_estimator != "gae":
             return None
+        if config.critic == "shared" or config.critic_init == "policy":
+            return new_critic(config.critic, self.policy)
         model = reward_model_of(self.reward)
         if model is None:
             raise ConfigError("critic_init='reward': the reward has no reward model in it; use critic_init='policy'")
-        return model
+        return new_critic(config.critic, self.policy, model)
 
 
 def _language_model(

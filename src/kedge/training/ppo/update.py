@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from kedge.core import kl, masked_mean, policy_loss, value_clip_fraction, value_loss
 from kedge.errors import NumericsError
 from kedge.models.batch import by_token_budget
 from kedge.models.critic import Critic
-from kedge.models.scalar import ScalarHead
+from kedge.models.language_model import LanguageModel
+from kedge.models.scalar import ScalarHead, ScalarModel
 from kedge.models.scoring import score_tokens, value_tokens
 from kedge.tracking import Metrics
 from kedge.training.optimization import clip_gradients, permutation
@@ -27,8 +27,8 @@ TOLERANCES = {torch.float32: (1e-4, 1e-5), torch.bfloat16: (0.5, 0.05), torch.fl
 class Update:
     """What is trained, and how."""
 
-    policy: PreTrainedModel
-    critic: Critic
+    policy: LanguageModel
+    critic: Critic | None
     optimizer: torch.optim.Optimizer
     config: PPOConfig
 
@@ -84,11 +84,8 @@ class Update:
             dual_clip=config.dual_clip,
             denominator=denominator,
         )
-        error = value_loss(
-            values, part.old_values, part.returns, mask, clip=config.cliprange_value, denominator=denominator
-        )
         entropy_mean = masked_mean(entropy, mask, denominator=denominator)
-        loss = config.vf_coef * error
+        loss, value_metrics = self._value_loss(part, values, denominator)
         if train_policy:
             loss = loss + surrogate - config.entropy_coef * entropy_mean
             if config.kl_in == "loss":
@@ -99,25 +96,32 @@ class Update:
         drift = (logprobs - part.old_logprobs).detach().abs()
         metrics = {
             "loss/policy_avg": surrogate,
-            "loss/value_avg": error,
             "policy/entropy_avg": entropy_mean,
             "policy/approxkl_avg": clipping["approxkl"],
             "policy/clipfrac_avg": clipping["clipfrac"],
             "val/ratio": clipping["ratio"],
             "drift": masked_mean(drift, mask, denominator=denominator),
         }
-        if config.cliprange_value is not None:
-            metrics["val/clipfrac_avg"] = value_clip_fraction(
-                values, part.old_values, part.returns, mask, clip=config.cliprange_value, denominator=denominator
-            )
-        return loss, metrics, drift.masked_fill(~mask, 0.0).max()
+        return loss, metrics | value_metrics, drift.masked_fill(~mask, 0.0).max()
 
-    def _forward(self, part: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def _value_loss(self, part: Batch, values: Tensor | None, denominator: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The critic's part of the loss; nothing where there is no critic."""
+        if values is None or part.old_values is None or part.returns is None:
+            return torch.zeros((), device=part.tokens.device), {}
+        clip = self.config.cliprange_value
+        error = value_loss(values, part.old_values, part.returns, part.mask, clip=clip, denominator=denominator)
+        metrics = {"loss/value_avg": error}
+        if clip is not None:
+            metrics["val/clipfrac_avg"] = value_clip_fraction(
+                values, part.old_values, part.returns, part.mask, clip=clip, denominator=denominator
+            )
+        return self.config.vf_coef * error, metrics
+
+    def _forward(self, part: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
         shared = self.critic if isinstance(self.critic, ScalarHead) else None
         scores = score_tokens(
             self.policy,
             part.tokens,
-            part.lengths,
             part.mask,
             temperature=self.config.temperature,
             value_head=shared,
@@ -125,16 +129,15 @@ class Update:
             entropy_gradient=self.config.entropy_coef > 0,
         )
         values = scores.values
-        if not isinstance(self.critic, ScalarHead):
-            values = value_tokens(self.critic, part.tokens, part.lengths, part.mask)
+        if isinstance(self.critic, ScalarModel):
+            values = value_tokens(self.critic, part.tokens, part.mask, self.policy)
         assert scores.entropy is not None
-        assert values is not None
         return scores.logprobs, scores.entropy, values
 
     def _check_first(self, metrics: Metrics, *, fatal: bool) -> Metrics:
         """Before any update the ratio is 1, KL and clip fraction are 0, whatever the data."""
         worst, average = metrics["worst"], metrics["drift"]
-        limits = TOLERANCES.get(self.policy.dtype, TOLERANCES[torch.float32])
+        limits = TOLERANCES.get(self.policy.model.dtype, TOLERANCES[torch.float32])
         if fatal and (not worst <= limits[0] or not average <= limits[1] or metrics["policy/clipfrac_avg"] > 0):
             raise NumericsError(
                 f"the first minibatch's log-probabilities differ from the sampler's by {worst:.2g} at the worst token "
@@ -146,7 +149,7 @@ class Update:
 
     def _apply(self, step: int, train_policy: bool) -> float:
         if not train_policy:  # a shared critic's value loss has reached the policy's trunk too
-            for parameter in self.policy.parameters():
+            for parameter in self.policy.model.parameters():
                 parameter.grad = None
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = clip_gradients(parameters, self.config.max_grad_norm)

@@ -1,0 +1,90 @@
+"""The output head by itself: from the trunk's hidden states to logits, exactly as the whole model makes them.
+
+With it, logits can be had where they are needed and nowhere else: of the response's tokens, a chunk at a time, or of
+each row's last token. Models scale or soft-cap their logits in their own ways; so a head is taken apart only where it
+gives, on a few tokens, what the model itself gives.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+
+
+def trunk_of(model: PreTrainedModel) -> PreTrainedModel:
+    """A model without its head."""
+    trunk: Any = model.base_model
+    assert isinstance(trunk, PreTrainedModel)
+    return trunk
+
+
+def last_hidden(trunk: nn.Module, tokens: Tensor) -> Tensor:
+    """``[B, L, H]``: hidden states of right-padded ``tokens [B, L]``.
+
+    Without a mask: the trunk is causal, so no token sees the padding behind it.
+    """
+    states: Tensor = trunk(input_ids=tokens, use_cache=False).last_hidden_state
+    return states
+
+
+# How far head and model may differ on the trial, relative to the largest logit.
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+LOW_PRECISION_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class OutputHead:
+    """``[..., H]`` hidden states of the trunk -> ``[..., V]`` logits."""
+
+    linear: nn.Module
+    scale: float
+    soft_cap: float | None
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self.linear(hidden)
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        if self.soft_cap is not None:
+            logits = torch.tanh(logits / self.soft_cap) * self.soft_cap
+        return logits
+
+
+@torch.no_grad()
+def output_head(model: PreTrainedModel) -> OutputHead | None:
+    """The model's head taken apart, or None where its logits are made in a way that is not known here."""
+    linear = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
+    if not isinstance(linear, nn.Module) or trunk_of(model) is model:
+        return None
+    config: Any = model.config.get_text_config()
+    scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
+    head = OutputHead(linear, float(scale), getattr(config, "final_logit_softcapping", None))
+    rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]
+    tokens = torch.arange(4, device=model.device)[None] % rows
+    with _in_eval_mode(model):
+        hidden = getattr(trunk_of(model)(input_ids=tokens, use_cache=False), "last_hidden_state", None)
+        if hidden is None or hidden.shape[-1] != getattr(linear, "in_features", hidden.shape[-1]):
+            return None
+        ours, theirs = head(hidden), model(input_ids=tokens, use_cache=False).logits
+    return head if agree(ours, theirs, TOLERANCE.get(model.dtype, LOW_PRECISION_TOLERANCE)) else None
+
+
+@contextmanager
+def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Dropout would make two passes differ, and use up random numbers."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def agree(ours: Tensor, theirs: Tensor, tolerance: float) -> bool:
+    """Whether two computations of the same logits differ by rounding only: ``tolerance`` of the largest."""
+    return ours.shape == theirs.shape and bool((ours - theirs).abs().max() <= tolerance * theirs.abs().max())
