@@ -8,7 +8,7 @@ from torch import tensor
 from torch.distributions import Categorical
 from torch.nn.functional import cross_entropy
 
-from kedge.core import entropy, token_logprobs
+from kedge.core import entropy, logprobs_and_entropy, token_logprobs
 
 INF = math.inf
 
@@ -113,3 +113,26 @@ def test_a_banned_token_does_not_poison_the_gradient_of_a_logprob():
     logits = tensor([[0.0, math.log(3), -INF]], requires_grad=True)
     token_logprobs(logits, tensor([0])).sum().backward()
     assert logits.grad[0].tolist() == pytest.approx([0.75, -0.75, 0.0])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_both_at_once_are_each_alone(temperature):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 5, 11, generator=generator, dtype=torch.float64) * 3
+    logits[0, 0, 4] = -torch.inf
+    logits.requires_grad_()
+    tokens = torch.randint(0, 4, (3, 5), generator=generator)
+
+    def gradient(logprobs, of_entropy):
+        [found] = torch.autograd.grad(logprobs.sum() + 2 * of_entropy.square().sum(), logits)
+        return found
+
+    apart = token_logprobs(logits, tokens, temperature=temperature), entropy(logits, temperature=temperature)
+    together = logprobs_and_entropy(logits, tokens, temperature=temperature)
+    for a, b in zip(apart, together, strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-12)
+    assert torch.allclose(gradient(*apart), gradient(*together), rtol=0, atol=1e-12)
+    looked_at = logprobs_and_entropy(logits, tokens, temperature=temperature, entropy_gradient=False)
+    assert torch.allclose(looked_at[1], apart[1], rtol=0, atol=1e-12)
+    assert not looked_at[1].requires_grad
+    assert looked_at[0].requires_grad

@@ -109,3 +109,59 @@ def test_gradients_reach_trunk_and_head_through_response_tokens_only(tiny_lm):
     embedding = lm.model.get_input_embeddings().weight.grad.abs().sum(-1)
     assert (embedding[[5, 6, 7, 9]] > 0).all()
     assert embedding[8] == embedding[10] == embedding[0] == 0  # last tokens and padding are never read
+
+
+class TestChunks:
+    """Logits a few tokens at a time, made again in the backward pass, against all at once; in float64."""
+
+    def gradients(self, lm, settings):
+        tokens, mask = together([[5, 6, 7, 8, 9, 10, 3], [9, 10, 11, 4]], [2, 1])
+        lm.model.zero_grad()
+        scores = score_tokens(lm, tokens, mask, temperature=0.7, **settings)
+        weights = torch.linspace(-1, 2, tokens.numel(), dtype=torch.float64).reshape(tokens.shape)
+        loss = (scores.logprobs * weights).sum()
+        if settings.get("with_entropy") and settings.get("entropy_gradient", True):
+            loss = loss + (scores.entropy * weights.flip(1)).sum()
+        loss.backward()
+        grads = torch.cat([p.grad.flatten() for p in lm.model.parameters() if p.grad is not None])
+        return scores.logprobs.detach(), scores.entropy, grads
+
+    @pytest.mark.parametrize(
+        "settings", [{}, {"with_entropy": True}, {"with_entropy": True, "entropy_gradient": False}], ids=str
+    )
+    @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
+    def test_are_exact(self, tiny_lm, monkeypatch, name, settings):
+        lm = tiny_lm(name)
+        lm.model.double()
+        whole = self.gradients(lm, settings)
+        sizes = []
+        head = lm.head
+        monkeypatch.setitem(vars(lm), "head", lambda hidden: sizes.append(len(hidden)) or head(hidden))
+        for tokens_at_a_time in (1, 2, 3, 100):
+            monkeypatch.setattr("kedge.models.scoring.CHUNK", tokens_at_a_time * 320)
+            sizes.clear()
+            parts = self.gradients(lm, settings)
+            assert max(sizes) == min(tokens_at_a_time, 8)
+            for a, b in zip(whole, parts, strict=True):
+                assert (a is None) == (b is None)
+                assert a is None or torch.allclose(a, b, rtol=0, atol=1e-10)
+
+    def test_a_model_whose_head_cannot_be_taken_apart(self, tiny_lm, monkeypatch):
+        lm, head = tiny_lm("llama"), random_head(32)
+        lm.model.double()
+        tokens, mask = together([[5, 6, 7, 8], [9, 10]], [2, 1])
+        score = lambda: score_tokens(lm, tokens, mask, temperature=0.7, value_head=head, with_entropy=True)  # noqa: E731
+        apart = score()
+        monkeypatch.setitem(vars(lm), "head", None)
+        plain = score()
+        for name in ("logprobs", "entropy", "values"):
+            assert torch.allclose(getattr(apart, name), getattr(plain, name), rtol=0, atol=1e-10)
+
+
+def test_logits_are_never_made_for_prompts_and_padding(tiny_lm, monkeypatch):
+    lm = tiny_lm("llama")
+    head, seen = lm.head, []
+    monkeypatch.setitem(vars(lm), "head", lambda hidden: seen.append(len(hidden)) or head(hidden))
+    tokens, mask = together([[5, 6, 7, 8, 9, 10, 3], [9, 10, 11]], [5, 2])
+    score_tokens(lm, tokens, mask, temperature=1.0)
+    assert seen == [3]

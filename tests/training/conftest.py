@@ -12,7 +12,7 @@ from kedge.engine.rollouts import collate
 from kedge.engine.sampling import Sampling
 from kedge.models.critic import new_critic
 from kedge.models.scalar import ScalarHead
-from kedge.models.scoring import score_tokens, value_tokens
+from kedge.models.scoring import value_tokens
 from kedge.training.ppo.batch import Batch
 from kedge.training.ppo.update import Update
 

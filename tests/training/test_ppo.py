@@ -40,6 +40,35 @@ def test_the_reward_goes_up(make_ppo, critic, reward):
     assert sum(share[-3:]) / 3 > 0.75
 
 
+@pytest.mark.parametrize("estimator", ["grpo", "dr_grpo", "rloo", "reinforce++"])
+def test_the_reward_goes_up_without_a_critic(make_ppo, tmp_path, estimator):
+    settings = {"advantage_estimator": estimator, "batch_size": 4, "num_generations": 8, "kl_in": "loss"}
+    ppo = make_ppo(settings=LEARNS | settings, run=tmp_path / "run")
+    steps = list(ppo)
+    share = [metrics["objective/scores"] for metrics in steps]
+    assert sum(share[-3:]) / 3 > share[0] + 0.1
+    assert ppo.critic is None
+    assert not any("val/" in name and "eos" not in name and "ratio" not in name for name in steps[0])
+    assert steps[-1]["episode"] == 15 * 32
+    ppo.save(tmp_path / "saved")
+    assert [path.name for path in (tmp_path / "saved").iterdir()] == ["policy"]
+
+
+def test_answers_to_one_prompt_stand_together(make_ppo):
+    asked = []
+
+    def reward(prompts, completions):
+        asked.append((prompts, completions))
+        return [float(len(text)) for text in completions]
+
+    ppo = make_ppo(reward, LEARNS | {"batch_size": 3, "num_generations": 2, "mini_batch_size": 6})
+    ppo.step()
+    [(prompts, completions)] = asked
+    assert prompts[::2] == prompts[1::2]
+    assert len(set(prompts)) == 3
+    assert completions[::2] != completions[1::2]  # each from a random stream of its own
+
+
 @pytest.mark.shared
 def test_learns_to_end_where_pad_is_eos(make_ppo, tiny_lm, gpt2_tokenizer, tmp_path):
     """Nothing but the penalty on answers that do not end; at first a tenth of the tokens are EOS."""

@@ -85,7 +85,7 @@ def trained(tiny_lm, vector, tmp_path_factory):
         run = tmp_path_factory.mktemp("runs") / "run"
         ppo = PPO(base, prompts, reward, PPOConfig(**(BASE | settings)), eval_size=1, run=run, progress=False)
         ppo.train()
-        return torch.cat([vector(ppo.policy.model), vector(ppo.critic)])
+        return torch.cat([vector(model) for model in (ppo.policy.model, ppo.critic) if model is not None])
 
     return train
 

@@ -68,9 +68,7 @@ class Engine:
         """
         for i, ids in enumerate(prompts):
             self._check(ids, sampling, f"prompt {i + 1}")
-        requests = [
-            self.submit(ids, sampling, seed=seed, request=first_request + i) for i, ids in enumerate(prompts)
-        ]
+        requests = [self.submit(ids, sampling, seed=seed, request=first_request + i) for i, ids in enumerate(prompts)]
         try:
             while any(request.finish_reason is None for request in requests):
                 self.step()

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-
 from kedge.data.encode import Tokenizer, decode_answer
 from kedge.engine.sampling import Sampling
 

@@ -4,8 +4,8 @@ A row owns a slot. Its token at position p is written at column p of its slot, s
 stands beyond a row's last column is masked. Active rows lie in the first slots: a row that ends gives its place to the
 last one, and new rows are appended. Nothing is computed for an empty slot.
 
-For models whose cache is the usual one, keys and values a layer, with or without a sliding window. :func:`fits` tries it
-out on the model itself.
+For models whose cache is the usual one: keys and values a layer, with or without a sliding window.
+:func:`slot_decoder` tries it out on the model itself.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
 from kedge.models.batch import padded
-from kedge.models.head import OutputHead, agree, trunk_of
+from kedge.models.head import OutputHead, agree, trunk_of, vocabulary_rows
 from kedge.models.language_model import LanguageModel, accepts
 
 # A cache grows to a multiple of this many columns at a time.
@@ -120,7 +120,9 @@ def one_token_attention(
     # The query heads of one key head stand side by side: they become the queries of that head.
     grouped = query.reshape(n, key.shape[1], -1, query.shape[-1])
     if query.device.type == "cpu":  # for so few queries plain products are faster than the fused kernel
-        scores = torch.matmul(grouped * (query.shape[-1] ** -0.5 if scaling is None else scaling), key.transpose(-1, -2))
+        scores = torch.matmul(
+            grouped * (query.shape[-1] ** -0.5 if scaling is None else scaling), key.transpose(-1, -2)
+        )
         weights = (scores + attention_mask).softmax(-1, dtype=torch.float32).to(value.dtype)
         output = torch.matmul(weights, value)
     else:
@@ -240,7 +242,7 @@ def slot_decoder(lm: LanguageModel) -> SlotDecoder | None:
     windows = sliding_windows(model)
     if windows is None or head is None:
         return None
-    rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]
+    rows = vocabulary_rows(model)
     sequences = [[(7 * i + 3 * j) % rows for j in range(n)] for i, n in enumerate((5, 3, 4))]
     decoder = SlotDecoder(model, head, windows)
     found = [decoder.admit([sequence[:-2] for sequence in sequences[:2]]), decoder.admit([sequences[2][:-2]])]

@@ -15,13 +15,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
-
-
 def trunk_of(model: PreTrainedModel) -> PreTrainedModel:
     """A model without its head."""
     trunk: Any = model.base_model
     assert isinstance(trunk, PreTrainedModel)
     return trunk
+
+
+def vocabulary_rows(model: PreTrainedModel) -> int:
+    """Rows of the input embedding: how many token ids the model knows."""
+    embedding: Any = model.get_input_embeddings()
+    return int(embedding.weight.shape[0])
 
 
 def last_hidden(trunk: nn.Module, tokens: Tensor) -> Tensor:
@@ -64,8 +68,7 @@ def output_head(model: PreTrainedModel) -> OutputHead | None:
     config: Any = model.config.get_text_config()
     scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
     head = OutputHead(linear, float(scale), getattr(config, "final_logit_softcapping", None))
-    rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]
-    tokens = torch.arange(4, device=model.device)[None] % rows
+    tokens = torch.arange(4, device=model.device)[None] % vocabulary_rows(model)
     with _in_eval_mode(model):
         hidden = getattr(trunk_of(model)(input_ids=tokens, use_cache=False), "last_hidden_state", None)
         if hidden is None or hidden.shape[-1] != getattr(linear, "in_features", hidden.shape[-1]):

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from kedge.data.encode import Tokenizer
 from kedge.errors import ModelError
-from kedge.models.head import OutputHead, output_head
+from kedge.models.head import OutputHead, output_head, vocabulary_rows
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -220,12 +220,6 @@ def max_positions(config: Any) -> int | None:
         if isinstance(value, int) and value > 0:
             return value
     return None
-
-
-def vocabulary_rows(model: PreTrainedModel) -> int:
-    """Rows of the input embedding: how many token ids the model knows."""
-    embedding: Any = model.get_input_embeddings()
-    return int(embedding.weight.shape[0])
 
 
 def accepts(model: PreTrainedModel, argument: str) -> bool:

@@ -15,8 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from kedge.core import logprobs_and_entropy, token_logprobs
 from kedge.models.critic import Critic
-from kedge.models.head import OutputHead, last_hidden, trunk_of
-from kedge.models.language_model import LanguageModel, vocabulary_rows
+from kedge.models.head import OutputHead, last_hidden, trunk_of, vocabulary_rows
+from kedge.models.language_model import LanguageModel
 from kedge.models.scalar import ScalarHead, ScalarModel
 
 # Logits that are held at a time, at most: rows times vocabulary. 64 MiB in float32.
@@ -72,17 +72,17 @@ def score_tokens(
 
 def value_tokens(critic: Critic, tokens: Tensor, mask: Tensor, policy: LanguageModel) -> Tensor:
     """Values ``[B, L]`` of the masked tokens; arguments as :func:`score_tokens`. A shared critic reads ``policy``."""
-    separate = isinstance(critic, ScalarModel)
-    trunk, head = (critic.trunk, critic.head) if separate else (trunk_of(policy.model), critic)
-    return _spread(head(last_hidden(trunk, tokens)[:, :-1][mask[:, 1:]]), mask)
+    if isinstance(critic, ScalarModel):
+        hidden, head = last_hidden(critic.trunk, tokens), critic.head
+    else:
+        hidden, head = last_hidden(trunk_of(policy.model), tokens), critic
+    return _spread(head(hidden[:, :-1][mask[:, 1:]]), mask)
 
 
 Scored = tuple[Tensor, Tensor | None]
 
 
-def _score(
-    logits: Tensor, taken: Tensor, temperature: float, *, with_entropy: bool, entropy_gradient: bool
-) -> Scored:
+def _score(logits: Tensor, taken: Tensor, temperature: float, *, with_entropy: bool, entropy_gradient: bool) -> Scored:
     """Log-probabilities ``[N]`` of the tokens taken, and entropies, of logits ``[N, V]``."""
     if not with_entropy:
         return token_logprobs(logits, taken, temperature=temperature), None

@@ -1,7 +1,7 @@
 """From rollouts and scores to what the update trains on: rewards a token, advantages, returns."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ class Batch:
         """Some of the answers, trimmed to the longest of them."""
         index, width = list(rows), int(self.lengths[list(rows)].max())
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(**{name: x if x is None else x[index][..., :width] for name, x in parts.items()})
+        return replace(self, **{name: x[index][..., :width] for name, x in parts.items() if x is not None})
 
 
 def token_rewards(
