@@ -1,5 +1,6 @@
 """The commands. Each reads its arguments, calls one thing below, and shows what came of it."""
 
+import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +24,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-console = Console()
+console = Console(quiet=os.environ.get("RANK", "0") != "0")  # of several processes the first one speaks
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="The recipe; see docs/recipes.md.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key.path=value]...", help="ppo.kl_coef=0.1")]
@@ -118,8 +119,18 @@ def main() -> None:
     try:
         app()
     except KedgeError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        stderr = Console(stderr=True, soft_wrap=True, quiet=console.quiet)
+        stderr.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(2)
+    finally:
+        _leave()
+
+
+def _leave() -> None:
+    if "WORLD_SIZE" in os.environ:  # torch is imported for this only where several processes are
+        from kedge.parallel import leave
+
+        leave()
 
 
 def _version(value: bool) -> None:

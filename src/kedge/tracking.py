@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from kedge.config import read_recipe, write_recipe
 from kedge.errors import ConfigError
+from kedge.parallel import join
 
 Metrics = dict[str, float]
 
@@ -28,7 +29,10 @@ MAY_CHANGE |= {"micro_batch_tokens", "run"}
 
 
 class RunFolder:
-    """``runs/NAME``: recipe.toml, metrics.jsonl, samples.jsonl, summary.json, checkpoints/ and the result."""
+    """``runs/NAME``: recipe.toml, metrics.jsonl, samples.jsonl, summary.json, checkpoints/ and the result.
+
+    Of several processes the first one writes.
+    """
 
     def __init__(
         self,
@@ -50,6 +54,7 @@ class RunFolder:
                 resumed with other settings.
         """
         self.path = Path(path)
+        self.processes = join()
         self.recipe = recipe
         self.resume = resume
         self.files = files
@@ -77,12 +82,15 @@ class RunFolder:
         if self._started:
             return
         self._started = True
-        if not self.resume:
-            for name in self.files:
-                target = self.path / name
-                shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_recipe(self.path / "recipe.toml", self.recipe)
+        self.processes.wait()  # until all have looked at what is there
+        if self.processes.leads:
+            if not self.resume:
+                for name in self.files:
+                    target = self.path / name
+                    shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_recipe(self.path / "recipe.toml", self.recipe)
+        self.processes.wait()
 
     @property
     def checkpoints(self) -> Path:
@@ -99,6 +107,8 @@ class RunFolder:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """summary.json."""
+        if not self.processes.leads:
+            return
         text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
         (self.path / "summary.json").write_text(text, encoding="utf-8")
 
@@ -109,7 +119,7 @@ class RunFolder:
             evaluation_too: also the evaluation at ``step`` itself, where that is done again (at the beginning, at the
                 end).
         """
-        for name in ("metrics.jsonl", "samples.jsonl"):
+        for name in ("metrics.jsonl", "samples.jsonl") if self.processes.leads else ():
             path = self.path / name
             if path.is_file():
                 # Not splitlines, which also splits at separators that a sample may contain. After the last line end is
@@ -128,6 +138,8 @@ class RunFolder:
                 )
 
     def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        if not self.processes.leads:
+            return
         with (self.path / name).open("a", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -155,11 +167,13 @@ class Timer:
 
     @contextmanager
     def lap(self) -> Iterator[dict[str, float]]:
-        """Seconds by phase of what happens inside, filled in at its end."""
-        before = dict(self.seconds)
+        """Seconds by phase of what happens inside, filled in at its end; ``other`` is what no phase took."""
+        before, start = dict(self.seconds), time.perf_counter()
         lap: dict[str, float] = {}
         yield lap
-        lap.update({phase: total - before.get(phase, 0.0) for phase, total in self.seconds.items()})
+        spent = {phase: total - before.get(phase, 0.0) for phase, total in self.seconds.items()}
+        lap.update({phase: seconds for phase, seconds in spent.items() if seconds > 0})
+        lap["other"] = time.perf_counter() - start - sum(lap.values())
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:

@@ -37,7 +37,9 @@ def lines():
 
     def read(run, name):
         rows = [json.loads(line) for line in (run / name).read_text().splitlines()]
-        return [{key: value for key, value in row.items() if not key.startswith("time/")} for row in rows]
+        return [
+            {key: value for key, value in row.items() if not key.startswith(("time/", "throughput/"))} for row in rows
+        ]
 
     return read
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kedge.engine.engine import Completion
+from kedge.engine.engine import Completion, Engine
+from kedge.engine.sampling import Sampling
 from kedge.models.batch import by_token_budget, padded
+from kedge.parallel import Processes
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,34 @@ def collate(completions: Sequence[Completion], pad_id: int, device: torch.device
     return Rollouts(tokens, lengths, mask, logprobs)
 
 
+def generate(
+    engine: Engine,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    processes: Processes,
+    *,
+    seed: int,
+    first_request: int = 0,
+) -> list[Completion]:
+    """One completion a prompt, in order, each process having written its share.
+
+    Raises:
+        DataError, NumericsError: as :meth:`Engine.generate`, in whichever process.
+    """
+    numbers = processes.share(range(first_request, first_request + len(prompts)))
+
+    def mine() -> list[Completion]:
+        share = processes.share(prompts)
+        return engine.generate(share, sampling, seed=seed, first_request=numbers[0]) if share else []
+
+    return processes.gather(mine)
+
+
 @torch.no_grad()
-def in_micro_batches(rollouts: Rollouts, budget: int, score: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """``score(tokens, lengths, response_mask)`` over micro-batches of similar length, put together again.
+def in_micro_batches(
+    rollouts: Rollouts, budget: int, score: Callable[[Tensor, Tensor], Tensor], processes: Processes
+) -> Tensor:
+    """``score`` over micro-batches of similar length, dealt to the processes and put together again.
 
     Args:
         rollouts: B sequences of width L.
@@ -48,7 +75,8 @@ def in_micro_batches(rollouts: Rollouts, budget: int, score: Callable[[Tensor, T
         ``[B, L]`` float32, 0.0 where response_mask is False.
     """
     result = torch.zeros_like(rollouts.logprobs)
-    for rows in by_token_budget(rollouts.lengths.tolist(), budget):
+    for rows in processes.deal(by_token_budget(rollouts.lengths.tolist(), budget)):
         width = int(rollouts.lengths[rows].max())
         result[rows, :width] = score(rollouts.tokens[rows, :width], rollouts.response_mask[rows, :width])
+    processes.sum_(result)
     return result

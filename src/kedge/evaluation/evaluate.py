@@ -13,15 +13,16 @@ from kedge.data.encode import encode_prompt
 from kedge.data.files import Source
 from kedge.data.records import Prompt, read_prompts
 from kedge.engine.engine import Completion, Engine
-from kedge.engine.rollouts import collate, in_micro_batches
+from kedge.engine.rollouts import collate, generate, in_micro_batches
 from kedge.engine.sampling import Sampling
 from kedge.errors import ConfigError
 from kedge.evaluation.metrics import WinRate, distinct_n, mean, win_rate
 from kedge.evaluation.samples import sample_rows
 from kedge.models.language_model import Device, DType, LanguageModel, load_language_model
 from kedge.models.scoring import score_tokens
+from kedge.parallel import Processes, join
 from kedge.rewards.build import RewardLike, build_reward
-from kedge.rewards.scores import Reward
+from kedge.rewards.scores import Reward, judge
 
 MICRO_BATCH_TOKENS = 16_384
 RESERVED = ("score", "kl", "length", "ended_by_eos", "distinct_1", "distinct_2")
@@ -79,14 +80,21 @@ def evaluate_policy(
     if not prompts:
         return Evaluation([], [], {}, None)
     ids = [encode_prompt(lm.tokenizer, prompt.text, origin=prompt.origin) for prompt in prompts]
-    completions = Engine(lm).generate(ids, sampling, seed=seed)
-    scores = {name: judge(prompts, completions).sums() for name, judge in judges.items()}
-    divergence = None if reference is None else sequence_kl(lm, reference, completions, sampling.temperature or 1.0)
+    processes = join()
+    completions = generate(Engine(lm), ids, sampling, processes, seed=seed)
+    scores = {name: judge(by, prompts, completions, processes).sums() for name, by in judges.items()}
+    divergence = None
+    if reference is not None:
+        divergence = sequence_kl(lm, reference, completions, sampling.temperature or 1.0, processes)
     return Evaluation(prompts, completions, scores, divergence)
 
 
 def sequence_kl(
-    lm: LanguageModel, reference: LanguageModel, completions: Sequence[Completion], temperature: float
+    lm: LanguageModel,
+    reference: LanguageModel,
+    completions: Sequence[Completion],
+    temperature: float,
+    processes: Processes,
 ) -> list[float]:
     """``[N]`` nats: log policy - log reference, summed over each completion's tokens."""
     rollouts = collate(completions, lm.pad_id, lm.device)
@@ -96,6 +104,7 @@ def sequence_kl(
             rollouts,
             MICRO_BATCH_TOKENS,
             lambda tokens, mask: score_tokens(side, tokens, mask, temperature=temperature).logprobs,
+            processes,
         )
 
     divergence: list[float] = kl(logprobs(lm), logprobs(reference)).sum(-1).tolist()
@@ -181,10 +190,10 @@ def named_judges(metrics: Sequence[RewardLike], device: Device) -> dict[str, Rew
         ConfigError: two of one name, or one named like a number that every evaluation has.
     """
     judges: dict[str, Reward] = {}
-    for judge in (build_reward(metric, device=device, partial=True) for metric in metrics):
-        if judge.name in judges or judge.name in RESERVED:
-            raise ConfigError(f"metrics: the name {judge.name!r} is taken; give another: {{model = ..., name = ...}}")
-        judges[judge.name] = judge
+    for found in (build_reward(metric, device=device, partial=True) for metric in metrics):
+        if found.name in judges or found.name in RESERVED:
+            raise ConfigError(f"metrics: the name {found.name!r} is taken; give another: {{model = ..., name = ...}}")
+        judges[found.name] = found
     return judges
 
 

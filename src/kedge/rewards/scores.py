@@ -6,6 +6,7 @@ from typing import Protocol
 
 from kedge.data.records import Prompt, plain
 from kedge.engine.engine import Completion
+from kedge.parallel import Processes
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,25 @@ class Reward(Protocol):
         ...
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores: ...
+
+
+def judge(reward: Reward, prompts: Sequence[Prompt], completions: Sequence[Completion], processes: Processes) -> Scores:
+    """The scores of all completions, each process having judged its share.
+
+    Raises:
+        RewardError: the reward has no number for one of them, in whichever process.
+    """
+
+    def mine() -> list[Scores]:
+        share = processes.share(completions)
+        return [reward(processes.share(prompts), share)] if share else []
+
+    parts = processes.gather(mine)
+    return Scores(
+        total=[score for part in parts for score in part.total],
+        per_token=[tokens for part in parts for tokens in part.per_token],
+        components={name: [score for part in parts for score in part.components[name]] for name in parts[0].components},
+    )
 
 
 def shown(prompt: Prompt, completion: Completion) -> str:

@@ -9,13 +9,20 @@ from typing import Any
 import torch
 
 from kedge.errors import ConfigError
+from kedge.parallel import ALONE, Processes
 from kedge.tracking import RunFolder
 
 STATE_FILE = "state.pt"
 
 
 def save_checkpoint(
-    folder: Path, step: int, state: dict[str, Any], save_models: Callable[[Path], None], *, keep_last: int
+    folder: Path,
+    step: int,
+    state: dict[str, Any],
+    save_models: Callable[[Path], None],
+    *,
+    keep_last: int,
+    processes: Processes = ALONE,
 ) -> Path:
     """Write ``folder/step-000040``: models as plain Hugging Face folders, ``state`` beside them.
 
@@ -25,9 +32,12 @@ def save_checkpoint(
     """
     target = folder / f"step-{step:06d}"
     aside = folder / f".{target.name}.writing"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    if processes.leads:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
     save_models(aside)
+    if not processes.leads:
+        return target
     torch.save(state | {"step": step}, aside / STATE_FILE)
     if target.exists():
         shutil.rmtree(target)

@@ -13,6 +13,7 @@ from kedge.data.files import Row, Source, rows_of
 from kedge.data.records import held_out
 from kedge.errors import ConfigError, NumericsError
 from kedge.models.batch import by_token_budget
+from kedge.parallel import join
 from kedge.tracking import Metrics, ProgressBar, RunFolder, Timer
 from kedge.training.checkpoint import load_state, save_checkpoint, to_resume
 from kedge.training.config import TrainingConfig
@@ -71,7 +72,12 @@ class Supervised(ABC):
         if isinstance(run, str | Path):
             run = RunFolder(run, {self.stage: config.resolved()}, overwrite=overwrite, resume=resume)
         self.run = run
-        self.progress = progress
+        self.processes = join()
+        if config.batch_size < self.processes.size:
+            raise ConfigError(
+                f"batch_size: {config.batch_size} examples are too few for {self.processes.size} processes"
+            )
+        self.progress = progress and self.processes.leads
         self.timer = Timer()
         self.optimizer = make_optimizer([{"params": list(module.parameters()), "lr": config.learning_rate}], config)
         self.step_done = 0
@@ -134,11 +140,14 @@ class Supervised(ABC):
         self.module.train()
         torch.manual_seed(self.config.seed * 1_000_003 + self.step_done)  # dropout, the same after a resume
         with self.timer("train"):
-            for part in by_token_budget([self.sizes[row] for row in rows], self.config.micro_batch_tokens):
-                loss, metrics = self.loss([rows[i] for i in part], denominator)
+            mine = self.processes.deal(sorted(rows, key=self.sizes.__getitem__))
+            for part in by_token_budget([self.sizes[row] for row in mine], self.config.micro_batch_tokens):
+                loss, metrics = self.loss([mine[i] for i in part], denominator)
                 loss.backward()
                 for name, value in (metrics | {"loss": loss.detach()}).items():
                     totals[name] = totals.get(name, torch.zeros_like(value)) + value
+            self.processes.sum_gradients(self.module.parameters())
+            self.processes.sum_(*totals.values())
             norm = clip_gradients(self.module.parameters(), self.config.max_grad_norm)
             if not torch.isfinite(norm):
                 raise NumericsError(
@@ -158,7 +167,7 @@ class Supervised(ABC):
         summary["seconds"] = {phase: round(seconds, 3) for phase, seconds in self.timer.seconds.items()}
         if self.run is not None:
             self._write(after)
-            self.save(self.run.path)
+            self._save(self.run.path)
             self.run.write_summary(summary)
         return summary
 
@@ -166,6 +175,11 @@ class Supervised(ABC):
         self.module.eval()
         with self.timer("evaluate"), torch.no_grad():
             return {f"eval/{name}": value for name, value in self.evaluate().items()}
+
+    def _save(self, folder: Path) -> None:
+        if self.processes.leads:
+            self.save(folder)
+        self.processes.wait()
 
     def _write(self, metrics: Metrics) -> None:
         if self.run is not None and metrics:
@@ -180,7 +194,14 @@ class Supervised(ABC):
             "before": self.before,
             "seconds": self.timer.seconds,
         }
-        save_checkpoint(run.checkpoints, self.step_done, state, self.save, keep_last=self.config.keep_last)
+        save_checkpoint(
+            run.checkpoints,
+            self.step_done,
+            state,
+            self._save,
+            keep_last=self.config.keep_last,
+            processes=self.processes,
+        )
 
     def _restore(self, checkpoint: Path) -> None:
         state = load_state(checkpoint)

@@ -1,7 +1,7 @@
 """PPO of a language model: the loop. One step is `PPO.step`; the mathematics it calls is in `kedge.core`."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,17 @@ from kedge.core import AdaptiveKL, FixedKL, RunningMoments, kl
 from kedge.data.encode import Tokenizer
 from kedge.data.files import Source
 from kedge.engine.engine import Completion, Engine
-from kedge.engine.rollouts import Rollouts, collate, in_micro_batches
+from kedge.engine.rollouts import Rollouts, collate, generate, in_micro_batches
 from kedge.errors import ConfigError
 from kedge.evaluation.evaluate import Comparison, Evaluation, evaluate_policy, named_judges
 from kedge.evaluation.samples import sample_rows
 from kedge.models.critic import Critic, load_critic, new_critic, save_critic
 from kedge.models.language_model import LanguageModel, load_language_model, wrap
+from kedge.models.scalar import ScalarModel
 from kedge.models.scoring import score_tokens, value_tokens
+from kedge.parallel import join
 from kedge.rewards.build import RewardLike, build_reward, reward_model_of
-from kedge.rewards.scores import Scores
+from kedge.rewards.scores import Scores, judge
 from kedge.tracking import Metrics, ProgressBar, RunFolder, Timer
 from kedge.training.checkpoint import load_state, save_checkpoint, to_resume
 from kedge.training.optimization import batch_indices, make_optimizer, schedule, set_learning_rate
@@ -29,6 +31,7 @@ from kedge.training.ppo.batch import Batch, estimate_advantages, token_rewards
 from kedge.training.ppo.config import PPOConfig
 from kedge.training.ppo.prompts import EncodedPrompt, prepare_prompts
 from kedge.training.ppo.report import rollout_metrics
+from kedge.training.ppo.throughput import peak_flops, throughput
 from kedge.training.ppo.update import Update
 
 # Added to the seed of evaluations, so that they never draw the random numbers of a rollout.
@@ -74,10 +77,11 @@ class PPO:
         progress: bool = True,
     ) -> None:
         self.config = config = config or PPOConfig()
+        self.processes = join()
         if isinstance(run, str | Path):
             run = RunFolder(run, {"ppo": config.resolved()}, overwrite=overwrite, resume=resume)
         self.run = run
-        self.progress = progress
+        self.progress = progress and self.processes.leads
         self.policy = _language_model(policy, tokenizer, config)
         self.prompts, self.eval_prompts = prepare_prompts(
             self.policy, config, prompts, eval_prompts, eval_size=eval_size, columns=columns
@@ -89,6 +93,10 @@ class PPO:
         self.reference = LanguageModel(
             copy.deepcopy(self.policy.model).requires_grad_(False), self.policy.tokenizer, self.policy.eos_ids
         )
+        if config.mini_batch_size < self.processes.size:
+            raise ConfigError(
+                f"mini_batch_size: {config.mini_batch_size} answers are too few for {self.processes.size} processes"
+            )
         self.critic = self._new_critic()
         self.engine = Engine(self.policy)
         self.kl_controller = (
@@ -102,8 +110,9 @@ class PPO:
             critic_learning_rate = config.critic_learning_rate or config.learning_rate
             groups.append({"params": list(self.critic.parameters()), "lr": critic_learning_rate})
         self.optimizer = make_optimizer(groups, config)
-        self.update = Update(self.policy, self.critic, self.optimizer, config)
+        self.update = Update(self.policy, self.critic, self.optimizer, config, self.processes)
         self.timer = Timer()
+        self.peak_flops = peak_flops(self.policy.device, self.policy.model.dtype) * self.processes.size
         self.step_done = 0
         self.before: Evaluation | None = None
         self.comparison: Comparison | None = None
@@ -147,7 +156,7 @@ class PPO:
         if self.run is not None and not self.eval_prompts:
             prompts = self.prompts[:4]
             completions, _ = self._generate(prompts)
-            self.reward([prompt.record for prompt in prompts], completions)
+            judge(self.reward, [prompt.record for prompt in prompts], completions, self.processes)
 
     def step(self) -> Metrics:
         """One step: answers, their scores, advantages, and the update on them."""
@@ -156,7 +165,7 @@ class PPO:
             with self.timer("generate"):
                 completions, rollouts = self._generate(prompts)
             with self.timer("reward"):
-                scores = self.reward([prompt.record for prompt in prompts], completions)
+                scores = judge(self.reward, [prompt.record for prompt in prompts], completions, self.processes)
             with self.timer("score"):
                 batch = self._estimate(completions, rollouts, scores)
             with self.timer("update"):
@@ -165,27 +174,44 @@ class PPO:
                 set_learning_rate(self.optimizer, factor)
                 updated = self.update(batch, self.step_done, kl_coef)
                 self.engine.weights_changed()
-        penalty = kl_coef if self.config.kl_in == "reward" else 0.0
-        metrics = rollout_metrics(completions, rollouts, scores, batch, penalty) | updated
-        self.kl_controller.update(metrics["objective/kl"], len(prompts))
-        if self.run is not None:
-            samples = self._train_samples(prompts, completions, scores, rollouts, batch)
-            self._write_samples(self.run, "train", self.step_done, samples)
+            metrics = rollout_metrics(completions, rollouts, scores, batch, self._kl_penalty(kl_coef)) | updated
+            self.kl_controller.update(metrics["objective/kl"], len(prompts))
+            if self.run is not None:
+                samples = self._train_samples(prompts, completions, scores, rollouts, batch)
+                self._write_samples(self.run, "train", self.step_done, samples)
         return metrics | {
             "objective/kl_coef": kl_coef,
             "lr": self.config.learning_rate * factor,
             "episode": float((self.step_done + 1) * len(prompts)),
             **{f"time/{phase}": seconds for phase, seconds in lap.items()},
+            **self._throughput(rollouts, sum(lap.values())),
         }
+
+    def _kl_penalty(self, kl_coef: float) -> float:
+        return kl_coef if self.config.kl_in == "reward" else 0.0
+
+    def _throughput(self, rollouts: Rollouts, seconds: float) -> Metrics:
+        own_trunk = isinstance(self.critic, ScalarModel)
+        return throughput(
+            self.policy.model,
+            self.peak_flops,
+            seconds,
+            lengths=rollouts.lengths.tolist(),
+            answered=int(rollouts.response_mask.sum()),
+            forward=2 + (self.critic is not None),  # sampling, reference, values
+            both=self.config.num_ppo_epochs * (1 + own_trunk),
+        )
 
     def _next_prompts(self) -> list[EncodedPrompt]:
         rows = batch_indices(len(self.prompts), self.config.batch_size, self.step_done, self.config.seed)
         return [self.prompts[row] for row in rows for _ in range(self.config.num_generations)]
 
     def _generate(self, prompts: Sequence[EncodedPrompt]) -> tuple[list[Completion], Rollouts]:
-        completions = self.engine.generate(
+        completions = generate(
+            self.engine,
             [prompt.ids for prompt in prompts],
             self.config.sampling,
+            self.processes,
             seed=self.config.seed,
             first_request=self.step_done * self.config.answers,
         )
@@ -198,12 +224,15 @@ class PPO:
         return estimate_advantages(
             rollouts,
             token_rewards(rollouts, scores, cut_off, config, self.reward_moments),
-            in_micro_batches(rollouts, config.micro_batch_tokens, self._reference_logprobs),
-            None if self.critic is None else in_micro_batches(rollouts, config.micro_batch_tokens, self._values),
+            self._scored(rollouts, self._reference_logprobs),
+            None if self.critic is None else self._scored(rollouts, self._values),
             cut_off,
             self.kl_controller.coefficient,
             config,
         )
+
+    def _scored(self, rollouts: Rollouts, score: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        return in_micro_batches(rollouts, self.config.micro_batch_tokens, score, self.processes)
 
     def _reference_logprobs(self, tokens: Tensor, mask: Tensor) -> Tensor:
         return score_tokens(self.reference, tokens, mask, temperature=self.config.temperature).logprobs
@@ -271,9 +300,11 @@ class PPO:
 
     def save(self, folder: str | Path) -> None:
         """Write ``folder/policy``, a plain Hugging Face folder, and ``folder/critic`` where there is one."""
-        self.policy.save(Path(folder) / "policy")
-        if self.critic is not None:
-            save_critic(self.critic, Path(folder) / "critic")
+        if self.processes.leads:
+            self.policy.save(Path(folder) / "policy")
+            if self.critic is not None:
+                save_critic(self.critic, Path(folder) / "critic")
+        self.processes.wait()
 
     def _checkpoint(self, run: RunFolder) -> None:
         # No random state: every stream is a function of the seed and the step.
@@ -283,7 +314,9 @@ class PPO:
             "reward_moments": self.reward_moments.state_dict(),
             "seconds": self.timer.seconds,
         }
-        save_checkpoint(run.checkpoints, self.step_done, state, self.save, keep_last=self.config.keep_last)
+        save_checkpoint(
+            run.checkpoints, self.step_done, state, self.save, keep_last=self.config.keep_last, processes=self.processes
+        )
 
     def _restore(self, checkpoint: Path) -> None:
         state = load_state(checkpoint)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from kedge.core import kl, masked_mean, policy_loss, value_clip_fraction, value_loss
 from kedge.errors import NumericsError
@@ -13,6 +14,7 @@ from kedge.models.critic import Critic
 from kedge.models.language_model import LanguageModel
 from kedge.models.scalar import ScalarHead, ScalarModel
 from kedge.models.scoring import score_tokens, value_tokens
+from kedge.parallel import ALONE, Processes
 from kedge.tracking import Metrics
 from kedge.training.optimization import clip_gradients, permutation
 from kedge.training.ppo.batch import Batch
@@ -31,6 +33,7 @@ class Update:
     critic: Critic | None
     optimizer: torch.optim.Optimizer
     config: PPOConfig
+    processes: Processes = ALONE
 
     def __call__(self, batch: Batch, step: int, kl_coef: float) -> Metrics:
         """Train on a step's answers; returns the means over its minibatches.
@@ -56,19 +59,28 @@ class Update:
         return _averages(seen) | {"policy/stopped_early": 0.0, "policy/updates": len(seen)}
 
     def _accumulate(self, batch: Batch, rows: Sequence[int], kl_coef: float, train_policy: bool) -> Metrics:
-        """Gradients and metrics of one minibatch, the same whatever the micro-batches."""
-        trained = int(batch.mask[list(rows)].sum())
+        """Gradients and metrics of one minibatch, the same whatever the micro-batches and the processes."""
+        trained = max(int(batch.mask[list(rows)].sum()), 1)
         totals: dict[str, Tensor] = {}
-        for part in by_token_budget(batch.lengths[list(rows)].tolist(), self.config.micro_batch_tokens):
-            loss, metrics, worst = self._loss(
-                batch.rows([rows[i] for i in part]), max(trained, 1), kl_coef, train_policy
-            )
+        worst = torch.zeros((), device=batch.tokens.device)
+        lengths = batch.lengths[list(rows)].tolist()
+        mine = self.processes.deal(sorted(range(len(rows)), key=lambda i: lengths[i]))
+        for part in by_token_budget([lengths[i] for i in mine], self.config.micro_batch_tokens):
+            answers = batch.rows([rows[mine[i]] for i in part])
+            loss, metrics, drift = self._loss(answers, trained, kl_coef, train_policy)
             loss.backward()
-            worst_so_far = totals.pop("worst", worst)
+            worst = torch.maximum(worst, drift)
             for name, value in metrics.items():
                 totals[name] = totals.get(name, torch.zeros_like(value)) + value.detach()
-            totals["worst"] = torch.maximum(worst_so_far, worst)
-        return {name: float(value) for name, value in totals.items()}
+        self.processes.sum_gradients(self._parameters)
+        self.processes.max_(worst)
+        summed = torch.stack([value.float() for value in totals.values()])
+        self.processes.sum_(summed)
+        return dict(zip([*totals, "worst"], [*summed.tolist(), float(worst)], strict=True))
+
+    @property
+    def _parameters(self) -> list[Parameter]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def _loss(
         self, part: Batch, denominator: int, kl_coef: float, train_policy: bool
@@ -151,8 +163,7 @@ class Update:
         if not train_policy:  # a shared critic's value loss has reached the policy's trunk too
             for parameter in self.policy.model.parameters():
                 parameter.grad = None
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = clip_gradients(parameters, self.config.max_grad_norm)
+        norm = clip_gradients(self._parameters, self.config.max_grad_norm)
         if not torch.isfinite(norm):
             raise NumericsError(f"step {step + 1}: the gradient's norm is {norm.item()}; the weights are as before")
         self.optimizer.step()

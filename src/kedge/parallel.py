@@ -1,0 +1,110 @@
+"""Several processes on one job: who does which part, and how the parts come together. The identity in one process.
+
+``torchrun --nproc-per-node 2 -m kedge ppo recipe.toml`` starts them. Each holds whole models; prompts, answers and
+micro-batches are split, and what everybody must know is put together again. So all of them compute the same step, and
+the same one that a single process computes. Models that are themselves split come later, on this seam.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import Parameter
+
+from kedge.errors import KedgeError
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process and its companions."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the one that writes files and speaks to the user."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """This process's part: neighbours stay together."""
+        return items[self.rank * len(items) // self.size : (self.rank + 1) * len(items) // self.size]
+
+    def deal(self, items: Sequence[Item]) -> Sequence[Item]:
+        """This process's part, dealt out in turn: of items sorted by size everybody gets as much."""
+        return items[self.rank :: self.size]
+
+    def gather(self, compute: Callable[[], Iterable[Item]]) -> list[Item]:
+        """What all processes compute, one after another in the order of :meth:`share`.
+
+        Raises:
+            KedgeError: that of the first process that raised one, in every process: nobody waits for the fallen.
+        """
+        if self.size == 1:
+            return list(compute())
+        try:
+            mine: list[Item] | KedgeError = list(compute())
+        except KedgeError as error:
+            mine = error
+        parts: list[Any] = [None] * self.size
+        dist.all_gather_object(parts, mine)
+        for part in parts:
+            if isinstance(part, KedgeError):
+                raise part
+        return [item for part in parts for item in part]
+
+    def sum_(self, *tensors: Tensor) -> None:
+        """Replace each tensor by its sum over the processes."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.all_reduce(tensor)
+
+    def max_(self, tensor: Tensor) -> None:
+        """Replace the tensor by its maximum over the processes."""
+        if self.size > 1:
+            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+
+    def sum_gradients(self, parameters: Iterable[Parameter]) -> None:
+        """Sum the gradients over the processes; one that no process has stays None."""
+        if self.size == 1:
+            return
+        weights = [weight for weight in parameters if weight.requires_grad]
+        device = weights[0].device
+        there = torch.tensor([float(weight.grad is not None) for weight in weights], device=device)
+        dist.all_reduce(there, dist.ReduceOp.MAX)
+        for weight, has_gradient in zip(weights, there.tolist(), strict=True):
+            if has_gradient:
+                if weight.grad is None:
+                    weight.grad = torch.zeros_like(weight)
+                dist.all_reduce(weight.grad)
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+ALONE = Processes()
+
+
+def join() -> Processes:
+    """The processes that ``torchrun`` started, or this one alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Processes()
+    if not dist.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return Processes(dist.get_rank(), dist.get_world_size())
+
+
+def leave() -> None:
+    """Say goodbye to the companions, where there are any."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,66 @@
+"""How fast a step was: tokens a second, and the share of the machine's arithmetic that went into the models.
+
+Model FLOPs as in Chowdhery et al. 2022 (PaLM), appendix B: 2 a weight and token forward, 4 backward, and attention's
+own products; what is computed a second time to save memory does not count.
+"""
+
+import time
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from kedge.models.head import trunk_of
+from kedge.tracking import Metrics
+
+# Side of the matrices by whose product the machine is measured.
+SIDE = {"cpu": 1024, "cuda": 8192, "mps": 2048}
+TRIALS = 3
+
+
+def throughput(
+    model: PreTrainedModel, peak: float, seconds: float, *, lengths: list[int], answered: int, forward: int, both: int
+) -> Metrics:
+    """Metrics of a step.
+
+    Args:
+        model: the policy; critic and reference are counted as as large.
+        peak: FLOP/s of the machine, all processes together.
+        seconds: the step took.
+        lengths: of the sequences, prompt and answer, in tokens. answered: tokens of all answers.
+        forward: passes over the sequences without a backward pass (sampling is one of them).
+        both: passes with one.
+    """
+    flops = sum(flops_forward(model, length) for length in lengths) * (forward + 3 * both)
+    return {"throughput/tokens_per_second": answered / seconds, "throughput/mfu": flops / seconds / peak}
+
+
+def flops_forward(model: PreTrainedModel, length: int) -> float:
+    """FLOPs of a forward pass over one sequence of ``length`` tokens."""
+    embedding = model.get_input_embeddings()
+    head = model.get_output_embeddings()
+    weights = sum(parameter.numel() for parameter in trunk_of(model).parameters())
+    weights -= sum(parameter.numel() for parameter in embedding.parameters())  # looked up, not multiplied
+    weights += sum(parameter.numel() for parameter in head.parameters()) if head is not None else 0
+    return length * (2 * weights + _attention(model.config.get_text_config(), length))
+
+
+def _attention(config: Any, length: int) -> float:
+    """FLOPs a token of queries with keys and weights with values; causal, so half of the sequence on average."""
+    heads = getattr(config, "num_attention_heads", None)
+    if not heads:  # no attention
+        return 0.0
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return 4.0 * config.num_hidden_layers * heads * width * length / 2
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a large matrix product here, the best of a few."""
+    side = SIDE.get(device.type, SIDE["cpu"])
+    a = torch.ones(side, side, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(TRIALS + 1):
+        start = time.perf_counter()
+        float((a @ a)[0, 0])  # read, so that it has happened
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best
