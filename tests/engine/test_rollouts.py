@@ -6,6 +6,7 @@ import torch
 from kedge.engine.engine import Completion
 from kedge.engine.rollouts import collate, in_micro_batches
 from kedge.models.scoring import score_tokens
+from kedge.parallel import ALONE
 
 CPU = torch.device("cpu")
 
@@ -37,7 +38,7 @@ def test_micro_batches_give_what_one_batch_gives(tiny_lm, budget):
         return score_tokens(lm, tokens, mask, temperature=1.0).logprobs
 
     whole = score_tokens(lm, rollouts.tokens, rollouts.response_mask, temperature=1.0).logprobs
-    parts = in_micro_batches(rollouts, budget, score)
+    parts = in_micro_batches(rollouts, budget, score, ALONE)
     assert parts.shape == (5, 12)
     assert parts.flatten().tolist() == pytest.approx(whole.flatten().tolist(), abs=1e-5)
     assert parts[~rollouts.response_mask].eq(0).all()

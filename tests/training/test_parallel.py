@@ -65,7 +65,8 @@ def world(tmp_path, monkeypatch, tiny_lm):
     write("demos.jsonl", [{"prompt": f"the {i}", "completion": " cat" * (i % 3 + 1)} for i in range(14)])
     write("prefs.jsonl", [{"prompt": f"{i}", "chosen": " cat" * (i % 4 + 1), "rejected": " dog"} for i in range(14)])
     (tmp_path / "rewards.py").write_text(
-        "def length(prompts, completions, completion_ids): return [len(ids) + len(set(ids)) / 9 for ids in completion_ids]\n"
+        "def length(prompts, completions, completion_ids):\n"
+        "    return [len(ids) + len(set(ids)) / 9 for ids in completion_ids]\n"
         "def not_15(prompts, completions): return [None if ' 15' in p else 1.0 for p in prompts]\n"
     )
     (tmp_path / "r.toml").write_text(RECIPE)
