@@ -3,8 +3,8 @@
     python benchmarks/ppo_update.py [--rounds 3]
 
 64 answers of 64 tokens to the same openings, stories260K, 4 passes, one optimizer step a pass, temperature 1. TRL runs
-by the scripts in ../shared/peers, each in an environment of its own (made at the first call, in benchmarks/.peers). kedge
-and TRL take turns, so that a slow minute hits both.
+by the scripts in ../shared/peers, each in an environment of its own (made at the first call, in benchmarks/.peers).
+kedge and TRL take turns, so that a slow minute hits both.
 """
 
 import argparse

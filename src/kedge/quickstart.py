@@ -104,6 +104,7 @@ def recipe_tables(folder: Path, seed: int) -> dict[str, Any]:
             "response_length": 60,
             "learning_rate": 5e-4,
             "kl_coef": 0.05,
+            "critic": "separate",
             "critic_init": "reward",
             "eval_every": 10,
         },

@@ -226,14 +226,14 @@ def test_every_answer_is_judged_with_its_own_prompt_and_columns(make_ppo):
 def test_a_critic_that_begins_as_the_reward_model(make_ppo, tiny_lm, tmp_path, vector):
     tiny_lm("llama", seed=1).save(tmp_path / "base")
     reward_model = new_reward_model(tmp_path / "base", device="cpu")
-    ppo = make_ppo(reward_model, {"critic_init": "reward"})
+    ppo = make_ppo(reward_model, {"critic": "separate", "critic_init": "reward"})
     assert torch.equal(ppo.critic.head.linear.weight, reward_model.model.score.weight)
     assert torch.equal(vector(ppo.critic.trunk), vector(reward_model.trunk))
     before = vector(reward_model.model)
     ppo.train()
     assert torch.equal(vector(reward_model.model), before)
     with pytest.raises(ConfigError, match="the reward has no reward model in it; use critic_init='policy'"):
-        make_ppo(settings={"critic_init": "reward"})
+        make_ppo(settings={"critic": "separate", "critic_init": "reward"})
 
 
 def test_a_reward_that_fails_is_named(make_ppo):
@@ -264,3 +264,20 @@ def test_answers_follow_the_seed_and_the_step(make_ppo, monkeypatch):
     assert len(set(training)) == len(training) == 12
     assert len(evaluations) == 3 * 2
     assert len(set(evaluations)) == 2  # always the same, so that they can be compared
+
+
+@pytest.mark.parametrize("critic", ["separate", "shared"])
+def test_gradient_checkpointing_is_really_on_and_changes_nothing(make_ppo, vector, critic):
+    settings = {"critic": critic, "num_ppo_epochs": 1, "mini_batch_size": 4}
+    weights, passes = [], []
+    for on in (False, True):
+        ppo = make_ppo(settings=settings | {"gradient_checkpointing": on})
+        layer, seen = ppo.policy.model.model.layers[0].mlp, []
+        ppo.step()
+        ppo.step_done += 1
+        layer.register_forward_pre_hook(lambda *_, seen=seen: seen.append(torch.is_grad_enabled()))
+        ppo.step()
+        weights.append(vector(ppo.policy.model))
+        passes.append(sum(seen))
+    assert passes == [1, 2]
+    assert torch.allclose(*weights, rtol=0, atol=1e-6)

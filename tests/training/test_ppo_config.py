@@ -59,7 +59,7 @@ def test_refused(settings, message):
     [
         {"kl_controller": "adaptive", "kl_target": 3.0, "kl_horizon": 64.0},
         {"cutoff": "penalty", "missing_eos_penalty": 2.0},
-        {"critic_init": "reward"},
+        {"critic": "separate", "critic_init": "reward"},
         {"checkpoint_every": 5, "keep_last": 3},
         {"advantage_estimator": "reinforce++"},
         {"advantage_estimator": "rloo", "num_generations": 4, "batch_size": 16, "mini_batch_size": 32},

@@ -55,7 +55,7 @@ CHANGES = {
     "scale_rewards": {"scale_rewards": True},
     "clip_rewards": {"clip_rewards": 0.5},
     "whiten_rewards": {"whiten_rewards": True},
-    "critic": {"critic": "shared"},
+    "critic": {"critic": "separate"},
     "critic_warmup_steps": {"critic_warmup_steps": 1},
 }
 NOTHING_CHANGES = {
@@ -64,7 +64,7 @@ NOTHING_CHANGES = {
     "keep_last": {"checkpoint_every": 1, "keep_last": 1},
     "samples_per_step": {"samples_per_step": 0},
 }
-TESTED_ELSEWHERE = {"device", "micro_batch_tokens", "critic_init"}
+TESTED_ELSEWHERE = {"device", "gradient_checkpointing", "micro_batch_tokens", "critic_init"}
 
 
 def reward(prompts, completions, completion_ids):

@@ -244,3 +244,16 @@ def test_a_warmup_that_never_ends_is_refused(make_sft):
     assert make_sft(settings={"warmup_steps": 2}).total_steps == 3
     with pytest.raises(ConfigError, match="warmup_steps: 3 of 3 steps never reach learning_rate; at most 2"):
         make_sft(settings={"warmup_steps": 3})
+
+
+def test_gradient_checkpointing_is_really_on_and_changes_nothing(make_sft, vector):
+    weights, passes = [], []
+    for on in (False, True):
+        sft, seen = make_sft(settings={"gradient_checkpointing": on}), []
+        assert sft.lm.head is not None
+        sft.lm.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_, seen=seen: seen.append(1))
+        sft.step()
+        weights.append(vector(sft.module))
+        passes.append(len(seen))
+    assert passes == [1, 2]
+    assert torch.allclose(*weights, rtol=0, atol=1e-6)

@@ -19,6 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
+from kedge.engine.graphs import StepGraphs, rows_bucket
 from kedge.models.batch import padded
 from kedge.models.head import OutputHead, agree, trunk_of, vocabulary_rows
 from kedge.models.language_model import LanguageModel, accepts
@@ -144,6 +145,7 @@ class SlotDecoder:
         self._layers = [_SlotLayer(self._place, 0, 0) for _ in windows]
         self._cache = Cache(layers=list(self._layers))
         self._slots = torch.zeros(0, dtype=torch.long, device=model.device)
+        self.graphs = StepGraphs(self._one_token) if model.device.type == "cuda" else None
         self._lengths: list[int] = []  # tokens in each active slot, and on the device the same
         self._positions = torch.zeros(0, dtype=torch.long, device=model.device)
 
@@ -159,15 +161,21 @@ class SlotDecoder:
 
     def step(self, tokens: Tensor) -> Tensor:
         """Logits ``[n, V]`` after one more token in each active row, ``tokens [n]``."""
-        place, positions = self._place, self._positions
+        positions = self._positions
         self._lengths = [length + 1 for length in self._lengths]
         self._positions = positions + 1
         self._make_room()
-        place.rows, place.positions, place.width = self._slots[: len(tokens)], positions, max(self._lengths)
+        width = max(self._lengths)
+        if self.graphs is None:
+            return self._one_token(tokens, positions, width)
+        return self.graphs(tokens, positions, _rounded_up(width, COLUMNS))
+
+    def _one_token(self, tokens: Tensor, positions: Tensor, width: int) -> Tensor:
+        """Logits ``[n, V]`` of one token a row, at ``positions [n]``, looking at the first ``width`` columns."""
+        self._place.rows, self._place.positions, self._place.width = self._slots[: len(tokens)], positions, width
+        masks = self._masks(positions, width)
         with self._attention_of_one_token():
-            return self._logits(
-                tokens[:, None], None, position_ids=positions[:, None], attention_mask=self._masks(positions)
-            )
+            return self._logits(tokens[:, None], None, position_ids=positions[:, None], attention_mask=masks)
 
     def keep(self, rows: Sequence[int]) -> list[int]:
         """Drop all rows but these; returns the order in which they stand now, as indices of the old one."""
@@ -206,15 +214,15 @@ class SlotDecoder:
         finally:
             config._attn_implementation = before
 
-    def _masks(self, positions: Tensor) -> Any:
+    def _masks(self, positions: Tensor, width: int) -> Any:
         """Added to the scores, ``[n, 1, 1, width]``: 0 where a row may look; one mask, or one a kind of layer."""
-        masks = {window: self._mask(positions, window) for window in dict.fromkeys(self._windows)}
+        masks = {window: self._mask(positions, width, window) for window in dict.fromkeys(self._windows)}
         if len(masks) == 1:
             return next(iter(masks.values()))
         return {"sliding_attention" if window else "full_attention": mask for window, mask in masks.items()}
 
-    def _mask(self, positions: Tensor, window: int | None) -> Tensor:
-        column = torch.arange(self._place.width, device=positions.device)
+    def _mask(self, positions: Tensor, width: int, window: int | None) -> Tensor:
+        column = torch.arange(width, device=positions.device)
         seen = column <= positions[:, None]
         if window is not None:
             seen &= column > positions[:, None] - window
@@ -223,11 +231,19 @@ class SlotDecoder:
 
     def _make_room(self) -> None:
         have, slots, columns = self._layers[0], len(self._lengths), max(self._lengths)
+        if self.graphs is not None:
+            slots = rows_bucket(slots)
         if slots > have.slots or columns > have.columns:
-            slots, columns = max(slots, have.slots), max(-(-columns // COLUMNS) * COLUMNS, have.columns)
+            slots, columns = max(slots, have.slots), max(_rounded_up(columns, COLUMNS), have.columns)
             for layer in self._layers:
                 layer.resize(slots, columns)
             self._slots = torch.arange(slots, device=self.model.device)
+            if self.graphs is not None:
+                self.graphs.clear()
+
+
+def _rounded_up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
 
 
 @torch.inference_mode()

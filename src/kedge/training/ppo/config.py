@@ -102,8 +102,9 @@ class PPOConfig(TrainingConfig):
     whiten_rewards: bool = False
     """Scale each step's per-token rewards (KL included) to variance 1, mean unmoved."""
 
-    critic: Literal["separate", "shared"] = "separate"
-    """A trunk of its own, or a value head on the policy's trunk."""
+    critic: Literal["shared", "separate"] = "shared"
+    """A value head on the policy's trunk, or a trunk of its own: twice the memory and the time of a step, and better
+    values."""
     critic_init: Literal["policy", "reward"] = "policy"
     """What a separate critic's trunk starts from; ``reward``: the (first) reward model."""
     critic_warmup_steps: int = Field(0, ge=0)

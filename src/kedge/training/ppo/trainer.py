@@ -19,6 +19,7 @@ from kedge.evaluation.evaluate import Comparison, Evaluation, evaluate_policy, n
 from kedge.evaluation.samples import sample_rows
 from kedge.models.critic import Critic, load_critic, new_critic, save_critic
 from kedge.models.language_model import LanguageModel, load_language_model, wrap
+from kedge.models.recompute import recomputed_layers
 from kedge.models.scalar import ScalarModel
 from kedge.models.scoring import score_tokens, value_tokens
 from kedge.parallel import join
@@ -110,7 +111,9 @@ class PPO:
             critic_learning_rate = config.critic_learning_rate or config.learning_rate
             groups.append({"params": list(self.critic.parameters()), "lr": critic_learning_rate})
         self.optimizer = make_optimizer(groups, config)
-        self.update = Update(self.policy, self.critic, self.optimizer, config, self.processes)
+        trained = [self.policy.model, *([self.critic.trunk] if isinstance(self.critic, ScalarModel) else [])]
+        recomputed = recomputed_layers(*trained) if config.gradient_checkpointing else []
+        self.update = Update(self.policy, self.critic, self.optimizer, config, self.processes, recomputed)
         self.timer = Timer()
         self.peak_flops = peak_flops(self.policy.device, self.policy.model.dtype) * self.processes.size
         self.step_done = 0

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from kedge.core import kl, masked_mean, policy_loss, value_clip_fraction, value_loss
@@ -12,6 +12,7 @@ from kedge.errors import NumericsError
 from kedge.models.batch import by_token_budget
 from kedge.models.critic import Critic
 from kedge.models.language_model import LanguageModel
+from kedge.models.recompute import recomputing
 from kedge.models.scalar import ScalarHead, ScalarModel
 from kedge.models.scoring import score_tokens, value_tokens
 from kedge.parallel import ALONE, Processes
@@ -34,6 +35,8 @@ class Update:
     optimizer: torch.optim.Optimizer
     config: PPOConfig
     processes: Processes = ALONE
+    recomputed: Sequence[nn.Module] = ()
+    """Layers under gradient checkpointing."""
 
     def __call__(self, batch: Batch, step: int, kl_coef: float) -> Metrics:
         """Train on a step's answers; returns the means over its minibatches.
@@ -67,7 +70,8 @@ class Update:
         mine = self.processes.deal(sorted(range(len(rows)), key=lambda i: lengths[i]))
         for part in by_token_budget([lengths[i] for i in mine], self.config.micro_batch_tokens):
             answers = batch.rows([rows[mine[i]] for i in part])
-            loss, metrics, drift = self._loss(answers, trained, kl_coef, train_policy)
+            with recomputing(self.recomputed):
+                loss, metrics, drift = self._loss(answers, trained, kl_coef, train_policy)
             loss.backward()
             worst = torch.maximum(worst, drift)
             for name, value in metrics.items():

@@ -1,0 +1,44 @@
+"""Gradient checkpointing that is really on: activations made again in the backward pass instead of kept.
+
+After Chen et al. 2016. ``transformers`` does it in training mode only, silently; PPO computes in evaluation mode,
+because its ratio must not see dropout. So the layers that are recomputed, and they alone, are told that they are
+training: what is inside them stays as it is.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from kedge.errors import ConfigError
+
+
+def recomputed_layers(*models: Any) -> list[nn.Module]:
+    """The layers of these models that :func:`recomputing` recomputes, made ready for it.
+
+    Raises:
+        ConfigError: a model has none.
+    """
+    layers: list[nn.Module] = []
+    for model in models:
+        found = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+        if not found or not getattr(model, "supports_gradient_checkpointing", False):
+            raise ConfigError(f"gradient_checkpointing: {type(model).__name__} cannot do it; take it out")
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        layers += found
+    return layers
+
+
+@contextmanager
+def recomputing(layers: Sequence[nn.Module]) -> Iterator[None]:
+    """Forward passes inside keep no activations of these layers."""
+    before = [layer.training for layer in layers]
+    for layer in layers:
+        layer.training = True  # not layer.train(), which would reach the dropout inside
+    try:
+        yield
+    finally:
+        for layer, training in zip(layers, before, strict=True):
+            layer.training = training
