@@ -49,6 +49,7 @@ class Engine:
         """Of the weights: how often :meth:`weights_changed` was called."""
         self._waiting: deque[Request] = deque()
         self._active: list[Request] = []
+        self._alike: list[list[int]] = []  # rows that draw in the same way
         self._last = torch.zeros(0, dtype=torch.long, device=language_model.device)  # each active row's last token
         self._decoder: SlotDecoder | ColumnDecoder | None = None
 
@@ -166,7 +167,7 @@ class Engine:
         newcomers = self._newcomers(decoder)
         if newcomers:
             parts.append(decoder.admit([request.known_ids for request in newcomers]))
-            self._active = self._active + newcomers
+            self._write(self._active + newcomers)
         return (torch.cat(parts) if len(parts) > 1 else parts[0]) if parts else None
 
     def _newcomers(self, decoder: SlotDecoder | ColumnDecoder) -> list[Request]:
@@ -202,28 +203,33 @@ class Engine:
         device = logits.device
         numbers = [request.uniform[len(request.ids) + ahead] for request in self._active]
         uniform = torch.tensor(numbers, dtype=torch.float64, device=device)
-        first = self._active[0].sampling
-        if all(request.sampling is first for request in self._active):
-            return first.draw(logits, uniform)
-        kinds: dict[Sampling, list[int]] = {}
-        for row, request in enumerate(self._active):
-            kinds.setdefault(request.sampling, []).append(row)
+        if len(self._alike) == 1:
+            return self._active[0].sampling.draw(logits, uniform)
         tokens = torch.empty(len(numbers), dtype=torch.long, device=device)
         logprobs = torch.empty(len(numbers), device=device)
-        for sampling, rows in kinds.items():
-            tokens[rows], logprobs[rows] = sampling.draw(logits[rows], uniform[rows])
+        for rows in self._alike:
+            tokens[rows], logprobs[rows] = self._active[rows[0]].sampling.draw(logits[rows], uniform[rows])
         return tokens, logprobs
+
+    def _write(self, requests: list[Request]) -> None:
+        """These are active now, in this order."""
+        self._active = requests
+        alike: dict[tuple[float, ...], list[int]] = {}
+        for row, request in enumerate(requests):
+            alike.setdefault(request.sampling.distribution, []).append(row)
+        self._alike = list(alike.values())
 
     def _drop_finished(self) -> None:
         going = [row for row, request in enumerate(self._active) if request.finish_reason is None]
         if len(going) < len(self._active):
             order = self._chosen_decoder().keep(going)
-            self._active = [self._active[row] for row in order]
+            self._write([self._active[row] for row in order])
             self._last = self._last[torch.tensor(order, dtype=torch.long, device=self._last.device)]
 
     def _requeue(self) -> None:
         self._waiting.extendleft(reversed(self._active))
-        self._active, self._last = [], self._last[:0]
+        self._write([])
+        self._last = self._last[:0]
         self._chosen_decoder().clear()
 
     def _chosen_decoder(self) -> SlotDecoder | ColumnDecoder:

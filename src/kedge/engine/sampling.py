@@ -47,6 +47,11 @@ class Sampling:
         """Whether every token can be drawn: no truncation, and not greedy."""
         return self.temperature > 0 and not self.top_k and self.top_p == 1 and self.min_p == 0
 
+    @property
+    def distribution(self) -> tuple[float, ...]:
+        """What makes the distribution of a token; two samplings that share it draw alike."""
+        return self.temperature, self.top_k, self.top_p, self.min_p
+
     def draw(self, logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """Draw one token a row.
 
