@@ -113,8 +113,8 @@ SUPERVISED_MUTANTS = [
     Mutant(
         "supervised-mean-of-means",
         SUPERVISED,
-        "self.loss([rows[i] for i in part], denominator)",
-        "self.loss([rows[i] for i in part], self.weigh([rows[i] for i in part]))",
+        "self.loss([mine[i] for i in part], denominator)",
+        "self.loss([mine[i] for i in part], self.weigh([mine[i] for i in part]))",
         SFT_TESTS,
         "every micro-batch divides by its own count",
     ),
