@@ -148,3 +148,29 @@ def test_rows_are_trimmed_to_the_longest_of_them():
     assert part.mask.tolist() == [[False, True, True]]
     assert part.returns.tolist() == [[9, 10, 11]]
     assert batch.rows([1, 0]).old_values.tolist() == [[7, 8, 9, 10, 11], [2, 3, 4, 5, 6]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "first", "second"), [("dr_grpo", -1.425, 1.425), ("rloo", -2.85, 2.85), ("grpo", -1.0, 1.0)]
+)
+def test_without_a_critic_answers_to_a_prompt_are_compared(kind, first, second):
+    """Rewards a token sum to 3.25 and 6; the KL penalty of .5 * .2 a token makes that 2.95 and 5.8, mean 4.375."""
+    config = PPOConfig(advantage_estimator=kind, num_generations=2)
+    reward = torch.tensor([[0, 0, 0.25, -1, 4], [0, 1, 5, 0, 0]])
+    batch = estimate_advantages(ROLLOUTS, reward, ROLLOUTS.logprobs - 0.2, None, NEITHER, 0.5, config)
+    assert batch.advantages.tolist() == near([0, 0, first, first, first], [0, second, second, 0, 0])
+    assert batch.old_values is None
+    assert batch.returns is None
+    assert batch.rows([1]).advantages.tolist() == near([0, second, second])
+
+
+def test_groups_of_two_in_a_batch_of_four():
+    """The last two answers are far better than the first two, and compared with each other alone."""
+    four = Rollouts(
+        *(getattr(ROLLOUTS, name).repeat(2, *[1] * (getattr(ROLLOUTS, name).dim() - 1)) for name in vars(ROLLOUTS))
+    )
+    reward = torch.zeros(4, 5)
+    reward[[0, 1, 2, 3], [4, 2, 4, 2]] = torch.tensor([1.0, 3.0, 100.0, 106.0])
+    config = PPOConfig(advantage_estimator="dr_grpo", num_generations=2)
+    batch = estimate_advantages(four, reward, four.logprobs, None, torch.zeros(4).bool(), 0.5, config)
+    assert batch.advantages.sum(-1).tolist() == [-1 * 3, 1 * 2, -3 * 3, 3 * 2]

@@ -310,7 +310,7 @@ UPDATE_MUTANTS = [
         "gradients-clipped-apart",
         UPDATE,
         "norm = clip_gradients(self._parameters, self.config.max_grad_norm)",
-        "norm = sum(clip_gradients(m.parameters(), self.config.max_grad_norm) for m in (self.policy.model, self.critic))",
+        "norm = sum(clip_gradients(g['params'], self.config.max_grad_norm) for g in self.optimizer.param_groups)",
         UPDATE_TESTS,
         "policy and critic are clipped each for itself",
     ),

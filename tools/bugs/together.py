@@ -25,8 +25,8 @@ TOGETHER = [
     Mutant(
         "groups-of-another-size",
         BATCH,
-        "group_advantages(rewards.sum(-1), config.num_generations,",
-        "group_advantages(rewards.sum(-1), len(rewards),",
+        "group_advantages(earned, config.num_generations,",
+        "group_advantages(earned, len(rewards),",
         PPO_TESTS,
         "an answer is compared with the whole batch",
     ),
@@ -41,7 +41,7 @@ TOGETHER = [
     Mutant(
         "group-score-is-the-last-token-alone",
         BATCH,
-        "group_advantages(rewards.sum(-1),",
+        "group_advantages(earned,",
         "group_advantages(rewards[torch.arange(len(rewards)), rollouts.lengths - 1],",
         PPO_TESTS,
         "the KL penalty and rewards a token are left out of the comparison",

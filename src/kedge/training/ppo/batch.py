@@ -92,7 +92,8 @@ def estimate_advantages(
         rewards = whiten(rewards, mask, shift_mean=False)
     returns = None
     if values is None:
-        answers = group_advantages(rewards.sum(-1), config.num_generations, kind=config.advantage_estimator)
+        earned = rewards.masked_fill(~rollouts.response_mask, 0.0).sum(-1)
+        answers = group_advantages(earned, config.num_generations, kind=config.advantage_estimator)
         advantages = torch.where(mask, answers[:, None], 0.0)
     else:
         advantages, returns = token_gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)
