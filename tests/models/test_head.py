@@ -75,7 +75,12 @@ def test_the_trial_uses_no_random_numbers_and_no_dropout():
 
 def test_agree():
     logits = torch.tensor([1.0, -8.0])
-    assert agree(logits, logits + 0.007, 1e-3)
-    assert not agree(logits, logits + 0.009, 1e-3)
-    assert not agree(logits, logits[:1], 1.0)
-    assert not agree(logits * float("nan"), logits, 1.0)
+    assert agree(logits, logits + 0.007)
+    assert not agree(logits, logits + 0.009)
+    assert not agree(logits, logits[:1])
+    assert not agree(logits * float("nan"), logits)
+    assert not agree(logits.double() + 1e-4, logits.double())
+    assert agree(logits.bfloat16() + 0.5, logits.bfloat16())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert agree(logits + 0.5, logits)
+        assert not agree(logits + 1, logits)

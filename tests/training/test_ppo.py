@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from kedge import PPO, PPOConfig
 from kedge.engine.engine import Engine
 from kedge.engine.sampling import Sampling
+from kedge.engine.slots import SlotDecoder
 from kedge.errors import ConfigError, RewardError
 from kedge.models.critic import load_critic, new_critic
 from kedge.models.language_model import load_language_model
@@ -281,3 +282,15 @@ def test_gradient_checkpointing_is_really_on_and_changes_nothing(make_ppo, vecto
         passes.append(sum(seen))
     assert passes == [1, 2]
     assert torch.allclose(*weights, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("critic", ["separate", "shared"])
+def test_autocast_computes_in_bfloat16_and_keeps_the_weights(make_ppo, critic):
+    ppo = make_ppo(settings=LEARNS | {"autocast": "bfloat16", "critic": critic})
+    seen = []
+    ppo.policy.model.model.layers[0].mlp.register_forward_hook(lambda _, __, out: seen.append(out.dtype))
+    share = [metrics["objective/scores"] for metrics in ppo]
+    assert set(seen) == {torch.bfloat16}
+    assert {weight.dtype for weight in ppo.policy.model.parameters()} == {torch.float32}
+    assert isinstance(ppo.engine._decoder, SlotDecoder)
+    assert sum(share[-3:]) / 3 > share[0] + 0.1

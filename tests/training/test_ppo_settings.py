@@ -18,6 +18,7 @@ BASE = {
 CHANGES = {
     "seed": {"seed": 1},
     "dtype": {"dtype": "bfloat16"},
+    "autocast": {"autocast": "bfloat16"},
     "steps": {"steps": 2},
     "batch_size": {"batch_size": 4},
     "num_generations": {"num_generations": 2},

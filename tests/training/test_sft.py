@@ -257,3 +257,12 @@ def test_gradient_checkpointing_is_really_on_and_changes_nothing(make_sft, vecto
         passes.append(len(seen))
     assert passes == [1, 2]
     assert torch.allclose(*weights, rtol=0, atol=1e-6)
+
+
+def test_autocast_computes_in_bfloat16_and_keeps_the_weights(make_sft):
+    sft, seen = make_sft(settings={"autocast": "bfloat16"}, eval_data=OTHERS), []
+    sft.lm.model.model.layers[0].mlp.register_forward_hook(lambda _, __, out: seen.append(out.dtype))
+    summary = sft.train()
+    assert set(seen) == {torch.bfloat16}
+    assert {weight.dtype for weight in sft.lm.model.parameters()} == {torch.float32}
+    assert summary["after"]["loss"] < summary["before"]["loss"]

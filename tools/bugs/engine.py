@@ -177,7 +177,7 @@ ENGINE_BUGS = [
     Mutant(
         "slots-never-tried-out",
         SLOTS,
-        "if agree(logits, torch.stack(plain), tolerance) else None",
+        "if agree(logits, torch.stack(plain)) else None",
         "",
         ENGINE_TESTS,
         "a model whose cache is another is written in slots all the same",

@@ -27,10 +27,6 @@ from kedge.models.language_model import LanguageModel, accepts
 # A cache grows to a multiple of this many columns at a time.
 COLUMNS = 64
 
-# What a slot and a plain forward pass may differ by, relative to the largest logit.
-TOLERANCES = {torch.float32: 1e-3, torch.float64: 1e-6}
-LOW_PRECISION_TOLERANCE = 0.1
-
 
 @dataclass
 class _Place:
@@ -266,8 +262,7 @@ def slot_decoder(lm: LanguageModel) -> SlotDecoder | None:
     for ahead in (2, 1):
         logits = decoder.step(torch.tensor([sequence[-ahead] for sequence in sequences], device=model.device))
     plain = [model(input_ids=torch.tensor([s], device=model.device), use_cache=False).logits[0, -1] for s in sequences]
-    tolerance = TOLERANCES.get(model.dtype, LOW_PRECISION_TOLERANCE)
-    return SlotDecoder(model, head, windows) if agree(logits, torch.stack(plain), tolerance) else None
+    return SlotDecoder(model, head, windows) if agree(logits, torch.stack(plain)) else None
 
 
 def sliding_windows(model: PreTrainedModel) -> list[int | None] | None:

@@ -23,7 +23,8 @@ class ScalarHead(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.linear(hidden.float()).squeeze(-1)
+        with torch.autocast(hidden.device.type, enabled=False):  # a value is a number to the third digit
+            return self.linear(hidden.float()).squeeze(-1)
 
     def save(self, path: Path) -> None:
         """Write the head to a safetensors file."""

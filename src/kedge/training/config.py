@@ -18,6 +18,8 @@ class TrainingConfig(Config):
     """``auto``: cuda, else mps, else cpu."""
     dtype: DType = "auto"
     """Of the weights. ``auto`` is float32: small steps vanish in bfloat16."""
+    autocast: Literal["bfloat16"] | None = None
+    """``bfloat16``: compute in it while the weights stay as they are; pays on GPUs that have it in hardware."""
     learning_rate: float = Field(1e-5, gt=0)
     """Peak learning rate of AdamW."""
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "linear"

@@ -36,6 +36,11 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group["peak_lr"] * factor
 
 
+def precision(config: TrainingConfig, device: torch.device) -> torch.autocast:
+    """A context in which models compute in the precision that ``autocast`` names."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.autocast is not None)
+
+
 def clip_gradients(parameters: Iterable[Parameter], max_norm: float | None) -> Tensor:
     """The norm of all gradients together before clipping; clipped to ``max_norm`` in place."""
     limit = math.inf if max_norm is None else max_norm

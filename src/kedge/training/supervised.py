@@ -19,7 +19,14 @@ from kedge.parallel import join
 from kedge.tracking import Metrics, ProgressBar, RunFolder, Timer
 from kedge.training.checkpoint import load_state, save_checkpoint, to_resume
 from kedge.training.config import TrainingConfig
-from kedge.training.optimization import batch_indices, clip_gradients, make_optimizer, schedule, set_learning_rate
+from kedge.training.optimization import (
+    batch_indices,
+    clip_gradients,
+    make_optimizer,
+    precision,
+    schedule,
+    set_learning_rate,
+)
 
 Record = TypeVar("Record")
 
@@ -143,7 +150,7 @@ class Supervised(ABC):
         totals: dict[str, Tensor] = {}
         self.module.train()
         torch.manual_seed(self.config.seed * 1_000_003 + self.step_done)  # dropout, the same after a resume
-        with self.timer("train"):
+        with self.timer("train"), self._precision():
             mine = self.processes.deal(sorted(rows, key=self.sizes.__getitem__))
             for part in by_token_budget([self.sizes[row] for row in mine], self.config.micro_batch_tokens):
                 loss, metrics = self.loss([mine[i] for i in part], denominator)
@@ -177,13 +184,16 @@ class Supervised(ABC):
 
     def _evaluate(self) -> Metrics:
         self.module.eval()
-        with self.timer("evaluate"), torch.no_grad():
+        with self.timer("evaluate"), torch.no_grad(), self._precision():
             return {f"eval/{name}": value for name, value in self.evaluate().items()}
 
     def _save(self, folder: Path) -> None:
         if self.processes.leads:
             self.save(folder)
         self.processes.wait()
+
+    def _precision(self) -> torch.autocast:
+        return precision(self.config, next(self.module.parameters()).device)
 
     def _write(self, metrics: Metrics) -> None:
         if self.run is not None and metrics:

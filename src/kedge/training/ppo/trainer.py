@@ -27,7 +27,7 @@ from kedge.rewards.build import RewardLike, build_reward, reward_model_of
 from kedge.rewards.scores import Scores, judge
 from kedge.tracking import Metrics, ProgressBar, RunFolder, Timer
 from kedge.training.checkpoint import load_state, save_checkpoint, to_resume
-from kedge.training.optimization import batch_indices, make_optimizer, schedule, set_learning_rate
+from kedge.training.optimization import batch_indices, make_optimizer, precision, schedule, set_learning_rate
 from kedge.training.ppo.batch import Batch, estimate_advantages, token_rewards
 from kedge.training.ppo.config import PPOConfig
 from kedge.training.ppo.prompts import EncodedPrompt, prepare_prompts
@@ -164,7 +164,7 @@ class PPO:
     def step(self) -> Metrics:
         """One step: answers, their scores, advantages, and the update on them."""
         prompts = self._next_prompts()
-        with self.timer.lap() as lap:
+        with self.timer.lap() as lap, precision(self.config, self.policy.device):
             with self.timer("generate"):
                 completions, rollouts = self._generate(prompts)
             with self.timer("reward"):
@@ -248,7 +248,7 @@ class PPO:
 
     def evaluate(self, policy: LanguageModel | None = None) -> Evaluation:
         """Answers of the policy (or another one) to the held-out prompts, judged; empty where none are held out."""
-        with self.timer("evaluate"):
+        with self.timer("evaluate"), precision(self.config, self.policy.device):
             return evaluate_policy(
                 policy or self.policy,
                 [prompt.record for prompt in self.eval_prompts],

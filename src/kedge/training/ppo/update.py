@@ -153,7 +153,8 @@ class Update:
     def _check_first(self, metrics: Metrics, *, fatal: bool) -> Metrics:
         """Before any update the ratio is 1, KL and clip fraction are 0, whatever the data."""
         worst, average = metrics["worst"], metrics["drift"]
-        limits = TOLERANCES.get(self.policy.model.dtype, TOLERANCES[torch.float32])
+        dtype = torch.bfloat16 if self.config.autocast == "bfloat16" else self.policy.model.dtype
+        limits = TOLERANCES.get(dtype, TOLERANCES[torch.float32])
         if fatal and (not worst <= limits[0] or not average <= limits[1] or metrics["policy/clipfrac_avg"] > 0):
             raise NumericsError(
                 f"the first minibatch's log-probabilities differ from the sampler's by {worst:.2g} at the worst token "
