@@ -8,16 +8,34 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kedge.engine.engine import Engine
+    from kedge.engine.sampling import Sampling
     from kedge.errors import KedgeError
+    from kedge.evaluation.evaluate import evaluate
+    from kedge.models.language_model import load_language_model
     from kedge.training.ppo import PPO, PPOConfig
     from kedge.training.reward_modeling import RewardConfig, RewardModeling
     from kedge.training.sft import SFT, SFTConfig
 
 __version__ = version("kedge")
 
-__all__ = ["PPO", "SFT", "KedgeError", "PPOConfig", "RewardConfig", "RewardModeling", "SFTConfig", "__version__"]
+__all__ = [
+    "PPO",
+    "SFT",
+    "Engine",
+    "KedgeError",
+    "PPOConfig",
+    "RewardConfig",
+    "RewardModeling",
+    "SFTConfig",
+    "Sampling",
+    "__version__",
+    "evaluate",
+    "load_language_model",
+]
 
 _HOME = {
+    "Engine": "kedge.engine.engine",
     "KedgeError": "kedge.errors",
     "PPO": "kedge.training.ppo",
     "PPOConfig": "kedge.training.ppo",
@@ -25,6 +43,9 @@ _HOME = {
     "RewardModeling": "kedge.training.reward_modeling",
     "SFT": "kedge.training.sft",
     "SFTConfig": "kedge.training.sft",
+    "Sampling": "kedge.engine.sampling",
+    "evaluate": "kedge.evaluation.evaluate",
+    "load_language_model": "kedge.models.language_model",
 }
 
 
