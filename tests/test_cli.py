@@ -171,7 +171,7 @@ def no_template(world):
         (no_template, "sft r.toml", ["demos.jsonl: row", "chat template"]),
         (None, "ppo r.toml ppo.policy=nobody/nothing", ["nobody/nothing", "network"]),
         (None, "ppo r.toml ppo.reward=rewards:too_few", ["'too_few'", "1 scores for 4"]),
-        (None, "ppo r.toml ppo.reward=rewards:nothing", ["'nothing'", "None for all 4 samples"]),
+        (None, "ppo r.toml ppo.reward=rewards:nothing", ["no reward component gave a score for", "prompt ("]),
         (None, "ppo r.toml ppo.reward=rewards:bad", ["'bad'", "nan", "prompt (", "completion:"]),
         (None, "ppo r.toml ppo.reward=rewards:missing", ["rewards:missing", "has no 'missing'"]),
         (None, "ppo r.toml ppo.reward=rewards.ends", ["rewards.ends", "package.module:name"]),

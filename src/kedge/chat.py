@@ -25,6 +25,7 @@ class Chat:
 
     def __init__(self, lm: LanguageModel, sampling: Sampling, *, system: str | None = None, seed: int = 0) -> None:
         self.lm = lm
+        self.engine = Engine(lm)
         limit = sampling.max_new_tokens if lm.positions is None else min(sampling.max_new_tokens, lm.positions // 2)
         self.sampling = replace(sampling, max_new_tokens=limit)
         self.remembers = has_template(lm.tokenizer)
@@ -43,7 +44,7 @@ class Chat:
         if self.remembers:
             self.turns.append({"role": "user", "content": text})
         answer = ""
-        for piece in Engine(self.lm).stream(self._prompt(text), self.sampling, seed=self.seed):
+        for piece in self.engine.stream(self._prompt(text), self.sampling, seed=self.seed):
             answer += piece
             yield piece
         self.seed += 1

@@ -87,7 +87,7 @@ def _shown(value: object) -> str:
 
 
 def nearest(word: str, words: Sequence[str]) -> str:
-    """ ", did you mean 'x'?" where some word is near enough, else the list of all."""
+    """ "did you mean 'x'?" where some word is near enough, else the list of all."""
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(sorted(words))}"
 

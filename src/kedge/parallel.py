@@ -44,7 +44,8 @@ class Processes:
         """What all processes compute, one after another in the order of :meth:`share`.
 
         Raises:
-            KedgeError: that of the first process that raised one, in every process: nobody waits for the fallen.
+            KedgeError: that of the first process that raised one, in every process: nobody waits for the fallen. Any
+                other error ends the process, and torchrun ends the others.
         """
         if self.size == 1:
             return list(compute())
@@ -96,7 +97,7 @@ ALONE = Processes()
 def join() -> Processes:
     """The processes that ``torchrun`` started, or this one alone."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Processes()
+        return ALONE
     if not dist.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

@@ -36,7 +36,7 @@ def test_kl_is_a_sum_over_the_tokens(tiny_lm):
     want = [by_hand(lm, c, 0.8) - by_hand(other, c, 0.8) for c in result.completions]
     assert result.kl == pytest.approx(want, abs=1e-3)
     assert result.summary()["kl"] > 0.5
-    assert sequence_kl(other, lm, result.completions, 0.8, ALONE) == pytest.approx([-x for x in want], abs=1e-3)
+    assert sequence_kl(other, lm, result.completions, 0.8, 1024, ALONE) == pytest.approx([-x for x in want], abs=1e-3)
 
 
 def test_answers_and_scores(tiny_lm):

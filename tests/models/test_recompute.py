@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kedge.errors import ConfigError
-from kedge.models.recompute import recomputed_layers, recomputing
+from kedge.models.recompute import enable_recomputing, recomputing
 
 TOKENS = torch.tensor([[5, 6, 7, 8, 9]])
 
@@ -25,7 +25,7 @@ def test_layers_run_again_in_the_backward_pass(tiny_lm, vector_of_gradients, nam
     model(TOKENS, use_cache=False).logits.square().sum().backward()
     want = vector_of_gradients(model)
     assert len(seen) == 1
-    layers = recomputed_layers(model)
+    layers = enable_recomputing(model)
     with recomputing(layers):
         loss = model(TOKENS, use_cache=False).logits.square().sum()
     assert not any(module.training for module in model.modules())
@@ -48,4 +48,4 @@ def vector_of_gradients():
 
 def test_a_model_that_cannot(tiny_lm):
     with pytest.raises(ConfigError, match="gradient_checkpointing: Linear cannot do it"):
-        recomputed_layers(torch.nn.Linear(2, 2))
+        enable_recomputing(torch.nn.Linear(2, 2))

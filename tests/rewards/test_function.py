@@ -10,6 +10,8 @@ import torch
 from kedge.data.records import Prompt
 from kedge.engine.engine import Completion
 from kedge.errors import ConfigError, RewardError
+from kedge.parallel import ALONE
+from kedge.rewards import scores as scoring
 from kedge.rewards.function import FunctionReward, import_function, is_function_path
 
 
@@ -134,7 +136,6 @@ def test_per_token(item):
         ([1], "returned 1 scores for 2 completions"),
         ([], "returned 0 scores for 2"),
         ([1, 2, 3], "returned 3 scores for 2"),
-        ([None, None], "returned None for all 2 samples"),
         ("12", "returned str"),
         (1.5, "returned float"),
         (torch.tensor(1.5), "returned float"),
@@ -209,3 +210,9 @@ def test_a_crash_inside_the_module_propagates(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ZeroDivisionError):
         import_function("kedge_judges_two:judge")
+
+
+def test_none_for_all_is_an_error_once_everything_is_judged():
+    with pytest.raises(RewardError, match="'<lambda>' returned None for all 2 samples"):
+        scoring.judge(FunctionReward(returning([None, None])), PROMPTS, ANSWERS, ALONE)
+    assert scoring.judge(FunctionReward(returning([None, 1])), PROMPTS, ANSWERS, ALONE).total[1] == 1

@@ -13,6 +13,7 @@ from kedge.engine.sampling import Sampling
 from kedge.models.critic import new_critic
 from kedge.models.scalar import ScalarHead
 from kedge.models.scoring import value_tokens
+from kedge.parallel import ALONE
 from kedge.training.ppo.batch import Batch
 from kedge.training.ppo.update import Update
 
@@ -99,7 +100,7 @@ class UpdateSetup:
 
     def update(self, step=0, kl_coef=0.0, **changes):
         batch = replace(self.batch, **changes)
-        return Update(self.lm, self.critic, self.optimizer, self.config)(batch, step, kl_coef)
+        return Update(self.lm, self.critic, self.optimizer, self.config, ALONE)(batch, step, kl_coef)
 
     @property
     def parameters(self):

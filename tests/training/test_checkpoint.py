@@ -5,12 +5,15 @@ import pickle
 import pytest
 import torch
 
+from kedge.parallel import ALONE
 from kedge.training.checkpoint import STATE_FILE, checkpoints, load_state, save_checkpoint
 
 
 def save(folder, step, *, keep_last=2, text="weights"):
     write = lambda target: (target / "model.txt").write_text(f"{text} {step}")  # noqa: E731
-    return save_checkpoint(folder, step, {"moment": torch.tensor([step / 2])}, write, keep_last=keep_last)
+    return save_checkpoint(
+        folder, step, {"moment": torch.tensor([step / 2])}, write, keep_last=keep_last, processes=ALONE
+    )
 
 
 def names(folder):
@@ -36,7 +39,7 @@ def test_the_last_ones_are_kept(tmp_path):
 def test_old_ones_go_only_when_the_new_one_is_there(tmp_path):
     save(tmp_path, 1, keep_last=1)
     seen = []
-    save_checkpoint(tmp_path, 2, {}, lambda _: seen.extend(checkpoints(tmp_path)), keep_last=1)
+    save_checkpoint(tmp_path, 2, {}, lambda _: seen.extend(checkpoints(tmp_path)), keep_last=1, processes=ALONE)
     assert [path.name for path in seen] == ["step-000001"]
     assert names(tmp_path) == ["step-000002"]
 
@@ -49,7 +52,7 @@ def test_one_whose_writing_broke_off_is_not_there(tmp_path):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        save_checkpoint(tmp_path, 2, {}, broken, keep_last=1)
+        save_checkpoint(tmp_path, 2, {}, broken, keep_last=1, processes=ALONE)
     assert [path.name for path in checkpoints(tmp_path)] == ["step-000001"]
     assert not (tmp_path / "step-000002").exists()
     save(tmp_path, 2, keep_last=1)  # what was left of it is not in the way

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from kedge import PPOConfig
 from kedge.models.language_model import LanguageModel
 from kedge.models.scalar import ScalarHead
+from kedge.parallel import ALONE
 from kedge.training.ppo.batch import Batch
 from kedge.training.ppo.update import Update
 
@@ -160,7 +161,7 @@ def test_kl_in_the_loss_has_the_gradient_of_the_exact_kl(vector):
         tokens, mask = torch.tensor([[3, 5, answer]]), torch.tensor([[False, False, True]])
         batch = Batch(tokens, torch.tensor([3]), mask, put(log_old), put(log_ref), zeros, zeros, zeros)
         optimizer = torch.optim.SGD([*model.parameters(), *critic.parameters()], lr=1.0)
-        Update(LanguageModel(model, None, ()), critic, optimizer, settings)(batch, 1, 1.0)
+        Update(LanguageModel(model, None, ()), critic, optimizer, settings, ALONE)(batch, 1, 1.0)
         expected_change += log_old[answer].exp().item() * (vector(model) - before)
     assert torch.allclose(-expected_change, want, atol=1e-5)
     assert want.abs().max() > 0.01

@@ -175,8 +175,8 @@ HEAD_MUTANTS = [
     Mutant(
         "chunks-at-another-temperature",
         "models/scoring.py",
-        "_score_hidden, lm.head, temperature,",
-        "_score_hidden, lm.head, 1.0,",
+        "partial(_score, temperature=temperature,",
+        "partial(_score, temperature=1.0,",
         SCORING_TESTS,
         "temperature left out where logits come from hidden states",
     ),

@@ -18,6 +18,9 @@ from kedge.models.language_model import accepts
 class ColumnDecoder:
     """Feeds a model one token a row and step; all rows come together, each goes when it likes."""
 
+    rows_join = False
+    """New rows may join while others are written."""
+
     def __init__(self, model: Any) -> None:
         self.model = model
         self._extra = {"logits_to_keep": 1} if accepts(model, "logits_to_keep") else {}
@@ -40,6 +43,10 @@ class ColumnDecoder:
     def waiting(self) -> list[bool]:
         """Rows whose next token is given and not drawn."""
         return [len(sequence) > self._column for sequence in self._given]
+
+    def fresh(self) -> "ColumnDecoder":
+        """One like this, with nothing cached."""
+        return ColumnDecoder(self.model)
 
     def step(self, tokens: Tensor) -> Tensor:
         """Logits ``[n, V]`` after one more token in each row: its given one, or else that of ``tokens [n]``."""

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from kedge.engine.columns import ColumnDecoder
-from kedge.engine.request import Completion, FinishReason, Request
+from kedge.engine.request import Completion, Request
 from kedge.engine.sampling import Sampling, random_stream, refuse_not_finite
 from kedge.engine.slots import SlotDecoder, slot_decoder
 from kedge.errors import DataError, NumericsError
 from kedge.models.language_model import LanguageModel
 
-__all__ = ["Completion", "Engine", "FinishReason", "Request"]
+__all__ = ["Completion", "Engine", "Request"]
 
 # Rows that are written at a time, at most: what the cache and the logits take grows with them.
 MAX_ROWS = 256
@@ -26,8 +26,8 @@ MAX_ROWS = 256
 # Prompt tokens taken in at a time, padding included, at most (or a single prompt).
 PREFILL_TOKENS = 16_384
 
-# Without slots a batch runs one step for each token of its longest prompt beyond its shortest; past this it is cheaper
-# to split.
+# Without slots a batch runs one step for each token of its longest prompt beyond its shortest; past this, or half the
+# shortest, it is cheaper to split.
 LENGTH_SPREAD = 16
 
 
@@ -61,15 +61,16 @@ class Engine:
         Args:
             prompts: token ids, at least one each.
             sampling: how to draw.
-            seed: request ``i`` draws from the random stream (seed, first_request + i), whatever the batch.
+            seed, first_request: prompt ``i`` draws from the random stream (seed, first_request + i), whoever is with it.
 
         Raises:
-            DataError: a prompt plus ``max_new_tokens`` is longer than the model's positions.
+            DataError: a prompt is empty, or with ``max_new_tokens`` longer than the model's positions.
             NumericsError: the model gives NaN or infinite logits.
         """
-        for i, ids in enumerate(prompts):
-            self._check(ids, sampling, f"prompt {i + 1}")
-        requests = [self.submit(ids, sampling, seed=seed, request=first_request + i) for i, ids in enumerate(prompts)]
+        requests = [
+            self._request(ids, sampling, seed, first_request + i, f"prompt {i + 1}") for i, ids in enumerate(prompts)
+        ]
+        self._waiting.extend(requests)
         try:
             while any(request.finish_reason is None for request in requests):
                 self.step()
@@ -81,6 +82,9 @@ class Engine:
         """The answer to one prompt, in pieces of text as they become certain; together they are the whole text.
 
         A caller that closes the iterator early cancels the request.
+
+        Raises:
+            DataError, NumericsError: as :meth:`generate`, when the first piece is asked for.
         """
         written = self.submit(prompt, sampling, seed=seed, request=request)
         shown = 0
@@ -100,9 +104,7 @@ class Engine:
         Raises:
             DataError: as :meth:`generate`.
         """
-        self._check(prompt, sampling, "prompt")
-        uniform = random_stream(seed, request, sampling.max_new_tokens).tolist()
-        queued = Request(list(prompt), sampling, uniform, self.lm.tokenizer, self.lm.eos_ids)
+        queued = self._request(prompt, sampling, seed, request, "prompt")
         self._waiting.append(queued)
         return queued
 
@@ -116,11 +118,11 @@ class Engine:
         Raises:
             NumericsError: the model gives NaN or infinite logits. All requests are queued again.
         """
-        logits = self._admit_and_decode()
+        logits = self._next_logits()
         if logits is None:
             return []
         decoder, active = self._chosen_decoder(), self._active
-        given = decoder.waiting() if isinstance(decoder, ColumnDecoder) else [False] * len(active)
+        given = decoder.waiting()
         drawn = []
         for ahead in range(self._tokens_at_once()):
             if ahead:
@@ -133,7 +135,7 @@ class Engine:
             refuse_not_finite(logprobs)
         except NumericsError:
             self._requeue()
-            self._decoder = None  # its cache may hold NaN, which no mask keeps out
+            self._decoder = decoder.fresh()  # the cache may hold NaN, which no mask keeps out
             raise
         for request, is_given, row_tokens, row_logprobs in zip(
             active, given, tokens.T.tolist(), logprobs.T.tolist(), strict=True
@@ -158,28 +160,23 @@ class Engine:
         self.version += 1
         self._requeue()
 
-    def _admit_and_decode(self) -> Tensor | None:
+    def _next_logits(self) -> Tensor | None:
         """Logits ``[n, V]`` of the next token of every active request, newcomers last; None where there is nothing."""
+        if not self._active and not self._waiting:
+            return None
         parts = []
         decoder = self._chosen_decoder()
         if self._active:
             parts.append(decoder.step(self._last))
-        newcomers = self._newcomers(decoder)
+        newcomers = self._that_fit() if decoder.rows_join else self._of_similar_length()
         if newcomers:
             parts.append(decoder.admit([request.known_ids for request in newcomers]))
-            self._write(self._active + newcomers)
-        return (torch.cat(parts) if len(parts) > 1 else parts[0]) if parts else None
+            self._set_active(self._active + newcomers)
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
 
-    def _newcomers(self, decoder: SlotDecoder | ColumnDecoder) -> list[Request]:
+    def _that_fit(self) -> list[Request]:
+        """Requests that there is room for, first come, first served."""
         waiting, room = self._waiting, self.max_rows - len(self._active)
-        if not waiting or (self._active and isinstance(decoder, ColumnDecoder)):
-            return []
-        if isinstance(decoder, ColumnDecoder):
-            # Those whose length is near the shortest's.
-            self._waiting = waiting = deque(sorted(waiting, key=lambda request: len(request.known_ids)))
-            shortest = len(waiting[0].known_ids)
-            near = shortest + max(LENGTH_SPREAD, shortest // 2)
-            return [waiting.popleft() for _ in range(room) if waiting and len(waiting[0].known_ids) <= near]
         # Taking in a prompt costs a forward pass: not for one at a time while many are written.
         if self._active and room < min(len(waiting), self.max_rows // 8):
             return []
@@ -192,8 +189,17 @@ class Engine:
             newcomers.append(waiting.popleft())
         return newcomers
 
+    def _of_similar_length(self) -> list[Request]:
+        """A batch that begins together, once the one before is done: those whose length is near the shortest's."""
+        if self._active:
+            return []
+        self._waiting = waiting = deque(sorted(self._waiting, key=lambda request: len(request.known_ids)))
+        shortest = len(waiting[0].known_ids)
+        near = shortest + max(LENGTH_SPREAD, shortest // 2)
+        return [waiting.popleft() for _ in range(self.max_rows) if waiting and len(waiting[0].known_ids) <= near]
+
     def _tokens_at_once(self) -> int:
-        if isinstance(self._decoder, ColumnDecoder):
+        if not self._chosen_decoder().rows_join:
             return 1
         # No row may run past its last token: there may be no position for it.
         return min([self.burst, *(r.sampling.max_new_tokens - len(r.ids) for r in self._active)])
@@ -211,7 +217,7 @@ class Engine:
             tokens[rows], logprobs[rows] = self._active[rows[0]].sampling.draw(logits[rows], uniform[rows])
         return tokens, logprobs
 
-    def _write(self, requests: list[Request]) -> None:
+    def _set_active(self, requests: list[Request]) -> None:
         """These are active now, in this order."""
         self._active = requests
         alike: dict[tuple[float, ...], list[int]] = {}
@@ -223,27 +229,26 @@ class Engine:
         going = [row for row, request in enumerate(self._active) if request.finish_reason is None]
         if len(going) < len(self._active):
             order = self._chosen_decoder().keep(going)
-            self._write([self._active[row] for row in order])
+            self._set_active([self._active[row] for row in order])
             self._last = self._last[torch.tensor(order, dtype=torch.long, device=self._last.device)]
 
     def _requeue(self) -> None:
         self._waiting.extendleft(reversed(self._active))
-        self._write([])
+        self._set_active([])
         self._last = self._last[:0]
-        self._chosen_decoder().clear()
+        if self._decoder is not None:
+            self._decoder.clear()
 
     def _chosen_decoder(self) -> SlotDecoder | ColumnDecoder:
         if self._decoder is None:
             self._decoder = slot_decoder(self.lm)
         if self._decoder is None:
-            warnings.warn(
-                f"{type(self.lm.model).__name__}: answers are written the slower way; its cache is not the usual one",
-                stacklevel=2,
-            )
+            name = type(self.lm.model).__name__
+            warnings.warn(f"{name}: answers are written the slower way; its cache is not the usual one", stacklevel=1)
             self._decoder = ColumnDecoder(self.lm.model)
         return self._decoder
 
-    def _check(self, prompt: Sequence[int], sampling: Sampling, name: str) -> None:
+    def _request(self, prompt: Sequence[int], sampling: Sampling, seed: int, number: int, name: str) -> Request:
         limit = self.lm.positions
         if not prompt:
             raise DataError(f"{name}: no tokens in it")
@@ -252,3 +257,5 @@ class Engine:
                 f"{name}: {len(prompt)} tokens and {sampling.max_new_tokens} new ones "
                 f"are more than the model's {limit} positions; shorten the prompt or the answer"
             )
+        uniform = random_stream(seed, number, sampling.max_new_tokens).tolist()
+        return Request(list(prompt), sampling, uniform, self.lm.tokenizer, self.lm.eos_ids)

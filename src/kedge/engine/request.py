@@ -22,12 +22,14 @@ class Completion:
     text: str
     """Without special tokens, and cut before a stop string."""
     finish_reason: FinishReason
-    """``eos``, ``stop`` (a stop string), or ``length`` (cut off)."""
+    """``eos``, ``stop`` (a stop string), ``length`` (cut off), or ``cancelled``."""
+    version: int = 0
+    """Of the weights that drew its last token (see :meth:`kedge.engine.engine.Engine.weights_changed`)."""
 
 
 @dataclass(eq=False)
 class Request:
-    """A prompt in the engine. :meth:`kedge.engine.Engine.submit` makes it; it fills as the engine steps."""
+    """A prompt in the engine. :meth:`kedge.engine.engine.Engine.submit` makes it; it fills as the engine steps."""
 
     prompt_ids: list[int]
     sampling: Sampling
@@ -50,7 +52,7 @@ class Request:
     @property
     def text(self) -> str:
         """The answer so far, without special tokens, and cut before a stop string."""
-        text = decode_answer(self.tokenizer, self.prompt_ids, self.ids)
+        text = self._whole_text
         cuts = [text.index(stop) for stop in self.sampling.stop_strings if stop in text]
         return text[: min(cuts)] if cuts else text
 
@@ -67,7 +69,7 @@ class Request:
         self.version = version
         if token in self.eos_ids:
             self.finish_reason = "eos"
-        elif self.sampling.stop_strings and self._has_stop_string():
+        elif self.sampling.stop_strings and any(stop in self._whole_text for stop in self.sampling.stop_strings):
             self.finish_reason = "stop"
         elif len(self.ids) == self.sampling.max_new_tokens:
             self.finish_reason = "length"
@@ -75,11 +77,11 @@ class Request:
     def completion(self) -> Completion:
         """The answer; only of a request that is finished."""
         assert self.finish_reason is not None
-        return Completion(self.prompt_ids, self.ids, self.logprobs, self.text, self.finish_reason)
+        return Completion(self.prompt_ids, self.ids, self.logprobs, self.text, self.finish_reason, self.version)
 
-    def _has_stop_string(self) -> bool:
-        text = decode_answer(self.tokenizer, self.prompt_ids, self.ids)
-        return any(stop in text for stop in self.sampling.stop_strings)
+    @property
+    def _whole_text(self) -> str:
+        return decode_answer(self.tokenizer, self.prompt_ids, self.ids)
 
 
 def _uncertain(text: str, stops: Sequence[str]) -> int:

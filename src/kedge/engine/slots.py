@@ -134,6 +134,9 @@ AttentionInterface.register(ONE_TOKEN, one_token_attention)
 class SlotDecoder:
     """Feeds a model one token a row and step; rows come and go."""
 
+    rows_join = True
+    """New rows may join while others are written."""
+
     def __init__(self, model: PreTrainedModel, head: OutputHead, windows: Sequence[int | None]) -> None:
         """``windows``: each layer's sliding window, None where it sees everything."""
         self.model, self.trunk, self.head, self._windows = model, trunk_of(model), head, windows
@@ -190,9 +193,17 @@ class SlotDecoder:
         self._positions = self._positions[index]
         return order
 
+    def waiting(self) -> list[bool]:
+        """Rows whose next token is given and not drawn: none, a prompt is taken in whole."""
+        return [False] * len(self._lengths)
+
     def clear(self) -> None:
         """Drop all rows: nothing that is cached will be read again."""
         self.keep([])
+
+    def fresh(self) -> "SlotDecoder":
+        """One like this, with nothing cached."""
+        return SlotDecoder(self.model, self.head, self._windows)
 
     def _logits(self, tokens: Tensor, last: Tensor | None, **more: Any) -> Tensor:
         """Logits ``[n, V]`` after the token in column ``last [n]`` of each row, the only one where None."""
@@ -248,17 +259,17 @@ def slot_decoder(lm: LanguageModel) -> SlotDecoder | None:
 
     The usual kind has keys and values a layer and nothing else in its cache, takes positions and a mask, and has a head
     that can be taken apart. Whether all of that is so is tried out: three rows of different lengths, tokens fed in
-    slots, against a plain forward pass.
+    slots, against a plain forward pass (too short a trial for what happens beyond a long window).
     """
     model, head = lm.model, lm.head
-    windows = sliding_windows(model)
-    if windows is None or head is None:
+    windows = None if head is None else sliding_windows(model)
+    if head is None or windows is None:
         return None
     rows = vocabulary_rows(model)
     sequences = [[(7 * i + 3 * j) % rows for j in range(n)] for i, n in enumerate((5, 3, 4))]
     decoder = SlotDecoder(model, head, windows)
-    found = [decoder.admit([sequence[:-2] for sequence in sequences[:2]]), decoder.admit([sequences[2][:-2]])]
-    logits = torch.cat(found)
+    decoder.admit([sequence[:-2] for sequence in sequences[:2]])
+    decoder.admit([sequences[2][:-2]])
     for ahead in (2, 1):
         logits = decoder.step(torch.tensor([sequence[-ahead] for sequence in sequences], device=model.device))
     plain = [model(input_ids=torch.tensor([s], device=model.device), use_cache=False).logits[0, -1] for s in sequences]
@@ -267,8 +278,7 @@ def slot_decoder(lm: LanguageModel) -> SlotDecoder | None:
 
 def sliding_windows(model: PreTrainedModel) -> list[int | None] | None:
     """Each layer's sliding window, None where it has none; None altogether where a layer keeps something else."""
-    usable = isinstance(model, PreTrainedModel) and accepts(trunk_of(model), "position_ids")
-    if not usable or model.config._attn_implementation not in ("sdpa", "eager"):
+    if not accepts(trunk_of(model), "position_ids") or model.config._attn_implementation not in ("sdpa", "eager"):
         return None
     layers = DynamicCache(config=model.config).layers
     count = model.config.get_text_config().num_hidden_layers

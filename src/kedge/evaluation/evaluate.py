@@ -20,7 +20,7 @@ from kedge.evaluation.metrics import WinRate, distinct_n, mean, win_rate
 from kedge.evaluation.samples import sample_rows
 from kedge.models.language_model import Device, DType, LanguageModel, load_language_model
 from kedge.models.scoring import score_tokens
-from kedge.parallel import Processes, join
+from kedge.parallel import ALONE, Processes
 from kedge.rewards.build import RewardLike, build_reward
 from kedge.rewards.scores import Reward, judge
 
@@ -66,6 +66,8 @@ def evaluate_policy(
     *,
     reference: LanguageModel | None = None,
     seed: int = 0,
+    micro_batch_tokens: int = MICRO_BATCH_TOKENS,
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """Let ``lm`` answer every prompt once and measure the answers.
 
@@ -73,6 +75,7 @@ def evaluate_policy(
         judges: ``{name: reward}``, the training reward and held-out metrics alike.
         reference: also measure the sequence KL from it.
         seed: the same seed gives every policy the same random numbers for the same prompt.
+        micro_batch_tokens: of the passes that measure the KL.
 
     Raises:
         DataError: a prompt that does not fit the model. RewardError: a judge that fails to judge.
@@ -80,12 +83,12 @@ def evaluate_policy(
     if not prompts:
         return Evaluation([], [], {}, None)
     ids = [encode_prompt(lm.tokenizer, prompt.text, origin=prompt.origin) for prompt in prompts]
-    processes = join()
     completions = generate(Engine(lm), ids, sampling, processes, seed=seed)
     scores = {name: judge(by, prompts, completions, processes).sums() for name, by in judges.items()}
     divergence = None
     if reference is not None:
-        divergence = sequence_kl(lm, reference, completions, sampling.temperature or 1.0, processes)
+        temperature = sampling.temperature or 1.0
+        divergence = sequence_kl(lm, reference, completions, temperature, micro_batch_tokens, processes)
     return Evaluation(prompts, completions, scores, divergence)
 
 
@@ -94,6 +97,7 @@ def sequence_kl(
     reference: LanguageModel,
     completions: Sequence[Completion],
     temperature: float,
+    micro_batch_tokens: int,
     processes: Processes,
 ) -> list[float]:
     """``[N]`` nats: log policy - log reference, summed over each completion's tokens."""
@@ -102,7 +106,7 @@ def sequence_kl(
     def logprobs(side: LanguageModel) -> Tensor:
         return in_micro_batches(
             rollouts,
-            MICRO_BATCH_TOKENS,
+            micro_batch_tokens,
             lambda tokens, mask: score_tokens(side, tokens, mask, temperature=temperature).logprobs,
             processes,
         )

@@ -62,10 +62,11 @@ class OutputHead:
 @torch.no_grad()
 def output_head(model: PreTrainedModel) -> OutputHead | None:
     """The model's head taken apart, or None where its logits are made in a way that is not known here."""
-    linear = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
+    linear = model.get_output_embeddings()
     if not isinstance(linear, nn.Module) or trunk_of(model) is model:
         return None
     config: Any = model.config.get_text_config()
+    # Cohere multiplies by logit_scale, Granite divides by logits_scaling, Gemma soft-caps.
     scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
     head = OutputHead(linear, float(scale), getattr(config, "final_logit_softcapping", None))
     tokens = torch.arange(4, device=model.device)[None] % vocabulary_rows(model)

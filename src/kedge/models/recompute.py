@@ -13,17 +13,19 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from kedge.errors import ConfigError
+from kedge.models.scalar import ScalarModel
 
 
-def recomputed_layers(*models: Any) -> list[nn.Module]:
-    """The layers of these models that :func:`recomputing` recomputes, made ready for it.
+def enable_recomputing(*modules: nn.Module) -> list[nn.Module]:
+    """Switch it on for these models, whose layers then wait for training mode; returns those layers.
 
     Raises:
         ConfigError: a model has none.
     """
     layers: list[nn.Module] = []
-    for model in models:
-        found = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    for module in modules:
+        model: Any = module.trunk if isinstance(module, ScalarModel) else module
+        found = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
         if not found or not getattr(model, "supports_gradient_checkpointing", False):
             raise ConfigError(f"gradient_checkpointing: {type(model).__name__} cannot do it; take it out")
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -20,6 +20,7 @@ from kedge.data.encode import Tokenizer, encode_whole
 from kedge.data.records import Text
 from kedge.errors import ModelError
 from kedge.models.batch import attention, by_token_budget, padded
+from kedge.models.head import trunk_of
 from kedge.models.language_model import (
     Device,
     DType,
@@ -32,7 +33,7 @@ from kedge.models.language_model import (
     refuse_missing,
     vocabulary_rows,
 )
-from kedge.models.scalar import ScalarModel, trunk_of
+from kedge.models.scalar import ScalarModel
 
 HEAD_FILE = "score_head.safetensors"
 

@@ -15,12 +15,12 @@ from torch.utils.checkpoint import checkpoint
 
 from kedge.core import logprobs_and_entropy, token_logprobs
 from kedge.models.critic import Critic
-from kedge.models.head import OutputHead, last_hidden, trunk_of, vocabulary_rows
+from kedge.models.head import last_hidden, trunk_of, vocabulary_rows
 from kedge.models.language_model import LanguageModel
 from kedge.models.scalar import ScalarHead, ScalarModel
 
 # Logits that are held at a time, at most: rows times vocabulary. 64 MiB in float32.
-CHUNK = 2**24
+LOGITS_AT_A_TIME = 2**24
 
 
 @dataclass(frozen=True)
@@ -48,20 +48,19 @@ def score_tokens(
         tokens: ``[B, L]`` right-padded ids. The model is causal, so no token sees the padding behind it.
         mask: ``[B, L]`` bool, True on the tokens to score; never on column 0.
         temperature: the sampler's.
-        entropy_gradient: False where the entropy is only looked at, which saves its backward pass.
+        entropy_gradient: False where the entropy of ``with_entropy`` is only looked at: no backward pass for it.
     """
     before, taken = mask[:, 1:], tokens[mask]
-    if lm.head is None:
+    score = partial(_score, temperature=temperature, with_entropy=with_entropy, entropy_gradient=entropy_gradient)
+    head = lm.head
+    if head is None:
         output = lm.model(input_ids=tokens, use_cache=False, output_hidden_states=value_head is not None)
-        logits: Tensor = output.logits[:, :-1][before]  # [N, V]
         hidden = output.hidden_states[-1][:, :-1][before] if value_head is not None else None
-        scored = _score(logits, taken, temperature, entropy_gradient=entropy_gradient, with_entropy=with_entropy)
+        scored = score(output.logits[:, :-1][before], taken)
     else:
         hidden = last_hidden(trunk_of(lm.model), tokens)[:, :-1][before]  # [N, H]
-        score = partial(
-            _score_hidden, lm.head, temperature, entropy_gradient=entropy_gradient, with_entropy=with_entropy
-        )
-        scored = _in_chunks(score, hidden, taken, max(1, CHUNK // vocabulary_rows(lm.model)))
+        rows = max(1, LOGITS_AT_A_TIME // vocabulary_rows(lm.model))
+        scored = _in_chunks(lambda hidden, taken: score(head(hidden), taken), hidden, taken, rows)
     logprobs, entropy = scored
     return TokenScores(
         logprobs=_spread(logprobs, mask),
@@ -87,10 +86,6 @@ def _score(logits: Tensor, taken: Tensor, temperature: float, *, with_entropy: b
     if not with_entropy:
         return token_logprobs(logits, taken, temperature=temperature), None
     return logprobs_and_entropy(logits, taken, temperature=temperature, entropy_gradient=entropy_gradient)
-
-
-def _score_hidden(head: OutputHead, temperature: float, hidden: Tensor, taken: Tensor, **kwargs: bool) -> Scored:
-    return _score(head(hidden), taken, temperature, **kwargs)
 
 
 def _in_chunks(score: Callable[[Tensor, Tensor], Scored], hidden: Tensor, taken: Tensor, rows: int) -> Scored:

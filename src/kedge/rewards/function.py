@@ -66,8 +66,6 @@ class FunctionReward:
             raise RewardError(f"{who} returned {type(result).__name__}; it must return a list of scores")
         if len(result) != len(completions):
             raise RewardError(f"{who} returned {len(result)} scores for {len(completions)} completions")
-        if all(item is None for item in result):
-            raise RewardError(f"{who} returned None for all {len(result)} samples; it must score at least one")
         return [
             self._item(item, who, prompt, completion)
             for item, prompt, completion in zip(result, prompts, completions, strict=True)

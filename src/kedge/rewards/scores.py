@@ -1,11 +1,13 @@
 """What a reward is: prompts and completions in, a number for each out, by named component."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from kedge.data.records import Prompt, plain
 from kedge.engine.engine import Completion
+from kedge.errors import RewardError
 from kedge.parallel import Processes
 
 
@@ -38,10 +40,10 @@ class Reward(Protocol):
 
 
 def judge(reward: Reward, prompts: Sequence[Prompt], completions: Sequence[Completion], processes: Processes) -> Scores:
-    """The scores of all completions, each process having judged its share.
+    """The scores of all completions, each process having judged its share: the reward sees that share and no more.
 
     Raises:
-        RewardError: the reward has no number for one of them, in whichever process.
+        RewardError: in whichever process the reward has no number for one of them; or a component judges none at all.
     """
 
     def mine() -> list[Scores]:
@@ -49,11 +51,15 @@ def judge(reward: Reward, prompts: Sequence[Prompt], completions: Sequence[Compl
         return [reward(processes.share(prompts), share)] if share else []
 
     parts = processes.gather(mine)
-    return Scores(
+    whole = Scores(
         total=[score for part in parts for score in part.total],
         per_token=[tokens for part in parts for tokens in part.per_token],
         components={name: [score for part in parts for score in part.components[name]] for name in parts[0].components},
     )
+    for name, scores in whole.components.items():
+        if all(math.isnan(score) for score in scores):
+            raise RewardError(f"{name!r} returned None for all {len(scores)} samples; it must score at least one")
+    return whole
 
 
 def shown(prompt: Prompt, completion: Completion) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from kedge.errors import ConfigError
-from kedge.parallel import ALONE, Processes
+from kedge.parallel import Processes
 from kedge.tracking import RunFolder
 
 STATE_FILE = "state.pt"
@@ -22,7 +22,7 @@ def save_checkpoint(
     save_models: Callable[[Path], None],
     *,
     keep_last: int,
-    processes: Processes = ALONE,
+    processes: Processes,
 ) -> Path:
     """Write ``folder/step-000040``: models as plain Hugging Face folders, ``state`` beside them.
 

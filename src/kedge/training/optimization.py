@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Parameter
+from transformers import PreTrainedModel
 
 from kedge.training.config import TrainingConfig
 
@@ -39,6 +40,11 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
 def precision(config: TrainingConfig, device: torch.device) -> torch.autocast:
     """A context in which models compute in the precision that ``autocast`` names."""
     return torch.autocast(device.type, torch.bfloat16, enabled=config.autocast is not None)
+
+
+def compute_dtype(config: TrainingConfig, model: PreTrainedModel) -> torch.dtype:
+    """What a model's products are computed in."""
+    return model.dtype if config.autocast is None else torch.bfloat16
 
 
 def clip_gradients(parameters: Iterable[Parameter], max_norm: float | None) -> Tensor:

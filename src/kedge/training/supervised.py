@@ -13,8 +13,7 @@ from kedge.data.files import Row, Source, rows_of
 from kedge.data.records import held_out
 from kedge.errors import ConfigError, NumericsError
 from kedge.models.batch import by_token_budget
-from kedge.models.recompute import recomputed_layers
-from kedge.models.scalar import ScalarModel
+from kedge.models.recompute import enable_recomputing
 from kedge.parallel import join
 from kedge.tracking import Metrics, ProgressBar, RunFolder, Timer
 from kedge.training.checkpoint import load_state, save_checkpoint, to_resume
@@ -70,7 +69,7 @@ class Supervised(ABC):
         self.config = config
         self.module = module
         if config.gradient_checkpointing:  # training mode is all that the layers wait for
-            recomputed_layers(module.trunk if isinstance(module, ScalarModel) else module)
+            enable_recomputing(module)
         self.sizes = sizes
         self._check_budget()
         if config.warmup_steps >= self.total_steps:

@@ -51,9 +51,8 @@ def token_rewards(
     """
     mask, device = rollouts.response_mask, rollouts.tokens.device
     rewards = torch.zeros(mask.shape, device=device)
-    per_token = [
-        x for tokens, row in zip(scores.per_token, mask, strict=True) for x in tokens or [0.0] * int(row.sum())
-    ]
+    counts = mask.sum(-1).tolist()
+    per_token = [x for tokens, n in zip(scores.per_token, counts, strict=True) for x in tokens or [0.0] * n]
     rewards = rewards.masked_scatter(mask, torch.tensor(per_token, dtype=torch.float32, device=device))
     total = torch.tensor(scores.total, dtype=torch.float32, device=device)
     if config.cutoff == "penalty":

@@ -12,7 +12,7 @@ _TRUNCATION = (
     "PPO samples from the whole distribution: under a truncated one the update's ratio would be of two different "
     "distributions. Take it out here; `kedge chat` and [evaluate] have it"
 )
-_OF_THE_CRITIC = (
+_ONLY_WITH_GAE = (
     "critic",
     "critic_learning_rate",
     "critic_warmup_steps",
@@ -119,7 +119,7 @@ class PPOConfig(TrainingConfig):
         "kl_horizon": ("kl_controller", ("adaptive",)),
         "missing_eos_penalty": ("cutoff", ("penalty",)),
         "critic_init": ("critic", ("separate",)),
-        **dict.fromkeys(_OF_THE_CRITIC, ("advantage_estimator", ("gae",))),
+        **dict.fromkeys(_ONLY_WITH_GAE, ("advantage_estimator", ("gae",))),
     }
     REFUSED: ClassVar[Mapping[str, str]] = {"top_p": _TRUNCATION, "top_k": _TRUNCATION, "min_p": _TRUNCATION}
 
@@ -143,10 +143,10 @@ class PPOConfig(TrainingConfig):
             )
         if self.kl_controller == "adaptive" and self.kl_coef == 0:
             raise ValueError("kl_coef: 0 stays 0 however the adaptive controller multiplies it; try 0.05")
-        if self.kl_controller == "adaptive" and self.kl_horizon < self.batch_size:
+        if self.kl_controller == "adaptive" and self.kl_horizon < self.answers:
             raise ValueError(
-                f"kl_horizon: {self.kl_horizon:g} episodes are fewer than batch_size={self.batch_size}, so kl_coef "
-                f"would jump at every step; at least {self.batch_size}"
+                f"kl_horizon: {self.kl_horizon:g} episodes are fewer than the {self.answers} of a step, so kl_coef "
+                f"would jump at every step; at least {self.answers}"
             )
         if self.warmup_steps >= self.steps:
             raise ValueError(

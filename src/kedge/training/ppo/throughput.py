@@ -5,6 +5,7 @@ own products; what is computed a second time to save memory does not count.
 """
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,7 +20,14 @@ TRIALS = 3
 
 
 def throughput(
-    model: PreTrainedModel, peak: float, seconds: float, *, lengths: list[int], answered: int, forward: int, both: int
+    model: PreTrainedModel,
+    peak: float,
+    seconds: float,
+    *,
+    lengths: Sequence[int],
+    answered: int,
+    forward: float,
+    both: float,
 ) -> Metrics:
     """Metrics of a step.
 
@@ -31,18 +39,19 @@ def throughput(
         forward: passes over the sequences without a backward pass (sampling is one of them).
         both: passes with one.
     """
-    flops = sum(flops_forward(model, length) for length in lengths) * (forward + 3 * both)
+    flops = flops_forward(model, lengths) * (forward + 3 * both)
     return {"throughput/tokens_per_second": answered / seconds, "throughput/mfu": flops / seconds / peak}
 
 
-def flops_forward(model: PreTrainedModel, length: int) -> float:
-    """FLOPs of a forward pass over one sequence of ``length`` tokens."""
+def flops_forward(model: PreTrainedModel, lengths: Sequence[int]) -> float:
+    """FLOPs of a forward pass over sequences of these lengths, in tokens. Of a mixture every expert counts."""
     embedding = model.get_input_embeddings()
     head = model.get_output_embeddings()
     weights = sum(parameter.numel() for parameter in trunk_of(model).parameters())
     weights -= sum(parameter.numel() for parameter in embedding.parameters())  # looked up, not multiplied
     weights += sum(parameter.numel() for parameter in head.parameters()) if head is not None else 0
-    return length * (2 * weights + _attention(model.config.get_text_config(), length))
+    config = model.config.get_text_config()
+    return sum(length * (2 * weights + _attention(config, length)) for length in lengths)
 
 
 def _attention(config: Any, length: int) -> float:

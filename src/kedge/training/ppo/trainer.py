@@ -19,7 +19,7 @@ from kedge.evaluation.evaluate import Comparison, Evaluation, evaluate_policy, n
 from kedge.evaluation.samples import sample_rows
 from kedge.models.critic import Critic, load_critic, new_critic, save_critic
 from kedge.models.language_model import LanguageModel, load_language_model, wrap
-from kedge.models.recompute import recomputed_layers
+from kedge.models.recompute import enable_recomputing
 from kedge.models.scalar import ScalarModel
 from kedge.models.scoring import score_tokens, value_tokens
 from kedge.parallel import join
@@ -27,7 +27,14 @@ from kedge.rewards.build import RewardLike, build_reward, reward_model_of
 from kedge.rewards.scores import Scores, judge
 from kedge.tracking import Metrics, ProgressBar, RunFolder, Timer
 from kedge.training.checkpoint import load_state, save_checkpoint, to_resume
-from kedge.training.optimization import batch_indices, make_optimizer, precision, schedule, set_learning_rate
+from kedge.training.optimization import (
+    batch_indices,
+    compute_dtype,
+    make_optimizer,
+    precision,
+    schedule,
+    set_learning_rate,
+)
 from kedge.training.ppo.batch import Batch, estimate_advantages, token_rewards
 from kedge.training.ppo.config import PPOConfig
 from kedge.training.ppo.prompts import EncodedPrompt, prepare_prompts
@@ -111,11 +118,11 @@ class PPO:
             critic_learning_rate = config.critic_learning_rate or config.learning_rate
             groups.append({"params": list(self.critic.parameters()), "lr": critic_learning_rate})
         self.optimizer = make_optimizer(groups, config)
-        trained = [self.policy.model, *([self.critic.trunk] if isinstance(self.critic, ScalarModel) else [])]
-        recomputed = recomputed_layers(*trained) if config.gradient_checkpointing else []
+        trunks = [self.policy.model, *([self.critic] if isinstance(self.critic, ScalarModel) else [])]
+        recomputed = enable_recomputing(*trunks) if config.gradient_checkpointing else []
         self.update = Update(self.policy, self.critic, self.optimizer, config, self.processes, recomputed)
         self.timer = Timer()
-        self.peak_flops = peak_flops(self.policy.device, self.policy.model.dtype) * self.processes.size
+        self.peak_flops = peak_flops(self.policy.device, compute_dtype(config, self.policy.model)) * self.processes.size
         self.step_done = 0
         self.before: Evaluation | None = None
         self.comparison: Comparison | None = None
@@ -187,14 +194,15 @@ class PPO:
             "lr": self.config.learning_rate * factor,
             "episode": float((self.step_done + 1) * len(prompts)),
             **{f"time/{phase}": seconds for phase, seconds in lap.items()},
-            **self._throughput(rollouts, sum(lap.values())),
+            **self._throughput(rollouts, updated, sum(lap.values())),
         }
 
     def _kl_penalty(self, kl_coef: float) -> float:
         return kl_coef if self.config.kl_in == "reward" else 0.0
 
-    def _throughput(self, rollouts: Rollouts, seconds: float) -> Metrics:
+    def _throughput(self, rollouts: Rollouts, updated: Metrics, seconds: float) -> Metrics:
         own_trunk = isinstance(self.critic, ScalarModel)
+        minibatches = updated["policy/updates"] + updated["policy/stopped_early"]
         return throughput(
             self.policy.model,
             self.peak_flops,
@@ -202,7 +210,7 @@ class PPO:
             lengths=rollouts.lengths.tolist(),
             answered=int(rollouts.response_mask.sum()),
             forward=2 + (self.critic is not None),  # sampling, reference, values
-            both=self.config.num_ppo_epochs * (1 + own_trunk),
+            both=minibatches * self.config.mini_batch_size / self.config.answers * (1 + own_trunk),
         )
 
     def _next_prompts(self) -> list[EncodedPrompt]:
@@ -256,6 +264,8 @@ class PPO:
                 self.config.sampling,
                 reference=self.reference,
                 seed=self.config.seed + EVALUATION_SEED,
+                micro_batch_tokens=self.config.micro_batch_tokens,
+                processes=self.processes,
             )
 
     def summary(self) -> dict[str, Any]:

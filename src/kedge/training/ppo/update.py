@@ -15,9 +15,9 @@ from kedge.models.language_model import LanguageModel
 from kedge.models.recompute import recomputing
 from kedge.models.scalar import ScalarHead, ScalarModel
 from kedge.models.scoring import score_tokens, value_tokens
-from kedge.parallel import ALONE, Processes
+from kedge.parallel import Processes
 from kedge.tracking import Metrics
-from kedge.training.optimization import clip_gradients, permutation
+from kedge.training.optimization import clip_gradients, compute_dtype, permutation
 from kedge.training.ppo.batch import Batch
 from kedge.training.ppo.config import PPOConfig
 
@@ -34,7 +34,7 @@ class Update:
     critic: Critic | None
     optimizer: torch.optim.Optimizer
     config: PPOConfig
-    processes: Processes = ALONE
+    processes: Processes
     recomputed: Sequence[nn.Module] = ()
     """Layers under gradient checkpointing."""
 
@@ -153,8 +153,7 @@ class Update:
     def _check_first(self, metrics: Metrics, *, fatal: bool) -> Metrics:
         """Before any update the ratio is 1, KL and clip fraction are 0, whatever the data."""
         worst, average = metrics["worst"], metrics["drift"]
-        dtype = torch.bfloat16 if self.config.autocast == "bfloat16" else self.policy.model.dtype
-        limits = TOLERANCES.get(dtype, TOLERANCES[torch.float32])
+        limits = TOLERANCES.get(compute_dtype(self.config, self.policy.model), TOLERANCES[torch.float32])
         clipped = metrics["policy/clipfrac_avg"] > 0 and limits[0] < min(self.config.clip)  # in bfloat16 some will be
         if fatal and (not worst <= limits[0] or not average <= limits[1] or clipped):
             raise NumericsError(
