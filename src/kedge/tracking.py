@@ -24,7 +24,7 @@ RUN_FILES = (
 """What a run writes, and all that overwriting it deletes."""
 
 MAY_CHANGE = {"steps", "epochs", "eval_every", "checkpoint_every", "keep_last", "samples_per_step", "device"}
-MAY_CHANGE |= {"micro_batch_tokens", "run"}
+MAY_CHANGE |= {"micro_batch_tokens", "gradient_checkpointing", "run"}
 """Settings that a resumed run may be given anew."""
 
 

@@ -5,13 +5,21 @@ from collections import Counter
 
 import pytest
 import torch
-from transformers import LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from kedge.engine.columns import ColumnDecoder
 from kedge.engine.engine import Engine
 from kedge.engine.sampling import Sampling, random_stream
 from kedge.engine.slots import SlotDecoder, slot_decoder
 from kedge.errors import DataError, NumericsError
+from kedge.models.language_model import LanguageModel
 
 LENGTHS = [3, 5, 12, 1, 40, 60, 19, 20]  # some share a batch, some are far apart
 
@@ -359,16 +367,16 @@ class TestRequests:
         requests = [engine.submit(p, sampling, seed=3, request=i) for i, p in enumerate(prompts)]
         for _ in range(4):
             engine.step()
-        engine.cancel(requests[2])
-        written = len(requests[2].ids)
-        assert requests[2].finish_reason == "cancelled"
+        engine.cancel(requests[0])  # the first row: another takes its slot
+        written = len(requests[0].ids)
+        assert requests[0].finish_reason == "cancelled"
         while engine.step():
             pass
-        assert len(requests[2].ids) == written > 0
-        for i in (0, 1, 3):
+        assert len(requests[0].ids) == written > 0
+        for i in (1, 2, 3):
             assert requests[i].completion().ids == want[i].ids
         engine.cancel(*requests)
-        assert requests[0].finish_reason != "cancelled"  # what is finished stays as it is
+        assert requests[1].finish_reason != "cancelled"  # what is finished stays as it is
 
     def test_a_waiting_one_is_cancelled_too(self, tiny_lm):
         engine = Engine(tiny_lm("llama"), max_rows=1)
@@ -424,3 +432,54 @@ class TestRequests:
             [fresh] = Engine(lm).generate([prompt + start], rest)
             assert request.ids == start + fresh.ids
             assert request.version == engine.version == 1
+
+    @pytest.mark.parametrize("name", ["llama", "mamba"])
+    @pytest.mark.parametrize("at", [0, 3, 5])
+    def test_an_interruption_anywhere_changes_no_answer(self, tiny_lm, monkeypatch, name, at):
+        """The model is interrupted in the middle of a pass, twice; the requests go on as if nothing had been."""
+        lm, sampling = tiny_lm(name), Sampling(max_new_tokens=8)
+        prompts = random_prompts([4, 6, 5, 3])
+        want = Engine(lm).generate(prompts, sampling, seed=3)
+        engine, passes = Engine(lm, max_rows=3), []
+        engine.generate([[5]], Sampling(1))  # tries the model out
+
+        def interrupted(*_):
+            passes.append(1)
+            if len(passes) in (at + 1, at + 3):
+                raise KeyboardInterrupt
+
+        hook = lm.model.base_model.layers[1].register_forward_pre_hook(interrupted)
+        requests = [engine.submit(p, sampling, seed=3, request=i) for i, p in enumerate(prompts)]
+        stops = 0
+        while any(request.finish_reason is None for request in requests):
+            try:
+                engine.step()
+            except KeyboardInterrupt:
+                stops += 1
+        hook.remove()
+        assert stops == 2
+        for request, completion in zip(requests, want, strict=True):
+            assert request.ids == completion.ids
+            assert request.logprobs == pytest.approx(completion.logprobs, abs=1e-4)
+
+
+_TINY = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+_TINY |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+UNUSUAL = {
+    "gpt_neo": {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": 8},
+    "falcon": {"alibi": True},
+    "bloom": {"n_layer": 2, "n_head": 4},
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_what_does_not_fit_slots_is_written_the_slower_way(tiny_tokenizer, name):
+    """GPT-Neo masks by the width of the batch, ALiBi by a mask of its own: found out before anything is written."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **(_TINY | UNUSUAL[name]))).eval()
+    lm = LanguageModel(model, tiny_tokenizer, (1,))
+    engine = Engine(lm)
+    prompts = [[i % 90 + 5 for i in range(n)] for n in (3, 30, 12, 7)]
+    for completion in engine.generate(prompts, Sampling(max_new_tokens=20)):
+        assert completion.logprobs == pytest.approx(fresh(lm, completion, 1.0), abs=1e-4)
+    assert isinstance(engine._decoder, ColumnDecoder)

@@ -35,21 +35,23 @@ def test_buckets():
 
 
 def test_a_step_is_recorded_once_a_shape(recorded):
-    steps = StepGraphs(lambda tokens, positions, width: (tokens * 10 + positions)[:, None].float() + width)
+    compute = lambda tokens, positions, width: (tokens * 10 + positions)[:, None].float() + width  # noqa: E731
+    steps = StepGraphs()
     for n in (3, 4, 3, 2):
         tokens, positions = torch.arange(n) + n, torch.arange(n) * 2
-        assert steps(tokens, positions, 64).tolist() == (tokens * 10 + positions + 64)[:, None].tolist()
+        assert steps(compute, tokens, positions, 64).tolist() == (tokens * 10 + positions + 64)[:, None].tolist()
     assert len(recorded) == 2  # of 4 rows, and of 2
-    steps(torch.arange(4), torch.arange(4), 128)
+    steps(compute, torch.arange(4), torch.arange(4), 128)
     steps.clear()
-    steps(torch.arange(4), torch.arange(4), 128)
+    steps(compute, torch.arange(4), torch.arange(4), 128)
     assert len(recorded) == 4
 
 
 def test_logits_outlive_the_next_replay(recorded):
-    steps = StepGraphs(lambda tokens, positions, width: tokens[:, None].float())
-    first = steps(torch.tensor([1, 2]), torch.tensor([0, 0]), 64)
-    steps(torch.tensor([7, 8]), torch.tensor([0, 0]), 64)
+    compute = lambda tokens, positions, width: tokens[:, None].float()  # noqa: E731
+    steps = StepGraphs()
+    first = steps(compute, torch.tensor([1, 2]), torch.tensor([0, 0]), 64)
+    steps(compute, torch.tensor([7, 8]), torch.tensor([0, 0]), 64)
     assert first.tolist() == [[1], [2]]
 
 
@@ -64,7 +66,7 @@ def test_answers_are_the_same(tiny_lm, recorded, name):
     engine = Engine(lm, max_rows=5, burst=3)
     engine.generate(prompts[:1], Sampling(1))
     decoder = engine._decoder
-    decoder.graphs = StepGraphs(decoder._one_token)
+    decoder.graphs = StepGraphs()
     for a, b in zip(want, engine.generate(prompts, sampling, seed=2), strict=True):
         assert a.ids == b.ids
         assert b.logprobs == pytest.approx(a.logprobs, abs=1e-4)

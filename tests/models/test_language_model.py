@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig
 
 from kedge.engine.engine import Engine
 from kedge.engine.sampling import Sampling
@@ -181,3 +181,13 @@ def test_absent_device():
     assert pick_device("cpu") == torch.device("cpu")
     with pytest.raises(ModelError, match="torch finds none here"):
         pick_device("cuda")
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("longrope", 32), ("dynamic", 32), ("linear", 128), (None, 128)])
+def test_positions_that_depend_on_the_longest_row_are_not_used(kind, limit):
+    """Beyond the original positions these kinds turn every row's embeddings by the batch's longest."""
+    rope = {"rope_type": kind, "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32}
+    config = LlamaConfig(max_position_embeddings=128, **({"rope_parameters": rope} if kind == "dynamic" else {}))
+    if kind != "dynamic":
+        config.rope_parameters = rope if kind else {"rope_type": "default", "rope_theta": 1e4}
+    assert max_positions(config) == limit

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from kedge.errors import ConfigError
 from kedge.models.recompute import enable_recomputing, recomputing
@@ -49,3 +50,11 @@ def vector_of_gradients():
 def test_a_model_that_cannot(tiny_lm):
     with pytest.raises(ConfigError, match="gradient_checkpointing: Linear cannot do it"):
         enable_recomputing(torch.nn.Linear(2, 2))
+
+
+def test_a_model_whose_layers_would_turn_their_dropout_on(tiny_tokenizer):
+    config = AutoConfig.for_model(
+        "opt", vocab_size=99, hidden_size=32, ffn_dim=48, num_hidden_layers=1, num_attention_heads=4
+    )
+    with pytest.raises(ConfigError, match="OPTForCausalLM cannot do it with dropout off"):
+        enable_recomputing(AutoModelForCausalLM.from_config(config))

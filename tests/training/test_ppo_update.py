@@ -174,3 +174,26 @@ def test_gradients_of_policy_and_critic_are_clipped_together(make_update, kind):
     assert clipped.norm().item() == pytest.approx(0.01, rel=1e-3)
     assert torch.allclose(clipped, whole * 0.01 / whole.norm(), atol=1e-6)
     assert same["policy/grad_norm"] == metrics["policy/grad_norm"] == pytest.approx(whole.norm().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("critic", ["shared", "separate"])
+def test_under_autocast_the_second_minibatch_sees_the_new_weights(make_update, critic):
+    """The first pass moves the policy; how far the second one finds it must not depend on the precision by much."""
+    found = []
+    for autocast in (None, "bfloat16"):
+        setup = make_update(num_ppo_epochs=2, critic=critic, autocast=autocast)
+        for group in setup.optimizer.param_groups:
+            group["lr"] = 0.05
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast is not None):
+            found.append(setup.update(step=1)["policy/approxkl_avg"])
+    assert found[0] > 1e-3
+    assert found[1] == pytest.approx(found[0], rel=0.3)
+
+
+def test_a_minibatch_of_nothing_but_masked_answers_moves_nothing(make_update):
+    setup = make_update(mini_batch_size=2, num_ppo_epochs=1)
+    setup.optimizer = torch.optim.AdamW(setup.parameters, lr=0.01, weight_decay=0.1)
+    setup.update()
+    nothing, metrics = setup.moved(mask=torch.zeros_like(setup.batch.mask))
+    assert nothing.eq(0).all()
+    assert metrics == {"policy/stopped_early": 0.0, "policy/updates": 0}

@@ -33,8 +33,8 @@ ENGINE_BUGS = [
     Mutant(
         "first-request-ignored",
         ENGINE,
-        "request=first_request + i)",
-        "request=i)",
+        "self._request(ids, sampling, seed, first_request + i,",
+        "self._request(ids, sampling, seed, i,",
         ("tests/engine/test_engine.py",),
         "every step draws the same random numbers",
     ),
@@ -177,8 +177,8 @@ ENGINE_BUGS = [
     Mutant(
         "slots-never-tried-out",
         SLOTS,
-        "if agree(logits, torch.stack(plain)) else None",
-        "",
+        "return agree(logits, torch.stack(plain))",
+        "return True",
         ENGINE_TESTS,
         "a model whose cache is another is written in slots all the same",
     ),
@@ -193,8 +193,8 @@ ENGINE_BUGS = [
     Mutant(
         "nan-left-in-the-cache",
         ENGINE,
-        "            self._requeue()\n            self._decoder = None",
-        "            self._decoder = self._decoder",
+        "            self._begin_again()\n            raise",
+        "            raise",
         ENGINE_TESTS,
         "after an error the engine goes on with what it had cached",
     ),

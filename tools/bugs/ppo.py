@@ -301,8 +301,8 @@ UPDATE_MUTANTS = [
     Mutant(
         "ppo-gradients-pile-up",
         UPDATE,
-        "        self.optimizer.step()\n        self.optimizer.zero_grad(set_to_none=True)\n",
-        "        self.optimizer.step()\n",
+        "        self.optimizer.zero_grad(set_to_none=True)\n        return float(norm)",
+        "        return float(norm)",
         UPDATE_TESTS,
         "gradients are never cleared",
     ),

@@ -78,4 +78,20 @@ TOGETHER = [
         PARALLEL_TESTS,
         "every line of metrics.jsonl stands there twice",
     ),
+    Mutant(
+        "stale-weights-under-autocast",
+        "training/ppo/update.py",
+        "        torch.clear_autocast_cache()",
+        "        pass",
+        ("tests/training/test_ppo_update.py",),
+        "every minibatch after the first sees the weights of the step's beginning",
+    ),
+    Mutant(
+        "masked-minibatch-still-moves",
+        "training/ppo/update.py",
+        "                if not batch.mask[rows].any():",
+        "                if False:",
+        ("tests/training/test_ppo_update.py",),
+        "Adam's momentum moves the weights where nothing is learnt",
+    ),
 ]

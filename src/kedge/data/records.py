@@ -7,7 +7,7 @@ The columns are those that TRL's users know: ``prompt``; ``prompt`` + ``completi
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from kedge.data.files import Row, Source, column, rows_of
@@ -69,7 +69,10 @@ def read_prompts(source: Source, columns: Mapping[str, str] | None = None) -> li
     Raises:
         DataError: nothing in it, or a row that is no prompt.
     """
-    return prompts(rows_of(source, rename=columns, bare="prompt"))
+    found = prompts(rows_of(source, rename=columns, bare="prompt"))
+    # A reward gets every column that some row has, whichever rows it is asked about.
+    names = dict.fromkeys(name for prompt in found for name in prompt.columns)
+    return [replace(prompt, columns={name: prompt.columns.get(name) for name in names}) for prompt in found]
 
 
 def demonstrations(rows: Iterable[Row]) -> list[Demonstration]:

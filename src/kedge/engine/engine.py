@@ -15,7 +15,7 @@ from kedge.engine.columns import ColumnDecoder
 from kedge.engine.request import Completion, Request
 from kedge.engine.sampling import Sampling, random_stream, refuse_not_finite
 from kedge.engine.slots import SlotDecoder, slot_decoder
-from kedge.errors import DataError, NumericsError
+from kedge.errors import DataError
 from kedge.models.language_model import LanguageModel
 
 __all__ = ["Completion", "Engine", "Request"]
@@ -61,7 +61,7 @@ class Engine:
         Args:
             prompts: token ids, at least one each.
             sampling: how to draw.
-            seed, first_request: prompt ``i`` draws from the random stream (seed, first_request + i), whoever is with it.
+            seed, first_request: prompt ``i`` draws from the random stream (seed, first_request + i), alone or not.
 
         Raises:
             DataError: a prompt is empty, or with ``max_new_tokens`` longer than the model's positions.
@@ -118,35 +118,20 @@ class Engine:
         Raises:
             NumericsError: the model gives NaN or infinite logits. All requests are queued again.
         """
-        logits = self._next_logits()
-        if logits is None:
-            return []
-        decoder, active = self._chosen_decoder(), self._active
-        given = decoder.waiting()
-        drawn = []
-        for ahead in range(self._tokens_at_once()):
-            if ahead:
-                logits = decoder.step(self._last)
-            self._last, logprobs = self._draw(logits, ahead)
-            drawn.append((self._last, logprobs))
-        # Read together and only now: on an accelerator every look at a number waits for all that was asked before.
-        tokens, logprobs = (torch.stack(parts).cpu() for parts in zip(*drawn, strict=True))
         try:
-            refuse_not_finite(logprobs)
-        except NumericsError:
-            self._requeue()
-            self._decoder = decoder.fresh()  # the cache may hold NaN, which no mask keeps out
+            drawn = self._draw_for_all()
+        except BaseException:  # Ctrl-C too: cache and requests no longer agree, and an engine may be used again
+            self._begin_again()
             raise
-        for request, is_given, row_tokens, row_logprobs in zip(
-            active, given, tokens.T.tolist(), logprobs.T.tolist(), strict=True
-        ):
-            for token, logprob in zip(row_tokens, row_logprobs, strict=True):
-                # A row inside its prompt draws too and the draw is dropped: its stream has not advanced.
-                if not is_given and request.finish_reason is None:
+        active = self._active
+        for request, tokens, logprobs in drawn:
+            for token, logprob in zip(tokens, logprobs, strict=True):
+                if request.finish_reason is None:
                     request.take(token, logprob, self.version)
         self._drop_finished()
         return active
 
+    @torch.inference_mode()
     def cancel(self, *requests: Request) -> None:
         """Stop writing these; what is finished stays as it is."""
         for request in requests:
@@ -160,6 +145,26 @@ class Engine:
         self.version += 1
         self._requeue()
 
+    def _draw_for_all(self) -> list[tuple[Request, list[int], list[float]]]:
+        """``(request, tokens, log-probabilities)`` for every active request that is past its prompt."""
+        logits = self._next_logits()
+        if logits is None:
+            return []
+        decoder = self._chosen_decoder()
+        given = decoder.waiting()
+        drawn = []
+        for ahead in range(self._tokens_at_once()):
+            if ahead:
+                logits = decoder.step(self._last)
+            self._last, logprobs = self._draw(logits, ahead)
+            drawn.append((self._last, logprobs))
+        # Read together and only now: on an accelerator every look at a number waits for all that was asked before.
+        tokens, logprobs = (torch.stack(parts).cpu() for parts in zip(*drawn, strict=True))
+        refuse_not_finite(logprobs)
+        rows = zip(self._active, given, tokens.T.tolist(), logprobs.T.tolist(), strict=True)
+        # A row inside its prompt draws too and the draw is dropped: its stream has not advanced.
+        return [(request, row_tokens, row_logprobs) for request, inside, row_tokens, row_logprobs in rows if not inside]
+
     def _next_logits(self) -> Tensor | None:
         """Logits ``[n, V]`` of the next token of every active request, newcomers last; None where there is nothing."""
         if not self._active and not self._waiting:
@@ -170,8 +175,8 @@ class Engine:
             parts.append(decoder.step(self._last))
         newcomers = self._that_fit() if decoder.rows_join else self._of_similar_length()
         if newcomers:
-            parts.append(decoder.admit([request.known_ids for request in newcomers]))
             self._set_active(self._active + newcomers)
+            parts.append(decoder.admit([request.known_ids for request in newcomers]))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def _that_fit(self) -> list[Request]:
@@ -196,7 +201,8 @@ class Engine:
         self._waiting = waiting = deque(sorted(self._waiting, key=lambda request: len(request.known_ids)))
         shortest = len(waiting[0].known_ids)
         near = shortest + max(LENGTH_SPREAD, shortest // 2)
-        return [waiting.popleft() for _ in range(self.max_rows) if waiting and len(waiting[0].known_ids) <= near]
+        rows = max(1, min(self.max_rows, PREFILL_TOKENS // shortest))
+        return [waiting.popleft() for _ in range(rows) if waiting and len(waiting[0].known_ids) <= near]
 
     def _tokens_at_once(self) -> int:
         if not self._chosen_decoder().rows_join:
@@ -231,6 +237,12 @@ class Engine:
             order = self._chosen_decoder().keep(going)
             self._set_active([self._active[row] for row in order])
             self._last = self._last[torch.tensor(order, dtype=torch.long, device=self._last.device)]
+
+    def _begin_again(self) -> None:
+        """Queue all requests again, with nothing cached: the cache may even hold NaN, which no mask keeps out."""
+        self._requeue()
+        if self._decoder is not None:
+            self._decoder = self._decoder.fresh()
 
     def _requeue(self) -> None:
         self._waiting.extendleft(reversed(self._active))

@@ -22,19 +22,18 @@ def rows_bucket(rows: int) -> int:
 class StepGraphs:
     """The recorded steps of one decoder, by rows and width. All die when the cache moves (:meth:`clear`)."""
 
-    def __init__(self, compute: Compute) -> None:
-        self._compute = compute
+    def __init__(self) -> None:
         self._recorded: dict[tuple[int, int], _Recorded] = {}
 
     def clear(self) -> None:
         """Forget them: their addresses are no longer the cache's."""
         self._recorded.clear()
 
-    def __call__(self, tokens: Tensor, positions: Tensor, width: int) -> Tensor:
+    def __call__(self, compute: Compute, tokens: Tensor, positions: Tensor, width: int) -> Tensor:
         """Logits ``[n, V]``, as ``compute`` gives them; ``width`` is a bucket already."""
         key = rows_bucket(len(tokens)), width
         if key not in self._recorded:
-            self._recorded[key] = _Recorded(self._compute, *key, tokens, positions)
+            self._recorded[key] = _Recorded(compute, *key, tokens, positions)
         return self._recorded[key](tokens, positions)
 
 

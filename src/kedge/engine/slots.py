@@ -27,6 +27,9 @@ from kedge.models.language_model import LanguageModel, accepts
 # A cache grows to a multiple of this many columns at a time.
 COLUMNS = 64
 
+# Of the rows by which a model is tried out, in tokens.
+TRIAL_LENGTHS = (5, 3, 4)
+
 
 @dataclass
 class _Place:
@@ -144,7 +147,7 @@ class SlotDecoder:
         self._layers = [_SlotLayer(self._place, 0, 0) for _ in windows]
         self._cache = Cache(layers=list(self._layers))
         self._slots = torch.zeros(0, dtype=torch.long, device=model.device)
-        self.graphs = StepGraphs(self._one_token) if model.device.type == "cuda" else None
+        self.graphs = StepGraphs() if model.device.type == "cuda" else None
         self._lengths: list[int] = []  # tokens in each active slot, and on the device the same
         self._positions = torch.zeros(0, dtype=torch.long, device=model.device)
 
@@ -167,7 +170,7 @@ class SlotDecoder:
         width = max(self._lengths)
         if self.graphs is None:
             return self._one_token(tokens, positions, width)
-        return self.graphs(tokens, positions, _rounded_up(width, COLUMNS))
+        return self.graphs(self._one_token, tokens, positions, _rounded_up(width, COLUMNS))
 
     def _one_token(self, tokens: Tensor, positions: Tensor, width: int) -> Tensor:
         """Logits ``[n, V]`` of one token a row, at ``positions [n]``, looking at the first ``width`` columns."""
@@ -258,32 +261,45 @@ def slot_decoder(lm: LanguageModel) -> SlotDecoder | None:
     """A decoder in slots, or None for a model that is not of the usual kind.
 
     The usual kind has keys and values a layer and nothing else in its cache, takes positions and a mask, and has a head
-    that can be taken apart. Whether all of that is so is tried out: three rows of different lengths, tokens fed in
-    slots, against a plain forward pass (too short a trial for what happens beyond a long window).
+    that can be taken apart. Whether all of that is so is tried out: rows of different lengths, tokens fed in slots,
+    against a plain forward pass.
     """
-    model, head = lm.model, lm.head
-    windows = None if head is None else sliding_windows(model)
+    head = lm.head
+    windows = None if head is None else sliding_windows(lm.model)
     if head is None or windows is None:
         return None
+    decoder = SlotDecoder(lm.model, head, windows)
+    try:
+        right = _writes_as_the_model_reads(decoder)
+    # An architecture may refuse what it is given here in any of these ways; what it does then is its own code.
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError):
+        return None
+    return decoder.fresh() if right else None
+
+
+def _writes_as_the_model_reads(decoder: SlotDecoder) -> bool:
+    """The trial: three rows, one of them joining late, two tokens fed to each."""
+    model = decoder.model
     rows = vocabulary_rows(model)
-    sequences = [[(7 * i + 3 * j) % rows for j in range(n)] for i, n in enumerate((5, 3, 4))]
-    decoder = SlotDecoder(model, head, windows)
+    sequences = [[(7 * i + 3 * j) % rows for j in range(n)] for i, n in enumerate(TRIAL_LENGTHS)]
     decoder.admit([sequence[:-2] for sequence in sequences[:2]])
     decoder.admit([sequences[2][:-2]])
     for ahead in (2, 1):
         logits = decoder.step(torch.tensor([sequence[-ahead] for sequence in sequences], device=model.device))
     plain = [model(input_ids=torch.tensor([s], device=model.device), use_cache=False).logits[0, -1] for s in sequences]
-    return SlotDecoder(model, head, windows) if agree(logits, torch.stack(plain)) else None
+    return agree(logits, torch.stack(plain))
 
 
 def sliding_windows(model: PreTrainedModel) -> list[int | None] | None:
     """Each layer's sliding window, None where it has none; None altogether where a layer keeps something else."""
+    config = model.config.get_text_config()
     if not accepts(trunk_of(model), "position_ids") or model.config._attn_implementation not in ("sdpa", "eager"):
         return None
+    if getattr(config, "attention_types", None):  # GPT-Neo masks inside its attention, by the width of the batch
+        return None
     layers = DynamicCache(config=model.config).layers
-    count = model.config.get_text_config().num_hidden_layers
     if not layers:  # the configuration names no kinds of layers: all are plain
-        return [None] * count
+        return [None] * config.num_hidden_layers
     if any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
         return None
     return [getattr(layer, "sliding_window", None) for layer in layers]

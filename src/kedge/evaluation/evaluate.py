@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from kedge.core import kl
@@ -84,7 +85,8 @@ def evaluate_policy(
         return Evaluation([], [], {}, None)
     ids = [encode_prompt(lm.tokenizer, prompt.text, origin=prompt.origin) for prompt in prompts]
     completions = generate(Engine(lm), ids, sampling, processes, seed=seed)
-    scores = {name: judge(by, prompts, completions, processes).sums() for name, by in judges.items()}
+    with torch.autocast(lm.device.type, enabled=False):  # whatever the policy computes in, judges are judges
+        scores = {name: judge(by, prompts, completions, processes).sums() for name, by in judges.items()}
     divergence = None
     if reference is not None:
         temperature = sampling.temperature or 1.0

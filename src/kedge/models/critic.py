@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from kedge.errors import ModelError
+from kedge.models.head import hidden_size
 from kedge.models.language_model import LanguageModel
 from kedge.models.reward_model import RewardModel
 from kedge.models.scalar import ScalarHead, ScalarModel
@@ -25,7 +26,7 @@ def new_critic(kind: Literal["separate", "shared"], policy: LanguageModel, start
         ModelError: the reward model's tokenizer is not the policy's, so its trunk would read other words.
     """
     if kind == "shared":
-        return ScalarHead(policy.model.config.get_text_config().hidden_size).to(policy.device)
+        return ScalarHead(hidden_size(policy.model)).to(policy.device)
     if start is None:
         return ScalarModel.from_trunk_of(policy.model).eval()
     if start.tokenizer.get_vocab() != policy.tokenizer.get_vocab():

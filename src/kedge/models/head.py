@@ -28,6 +28,12 @@ def vocabulary_rows(model: PreTrainedModel) -> int:
     return int(embedding.weight.shape[0])
 
 
+def hidden_size(model: PreTrainedModel) -> int:
+    """Width of the hidden states that the trunk gives."""
+    config: Any = model.config.get_text_config()
+    return int(getattr(config, "word_embed_proj_dim", None) or config.hidden_size)  # the smaller OPT projects them
+
+
 def last_hidden(trunk: nn.Module, tokens: Tensor) -> Tensor:
     """``[B, L, H]``: hidden states of right-padded ``tokens [B, L]``.
 
@@ -39,7 +45,10 @@ def last_hidden(trunk: nn.Module, tokens: Tensor) -> Tensor:
 
 # How far two ways to the same logits may differ, relative to the largest one: rounding, some layers deep.
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
-LOW_PRECISION_TOLERANCE = 0.1
+LOW_PRECISION_TOLERANCE = 0.03
+
+# What architectures call the bound of their logits.
+SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,8 @@ def output_head(model: PreTrainedModel) -> OutputHead | None:
     config: Any = model.config.get_text_config()
     # Cohere multiplies by logit_scale, Granite divides by logits_scaling, Gemma soft-caps.
     scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
-    head = OutputHead(linear, float(scale), getattr(config, "final_logit_softcapping", None))
+    caps = [getattr(config, name, None) for name in SOFT_CAPS]
+    head = OutputHead(linear, float(scale), next((cap for cap in caps if cap), None))
     tokens = torch.arange(4, device=model.device)[None] % vocabulary_rows(model)
     with _in_eval_mode(model):
         hidden = getattr(trunk_of(model)(input_ids=tokens, use_cache=False), "last_hidden_state", None)

@@ -115,6 +115,8 @@ def wrap(
     Raises:
         ModelError: different vocabularies, or an unknown stop token.
     """
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ModelError(f"{source}: has adapters, which would be trained and not saved; merge them first")
     rows = vocabulary_rows(model)
     if len(tokenizer) > rows or rows - len(tokenizer) > max(SPARE_ROWS, rows // 20):
         raise ModelError(
@@ -215,6 +217,14 @@ def pick_device(device: Device) -> torch.device:
 def max_positions(config: Any) -> int | None:
     """The longest sequence a model of this configuration takes, in tokens."""
     text_config = config.get_text_config()
+    rope = getattr(text_config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in ("longrope", "dynamic"):
+        # Beyond it the positions of all rows depend on the longest of the batch.
+        original = rope.get("original_max_position_embeddings") or getattr(
+            text_config, "original_max_position_embeddings", None
+        )
+        if isinstance(original, int):
+            return original
     for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length"):
         value = getattr(text_config, name, None)
         if isinstance(value, int) and value > 0:

@@ -5,6 +5,7 @@ because its ratio must not see dropout. So the layers that are recomputed, and t
 training: what is inside them stays as it is.
 """
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -28,6 +29,11 @@ def enable_recomputing(*modules: nn.Module) -> list[nn.Module]:
         found = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
         if not found or not getattr(model, "supports_gradient_checkpointing", False):
             raise ConfigError(f"gradient_checkpointing: {type(model).__name__} cannot do it; take it out")
+        if any("self.training" in inspect.getsource(type(layer)) for layer in found):
+            # Told that it trains, such a layer would turn its dropout on.
+            raise ConfigError(
+                f"gradient_checkpointing: {type(model).__name__} cannot do it with dropout off; take it out"
+            )
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         layers += found
     return layers

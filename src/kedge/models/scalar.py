@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
 from kedge.errors import ModelError
-from kedge.models.head import last_hidden, trunk_of
+from kedge.models.head import hidden_size, last_hidden, trunk_of
 from kedge.models.language_model import DType, load_weights, refuse_missing
 
 
@@ -53,7 +53,7 @@ class ScalarModel(nn.Module):
     def __init__(self, trunk: PreTrainedModel) -> None:
         super().__init__()
         self.trunk = trunk
-        self.head = ScalarHead(trunk.config.get_text_config().hidden_size).to(trunk.device)
+        self.head = ScalarHead(hidden_size(trunk)).to(trunk.device)
 
     @classmethod
     def from_trunk_of(cls, model: PreTrainedModel) -> "ScalarModel":

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kedge.core import AdaptiveKL, FixedKL, RunningMoments, kl
@@ -174,7 +174,7 @@ class PPO:
         with self.timer.lap() as lap, precision(self.config, self.policy.device):
             with self.timer("generate"):
                 completions, rollouts = self._generate(prompts)
-            with self.timer("reward"):
+            with self.timer("reward"), torch.autocast(self.policy.device.type, enabled=False):
                 scores = judge(self.reward, [prompt.record for prompt in prompts], completions, self.processes)
             with self.timer("score"):
                 batch = self._estimate(completions, rollouts, scores)
@@ -357,6 +357,8 @@ class PPO:
 def _language_model(
     policy: str | Path | PreTrainedModel, tokenizer: str | Path | Tokenizer | None, config: PPOConfig
 ) -> LanguageModel:
+    if isinstance(policy, nn.Module) and not isinstance(policy, PreTrainedModel):
+        raise ConfigError(f"policy: a {type(policy).__name__} is no transformers model; merge its adapters first")
     if isinstance(policy, PreTrainedModel):
         if tokenizer is None or isinstance(tokenizer, str | Path):
             raise ConfigError("policy: a loaded model needs its loaded tokenizer beside it: PPO(..., tokenizer=...)")

@@ -51,6 +51,8 @@ class Update:
             order = permutation(len(batch.tokens), config.seed, step, epoch)
             for first in range(0, len(order), config.mini_batch_size):
                 rows = order[first : first + config.mini_batch_size]
+                if not batch.mask[rows].any():  # every answer was cut off and is left out: nothing to learn
+                    continue
                 metrics = self._accumulate(batch, rows, kl_coef, train_policy)
                 if not seen:
                     metrics |= self._check_first(metrics, fatal=step == 0)
@@ -172,6 +174,7 @@ class Update:
         if not torch.isfinite(norm):
             raise NumericsError(f"step {step + 1}: the gradient's norm is {norm.item()}; the weights are as before")
         self.optimizer.step()
+        torch.clear_autocast_cache()  # which holds low-precision copies of the weights as they were
         self.optimizer.zero_grad(set_to_none=True)
         return float(norm)
 
