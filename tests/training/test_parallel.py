@@ -87,12 +87,14 @@ def alone(monkeypatch, *words):
 
 
 def same_numbers(one, two):
-    """Lines of metrics.jsonl, equal to 1e-6 but for what the clock says."""
+    """Lines of metrics.jsonl but for what the clock says: the first step's equal to 1e-6; later ones less so, because Adam
+    divides by the size of a gradient and makes rounding larger where that is small."""
     assert len(one) == len(two) > 0
     for a, b in zip(one, two, strict=True):
         assert a.keys() == b.keys()
         for name in a:
-            assert b[name] == pytest.approx(a[name], rel=1e-5, abs=1e-6), name
+            near = 1e-6 if a["step"] <= 1 else 1e-4
+            assert b[name] == pytest.approx(a[name], rel=10 * near, abs=near), name
 
 
 @pytest.mark.parametrize("kind", KINDS)
