@@ -1,6 +1,6 @@
 """Sampling: kedge's engine against transformers' ``generate`` and ``generate_batch``.
 
-    python benchmarks/generate.py [--repeats 7] [--no-generate-batch]
+    python benchmarks/generate.py [--repeats 7] [--generate-batch]
 
 64 prompts, from the whole distribution at temperature 1; no token ends an answer. Equal lengths: 64 tokens each. Mixed:
 geometric, mean 24, at most 128 (``generate`` has one length for all and writes on to the longest).
@@ -18,7 +18,7 @@ from kedge.engine.sampling import Sampling
 from kedge.models.language_model import LanguageModel
 
 
-def contenders(lm: LanguageModel, lengths: list[int], *, with_generate_batch: bool) -> dict:
+def contenders(lm: LanguageModel, lengths: list[int]) -> dict:
     """``{name: run}``: each writes answers of these lengths."""
     lm = LanguageModel(lm.model, lm.tokenizer, ())
     ids = [lm.tokenizer(prompt).input_ids for prompt in prompts(EPISODES)]
@@ -46,24 +46,26 @@ def contenders(lm: LanguageModel, lengths: list[int], *, with_generate_batch: bo
             while done < len(ids):
                 done += manager.get_result(timeout=60) is not None
 
-    return {"kedge": kedge, "generate": generate} | ({"generate_batch": generate_batch} if with_generate_batch else {})
+    return {"kedge": kedge, "generate": generate, "generate_batch": generate_batch}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--no-generate-batch", action="store_true", help="it takes minutes on a CPU")
+    parser.add_argument(
+        "--generate-batch", action="store_true", help="too: once; on a CPU it takes minutes, and psutil"
+    )
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     rows, result = [], {}
     for model_name, make in (("stories260K", stories), ("qwen3-2M", qwen3_2m)):
         for workload, lengths in (("equal", [RESPONSE] * EPISODES), ("mixed", mixed_lengths(EPISODES))):
-            runs = contenders(make(), lengths, with_generate_batch=False)
+            runs = contenders(make(), lengths)
+            once = {"generate_batch": runs.pop("generate_batch")}
             with torch.inference_mode():
                 seconds = in_turns(runs, arguments.repeats)
-            if not arguments.no_generate_batch:
-                slow = contenders(make(), lengths, with_generate_batch=True)
-                seconds |= in_turns({"generate_batch": slow["generate_batch"]}, 1)
+            if arguments.generate_batch:
+                seconds |= in_turns(once, 1)
             for name, s in seconds.items():
                 rows.append((model_name, workload, name, s, f"{sum(lengths) / s:,.0f}", s / seconds["kedge"]))
             result[f"{model_name} {workload}"] = {name: round(s, 4) for name, s in seconds.items()}

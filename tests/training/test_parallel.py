@@ -87,8 +87,8 @@ def alone(monkeypatch, *words):
 
 
 def same_numbers(one, two):
-    """Lines of metrics.jsonl but for what the clock says: the first step's equal to 1e-6; later ones less so, because Adam
-    divides by the size of a gradient and makes rounding larger where that is small."""
+    """Lines of metrics.jsonl but for what the clock says: the first step's equal to 1e-6; later ones less so, because
+    Adam divides by the size of a gradient and makes rounding larger where that is small."""
     assert len(one) == len(two) > 0
     for a, b in zip(one, two, strict=True):
         assert a.keys() == b.keys()
