@@ -53,6 +53,7 @@ def test_padded_batch_is_each_alone_by_hand(batch):
     tokens, mask = together(sequences)
     head = random_head(32)
     scores = score_tokens(lm, tokens, mask, temperature=0.7, value_head=head, with_entropy=True)
+    assert torch.allclose(score_tokens(lm, tokens, mask, temperature=0.7).logprobs, scores.logprobs, atol=1e-6)
     critic = new_critic("separate", lm)
     critic.head.load_state_dict(head.state_dict())
     separate = value_tokens(critic, tokens, mask, lm)
