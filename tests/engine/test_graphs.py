@@ -71,3 +71,16 @@ def test_answers_are_the_same(tiny_lm, recorded, name):
         assert a.ids == b.ids
         assert b.logprobs == pytest.approx(a.logprobs, abs=1e-4)
     assert 0 < len(recorded) < 12
+
+
+def test_a_cache_that_moves_takes_its_recorded_steps_with_it(tiny_lm, recorded):
+    engine, sampling = Engine(tiny_lm("llama"), burst=1), Sampling(max_new_tokens=3, temperature=0)
+    engine.generate([[5]], Sampling(1))
+    engine._decoder.graphs = StepGraphs()
+    want = engine.generate([[5, 6, 7]], sampling)
+    engine.generate([[5, 6, 7]], sampling)
+    assert len(recorded) == 1
+    engine.generate([[5] * 100], sampling)  # more columns: the cache is a new one
+    assert len(recorded) == 2
+    assert engine.generate([[5, 6, 7]], sampling) == want
+    assert len(recorded) == 3

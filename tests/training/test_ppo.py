@@ -188,10 +188,11 @@ def test_the_reference_stays_and_the_policy_is_the_model_given(make_ppo, tiny_lm
     assert abs(kl[2]) > 1e-3
 
 
-def test_dropout_is_off(make_ppo, tiny_lm, vector):
+@pytest.mark.parametrize("critic", ["separate", "shared"])
+def test_dropout_is_off(make_ppo, tiny_lm, vector, critic):
     def trained(rate):
         lm = tiny_lm("gpt2", resid_pdrop=rate, embd_pdrop=rate, attn_pdrop=rate)
-        ppo = make_ppo(lm=lm, settings={"steps": 3}, eval_size=1)
+        ppo = make_ppo(lm=lm, settings={"steps": 3, "critic": critic}, eval_size=1)
         assert max(metrics["policy/first_drift_max"] for metrics in ppo) < 1e-4
         return torch.cat([vector(lm.model), vector(ppo.critic)])
 
