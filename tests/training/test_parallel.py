@@ -75,7 +75,8 @@ def world(tmp_path, monkeypatch, tiny_lm):
 
 def together(*words, processes=2):
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "-m", "kedge", *words]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
+    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), os.getcwd()]))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
 
 
