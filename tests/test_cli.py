@@ -68,8 +68,8 @@ def forget_rewards():
 
 def test_the_stages_one_after_another(kedge, world):
     for stage, result in (("sft", "policy"), ("reward", "reward_model"), ("ppo", "policy")):
-        status, out, _ = kedge(stage, "r.toml")
-        assert status == 0, out
+        status, out, err = kedge(stage, "r.toml")
+        assert status == 0, err
         folder = world / f"runs/r-{stage}"
         assert (folder / result / "config.json").is_file()
         assert "after" in json.loads((folder / "summary.json").read_text())

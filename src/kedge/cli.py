@@ -1,7 +1,9 @@
 """The commands. Each reads its arguments, calls one thing below, and shows what came of it."""
 
 import os
+import shlex
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from kedge import __version__
-from kedge.errors import KedgeError
+from kedge.errors import KedgeError, Stopped
 
 if TYPE_CHECKING:
     from kedge.chat import Chat
@@ -116,14 +118,24 @@ def chat(
 
 def main() -> None:
     """The entry point: what the user can mend is said in one message, with exit status 2."""
+    stderr = Console(stderr=True, soft_wrap=True, quiet=console.quiet)
     try:
         app()
+    except Stopped as stopped:
+        stderr.print(f"{escape(str(stopped))}\n{escape(_how_to_go_on(sys.argv[1:]))}", highlight=False)
+        sys.exit(stopped.exit_status)
     except KedgeError as error:
-        stderr = Console(stderr=True, soft_wrap=True, quiet=console.quiet)
         stderr.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
-        sys.exit(2)
+        sys.exit(error.exit_status)
     finally:
         _leave()
+
+
+def _how_to_go_on(words: Sequence[str]) -> str:
+    if words[:1] == ["quickstart"]:  # minutes only, and in stages
+        return "begin anew: kedge quickstart --overwrite"
+    kept = [word for word in words if word not in ("--overwrite", "--resume")]
+    return f"go on: {shlex.join(['kedge', *kept, '--resume'])}"
 
 
 def _leave() -> None:

@@ -16,6 +16,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from kedge.errors import ConfigError
+from kedge.storage import write_text
 
 
 class Config(BaseModel):
@@ -56,9 +57,12 @@ class Config(BaseModel):
 
     def resolved(self) -> dict[str, Any]:
         """Every setting in force, ready for TOML; those that the chosen mode does not use are left out."""
+        tables = {key: value for key in type(self).model_fields if isinstance(value := getattr(self, key), Config)}
         unused = {key for key in self.USED_WHEN if self._unmet(key)}
-        plain = self.model_dump(mode="json", exclude=unused)
-        return {key: _for_toml(value) for key, value in plain.items()}
+        plain = self.model_dump(mode="json", exclude=unused | tables.keys())
+        return {key: _for_toml(value) for key, value in plain.items()} | {
+            key: table.resolved() for key, table in tables.items()
+        }
 
     def _unmet(self, key: str) -> tuple[str, tuple[object, ...]] | None:
         """The condition of :attr:`USED_WHEN` that keeps ``key`` from meaning anything: its own, or one further up."""
@@ -166,4 +170,4 @@ def _value(text: str) -> Any:
 
 def write_recipe(path: Path, tables: Mapping[str, Any]) -> None:
     """Write ``tables`` as TOML."""
-    path.write_text(tomli_w.dumps(tables), encoding="utf-8")
+    write_text(path, tomli_w.dumps(tables))

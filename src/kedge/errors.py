@@ -1,11 +1,13 @@
 """The errors a user can cause and mend. Each message names what is wrong, where, and the fix.
 
-Everything else (a bug of ours, a full disk, a crash inside the user's own function) propagates as it is.
+Everything else (a bug of ours, a crash inside the user's own function) propagates as it is.
 """
 
 
 class KedgeError(Exception):
-    """Something the user can put right. The command line prints the message and exits with status 2."""
+    """Something the user can put right. The command line prints the message and exits with ``exit_status``."""
+
+    exit_status = 2
 
 
 class ConfigError(KedgeError):
@@ -26,3 +28,26 @@ class RewardError(KedgeError):
 
 class NumericsError(KedgeError):
     """A number that must not be: NaN, infinity, or a ratio that is not 1 before the first update."""
+
+
+class NotFiniteError(NumericsError):
+    """NaN or infinity in one step's numbers. A training loop leaves that step out and goes on, a few times."""
+
+
+class RewardNotFiniteError(RewardError, NotFiniteError):
+    """A reward of NaN or infinity."""
+
+
+class StorageError(KedgeError):
+    """Something could not be written, or a checkpoint is not what was written."""
+
+
+class Stopped(KedgeError):
+    """A run that was asked to stop, or stopped itself, with everything kept that it needs to go on."""
+
+    def __init__(self, message: str, exit_status: int) -> None:
+        super().__init__(message)
+        self.exit_status = exit_status
+
+    def __reduce__(self) -> tuple[type["Stopped"], tuple[str, int]]:  # as it was, in other processes too
+        return type(self), (str(self), self.exit_status)

@@ -14,17 +14,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from kedge.config import read_recipe, write_recipe
 from kedge.errors import ConfigError
 from kedge.parallel import join
+from kedge.storage import storage, sync, write_text
 
 Metrics = dict[str, float]
 
 RUN_FILES = (
-    "recipe.toml", "metrics.jsonl", "samples.jsonl", "summary.json",
-    "checkpoints", "policy", "critic", "reward_model",
+    "recipe.toml", "metrics.jsonl", "samples.jsonl", "events.jsonl", "summary.json",
+    "checkpoints", "not_finite", "policy", "critic", "reward_model",
 )  # fmt: skip
 """What a run writes, and all that overwriting it deletes."""
 
+LINES = ("metrics.jsonl", "samples.jsonl", "events.jsonl")
+"""What grows by lines."""
+
 MAY_CHANGE = {"steps", "epochs", "eval_every", "checkpoint_every", "keep_last", "samples_per_step", "device"}
-MAY_CHANGE |= {"micro_batch_tokens", "gradient_checkpointing", "run"}
+MAY_CHANGE |= {"micro_batch_tokens", "gradient_checkpointing", "run", "best_metric", "max_left_out"}
 """Settings that a resumed run may be given anew."""
 
 
@@ -105,12 +109,20 @@ class RunFolder:
         """Lines of samples.jsonl."""
         self._append("samples.jsonl", samples)
 
+    def write_event(self, step: int, **event: Any) -> None:
+        """A line of events.jsonl: something that a person should know of."""
+        self._append("events.jsonl", [{"step": step, **event}])
+
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """summary.json."""
-        if not self.processes.leads:
-            return
-        text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
-        (self.path / "summary.json").write_text(text, encoding="utf-8")
+        if self.processes.leads:
+            write_text(self.path / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+
+    def sync(self) -> None:
+        """Until every line written so far is on the disk itself."""
+        for name in LINES if self.processes.leads else ():
+            if (self.path / name).is_file():
+                sync(self.path / name)
 
     def forget_after(self, step: int, *, evaluation_too: bool = False) -> None:
         """Drop the lines of steps after ``step``: a resumed run writes them again.
@@ -119,19 +131,21 @@ class RunFolder:
             evaluation_too: also the evaluation at ``step`` itself, where that is done again (at the beginning, at the
                 end).
         """
-        for name in ("metrics.jsonl", "samples.jsonl") if self.processes.leads else ():
+        for name in LINES if self.processes.leads else ():
             path = self.path / name
             if path.is_file():
                 # Not splitlines, which also splits at separators that a sample may contain. After the last line end is
                 # nothing, or the line that was being written when the run was killed; it is past the checkpoint.
-                *whole, _ = path.read_text(encoding="utf-8").split("\n")
+                *whole, cut_off = path.read_text(encoding="utf-8").split("\n")
                 kept = [line for line in whole if not _forgotten(json.loads(line), step, evaluation_too)]
-                path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+                if cut_off or len(kept) < len(whole):
+                    write_text(path, "".join(f"{line}\n" for line in kept))
 
     def _refuse_other_settings(self) -> None:
         before, now = _settings(read_recipe(self.path / "recipe.toml")), _settings(self.recipe)
         for key in sorted(before.keys() | now.keys()):
-            if key.rpartition(".")[2] not in MAY_CHANGE and before.get(key) != now.get(key):
+            may_change = key.rpartition(".")[2] in MAY_CHANGE or ".guards." in key
+            if not may_change and before.get(key) != now.get(key):
                 raise ConfigError(
                     f"{self.path}: {key} was {before.get(key)!r} and is {now.get(key)!r} now; a resumed run keeps its "
                     "settings. Take the change back, or begin a run of another name with run=..."
@@ -140,7 +154,7 @@ class RunFolder:
     def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         if not self.processes.leads:
             return
-        with (self.path / name).open("a", encoding="utf-8") as file:
+        with storage(self.path / name), (self.path / name).open("a", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
@@ -157,6 +171,11 @@ def _settings(tables: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 def _forgotten(row: Mapping[str, Any], step: int, evaluation_too: bool) -> bool:
     evaluation = row.get("split") == "eval" or all(key.startswith("eval/") for key in row if key != "step")
     return row["step"] > step or (row["step"] == step and evaluation and evaluation_too)
+
+
+def say(message: str) -> None:
+    """A line for the user, on stderr; of several processes the first one speaks."""
+    Console(stderr=True, soft_wrap=True, quiet=not join().leads).print(message, markup=False, highlight=False)
 
 
 class Timer:
@@ -206,6 +225,10 @@ class ProgressBar:
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+
+    def say(self, message: str) -> None:
+        """A line for the user, above the bar."""
+        self._progress.console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def advance(self, **numbers: float) -> None:
         """One step done; show these numbers."""

@@ -5,14 +5,15 @@ import pickle
 import pytest
 import torch
 
+from kedge.errors import StorageError
 from kedge.parallel import ALONE
-from kedge.training.checkpoint import STATE_FILE, checkpoints, load_state, save_checkpoint
+from kedge.training.checkpoint import CHECKSUMS_FILE, STATE_FILE, checkpoints, damage_in, load_state, save_checkpoint
 
 
-def save(folder, step, *, keep_last=2, text="weights"):
+def save(folder, step, *, keep_last=2, text="weights", **kwargs):
     write = lambda target: (target / "model.txt").write_text(f"{text} {step}")  # noqa: E731
     return save_checkpoint(
-        folder, step, {"moment": torch.tensor([step / 2])}, write, keep_last=keep_last, processes=ALONE
+        folder, step, {"moment": torch.tensor([step / 2])}, write, keep_last=keep_last, processes=ALONE, **kwargs
     )
 
 
@@ -51,13 +52,56 @@ def test_one_whose_writing_broke_off_is_not_there(tmp_path):
         (target / "model.txt").write_text("half")
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(StorageError, match=r"step-000002: could not be written: disk full.*--resume"):
         save_checkpoint(tmp_path, 2, {}, broken, keep_last=1, processes=ALONE)
     assert [path.name for path in checkpoints(tmp_path)] == ["step-000001"]
     assert not (tmp_path / "step-000002").exists()
     save(tmp_path, 2, keep_last=1)  # what was left of it is not in the way
     assert names(tmp_path) == ["step-000002"]
-    assert names(tmp_path / "step-000002") == ["model.txt", STATE_FILE]
+    assert names(tmp_path / "step-000002") == [CHECKSUMS_FILE, "model.txt", STATE_FILE]
+
+
+def test_the_best_one_stays_and_has_a_name(tmp_path):
+    for step in (1, 2, 3, 4, 5):
+        save(tmp_path, step, best_step=2 if step > 1 else None)
+    assert names(tmp_path) == ["best", "step-000002", "step-000004", "step-000005"]
+    assert (tmp_path / "best" / "model.txt").read_text() == "weights 2"
+    save(tmp_path, 6, best_step=6)
+    assert names(tmp_path) == ["best", "step-000005", "step-000006"]
+    assert (tmp_path / "best" / "model.txt").read_text() == "weights 6"
+
+
+def test_steps_are_ordered_as_numbers(tmp_path):
+    for step in (999_999, 1_000_000):
+        save(tmp_path, step)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-999999", "step-1000000"]
+
+
+class TestDamage:
+    def test_none(self, tmp_path):
+        assert damage_in(save(tmp_path, 1)) is None
+
+    @pytest.mark.parametrize("name", ["model.txt", STATE_FILE])
+    def test_every_bit_counts(self, tmp_path, name):
+        checkpoint = save(tmp_path, 1)
+        content = bytearray((checkpoint / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (checkpoint / name).write_bytes(content)
+        assert damage_in(checkpoint) == f"{checkpoint / name}: damaged (its checksum is not that of what was written)"
+
+    @pytest.mark.parametrize("name", ["model.txt", STATE_FILE])
+    def test_cut_short_or_gone(self, tmp_path, name):
+        checkpoint = save(tmp_path, 1)
+        (checkpoint / name).write_bytes((checkpoint / name).read_bytes()[:-1])
+        assert damage_in(checkpoint).startswith(f"{checkpoint / name}: damaged")
+        (checkpoint / name).unlink()
+        assert damage_in(checkpoint) == f"{checkpoint / name}: missing"
+
+    @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe"])
+    def test_of_the_checksums_themselves(self, tmp_path, content):
+        checkpoint = save(tmp_path, 1)
+        (checkpoint / CHECKSUMS_FILE).write_bytes(content)
+        assert damage_in(checkpoint) == f"{checkpoint / CHECKSUMS_FILE}: damaged"
 
 
 def test_a_folder_without_state_is_no_checkpoint(tmp_path):

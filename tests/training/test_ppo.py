@@ -12,7 +12,7 @@ from kedge import PPO, PPOConfig
 from kedge.engine.engine import Engine
 from kedge.engine.sampling import Sampling
 from kedge.engine.slots import SlotDecoder
-from kedge.errors import ConfigError, RewardError
+from kedge.errors import ConfigError, NumericsError
 from kedge.models.critic import load_critic, new_critic
 from kedge.models.language_model import load_language_model
 from kedge.models.reward_model import new_reward_model
@@ -239,8 +239,10 @@ def test_a_critic_that_begins_as_the_reward_model(make_ppo, tiny_lm, tmp_path, v
 
 
 def test_a_reward_that_fails_is_named(make_ppo):
-    ppo = make_ppo(lambda prompts, completions: [float("nan")] * len(prompts))
-    with pytest.raises(RewardError, match="not a finite number"):
+    ppo = make_ppo(lambda prompts, completions: [float("nan")] * len(prompts), {"steps": 9})
+    with pytest.raises(
+        NumericsError, match=r"step 3 is left out.*not a finite number, for\n  prompt .*\n.*\n.*3 in a row"
+    ):
         ppo.train()
 
 

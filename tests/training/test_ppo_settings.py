@@ -64,6 +64,9 @@ NOTHING_CHANGES = {
     "checkpoint_every": {"checkpoint_every": 1},
     "keep_last": {"checkpoint_every": 1, "keep_last": 1},
     "samples_per_step": {"samples_per_step": 0},
+    "best_metric": {"checkpoint_every": 1, "best_metric": "-length"},
+    "max_left_out": {"max_left_out": 1},
+    "guards": {"guards": {"kl": "off", "patience": 9}},
 }
 TESTED_ELSEWHERE = {"device", "gradient_checkpointing", "micro_batch_tokens", "critic_init"}
 

@@ -11,6 +11,7 @@ from kedge import SFT, RewardConfig, SFTConfig
 from kedge.engine.engine import Engine
 from kedge.engine.sampling import Sampling
 from kedge.errors import ConfigError, DataError, NumericsError
+from kedge.training.optimization import batch_indices
 
 ROWS = [
     {"prompt": "the cat", "completion": " sat on the mat"},
@@ -122,6 +123,7 @@ def test_learns_to_end_where_pad_is_eos(make_sft, tiny_lm, gpt2_tokenizer):
 def test_resumed_is_uninterrupted(make_sft, tmp_path, vector, lines):
     """With dropout (GPT-2), evaluation on the way, and a step after the last checkpoint."""
     settings = {"epochs": 5, "batch_size": 2, "checkpoint_every": 4, "eval_every": 3, "weight_decay": 0.1}
+    settings["best_metric"] = "loss"  # the highest: no further checkpoint after step 3
     kwargs = {"settings": settings, "arch": "gpt2", "eval_data": OTHERS}
     whole = make_sft(run=tmp_path / "whole", **kwargs)
     whole.train()
@@ -203,14 +205,36 @@ def test_a_demonstration_that_does_not_fit_is_named(make_sft):
     make_sft(settings={"micro_batch_tokens": longest})
 
 
-def test_a_broken_gradient_stops_the_run_and_leaves_the_weights(make_sft, vector):
-    sft = make_sft()
-    loss = sft.loss
-    sft.loss = lambda rows, denominator: (loss(rows, denominator)[0] * math.inf, {})
-    before = vector(sft.module)
-    with pytest.raises(NumericsError, match=r"gradient is (nan|inf) at step 1; lower"):
-        sft.step()
-    assert torch.equal(vector(sft.module), before)
+def test_a_step_that_is_not_finite_is_left_out_and_three_in_a_row_stop(make_sft, vector, lines, tmp_path, capsys):
+    def broken_at(*steps):
+        sft = make_sft(settings={"epochs": 6, "batch_size": 2, "checkpoint_every": 1}, run=tmp_path / str(steps))
+        loss = sft.loss
+
+        def sometimes_broken(rows, denominator):
+            value, metrics = loss(rows, denominator)
+            return value * (math.inf if sft.step_done + 1 in steps else 1.0), metrics
+
+        sft.loss = sometimes_broken
+        return sft
+
+    sft = broken_at(2, 3, 5)  # never three in a row
+    before = []
+    step = sft.step
+    sft.step = lambda: before.append(vector(sft.module)) or step()
+    sft.train()
+    moved = [not torch.equal(a, b) for a, b in zip(before, [*before[1:], vector(sft.module)], strict=True)]
+    assert moved == [True, False, False, True, False, *[True] * 7]
+    assert "step 2 is left out, the weights untouched by it: gradient: its norm is nan" in capsys.readouterr().err
+    rows = lines(tmp_path / str((2, 3, 5)), "metrics.jsonl")
+    assert [row["step"] for row in rows if "train/left_out" in row] == [2, 3, 5]
+    assert [row["step"] for row in lines(tmp_path / str((2, 3, 5)), "events.jsonl")] == [2, 3, 5]
+    seen = torch.load(tmp_path / str((2, 3, 5)) / "not_finite/step-000003.pt")
+    assert seen == {"rows": batch_indices(4, 2, 2, 0)}
+
+    sft = broken_at(2, 4, 5, 6)
+    with pytest.raises(NumericsError, match=r"step 6 is left out.*\n.*3 in a row"):
+        sft.train()
+    assert vector(sft.module).isfinite().all()
 
 
 def test_stop_tokens_end_the_demonstrations_and_are_saved(tiny_lm, tmp_path):

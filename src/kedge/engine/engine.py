@@ -30,6 +30,9 @@ PREFILL_TOKENS = 16_384
 # shortest, it is cheaper to split.
 LENGTH_SPREAD = 16
 
+# Characters of a prompt that an error shows.
+PROMPT_SHOWN = 80
+
 
 class Engine:
     """Generates with the model it is given, in place: the trainer's weights are the engine's weights.
@@ -160,7 +163,7 @@ class Engine:
             drawn.append((self._last, logprobs))
         # Read together and only now: on an accelerator every look at a number waits for all that was asked before.
         tokens, logprobs = (torch.stack(parts).cpu() for parts in zip(*drawn, strict=True))
-        refuse_not_finite(logprobs)
+        refuse_not_finite(logprobs, lambda row: repr(self._active[row].prompt_text[-PROMPT_SHOWN:]))
         rows = zip(self._active, given, tokens.T.tolist(), logprobs.T.tolist(), strict=True)
         # A row inside its prompt draws too and the draw is dropped: its stream has not advanced.
         return [(request, row_tokens, row_logprobs) for request, inside, row_tokens, row_logprobs in rows if not inside]

@@ -50,6 +50,11 @@ class Request:
         return self.prompt_ids + self.ids
 
     @property
+    def prompt_text(self) -> str:
+        """The prompt, special tokens included."""
+        return self.tokenizer.decode(self.prompt_ids)
+
+    @property
     def text(self) -> str:
         """The answer so far, without special tokens, and cut before a stop string."""
         text = self._whole_text

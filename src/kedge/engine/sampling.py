@@ -1,12 +1,13 @@
 """From logits to a token: temperature, truncation, and one random number a row."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from kedge.errors import ConfigError, NumericsError
+from kedge.errors import ConfigError, NotFiniteError
 
 
 @dataclass(frozen=True)
@@ -93,17 +94,23 @@ class Sampling:
         return warpers(None, scaled) if warpers else scaled  # type: ignore[arg-type]
 
 
-def refuse_not_finite(logprobs: Tensor) -> None:
+def refuse_not_finite(logprobs: Tensor, name: Callable[[int], str]) -> None:
     """Raise where a draw was made from logits that were NaN or infinite.
 
+    Args:
+        logprobs: ``[..., N]`` of the tokens drawn for N requests. name: what to call one of them.
+
     Raises:
-        NumericsError: saying what may be the cause.
+        NotFiniteError: naming the first of those requests, and what may be the cause.
     """
-    if not logprobs.isfinite().all():
-        raise NumericsError(
-            "logits: NaN or infinite, so no token can be drawn; the model's weights are damaged or too large for "
-            "their dtype: go back to an earlier checkpoint, lower the learning rate, or load with dtype='float32'"
-        )
+    if logprobs.isfinite().all():
+        return
+    broken = (~logprobs.isfinite()).reshape(-1, logprobs.shape[-1]).any(0).nonzero().flatten().tolist()
+    raise NotFiniteError(
+        f"logits: NaN or infinite in {len(broken)} of {logprobs.shape[-1]} answers, so no token can be drawn, first "
+        f"after {name(broken[0])}; the model's weights are damaged or too large for their dtype: go back to an earlier "
+        "checkpoint, lower the learning rate, or load with dtype='float32'"
+    )
 
 
 def random_stream(seed: int, request: int, length: int) -> Tensor:

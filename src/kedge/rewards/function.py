@@ -16,7 +16,7 @@ from typing import Any
 
 from kedge.data.records import Prompt, as_messages
 from kedge.engine.engine import Completion
-from kedge.errors import ConfigError, RewardError
+from kedge.errors import ConfigError, RewardError, RewardNotFiniteError
 from kedge.rewards.scores import Scores, shown
 
 RewardFunction = Callable[..., Any]
@@ -87,7 +87,8 @@ class FunctionReward:
     def _number(self, x: Any, who: str, prompt: Prompt, completion: Completion) -> float:
         x = x.item() if hasattr(x, "item") else x  # a number of numpy's or torch's
         if not isinstance(x, int | float) or not math.isfinite(x):
-            raise RewardError(f"{who} gave {x!r}, which is not a finite number, for{shown(prompt, completion)}")
+            kind = RewardNotFiniteError if isinstance(x, float) else RewardError
+            raise kind(f"{who} gave {x!r}, which is not a finite number, for{shown(prompt, completion)}")
         return float(x)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from kedge.data.encode import has_template
 from kedge.data.records import Prompt, joined, plain
 from kedge.engine.engine import Completion
-from kedge.errors import RewardError
+from kedge.errors import RewardError, RewardNotFiniteError
 from kedge.models.reward_model import RewardModel
 from kedge.rewards.scores import Scores, shown
 
@@ -28,5 +28,5 @@ class ModelReward:
         scores = self.model.score(whole)
         for score, prompt, completion in zip(scores, prompts, completions, strict=True):
             if not math.isfinite(score):
-                raise RewardError(f"{self.name} gave {score} for{shown(prompt, completion)}")
+                raise RewardNotFiniteError(f"{self.name} gave {score} for{shown(prompt, completion)}")
         return Scores(scores, [None] * len(scores), {self.name: scores})

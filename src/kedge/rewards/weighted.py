@@ -1,7 +1,7 @@
 """Several rewards as one: the weighted sum, each component logged under its own name."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from kedge.data.records import Prompt
 from kedge.engine.engine import Completion
@@ -25,6 +25,14 @@ class WeightedReward:
     def name(self) -> str:
         """The parts' names."""
         return "+".join(reward.name for _, reward in self.parts)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Each component's factor, under the name it is logged by."""
+        weights: dict[str, float] = {}
+        for weight, reward in self.parts:
+            weights[_unused(reward.name, weights)] = weight
+        return weights
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
         n = len(completions)
@@ -53,7 +61,7 @@ def _added(so_far: list[float] | None, more: list[float] | None, weight: float) 
     return [a + weight * b for a, b in zip(so_far or [0.0] * len(more), more, strict=True)]
 
 
-def _unused(name: str, taken: dict[str, list[float]]) -> str:
+def _unused(name: str, taken: Mapping[str, object]) -> str:
     return (
         name
         if name not in taken

@@ -1,5 +1,7 @@
-"""Checkpoints: written aside and renamed, so that one that is there is whole."""
+"""Checkpoints: written aside, synced and renamed, so that one that is there is whole; checked before one is used."""
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -8,67 +10,137 @@ from typing import Any
 
 import torch
 
-from kedge.errors import ConfigError
+from kedge.errors import ConfigError, StorageError
 from kedge.parallel import Processes
-from kedge.tracking import RunFolder
+from kedge.storage import storage, whole_folder
+from kedge.tracking import RunFolder, say
 
 STATE_FILE = "state.pt"
+CHECKSUMS_FILE = "checksums.json"
+BEST = "best"
 
 
 def save_checkpoint(
     folder: Path,
     step: int,
     state: dict[str, Any],
-    save_models: Callable[[Path], None],
+    write_models: Callable[[Path], None],
     *,
     keep_last: int,
+    best_step: int | None = None,
     processes: Processes,
 ) -> Path:
-    """Write ``folder/step-000040``: models as plain Hugging Face folders, ``state`` beside them.
+    """Write ``folder/step-000040``: models as plain Hugging Face folders, ``state`` and everything's checksums beside.
 
     Args:
         state: everything else an exact resume needs (tensors and plain Python values).
+        write_models: writes them into the folder it is given.
         keep_last: older checkpoints than this many are deleted, after the new one is in place.
+        best_step: the checkpoint of this step stays, and ``folder/best`` is a link to it.
+
+    Raises:
+        StorageError: it cannot be written; the ones before it are as they were.
     """
-    target = folder / f"step-{step:06d}"
-    aside = folder / f".{target.name}.writing"
+    target = _named(folder, step)
     if processes.leads:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-    save_models(aside)
-    if not processes.leads:
-        return target
-    torch.save(state | {"step": step}, aside / STATE_FILE)
-    if target.exists():
-        shutil.rmtree(target)
-    os.replace(aside, target)
-    for old in checkpoints(folder)[:-keep_last]:
-        shutil.rmtree(old)
+        with whole_folder(target) as aside:
+            write_models(aside)
+            torch.save(state | {"step": step}, aside / STATE_FILE)
+            sums = {name: _checksum(aside / name) for name in _files(aside)}
+            (aside / CHECKSUMS_FILE).write_text(json.dumps(sums, indent=1), encoding="utf-8")
+        mark_best(folder, best_step, processes)
+        with storage(folder):
+            older = [path for path in checkpoints(folder) if _step(path) < step]
+            for old in older[: max(0, len(older) - (keep_last - 1))]:
+                if best_step is None or _step(old) != best_step:
+                    shutil.rmtree(old)
+    processes.wait()
     return target
+
+
+def mark_best(folder: Path, step: int | None, processes: Processes) -> None:
+    """``folder/best`` becomes a link to the checkpoint of ``step``; None: to none.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    if step is None or not processes.leads:
+        return
+    link = folder / BEST
+    aside = link.with_name(f".{BEST}.writing")
+    with storage(link):
+        aside.unlink(missing_ok=True)
+        aside.symlink_to(_named(folder, step).name)
+        os.replace(aside, link)
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints there are, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if (path / STATE_FILE).is_file())
+    found = (path for path in folder.glob("step-*") if (path / CHECKSUMS_FILE).is_file())
+    return sorted(found, key=_step)
 
 
-def to_resume(run: RunFolder | None) -> Path | None:
+def to_resume(run: RunFolder | None, *, checkpoint_every: int) -> Path | None:
     """The checkpoint that a run to be resumed goes on from; None for one that begins.
 
+    A damaged one is named and the one before it used. A run that was killed before its first begins again.
+
     Raises:
-        ConfigError: there is a run, but no checkpoint in it.
+        ConfigError: there is a run that writes no checkpoints. StorageError: there are only damaged ones.
     """
     if run is None or not run.resume or not (run.path / "recipe.toml").is_file():
         return None
     found = checkpoints(run.checkpoints)
-    if not found:
+    if not found and not checkpoint_every:
         raise ConfigError(
             f"{run.path}: no checkpoint in it to go on from; --overwrite begins anew, and checkpoint_every writes some"
         )
-    return found[-1]
+    damages = []
+    for checkpoint in reversed(found):
+        damage = damage_in(checkpoint)
+        if damage is None:
+            return checkpoint
+        damages.append(damage)
+        say(f"{damage}; it is left alone, and the checkpoint before it used")
+    if damages:
+        raise StorageError("\n".join([*damages, f"{run.path}: no whole checkpoint is left; --overwrite begins anew"]))
+    say(f"{run.path}: no checkpoint yet; the run begins again")
+    return None
+
+
+def damage_in(checkpoint: Path) -> str | None:
+    """What is not as it was written, where something is not."""
+    try:
+        sums: dict[str, str] = json.loads((checkpoint / CHECKSUMS_FILE).read_text(encoding="utf-8"))
+    except ValueError:  # no JSON, or no text at all
+        return f"{checkpoint / CHECKSUMS_FILE}: damaged"
+    for name, checksum in sums.items():
+        path = checkpoint / name
+        if not path.is_file():
+            return f"{path}: missing"
+        if _checksum(path) != checksum:
+            return f"{path}: damaged (its checksum is not that of what was written)"
+    return None
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
     """The state that :func:`save_checkpoint` wrote."""
     state: dict[str, Any] = torch.load(checkpoint / STATE_FILE, weights_only=True, map_location="cpu")
     return state
+
+
+def _named(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:06d}"
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.partition("-")[2])
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

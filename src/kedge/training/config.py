@@ -41,6 +41,15 @@ class TrainingConfig(Config):
     checkpoint_every: int = Field(0, ge=0)
     """Write a checkpoint every so many steps; 0: none."""
     keep_last: int = Field(2, ge=1)
-    """How many checkpoints to keep."""
+    """How many checkpoints to keep, besides the best."""
+    best_metric: str | None = None
+    """Held-out metric by which a checkpoint is the best, measured at every evaluation; a minus in front: the smaller
+    the better. ``none``: for PPO the first of ``metrics``, which the reward does not optimise, else the score; the
+    accuracy of a reward model; the loss of SFT."""
+    max_left_out: int = Field(3, ge=1)
+    """A step with NaN or infinity in it is left out; after so many in a row the run stops."""
 
-    USED_WHEN: ClassVar[Mapping[str, tuple[str, tuple[object, ...]]]] = {"keep_last": ("checkpoint_every", ())}
+    USED_WHEN: ClassVar[Mapping[str, tuple[str, tuple[object, ...]]]] = {
+        "keep_last": ("checkpoint_every", ()),
+        "best_metric": ("checkpoint_every", ()),
+    }

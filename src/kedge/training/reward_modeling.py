@@ -51,6 +51,8 @@ class RewardModeling(Supervised):
     stage = "reward"
     label = "reward model"
     watched = "accuracy"
+    best_by = "accuracy"
+    result = "reward_model"
     config: RewardConfig
 
     def __init__(
@@ -98,11 +100,11 @@ class RewardModeling(Supervised):
                 totals[name] = totals.get(name, 0.0) + float(value)
         return totals
 
-    def save(self, folder: str | Path) -> None:
-        self.model.save(Path(folder) / "reward_model")
+    def write(self, folder: Path) -> None:
+        self.model.save(folder)
 
     def load(self, folder: Path) -> None:
-        self.model.load_weights(folder / "reward_model")
+        self.model.load_weights(folder)
 
     def _encoded(self, row: Preference) -> Pair:
         return (

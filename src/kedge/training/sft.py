@@ -51,6 +51,8 @@ class SFT(Supervised):
     stage = "sft"
     label = "SFT"
     watched = "loss"
+    best_by = "-loss"
+    result = "policy"
 
     def __init__(
         self,
@@ -97,11 +99,11 @@ class SFT(Supervised):
         batches = by_token_budget([len(ids) for ids, _ in self.held_out], self.config.micro_batch_tokens)
         return {"loss": sum(float(self._cross_entropy([self.held_out[i] for i in b], total)) for b in batches)}
 
-    def save(self, folder: str | Path) -> None:
-        self.lm.save(Path(folder) / "policy")
+    def write(self, folder: Path) -> None:
+        self.lm.save(folder)
 
     def load(self, folder: Path) -> None:
-        self.lm.load_weights(folder / "policy")
+        self.lm.load_weights(folder)
 
     def _cross_entropy(self, examples: Sequence[Example], denominator: float) -> Tensor:
         tokens, _ = padded([ids for ids, _ in examples], self.lm.pad_id, self.lm.device)

@@ -2,6 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from math import nan
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,13 +13,17 @@ from torch import Tensor, nn
 
 from kedge.data.files import Row, Source, rows_of
 from kedge.data.records import held_out
-from kedge.errors import ConfigError, NumericsError
+from kedge.errors import ConfigError, NotFiniteError
 from kedge.models.batch import by_token_budget
 from kedge.models.recompute import enable_recomputing
 from kedge.parallel import join
+from kedge.storage import whole_folder
 from kedge.tracking import Metrics, ProgressBar, RunFolder, Timer
-from kedge.training.checkpoint import load_state, save_checkpoint, to_resume
+from kedge.training.checkpoint import to_resume
 from kedge.training.config import TrainingConfig
+from kedge.training.interrupts import Interrupts
+from kedge.training.keeping import Keeper, trained_tensors
+from kedge.training.not_finite import LeftOut, in_words
 from kedge.training.optimization import (
     batch_indices,
     clip_gradients,
@@ -54,6 +60,10 @@ class Supervised(ABC):
     """Examples never trained on."""
     watched: str
     """The metric to show beside the progress bar."""
+    best_by: str
+    """The held-out metric that says which checkpoint is the best; with a minus in front, the smaller the better."""
+    result: str
+    """Name of the folder that the model goes to."""
 
     def __init__(
         self,
@@ -90,9 +100,21 @@ class Supervised(ABC):
         self.progress = progress and self.processes.leads
         self.timer = Timer()
         self.optimizer = make_optimizer([{"params": list(module.parameters()), "lr": config.learning_rate}], config)
+        self.left_out = LeftOut(run, limit=config.max_left_out)
+        self.interrupts = Interrupts(self.processes)
+        self.keeper = Keeper(
+            run,
+            config,
+            self.processes,
+            self.interrupts,
+            state=self._state,
+            write_models=lambda folder: self.write(folder / self.result),
+            tensors=lambda: trained_tensors(self.optimizer),
+            watched=config.best_metric or self.best_by,
+        )
         self.step_done = 0
         self.before: Metrics = {}
-        if checkpoint := to_resume(run):
+        if checkpoint := to_resume(run, checkpoint_every=config.checkpoint_every):
             self._restore(checkpoint)
 
     @abstractmethod
@@ -108,12 +130,23 @@ class Supervised(ABC):
         """Held-out metrics; empty where nothing is held out."""
 
     @abstractmethod
-    def save(self, folder: str | Path) -> None:
-        """Write the model as it is now."""
+    def write(self, folder: Path) -> None:
+        """Write the model as ``folder``."""
 
     @abstractmethod
     def load(self, folder: Path) -> None:
-        """Read back what :meth:`save` wrote."""
+        """Read back what :meth:`write` wrote."""
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model as it is now, as a folder of its own in ``folder``.
+
+        Raises:
+            StorageError: it cannot be written; what was there is as it was.
+        """
+        if self.processes.leads:
+            with whole_folder(Path(folder) / self.result) as aside:
+                self.write(aside)
+        self.processes.wait()
 
     @property
     def total_steps(self) -> int:
@@ -121,7 +154,16 @@ class Supervised(ABC):
         return max(1, round(self.config.epochs * len(self.sizes) / self.config.batch_size))
 
     def train(self) -> dict[str, Any]:
-        """Train to the end; returns the summary: held-out metrics before and after, seconds by phase."""
+        """Train to the end; returns the summary: held-out metrics before and after, seconds by phase.
+
+        Raises:
+            Stopped: Ctrl-C or SIGTERM asked for it; a run with a folder has kept all that it needs to go on.
+        """
+        with self.interrupts if self.run is not None else nullcontext():
+            self._train()
+            return self._summary()
+
+    def _train(self) -> None:
         if self.step_done == 0:
             self.before = self._evaluate()
         if self.run is not None:
@@ -129,55 +171,70 @@ class Supervised(ABC):
             self.run.forget_after(self.step_done, evaluation_too=self.step_done in (0, self.total_steps))
         if self.step_done == 0:
             self._write(self.before)
+            self.keeper.after(0, self.before)
         with ProgressBar(self.label, self.total_steps, enabled=self.progress, start=self.step_done) as bar:
             while self.step_done < self.total_steps:
+                self.keeper.stop_if_asked(self.step_done)
                 metrics = self.step()
                 self.step_done += 1
                 last = self.step_done == self.total_steps
-                self._write(metrics | (self._evaluate() if self._due(self.config.eval_every) and not last else {}))
-                if self.run is not None and self._due(self.config.checkpoint_every):
-                    self._checkpoint(self.run)
-                bar.advance(**{self.watched: metrics[f"train/{self.watched}"]})
-        return self._summary()
+                evaluation = self._evaluate() if self._due(self.config.eval_every) and not last else {}
+                self._write(metrics | evaluation)
+                self.keeper.after(self.step_done, evaluation)
+                bar.advance(**{self.watched: metrics.get(f"train/{self.watched}", nan)})
+            self.keeper.stop_if_asked(self.step_done)
 
     def step(self) -> Metrics:
         """One minibatch, one optimiser step."""
         rows = batch_indices(len(self.sizes), self.config.batch_size, self.step_done, self.config.seed)
         factor = schedule(self.config, self.step_done, self.total_steps)
         set_learning_rate(self.optimizer, factor)
+        torch.manual_seed(self.config.seed * 1_000_003 + self.step_done)  # dropout, the same after a resume
+        metrics: Metrics = {}
+        self.module.train()
+        left_out = self.left_out.where_not_finite(self.step_done + 1, metrics)
+        with self.timer("train"), self._precision(), left_out as seen:
+            seen["rows"] = rows  # of the training data, from 0
+            metrics |= self._accumulate(rows)
+            metrics["train/grad_norm"] = self._apply(rows)
+        self.module.eval()
+        return metrics | {"lr": self.config.learning_rate * factor}
+
+    def _accumulate(self, rows: Sequence[int]) -> Metrics:
+        """Gradients and metrics of a minibatch, the same whatever the micro-batches and the processes."""
         denominator = self.weigh(rows)
         totals: dict[str, Tensor] = {}
-        self.module.train()
-        torch.manual_seed(self.config.seed * 1_000_003 + self.step_done)  # dropout, the same after a resume
-        with self.timer("train"), self._precision():
-            mine = self.processes.deal(sorted(rows, key=self.sizes.__getitem__))
-            for part in by_token_budget([self.sizes[row] for row in mine], self.config.micro_batch_tokens):
-                loss, metrics = self.loss([mine[i] for i in part], denominator)
-                loss.backward()
-                for name, value in (metrics | {"loss": loss.detach()}).items():
-                    totals[name] = totals.get(name, torch.zeros_like(value)) + value
-            self.processes.sum_gradients(self.module.parameters())
-            self.processes.sum_(*totals.values())
-            norm = clip_gradients(self.module.parameters(), self.config.max_grad_norm)
-            if not torch.isfinite(norm):
-                raise NumericsError(
-                    f"{self.label}: gradient is {norm.item()} at step {self.step_done + 1}; lower learning_rate"
-                )
+        mine = self.processes.deal(sorted(rows, key=self.sizes.__getitem__))
+        for part in by_token_budget([self.sizes[row] for row in mine], self.config.micro_batch_tokens):
+            loss, metrics = self.loss([mine[i] for i in part], denominator)
+            loss.backward()
+            for name, value in (metrics | {"loss": loss.detach()}).items():
+                totals[name] = totals.get(name, torch.zeros_like(value)) + value
+        self.processes.sum_gradients(self.module.parameters())
+        self.processes.sum_(*totals.values())
+        return {f"train/{name}": float(value) for name, value in totals.items()}
+
+    def _apply(self, rows: Sequence[int]) -> float:
+        norm = clip_gradients(self.module.parameters(), self.config.max_grad_norm)
+        if torch.isfinite(norm):
             self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-        self.module.eval()
-        averages = {f"train/{name}": float(value) for name, value in totals.items()}
-        return averages | {"train/grad_norm": float(norm), "lr": self.config.learning_rate * factor}
+        self.optimizer.zero_grad(set_to_none=True)
+        if not torch.isfinite(norm):
+            raise NotFiniteError(f"gradient: its norm is {norm.item()}, in {in_words(rows)}; lower learning_rate")
+        return float(norm)
 
     def _summary(self) -> dict[str, Any]:
         after = self._evaluate()
         summary: dict[str, Any] = {"steps": self.step_done, "examples": len(self.sizes)}
         if after:
             summary |= {"before": _short(self.before), "after": _short(after)}
+        self.keeper.after(self.step_done, after)
+        if self.keeper.best is not None:
+            summary["best"] = self.keeper.best
         summary["seconds"] = {phase: round(seconds, 3) for phase, seconds in self.timer.seconds.items()}
         if self.run is not None:
             self._write(after)
-            self._save(self.run.path)
+            self.save(self.run.path)
             self.run.write_summary(summary)
         return summary
 
@@ -185,11 +242,6 @@ class Supervised(ABC):
         self.module.eval()
         with self.timer("evaluate"), torch.no_grad(), self._precision():
             return {f"eval/{name}": value for name, value in self.evaluate().items()}
-
-    def _save(self, folder: Path) -> None:
-        if self.processes.leads:
-            self.save(folder)
-        self.processes.wait()
 
     def _precision(self) -> torch.autocast:
         return precision(self.config, next(self.module.parameters()).device)
@@ -201,26 +253,20 @@ class Supervised(ABC):
     def _due(self, every: int) -> bool:
         return every > 0 and self.step_done % every == 0
 
-    def _checkpoint(self, run: RunFolder) -> None:
-        state: dict[str, Any] = {
+    def _state(self) -> dict[str, Any]:
+        return {
             "optimizer": self.optimizer.state_dict(),
             "before": self.before,
+            "left_out": self.left_out.in_a_row,
             "seconds": self.timer.seconds,
         }
-        save_checkpoint(
-            run.checkpoints,
-            self.step_done,
-            state,
-            self._save,
-            keep_last=self.config.keep_last,
-            processes=self.processes,
-        )
 
     def _restore(self, checkpoint: Path) -> None:
-        state = load_state(checkpoint)
-        self.load(checkpoint)
+        state = self.keeper.restore(checkpoint)
+        self.load(checkpoint / self.result)
         self.optimizer.load_state_dict(state["optimizer"])
         self.before = state["before"]
+        self.left_out.in_a_row = state["left_out"]
         self.timer.seconds = state["seconds"]
         self.step_done = state["step"]
 

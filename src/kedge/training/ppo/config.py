@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from kedge.engine.sampling import Sampling
 from kedge.training.config import TrainingConfig
+from kedge.training.ppo.guards import GuardsConfig
 
 _TRUNCATION = (
     "PPO samples from the whole distribution: under a truncated one the update's ratio would be of two different "
@@ -112,6 +113,9 @@ class PPOConfig(TrainingConfig):
 
     samples_per_step: int = Field(4, ge=0)
     """Answers of each step to write to samples.jsonl."""
+
+    guards: GuardsConfig = Field(default_factory=GuardsConfig)
+    """What to watch for while it trains, and what to do then."""
 
     USED_WHEN: ClassVar[Mapping[str, tuple[str, tuple[object, ...]]]] = {
         **TrainingConfig.USED_WHEN,

@@ -1,42 +1,63 @@
 """What a step says of itself: metrics under TRL's names where it has one."""
 
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from torch import Tensor
 
 from kedge.core import kl
-from kedge.engine.engine import Completion
-from kedge.engine.rollouts import Rollouts
 from kedge.evaluation.metrics import mean
 from kedge.rewards.scores import Scores
 from kedge.tracking import Metrics
 from kedge.training.ppo.batch import Batch
+from kedge.training.ppo.experience import Experience
 
 
-def rollout_metrics(
-    completions: Sequence[Completion], rollouts: Rollouts, scores: Scores, batch: Batch, kl_penalty: float
-) -> Metrics:
+def rollout_metrics(experience: Experience, weights: Mapping[str, float], kl_penalty: float) -> Metrics:
     """Means over the step's answers, as they were before the update.
 
     Args:
+        weights: of the reward's components.
         kl_penalty: the coefficient with which KL was taken off the rewards; 0 where it was not.
     """
-    divergence = float(kl(rollouts.logprobs, batch.ref_logprobs).sum(-1).mean())
-    score, n = mean(scores.sums()), len(completions)
+    rollouts, completions, scores = experience.rollouts, experience.completions, experience.scores
+    divergence = float(kl(rollouts.logprobs, experience.batch.ref_logprobs).sum(-1).mean())
+    sums, n = scores.sums(), len(completions)
+    score = mean(sums)
     components = {f"rewards/{name}": mean(values) for name, values in scores.components.items()}
     return {
         "objective/scores": score,
+        "objective/scores_std": statistics.pstdev(sums),
         "objective/kl": divergence,
         "objective/entropy": float(-rollouts.logprobs.sum(-1).mean()),
         "objective/non_score_reward": -kl_penalty * divergence,
         "objective/rlhf_reward": score - kl_penalty * divergence,
         **{name: value for name, value in components.items() if not math.isnan(value)},
+        **_largest_share(scores, weights),
         "completions/mean_length": sum(len(c.ids) for c in completions) / n,
         "completions/cut_off": sum(c.finish_reason == "length" for c in completions) / n,
+        "completions/empty": sum(not c.text.strip() for c in completions) / n,
+        "completions/repeated": mean([repeated(c.ids) for c in completions]),
         "val/num_eos_tokens": float(sum(c.finish_reason == "eos" for c in completions)),
-        **_critic_metrics(batch),
+        **_critic_metrics(experience.batch),
     }
+
+
+def repeated(ids: Sequence[int]) -> float:
+    """Share of an answer's pairs of neighbouring tokens that stand in it before; 0 where there are no pairs."""
+    pairs = list(pairwise(ids))
+    return 1.0 - len(set(pairs)) / len(pairs) if pairs else 0.0
+
+
+def _largest_share(scores: Scores, weights: Mapping[str, float]) -> Metrics:
+    """How much of the components' spreads (standard deviations times weights) is the largest one's."""
+    judged = {name: [x for x in values if not math.isnan(x)] for name, values in scores.components.items()}
+    spreads = [abs(weights[name]) * statistics.pstdev(values) for name, values in judged.items() if values]
+    if len(spreads) < 2 or sum(spreads) == 0.0:
+        return {}
+    return {"rewards/largest_share": max(spreads) / sum(spreads)}
 
 
 def _critic_metrics(batch: Batch) -> Metrics:

@@ -2,31 +2,36 @@
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
+from math import nan
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
-from kedge.core import AdaptiveKL, FixedKL, RunningMoments, kl
+from kedge.core import AdaptiveKL, FixedKL, RunningMoments
 from kedge.data.encode import Tokenizer
 from kedge.data.files import Source
 from kedge.engine.engine import Completion, Engine
-from kedge.engine.rollouts import Rollouts, collate, generate, in_micro_batches
+from kedge.engine.rollouts import Rollouts, collate, generate
 from kedge.errors import ConfigError
 from kedge.evaluation.evaluate import Comparison, Evaluation, evaluate_policy, named_judges
-from kedge.evaluation.samples import sample_rows
 from kedge.models.critic import Critic, load_critic, new_critic, save_critic
 from kedge.models.language_model import LanguageModel, load_language_model, wrap
 from kedge.models.recompute import enable_recomputing
 from kedge.models.scalar import ScalarModel
-from kedge.models.scoring import score_tokens, value_tokens
 from kedge.parallel import join
 from kedge.rewards.build import RewardLike, build_reward, reward_model_of
-from kedge.rewards.scores import Scores, judge
+from kedge.rewards.scores import judge
+from kedge.storage import whole_folder
 from kedge.tracking import Metrics, ProgressBar, RunFolder, Timer
-from kedge.training.checkpoint import load_state, save_checkpoint, to_resume
+from kedge.training.checkpoint import to_resume
+from kedge.training.interrupts import Interrupts
+from kedge.training.keeping import PAUSED, Keeper, trained_tensors
+from kedge.training.not_finite import LeftOut
 from kedge.training.optimization import (
     batch_indices,
     compute_dtype,
@@ -35,12 +40,14 @@ from kedge.training.optimization import (
     schedule,
     set_learning_rate,
 )
-from kedge.training.ppo.batch import Batch, estimate_advantages, token_rewards
+from kedge.training.ppo.batch import Batch
 from kedge.training.ppo.config import PPOConfig
+from kedge.training.ppo.experience import Estimator, Experience
+from kedge.training.ppo.guards import Guards
 from kedge.training.ppo.prompts import EncodedPrompt, prepare_prompts
 from kedge.training.ppo.report import rollout_metrics
 from kedge.training.ppo.throughput import peak_flops, throughput
-from kedge.training.ppo.update import Update
+from kedge.training.ppo.update import Update, rounding
 
 # Added to the seed of evaluations, so that they never draw the random numbers of a rollout.
 EVALUATION_SEED = 0x5EED_0000
@@ -121,21 +128,40 @@ class PPO:
         trunks = [self.policy.model, *([self.critic] if isinstance(self.critic, ScalarModel) else [])]
         recomputed = enable_recomputing(*trunks) if config.gradient_checkpointing else []
         self.update = Update(self.policy, self.critic, self.optimizer, config, self.processes, recomputed)
+        self.estimate = Estimator(self.policy, self.reference, self.critic, config, self.processes)
+        self.guards = Guards(config.guards, rounding=rounding(config, self.policy.model)[0])
+        self.left_out = LeftOut(self.run, limit=config.max_left_out)
+        self.interrupts = Interrupts(self.processes)
+        self.keeper = Keeper(
+            self.run,
+            config,
+            self.processes,
+            self.interrupts,
+            state=self._state,
+            write_models=self._write_models,
+            tensors=lambda: trained_tensors(self.optimizer),
+            watched=config.best_metric or next((name for name in self.judges if name != "score"), "score"),
+        )
         self.timer = Timer()
         self.peak_flops = peak_flops(self.policy.device, compute_dtype(config, self.policy.model)) * self.processes.size
         self.step_done = 0
         self.before: Evaluation | None = None
         self.comparison: Comparison | None = None
-        if checkpoint := to_resume(self.run):
+        if checkpoint := to_resume(self.run, checkpoint_every=config.checkpoint_every):
             self._restore(checkpoint)
 
     # The loop ---------------------------------------------------------------------------------------------------
 
     def train(self) -> dict[str, Any]:
-        """Run all remaining steps; returns the summary: before and after on held-out prompts, seconds by phase."""
-        for _ in self:
-            pass
-        return self.summary()
+        """Run all remaining steps; returns the summary: before and after on held-out prompts, seconds by phase.
+
+        Raises:
+            Stopped: Ctrl-C, SIGTERM or a guard asked for it; a run with a folder has kept all that it needs to go on.
+        """
+        with self.interrupts if self.run is not None else nullcontext():
+            for _ in self:
+                pass
+            return self.summary()
 
     def __iter__(self) -> Iterator[Metrics]:
         """The remaining steps one by one, each giving its metrics; evaluations and checkpoints happen on the way."""
@@ -147,19 +173,31 @@ class PPO:
             self.run.start()
             self.run.forget_after(self.step_done, evaluation_too=self.step_done in (0, config.steps))
             if self.step_done == 0:
-                self._report_evaluation(self.before)
+                self.keeper.after(0, self._report_evaluation(self.before))
         with ProgressBar("PPO", config.steps, enabled=self.progress, start=self.step_done) as bar:
             while self.step_done < config.steps:
+                self.keeper.stop_if_asked(self.step_done)
                 metrics = self.step()
                 self.step_done += 1
+                evaluation: Metrics = {}
                 if config.eval_every and self.step_done % config.eval_every == 0 and self.step_done < config.steps:
-                    metrics |= self._report_evaluation(self.evaluate())
-                if self.run is not None:
-                    self.run.write_metrics(self.step_done, metrics)
-                    if config.checkpoint_every and self.step_done % config.checkpoint_every == 0:
-                        self._checkpoint(self.run)
-                bar.advance(score=metrics["objective/scores"], kl=metrics["objective/kl"])
-                yield metrics
+                    evaluation = self._report_evaluation(self.evaluate())
+                self._record(metrics | evaluation, bar)
+                self.keeper.after(self.step_done, evaluation)
+                bar.advance(score=metrics.get("objective/scores", nan), kl=metrics.get("objective/kl", nan))
+                yield metrics | evaluation
+            self.keeper.stop_if_asked(self.step_done)
+
+    def _record(self, metrics: Metrics, bar: ProgressBar) -> None:
+        """Write a step's line, and let the guards look at it."""
+        if self.run is not None:
+            self.run.write_metrics(self.step_done, metrics)
+        for alarm in self.guards.watch(metrics) if "train/left_out" not in metrics else ():
+            bar.say(f"step {self.step_done}: {alarm.message}")
+            if self.run is not None:
+                self.run.write_event(self.step_done, event=alarm.guard, value=alarm.value, message=alarm.message)
+            if alarm.pause:
+                self.keeper.stop(self.step_done, f"paused by the guard {alarm.message}", PAUSED)
 
     def _try_reward(self) -> None:
         """Where no evaluation has shown that the reward works, show it before anything is written or deleted."""
@@ -170,39 +208,51 @@ class PPO:
 
     def step(self) -> Metrics:
         """One step: answers, their scores, advantages, and the update on them."""
-        prompts = self._next_prompts()
-        with self.timer.lap() as lap, precision(self.config, self.policy.device):
+        prompts, metrics = self._next_prompts(), Metrics()
+        left_out = self.left_out.where_not_finite(self.step_done + 1, metrics)
+        with self.timer.lap() as lap, precision(self.config, self.policy.device), left_out as seen:
+            seen["prompts"] = [prompt.record.text for prompt in prompts]
             with self.timer("generate"):
                 completions, rollouts = self._generate(prompts)
+                seen |= vars(rollouts)
             with self.timer("reward"), torch.autocast(self.policy.device.type, enabled=False):
                 scores = judge(self.reward, [prompt.record for prompt in prompts], completions, self.processes)
+                seen["scores"] = scores.sums()
             with self.timer("score"):
-                batch = self._estimate(completions, rollouts, scores)
-            with self.timer("update"):
                 kl_coef = self.kl_controller.coefficient
-                factor = schedule(self.config, self.step_done, self.config.steps)
-                set_learning_rate(self.optimizer, factor)
-                updated = self.update(batch, self.step_done, kl_coef)
-                self.engine.weights_changed()
-            metrics = rollout_metrics(completions, rollouts, scores, batch, self._kl_penalty(kl_coef)) | updated
-            self.kl_controller.update(metrics["objective/kl"], len(prompts))
-            if self.run is not None:
-                samples = self._train_samples(prompts, completions, scores, rollouts, batch)
-                self._write_samples(self.run, "train", self.step_done, samples)
-        return metrics | {
-            "objective/kl_coef": kl_coef,
-            "lr": self.config.learning_rate * factor,
-            "episode": float((self.step_done + 1) * len(prompts)),
-            **{f"time/{phase}": seconds for phase, seconds in lap.items()},
-            **self._throughput(rollouts, updated, sum(lap.values())),
-        }
+                batch = self.estimate(completions, rollouts, scores, self.reward_moments, kl_coef)
+                seen |= vars(batch)
+            with self.timer("update"):
+                updated = self._update(batch, kl_coef)
+            metrics |= self._report(Experience(prompts, completions, rollouts, scores, batch), kl_coef) | updated
+        seconds = {f"time/{phase}": seconds for phase, seconds in lap.items()}
+        if "policy/updates" in metrics:
+            metrics |= self._throughput(rollouts, metrics, sum(lap.values()))
+        return metrics | {"episode": float((self.step_done + 1) * len(prompts))} | seconds
+
+    def _update(self, batch: Batch, kl_coef: float) -> Metrics:
+        factor = schedule(self.config, self.step_done, self.config.steps)
+        set_learning_rate(self.optimizer, factor)
+        try:
+            return self.update(batch, self.step_done, kl_coef) | {"lr": self.config.learning_rate * factor}
+        finally:
+            self.engine.weights_changed()
+
+    def _report(self, experience: Experience, kl_coef: float) -> Metrics:
+        """What the step says of itself, as the answers were before the update."""
+        metrics = rollout_metrics(experience, self.reward.weights, self._kl_penalty(kl_coef))
+        self.kl_controller.update(metrics["objective/kl"], len(experience.prompts))
+        if self.run is not None:
+            samples = experience.samples(self.config.samples_per_step)
+            self._write_samples(self.run, "train", self.step_done, samples)
+        return metrics | {"objective/kl_coef": kl_coef}
 
     def _kl_penalty(self, kl_coef: float) -> float:
         return kl_coef if self.config.kl_in == "reward" else 0.0
 
-    def _throughput(self, rollouts: Rollouts, updated: Metrics, seconds: float) -> Metrics:
+    def _throughput(self, rollouts: Rollouts, metrics: Metrics, seconds: float) -> Metrics:
         own_trunk = isinstance(self.critic, ScalarModel)
-        minibatches = updated["policy/updates"] + updated["policy/stopped_early"]
+        minibatches = metrics["policy/updates"] + metrics["policy/stopped_early"]
         return throughput(
             self.policy.model,
             self.peak_flops,
@@ -228,30 +278,6 @@ class PPO:
         )
         return completions, collate(completions, self.policy.pad_id, self.policy.device)
 
-    @torch.no_grad()
-    def _estimate(self, completions: Sequence[Completion], rollouts: Rollouts, scores: Scores) -> Batch:
-        config = self.config
-        cut_off = torch.tensor([c.finish_reason == "length" for c in completions], device=self.policy.device)
-        return estimate_advantages(
-            rollouts,
-            token_rewards(rollouts, scores, cut_off, config, self.reward_moments),
-            self._scored(rollouts, self._reference_logprobs),
-            None if self.critic is None else self._scored(rollouts, self._values),
-            cut_off,
-            self.kl_controller.coefficient,
-            config,
-        )
-
-    def _scored(self, rollouts: Rollouts, score: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        return in_micro_batches(rollouts, self.config.micro_batch_tokens, score, self.processes)
-
-    def _reference_logprobs(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        return score_tokens(self.reference, tokens, mask, temperature=self.config.temperature).logprobs
-
-    def _values(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        assert self.critic is not None
-        return value_tokens(self.critic, tokens, mask, self.policy)
-
     # Looking ----------------------------------------------------------------------------------------------------
 
     def evaluate(self, policy: LanguageModel | None = None) -> Evaluation:
@@ -273,8 +299,10 @@ class PPO:
         summary: dict[str, Any] = {"steps": self.step_done, "episodes": self.step_done * self.config.answers}
         if self.eval_prompts:
             self.comparison = Comparison(self.before or self.evaluate(self.reference), self.evaluate())
-            self._report_evaluation(self.comparison.after)
+            self.keeper.after(self.step_done, self._report_evaluation(self.comparison.after))
             summary |= self.comparison.summary()
+        if self.keeper.best is not None:
+            summary["best"] = self.keeper.best
         summary["seconds"] = {phase: round(seconds, 3) for phase, seconds in self.timer.seconds.items()}
         if self.run is not None:
             self.save(self.run.path)
@@ -291,19 +319,6 @@ class PPO:
             self.run.write_metrics(self.step_done, metrics)
         return metrics
 
-    def _train_samples(
-        self,
-        prompts: Sequence[EncodedPrompt],
-        completions: Sequence[Completion],
-        scores: Scores,
-        rollouts: Rollouts,
-        batch: Batch,
-    ) -> Iterator[dict[str, Any]]:
-        divergence = kl(rollouts.logprobs, batch.ref_logprobs).sum(-1).tolist()
-        judged = {"score": scores.sums(), **scores.components}
-        records = [prompt.record for prompt in prompts]
-        return sample_rows(records, completions, judged, divergence, count=self.config.samples_per_step)
-
     def _write_samples(self, run: RunFolder, split: str, version: int, samples: Iterator[dict[str, Any]]) -> None:
         """``version`` counts the updates behind the policy that wrote them."""
         step = version + 1 if split == "train" else version
@@ -312,33 +327,48 @@ class PPO:
     # Keeping ----------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path) -> None:
-        """Write ``folder/policy``, a plain Hugging Face folder, and ``folder/critic`` where there is one."""
+        """Write ``folder/policy``, a plain Hugging Face folder, and ``folder/critic`` where there is one.
+
+        Raises:
+            StorageError: they cannot be written; what was there is as it was.
+        """
         if self.processes.leads:
-            self.policy.save(Path(folder) / "policy")
-            if self.critic is not None:
-                save_critic(self.critic, Path(folder) / "critic")
+            for name, write in self._models().items():
+                with whole_folder(Path(folder) / name) as aside:
+                    write(aside)
         self.processes.wait()
 
-    def _checkpoint(self, run: RunFolder) -> None:
+    def _models(self) -> dict[str, Callable[[Path], None]]:
+        """How each is written, by the name of its folder."""
+        critic = self.critic
+        models: dict[str, Callable[[Path], None]] = {"policy": self.policy.save}
+        return models if critic is None else models | {"critic": partial(save_critic, critic)}
+
+    def _write_models(self, folder: Path) -> None:
+        for name, write in self._models().items():
+            write(folder / name)
+
+    def _state(self) -> dict[str, Any]:
         # No random state: every stream is a function of the seed and the step.
-        state = {
+        return {
             "optimizer": self.optimizer.state_dict(),
             "kl_coefficient": self.kl_controller.coefficient,
             "reward_moments": self.reward_moments.state_dict(),
+            "guards": self.guards.state_dict(),
+            "left_out": self.left_out.in_a_row,
             "seconds": self.timer.seconds,
         }
-        save_checkpoint(
-            run.checkpoints, self.step_done, state, self.save, keep_last=self.config.keep_last, processes=self.processes
-        )
 
     def _restore(self, checkpoint: Path) -> None:
-        state = load_state(checkpoint)
+        state = self.keeper.restore(checkpoint)
         self.policy.load_weights(checkpoint / "policy")
         if self.critic is not None:
             load_critic(self.critic, checkpoint / "critic")
         self.optimizer.load_state_dict(state["optimizer"])
         self.kl_controller.coefficient = state["kl_coefficient"]
         self.reward_moments = RunningMoments(**state["reward_moments"])
+        self.guards.load_state_dict(state["guards"])
+        self.left_out.in_a_row = state["left_out"]
         self.timer.seconds = state["seconds"]
         self.step_done = state["step"]
 

@@ -1,14 +1,17 @@
 """The update: epochs of the clipped surrogate over minibatches, each in micro-batches by token budget."""
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
+from transformers import PreTrainedModel
 
 from kedge.core import kl, masked_mean, policy_loss, value_clip_fraction, value_loss
-from kedge.errors import NumericsError
+from kedge.errors import NotFiniteError, NumericsError
 from kedge.models.batch import by_token_budget
 from kedge.models.critic import Critic
 from kedge.models.language_model import LanguageModel
@@ -17,6 +20,7 @@ from kedge.models.scalar import ScalarHead, ScalarModel
 from kedge.models.scoring import score_tokens, value_tokens
 from kedge.parallel import Processes
 from kedge.tracking import Metrics
+from kedge.training.not_finite import in_words
 from kedge.training.optimization import clip_gradients, compute_dtype, permutation
 from kedge.training.ppo.batch import Batch
 from kedge.training.ppo.config import PPOConfig
@@ -24,6 +28,11 @@ from kedge.training.ppo.config import PPOConfig
 # How far the first minibatch's log-ratios may stand from 0, at the worst token and on average: the sampler and the
 # update compute the same number by two routes, so more than rounding means that one of them is wrong.
 TOLERANCES = {torch.float32: (1e-4, 1e-5), torch.bfloat16: (0.5, 0.05), torch.float16: (0.1, 0.01)}
+
+
+def rounding(config: PPOConfig, model: PreTrainedModel) -> tuple[float, float]:
+    """The tolerances at the precision that the model computes in."""
+    return TOLERANCES.get(compute_dtype(config, model), TOLERANCES[torch.float32])
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,8 @@ class Update:
         """Train on a step's answers; returns the means over its minibatches.
 
         Raises:
-            NumericsError: the very first minibatch has a ratio that is not 1, or a gradient is not finite.
+            NumericsError: the very first minibatch has a ratio that is not 1.
+            NotFiniteError: log-probabilities, values, loss or gradient are not finite. No weight is touched by that.
         """
         config = self.config
         seen: list[Metrics] = []
@@ -59,7 +69,7 @@ class Update:
                 if config.target_kl is not None and metrics["policy/approxkl_avg"] > config.target_kl:
                     self.optimizer.zero_grad(set_to_none=True)
                     return _averages([*seen, metrics]) | {"policy/stopped_early": 1.0, "policy/updates": len(seen)}
-                metrics["policy/grad_norm"] = self._apply(step, train_policy)
+                metrics["policy/grad_norm"] = self._apply(rows, train_policy)
                 seen.append(metrics)
         return _averages(seen) | {"policy/stopped_early": 0.0, "policy/updates": len(seen)}
 
@@ -68,21 +78,26 @@ class Update:
         trained = max(int(batch.mask[list(rows)].sum()), 1)
         totals: dict[str, Tensor] = {}
         worst = torch.zeros((), device=batch.tokens.device)
+        fine: list[tuple[list[int], Tensor]] = []
         lengths = batch.lengths[list(rows)].tolist()
         mine = self.processes.deal(sorted(range(len(rows)), key=lambda i: lengths[i]))
         for part in by_token_budget([lengths[i] for i in mine], self.config.micro_batch_tokens):
-            answers = batch.rows([rows[mine[i]] for i in part])
+            samples = [rows[mine[i]] for i in part]
             with recomputing(self.recomputed):
-                loss, metrics, drift = self._loss(answers, trained, kl_coef, train_policy)
+                loss, metrics, drift = self._loss(batch.rows(samples), trained, kl_coef, train_policy)
             loss.backward()
-            worst = torch.maximum(worst, drift)
+            fine.append((samples, drift.isfinite()))
+            worst = torch.maximum(worst, drift.max())
             for name, value in metrics.items():
                 totals[name] = totals.get(name, torch.zeros_like(value)) + value.detach()
         self.processes.sum_gradients(self._parameters)
         self.processes.max_(worst)
         summed = torch.stack([value.float() for value in totals.values()])
         self.processes.sum_(summed)
-        return dict(zip([*totals, "worst"], [*summed.tolist(), float(worst)], strict=True))
+        found = dict(zip([*totals, "worst"], [*summed.tolist(), float(worst)], strict=True))
+        if not all(map(math.isfinite, found.values())):
+            self._refuse(found, fine)
+        return found
 
     @property
     def _parameters(self) -> list[Parameter]:
@@ -111,7 +126,7 @@ class Update:
                 ratio = (logprobs - part.old_logprobs).detach().exp()
                 divergence = ratio * kl(logprobs, part.ref_logprobs, estimator="k2")
                 loss = loss + kl_coef * masked_mean(divergence, mask, denominator=denominator)
-        drift = (logprobs - part.old_logprobs).detach().abs()
+        drift = (logprobs - part.old_logprobs).detach().abs().masked_fill(~mask, 0.0)
         metrics = {
             "loss/policy_avg": surrogate,
             "policy/entropy_avg": entropy_mean,
@@ -120,7 +135,7 @@ class Update:
             "val/ratio": clipping["ratio"],
             "drift": masked_mean(drift, mask, denominator=denominator),
         }
-        return loss, metrics | value_metrics, drift.masked_fill(~mask, 0.0).max()
+        return loss, metrics | value_metrics, drift.max(-1).values
 
     def _value_loss(self, part: Batch, values: Tensor | None, denominator: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The critic's part of the loss; nothing where there is no critic."""
@@ -155,7 +170,7 @@ class Update:
     def _check_first(self, metrics: Metrics, *, fatal: bool) -> Metrics:
         """Before any update the ratio is 1, KL and clip fraction are 0, whatever the data."""
         worst, average = metrics["worst"], metrics["drift"]
-        limits = TOLERANCES.get(compute_dtype(self.config, self.policy.model), TOLERANCES[torch.float32])
+        limits = rounding(self.config, self.policy.model)
         clipped = metrics["policy/clipfrac_avg"] > 0 and limits[0] < min(self.config.clip)  # in bfloat16 some will be
         if fatal and (not worst <= limits[0] or not average <= limits[1] or clipped):
             raise NumericsError(
@@ -166,13 +181,24 @@ class Update:
             )
         return {"policy/first_drift_max": worst, "policy/first_drift_avg": average}
 
-    def _apply(self, step: int, train_policy: bool) -> float:
+    def _refuse(self, metrics: Metrics, fine: Sequence[tuple[list[int], Tensor]]) -> None:
+        """Name what is not finite, and leave no gradient behind."""
+        self.optimizer.zero_grad(set_to_none=True)
+        bad = self.processes.gather(
+            lambda: [i for samples, is_fine in fine for i in itertools.compress(samples, (~is_fine).tolist())]
+        )
+        names = ", ".join(name for name, value in metrics.items() if not math.isfinite(value) and name != "worst")
+        where = f"log-probabilities of {in_words(bad)}" if bad else "the loss"
+        raise NotFiniteError(f"{where}: NaN or infinite (so are {names}); lower learning_rate")
+
+    def _apply(self, rows: Sequence[int], train_policy: bool) -> float:
         if not train_policy:  # a shared critic's value loss has reached the policy's trunk too
             for parameter in self.policy.model.parameters():
                 parameter.grad = None
         norm = clip_gradients(self._parameters, self.config.max_grad_norm)
         if not torch.isfinite(norm):
-            raise NumericsError(f"step {step + 1}: the gradient's norm is {norm.item()}; the weights are as before")
+            self.optimizer.zero_grad(set_to_none=True)
+            raise NotFiniteError(f"gradient: its norm is {norm.item()}, in {in_words(list(rows))}; lower learning_rate")
         self.optimizer.step()
         torch.clear_autocast_cache()  # which holds low-precision copies of the weights as they were
         self.optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,91 @@
+"""Writing that a crash, a kill or a full disk cannot spoil: aside, synced, renamed. What is there is whole."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from kedge.errors import StorageError
+
+# Bytes left on a disk that is as good as full.
+FULL = 2**20
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that at every moment the old one or the new one is there, whole.
+
+    Raises:
+        StorageError: it cannot be written (a full disk, no permission); the old one is as it was.
+    """
+    aside = path.with_name(f".{path.name}.writing")
+    with storage(path):
+        aside.write_text(text, encoding="utf-8")
+        sync(aside)
+        os.replace(aside, path)
+        sync(path.parent)
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A folder to write in; when all is written it takes the place of ``target``. Where not, nothing changes.
+
+    Raises:
+        StorageError: it cannot be written; ``target`` is as it was, and the disk as full as it was.
+    """
+    aside = target.with_name(f".{target.name}.writing")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        with storage(target):
+            aside.mkdir(parents=True)
+            yield aside
+            for path in [*aside.rglob("*"), aside]:
+                sync(path)
+            _take_the_place(aside, target)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def sync(path: Path) -> None:
+    """Until a file or folder is on the disk itself."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def storage(path: Path) -> Iterator[None]:
+    """What the operating system says against writing, as an error that names the file and the way on.
+
+    Raises:
+        StorageError: in place of OSError and of safetensors' own; and of whatever else is raised where the disk is
+            full, since libraries say that in many ways.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, OSError | SafetensorError) and not _full(path.parent):
+            raise
+        raise StorageError(
+            f"{path}: could not be written: {error}. What was written before is whole; make room (or mend what is "
+            "named), then go on with --resume"
+        ) from error
+
+
+def _full(folder: Path) -> bool:
+    return folder.is_dir() and shutil.disk_usage(folder).free < FULL
+
+
+def _take_the_place(aside: Path, target: Path) -> None:
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.rename(target, old)
+    os.rename(aside, target)
+    sync(target.parent)
+    shutil.rmtree(old, ignore_errors=True)

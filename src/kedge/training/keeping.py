@@ -1,0 +1,123 @@
+"""What a run keeps, and when: a checkpoint every so many steps, the best one, and one when it has to stop."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from kedge.errors import ConfigError, NumericsError, Stopped
+from kedge.parallel import Processes
+from kedge.tracking import Metrics, RunFolder
+from kedge.training.checkpoint import load_state, mark_best, save_checkpoint
+from kedge.training.config import TrainingConfig
+from kedge.training.interrupts import Interrupts
+
+PAUSED = 3
+"""Exit status of a run that a guard stopped."""
+
+
+@dataclass
+class Keeper:
+    """Keeps a run, where there is a run folder; without one it does nothing."""
+
+    run: RunFolder | None
+    config: TrainingConfig
+    processes: Processes
+    interrupts: Interrupts
+    state: Callable[[], dict[str, Any]]
+    """Everything but the models that an exact resume needs."""
+    write_models: Callable[[Path], None]
+    tensors: Callable[[], Iterable[Tensor]]
+    """All that is trained: never kept where one of them is not finite."""
+    watched: str
+    """Held-out metric that says which step is the best; with a minus in front, the smaller the better."""
+    best: dict[str, Any] | None = field(default=None, init=False)
+    """``{"step", "metric", "value"}``."""
+    _kept: int = field(default=-1, init=False)
+
+    def after(self, step: int, evaluation: Metrics) -> None:
+        """A checkpoint where one is due after ``step``, or where ``evaluation`` is the best so far.
+
+        Raises:
+            ConfigError: ``best_metric`` names nothing that was measured. StorageError: it cannot be written.
+            NumericsError: a weight is not finite.
+        """
+        every = self.config.checkpoint_every
+        if not every:
+            return
+        if self._is_best(step, evaluation) or (step and step % every == 0):
+            self._keep(step)
+
+    def stop_if_asked(self, step: int) -> None:
+        """Keep everything and stop, where a signal asked for it.
+
+        Raises:
+            Stopped: with the exit status that a shell expects of the signal.
+        """
+        if self.run is not None and (signum := self.interrupts.asked()):
+            self.stop(step, f"stopped by {signum.name}", 128 + signum)
+
+    def stop(self, step: int, why: str, exit_status: int) -> NoReturn:
+        """Keep everything and stop.
+
+        Raises:
+            Stopped: always.
+        """
+        self._keep(step)
+        where = f"; everything is kept in {self.run.path}" if self.run is not None else ""
+        raise Stopped(f"{why} after step {step}{where}", exit_status)
+
+    def restore(self, checkpoint: Path) -> dict[str, Any]:
+        """The state that was kept in ``checkpoint``."""
+        state = load_state(checkpoint)
+        self.best, self._kept = state["best"], state["step"]
+        return state
+
+    def _keep(self, step: int) -> None:
+        if self.run is None:
+            return
+        best_step = None if self.best is None else self.best["step"]
+        if step == self._kept:  # by now it may be the best
+            mark_best(self.run.checkpoints, best_step, self.processes)
+            return
+        if not all(bool(tensor.isfinite().all()) for tensor in self.tensors()):
+            raise NumericsError(
+                f"step {step}: weights are NaN or infinite, and are not kept; the last checkpoint is as it was. Go on "
+                "from it with a lower learning_rate, in a run of another name"
+            )
+        self.run.sync()
+        save_checkpoint(
+            self.run.checkpoints,
+            step,
+            self.state() | {"best": self.best},
+            self.write_models,
+            keep_last=self.config.keep_last,
+            best_step=best_step,
+            processes=self.processes,
+        )
+        self._kept = step
+
+    def _is_best(self, step: int, evaluation: Metrics) -> bool:
+        if not evaluation:
+            return False
+        name = self.watched.removeprefix("-")
+        if f"eval/{name}" not in evaluation:
+            there = ", ".join(sorted(key.removeprefix("eval/") for key in evaluation))
+            raise ConfigError(f"best_metric: {name!r} is not measured; there are: {there}")
+        value, sign = evaluation[f"eval/{name}"], -1 if self.watched.startswith("-") else 1
+        if step == 0 or math.isnan(value) or (self.best is not None and sign * value <= sign * self.best["value"]):
+            return False
+        self.best = {"step": step, "metric": name, "value": value}
+        return True
+
+
+def trained_tensors(optimizer: torch.optim.Optimizer) -> Iterable[Tensor]:
+    """Weights and moments."""
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            yield weight.detach()
+            yield from (x for x in optimizer.state.get(weight, {}).values() if isinstance(x, Tensor))

@@ -1,0 +1,88 @@
+"""Steps with NaN or infinity in them: left out, written down, and counted."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kedge.errors import NotFiniteError, NumericsError
+from kedge.storage import storage
+from kedge.tracking import Metrics, RunFolder, say
+
+FOLDER = "not_finite"
+
+
+class LeftOut:
+    """Counts the steps in a row that had to be left out."""
+
+    def __init__(self, run: RunFolder | None, *, limit: int, in_a_row: int = 0) -> None:
+        self.run = run
+        self.limit = limit
+        self.in_a_row = in_a_row
+
+    @contextmanager
+    def where_not_finite(self, step: int, metrics: Metrics) -> Iterator[dict[str, Any]]:
+        """Around a step's work: where a number in it is not finite, the rest of the step is left out.
+
+        Gives a dict to be filled with what the step works on (tensors and plain values); that goes to
+        ``not_finite/step-000012.pt`` in the run folder.
+
+        Args:
+            step: from 1. metrics: those of such a step are put here.
+
+        Raises:
+            NumericsError: it is the last of ``limit`` in a row.
+        """
+        seen: dict[str, Any] = {}
+        try:
+            yield seen
+            self.in_a_row = 0
+        except NotFiniteError as error:
+            self._leave_out(step, error, seen)
+            metrics.clear()
+            metrics["train/left_out"] = 1.0
+
+    def _leave_out(self, step: int, error: NotFiniteError, seen: Mapping[str, Any]) -> None:
+        self.in_a_row += 1
+        message = f"step {step} is left out, the weights untouched by it: {error}"
+        if self.run is not None:
+            message += f" (what it worked on: {self._write(self.run, step, seen)})"
+            self.run.write_event(step, event="not_finite", message=message)
+        if self.in_a_row >= self.limit:
+            raise NumericsError(f"{message}\nThat is {self.in_a_row} in a row (max_left_out): the run stops") from error
+        say(message)
+
+    def _write(self, run: RunFolder, step: int, seen: Mapping[str, Any]) -> Path:
+        path = run.path / FOLDER / f"step-{step:06d}.pt"
+        if run.processes.leads:
+            with storage(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                torch.save(dict(seen), path)
+        return path
+
+
+def refuse_not_finite(what: str, rows: Tensor, samples: Tensor | None = None) -> None:
+    """Raise where a number is not finite.
+
+    Args:
+        what: the number's name, such as ``"values"``.
+        rows: ``[N, ...]``, a row a sample. samples: ``[N]`` their numbers in the step; None: 0, 1, 2 ...
+
+    Raises:
+        NotFiniteError: naming ``what`` and the samples.
+    """
+    if rows.isfinite().all():
+        return
+    broken = (~rows.isfinite()).flatten(1).any(1) if rows.dim() > 1 else ~rows.isfinite()
+    numbers = torch.arange(len(rows)) if samples is None else samples
+    raise NotFiniteError(f"{what}: NaN or infinite in {in_words(numbers[broken.cpu()].tolist())}")
+
+
+def in_words(samples: Sequence[int], most: int = 8) -> str:
+    """``sample 3``, or ``samples 3, 5, 9 and 4 more``."""
+    shown = ", ".join(str(i) for i in sorted(samples)[:most])
+    more = f" and {len(samples) - most} more" if len(samples) > most else ""
+    return f"sample{'s' if len(samples) > 1 else ''} {shown}{more}"

@@ -1,0 +1,90 @@
+"""A step's experience, filled in as the step goes: prompts, answers, scores, and the batch to train on."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kedge.core import RunningMoments, kl
+from kedge.engine.engine import Completion
+from kedge.engine.rollouts import Rollouts, in_micro_batches
+from kedge.evaluation.samples import sample_rows
+from kedge.models.critic import Critic
+from kedge.models.language_model import LanguageModel
+from kedge.models.scoring import score_tokens, value_tokens
+from kedge.parallel import Processes
+from kedge.rewards.scores import Scores
+from kedge.training.not_finite import refuse_not_finite
+from kedge.training.ppo.batch import Batch, estimate_advantages, token_rewards
+from kedge.training.ppo.config import PPOConfig
+from kedge.training.ppo.prompts import EncodedPrompt
+
+
+@dataclass(frozen=True)
+class Experience:
+    """Answers to a step's prompts, scored and ready to train on."""
+
+    prompts: Sequence[EncodedPrompt]
+    completions: Sequence[Completion]
+    rollouts: Rollouts
+    scores: Scores
+    batch: Batch
+
+    def samples(self, count: int) -> Iterator[dict[str, Any]]:
+        """The first ``count`` answers as lines of samples.jsonl."""
+        divergence = kl(self.rollouts.logprobs, self.batch.ref_logprobs).sum(-1).tolist()
+        judged = {"score": self.scores.sums(), **self.scores.components}
+        records = [prompt.record for prompt in self.prompts]
+        return sample_rows(records, self.completions, judged, divergence, count=count)
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """From answers and their scores to advantages: what reference and critic say of every token."""
+
+    policy: LanguageModel
+    reference: LanguageModel
+    critic: Critic | None
+    config: PPOConfig
+    processes: Processes
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        completions: Sequence[Completion],
+        rollouts: Rollouts,
+        scores: Scores,
+        moments: RunningMoments,
+        kl_coef: float,
+    ) -> Batch:
+        """The batch to train on.
+
+        Args:
+            moments: of the rewards so far; updated.
+
+        Raises:
+            NotFiniteError: log-probabilities, values or advantages are not finite.
+        """
+        cut_off = torch.tensor([c.finish_reason == "length" for c in completions], device=self.policy.device)
+        reference = self._scored(rollouts, self._reference_logprobs)
+        refuse_not_finite("log-probabilities under the reference", reference)
+        values = None if self.critic is None else self._scored(rollouts, self._values)
+        if values is not None:
+            refuse_not_finite("values", values)
+        rewards = token_rewards(rollouts, scores, cut_off, self.config, moments)
+        refuse_not_finite("rewards", rewards)
+        batch = estimate_advantages(rollouts, rewards, reference, values, cut_off, kl_coef, self.config)
+        refuse_not_finite("advantages", batch.advantages)
+        return batch
+
+    def _scored(self, rollouts: Rollouts, score: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        return in_micro_batches(rollouts, self.config.micro_batch_tokens, score, self.processes)
+
+    def _reference_logprobs(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        return score_tokens(self.reference, tokens, mask, temperature=self.config.temperature).logprobs
+
+    def _values(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        assert self.critic is not None
+        return value_tokens(self.critic, tokens, mask, self.policy)

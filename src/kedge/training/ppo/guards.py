@@ -1,0 +1,251 @@
+"""Watching a run for the ways in which PPO goes wrong. Each guard compares one number of a step with its limit."""
+
+import operator
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from kedge.config import Config
+from kedge.tracking import Metrics
+
+Action = Literal["warn", "pause", "off"]
+
+NAMES = (
+    "kl", "value_loss", "explained_variance", "ratio", "entropy", "repetition", "empty", "cut_off", "equal_rewards",
+    "one_component",
+)  # fmt: skip
+
+WATCHED_VALUE_LOSSES = 20
+"""Steps whose median the value loss is compared with."""
+
+
+class GuardsConfig(Config):
+    """What to do about each sign of trouble: ``warn`` says it, ``pause`` also keeps a checkpoint and stops."""
+
+    patience: int = Field(3, ge=1)
+    """Steps in a row beyond the limit before a guard speaks (``ratio``: at once; ``explained_variance``: its own)."""
+    kl: Action = "warn"
+    """The KL from the reference is running away."""
+    kl_limit: float = Field(1.0, gt=0)
+    """Nats a token."""
+    value_loss: Action = "warn"
+    """The value loss explodes."""
+    value_loss_limit: float = Field(10.0, gt=1)
+    """Times the median of the last 20 steps."""
+    explained_variance: Action = "warn"
+    """The critic is worse than a constant for long."""
+    explained_variance_limit: float = Field(0.0, le=1)
+    """Explained variance."""
+    explained_variance_steps: int = Field(20, ge=1)
+    """For how many steps in a row."""
+    ratio: Action = "warn"
+    """A step's first minibatch does not have ratio 1: sampler and update disagree."""
+    ratio_limit: float | None = Field(None, gt=0)
+    """Largest log-ratio of a token there; ``none``: rounding at the models' precision."""
+    entropy: Action = "warn"
+    """The policy collapses onto few answers."""
+    entropy_limit: float = Field(0.1, gt=0, lt=1)
+    """Share of the first step's entropy a token."""
+    repetition: Action = "warn"
+    """Answers that repeat themselves take over."""
+    repetition_limit: float = Field(0.3, gt=0, lt=1)
+    """Rise since the first step of the share of token pairs that were there before in the same answer."""
+    empty: Action = "warn"
+    """Empty answers take over."""
+    empty_limit: float = Field(0.3, gt=0, lt=1)
+    """Rise since the first step of their share."""
+    cut_off: Action = "warn"
+    """Answers at the length limit take over."""
+    cut_off_limit: float = Field(0.5, gt=0, lt=1)
+    """Rise since the first step of their share."""
+    equal_rewards: Action = "warn"
+    """All scores of a step are equal: there is nothing to learn from."""
+    equal_rewards_limit: float = Field(0.0, ge=0)
+    """Standard deviation of the scores."""
+    one_component: Action = "warn"
+    """One of several reward components decides everything."""
+    one_component_limit: float = Field(0.95, gt=0, lt=1)
+    """Its share of the components' standard deviations, weights included."""
+
+    USED_WHEN: ClassVar[Mapping[str, tuple[str, tuple[object, ...]]]] = {
+        "explained_variance_steps": ("explained_variance", ("warn", "pause")),
+        **{f"{name}_limit": (name, ("warn", "pause")) for name in NAMES},
+    }
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A guard that speaks."""
+
+    guard: str
+    value: float
+    limit: float
+    message: str
+    pause: bool
+
+
+@dataclass(frozen=True)
+class Guard:
+    """One guard: the number it watches, and what to say."""
+
+    name: str
+    value: Callable[[Metrics, "History"], float | None]
+    """None where the step does not have the number."""
+    says: str
+    """With ``{value}`` and ``{limit}``."""
+    remedy: str
+    beyond: Callable[[float, float], bool] = operator.gt
+    """Whether a value is on the wrong side of the limit."""
+
+
+@dataclass
+class History:
+    """What guards remember: the first step's metrics, and the last value losses."""
+
+    first: Metrics
+    value_losses: list[float]
+
+    def take_in(self, metrics: Metrics) -> None:
+        """After a step was watched."""
+        if "loss/value_avg" in metrics:
+            self.value_losses = [*self.value_losses, metrics["loss/value_avg"]][-WATCHED_VALUE_LOSSES:]
+
+
+def _kl_a_token(metrics: Metrics, _: History) -> float | None:
+    return metrics["objective/kl"] / max(metrics["completions/mean_length"], 1.0)
+
+
+def _value_loss(metrics: Metrics, history: History) -> float | None:
+    usual = statistics.median(history.value_losses) if len(history.value_losses) == WATCHED_VALUE_LOSSES else 0.0
+    return metrics["loss/value_avg"] / usual if usual > 0 and "loss/value_avg" in metrics else None
+
+
+def _entropy(metrics: Metrics, history: History) -> float | None:
+    at_first = history.first.get("policy/entropy_avg", 0.0)
+    return metrics["policy/entropy_avg"] / at_first if at_first > 0 and "policy/entropy_avg" in metrics else None
+
+
+def _rise(name: str) -> Callable[[Metrics, History], float | None]:
+    return lambda metrics, history: metrics[name] - history.first[name]
+
+
+def _is(name: str) -> Callable[[Metrics, History], float | None]:
+    return lambda metrics, _: metrics.get(name)
+
+
+GUARDS = (
+    Guard(
+        "kl",
+        _kl_a_token,
+        "KL from the reference is {value:.2f} nats a token (limit {limit:g}): the policy runs away from it",
+        "raise kl_coef or lower learning_rate; read samples.jsonl for what the reward fell for",
+    ),
+    Guard(
+        "value_loss",
+        _value_loss,
+        "the value loss is {value:.0f} times its median of late (limit {limit:g})",
+        "lower critic_learning_rate, or set scale_rewards or clip_rewards; look for rewards of a new size",
+    ),
+    Guard(
+        "explained_variance",
+        _is("val/explained_variance"),
+        "the critic explains {value:.2f} of the returns' variance (limit {limit:g}): worse than a constant",
+        'set critic_warmup_steps, critic = "separate" or another critic_learning_rate; or do without a critic '
+        '(advantage_estimator = "rloo")',
+        operator.lt,
+    ),
+    Guard(
+        "ratio",
+        _is("policy/first_drift_max"),
+        "log-probabilities of the first minibatch differ from the sampler's by {value:.2g} (limit {limit:g}); they "
+        "must be the same",
+        "look for dropout, a low-precision dtype or an attention implementation at fault; "
+        'autocast = "none" or dtype = "float32" tells them apart',
+    ),
+    Guard(
+        "entropy",
+        _entropy,
+        "the policy's entropy is {value:.0%} of what it was (limit {limit:.0%}): it collapses onto few answers",
+        "lower learning_rate, raise kl_coef, or set entropy_coef",
+        operator.lt,
+    ),
+    Guard(
+        "repetition",
+        _rise("completions/repeated"),
+        "answers repeat themselves: {value:.0%} more of their token pairs than in the first step (limit {limit:.0%})",
+        "raise kl_coef, or let the reward count repetition",
+    ),
+    Guard(
+        "empty",
+        _rise("completions/empty"),
+        "{value:.0%} more of the answers are empty than in the first step (limit {limit:.0%})",
+        "see that the reward pays nothing for an empty answer; raise kl_coef",
+    ),
+    Guard(
+        "cut_off",
+        _rise("completions/cut_off"),
+        "{value:.0%} more of the answers reach response_length than in the first step (limit {limit:.0%})",
+        'set cutoff = "penalty" or "mask", raise response_length, or let the reward count length',
+    ),
+    Guard(
+        "equal_rewards",
+        _is("objective/scores_std"),
+        "the scores of all answers are equal (standard deviation {value:g}): there is nothing to learn from",
+        "look at the reward: it is too coarse, or every answer reaches it",
+        operator.le,
+    ),
+    Guard(
+        "one_component",
+        _is("rewards/largest_share"),
+        "one reward component makes {value:.0%} of the spread (limit {limit:.0%}); the others hardly count",
+        "weigh the components so that their spreads compare",
+    ),
+)
+
+
+class Guards:
+    """All guards of a run. Each speaks once when it finds trouble, and again only after the trouble was over."""
+
+    def __init__(self, config: GuardsConfig, *, rounding: float) -> None:
+        """``rounding``: how far log-probabilities of one token may differ at the models' precision."""
+        self.config = config
+        self.rounding = rounding
+        self.history: History | None = None
+        self.in_a_row: dict[str, int] = {}
+
+    def watch(self, metrics: Metrics) -> list[Alarm]:
+        """Look at a step's metrics, a finished step after the other."""
+        history = self.history = self.history or History(dict(metrics), [])
+        found = [warning for guard in GUARDS if (warning := self._look(guard, metrics, history))]
+        history.take_in(metrics)
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold."""
+        history = None if self.history is None else vars(self.history).copy()
+        return {"history": history, "in_a_row": dict(self.in_a_row)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        self.history = None if state["history"] is None else History(**state["history"])
+        self.in_a_row = dict(state["in_a_row"])
+
+    def _look(self, guard: Guard, metrics: Metrics, history: History) -> Alarm | None:
+        action: Action = getattr(self.config, guard.name)
+        value = guard.value(metrics, history) if action != "off" else None
+        if value is None:
+            return None
+        limit = getattr(self.config, f"{guard.name}_limit")
+        limit = self.rounding if limit is None else limit
+        self.in_a_row[guard.name] = self.in_a_row.get(guard.name, 0) + 1 if guard.beyond(value, limit) else 0
+        if self.in_a_row[guard.name] != self._patience(guard):
+            return None
+        message = f"{guard.name}: {guard.says.format(value=value, limit=limit)}. Try: {guard.remedy}"
+        return Alarm(guard.name, value, limit, message, action == "pause")
+
+    def _patience(self, guard: Guard) -> int:
+        own = {"ratio": 1, "explained_variance": self.config.explained_variance_steps}
+        return own.get(guard.name, self.config.patience)
