@@ -49,6 +49,14 @@ def whole_folder(target: Path) -> Iterator[Path]:
         raise
 
 
+def remove_folder(folder: Path) -> None:
+    """Delete a folder so that at every moment it is there, whole, or not there under its name."""
+    aside = folder.with_name(f".{folder.name}.deleting")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.rename(folder, aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
 def sync(path: Path) -> None:
     """Until a file or folder is on the disk itself."""
     descriptor = os.open(path, os.O_RDONLY)

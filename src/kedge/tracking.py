@@ -67,7 +67,7 @@ class RunFolder:
             raise ConfigError("--overwrite and --resume exclude each other")
         if self.path.resolve() in (Path.cwd(), *Path.cwd().parents):
             raise ConfigError(f"{self.path}: is where you work; name another folder with run=...")
-        occupied = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+        occupied = self.path.exists() and (not self.path.is_dir() or any(map(_counts, self.path.iterdir())))
         if occupied and not (overwrite or resume):
             raise ConfigError(
                 f"{self.path}: exists; --resume goes on from its last checkpoint, --overwrite begins anew, "
@@ -157,6 +157,11 @@ class RunFolder:
         with storage(self.path / name), (self.path / name).open("a", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _counts(path: Path) -> bool:
+    """Whether a file makes a folder somebody's: not a recipe whose writing was broken off by a kill."""
+    return path.name != ".recipe.toml.writing"
 
 
 def _settings(tables: Mapping[str, Any], path: str = "") -> dict[str, Any]:

@@ -104,6 +104,13 @@ class TestDamage:
         assert damage_in(checkpoint) == f"{checkpoint / CHECKSUMS_FILE}: damaged"
 
 
+def test_what_a_kill_left_behind_is_cleared_away(tmp_path):
+    for name in (".step-000001.deleting", ".step-000002.writing", ".step-000001.old"):
+        (tmp_path / name).mkdir()
+    save(tmp_path, 3)
+    assert names(tmp_path) == ["step-000003"]
+
+
 def test_a_folder_without_state_is_no_checkpoint(tmp_path):
     save(tmp_path, 1)
     (tmp_path / "step-000009").mkdir()

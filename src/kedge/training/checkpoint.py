@@ -12,7 +12,7 @@ import torch
 
 from kedge.errors import ConfigError, StorageError
 from kedge.parallel import Processes
-from kedge.storage import storage, whole_folder
+from kedge.storage import remove_folder, storage, whole_folder
 from kedge.tracking import RunFolder, say
 
 STATE_FILE = "state.pt"
@@ -48,30 +48,26 @@ def save_checkpoint(
             torch.save(state | {"step": step}, aside / STATE_FILE)
             sums = {name: _checksum(aside / name) for name in _files(aside)}
             (aside / CHECKSUMS_FILE).write_text(json.dumps(sums, indent=1), encoding="utf-8")
-        mark_best(folder, best_step, processes)
-        with storage(folder):
-            older = [path for path in checkpoints(folder) if _step(path) < step]
-            for old in older[: max(0, len(older) - (keep_last - 1))]:
-                if best_step is None or _step(old) != best_step:
-                    shutil.rmtree(old)
+        tidy(folder, step, keep_last=keep_last, best_step=best_step)
     processes.wait()
     return target
 
 
-def mark_best(folder: Path, step: int | None, processes: Processes) -> None:
-    """``folder/best`` becomes a link to the checkpoint of ``step``; None: to none.
+def tidy(folder: Path, step: int, *, keep_last: int, best_step: int | None) -> None:
+    """Point at the best checkpoint, and delete those before ``step`` that need not be kept, and what a kill left.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: it cannot be done.
     """
-    if step is None or not processes.leads:
-        return
-    link = folder / BEST
-    aside = link.with_name(f".{BEST}.writing")
-    with storage(link):
-        aside.unlink(missing_ok=True)
-        aside.symlink_to(_named(folder, step).name)
-        os.replace(aside, link)
+    with storage(folder):
+        if best_step is not None:
+            _link(folder / BEST, _named(folder, best_step).name)
+        for left_by_a_kill in folder.glob(".step-*"):
+            shutil.rmtree(left_by_a_kill)
+        older = [path for path in checkpoints(folder) if _step(path) < step]
+        for old in older[: max(0, len(older) - (keep_last - 1))]:
+            if best_step is None or _step(old) != best_step:
+                remove_folder(old)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -144,3 +140,10 @@ def _files(folder: Path) -> list[str]:
 def _checksum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _link(link: Path, target: str) -> None:
+    aside = link.with_name(f".{link.name}.writing")
+    aside.unlink(missing_ok=True)
+    aside.symlink_to(target)
+    os.replace(aside, link)

@@ -12,7 +12,7 @@ from torch import Tensor
 from kedge.errors import ConfigError, NumericsError, Stopped
 from kedge.parallel import Processes
 from kedge.tracking import Metrics, RunFolder
-from kedge.training.checkpoint import load_state, mark_best, save_checkpoint
+from kedge.training.checkpoint import load_state, save_checkpoint, tidy
 from kedge.training.config import TrainingConfig
 from kedge.training.interrupts import Interrupts
 
@@ -81,8 +81,9 @@ class Keeper:
         if self.run is None:
             return
         best_step = None if self.best is None else self.best["step"]
-        if step == self._kept:  # by now it may be the best
-            mark_best(self.run.checkpoints, best_step, self.processes)
+        if step == self._kept:  # by now it may be the best; or a kill came before all was tidy
+            if self.processes.leads:
+                tidy(self.run.checkpoints, step, keep_last=self.config.keep_last, best_step=best_step)
             return
         if not all(bool(tensor.isfinite().all()) for tensor in self.tensors()):
             raise NumericsError(
