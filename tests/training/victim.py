@@ -1,6 +1,9 @@
 """A run of each trainer, small and with everything on that a checkpoint must hold. Processes that get killed run it."""
 
+import gc
+import json
 import os
+import resource
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -51,3 +54,16 @@ def trainer(kind, model, run, *, resume=False, checkpoint_every=1):
 def train(kind, model, run, *, resume=False):
     """Run it to its end, if nobody kills it."""
     trainer(kind, model, run, resume=resume).train()
+
+
+def soak(model, run, steps):
+    """Train for so many steps; after each, resident bytes and open files go to ``run/soak.jsonl``."""
+    torch.set_num_threads(1)
+    small = PPO_SETTINGS | {"steps": steps, "eval_every": 10, "checkpoint_every": 10, "device": "cpu"}
+    ppo = PPO(model, PROMPTS, by_letters, PPOConfig(**small), run=run, eval_size=2, progress=False)
+    for _ in ppo:
+        gc.collect()
+        with open("/proc/self/statm") as file:
+            resident = int(file.read().split()[1]) * resource.getpagesize()
+        with (run / "soak.jsonl").open("a") as file:
+            file.write(json.dumps([resident, len(os.listdir("/proc/self/fd"))]) + "\n")
