@@ -1,8 +1,10 @@
 """The commands. Each reads its arguments, calls one thing below, and shows what came of it."""
 
+import json
 import os
 import shlex
 import sys
+import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -90,6 +92,29 @@ def evaluate(recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwri
     comparison, folder = evaluate_job(read, overwrite=overwrite)
     console.print(comparison_table(comparison.summary(), title="Baseline (before) and policy (after)"))
     _say_where(folder, f"{folder}/samples.jsonl", None)
+
+
+@app.command()
+def doctor(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
+) -> None:
+    """Check a PPO recipe before it runs: text, models, reward, one update, a checkpoint. Exit status 1 on a failure."""
+    read = _read(recipe, overrides)
+    from kedge.inspection.tables import findings_table
+    from kedge.jobs import doctor_job
+
+    with tempfile.TemporaryDirectory(prefix="kedge-doctor-") as scratch:
+        findings = doctor_job(read, Path(scratch))
+    failed = sum(finding.status == "fail" for finding in findings)
+    if as_json:
+        print(json.dumps({"recipe": str(recipe), "failed": failed, "findings": [f.as_dict() for f in findings]}))
+    else:
+        console.print(findings_table(findings, title=f"kedge doctor {recipe}"))
+        warned = sum(finding.status == "warn" for finding in findings)
+        console.print(f"{failed} failed, {warned} to look at", highlight=False)
+    raise typer.Exit(1 if failed else 0)
 
 
 @app.command()

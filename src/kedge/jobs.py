@@ -3,11 +3,18 @@
 from pathlib import Path
 from typing import Any
 
+from kedge.data.files import rows_of
+from kedge.data.records import Preference, preferences
 from kedge.evaluation.evaluate import Comparison, evaluate
+from kedge.inspection.doctor import Finding, examine
 from kedge.recipe import EvaluateRecipe, PPORecipe, Recipe, RewardRecipe, SFTRecipe
+from kedge.tracking import RunFolder
 from kedge.training.ppo import PPO
 from kedge.training.reward_modeling import RewardModeling
 from kedge.training.sft import SFT
+
+# Preferences on which the doctor tries a reward model.
+DOCTORS_PAIRS = 128
 
 
 def sft_job(recipe: Recipe, *, overwrite: bool = False, resume: bool = False) -> SFT:
@@ -27,6 +34,26 @@ def reward_job(recipe: Recipe, *, overwrite: bool = False, resume: bool = False)
 def ppo_job(recipe: Recipe, *, overwrite: bool = False, resume: bool = False) -> PPO:
     """``[ppo]``, ready to train."""
     settings = recipe.stage("ppo", PPORecipe)
+    return _ppo(settings, recipe.run_folder("ppo", overwrite=overwrite, resume=resume))
+
+
+def doctor_job(recipe: Recipe, scratch: Path) -> list[Finding]:
+    """``[ppo]``, examined; with ``[reward]``, reward models on its pairs too. ``scratch`` is a folder to write in."""
+    settings = recipe.stage("ppo", PPORecipe)
+
+    def build() -> PPO:
+        return _ppo(settings, RunFolder(scratch / "run", {"ppo": settings.resolved()}))
+
+    def pairs() -> list[Preference]:
+        preferred = recipe.stages.get("reward")
+        if not isinstance(preferred, RewardRecipe):
+            return []
+        return preferences(rows_of(preferred.data, rename=preferred.columns), seed=preferred.seed)[:DOCTORS_PAIRS]
+
+    return examine(build, pairs)
+
+
+def _ppo(settings: PPORecipe, run: RunFolder) -> PPO:
     return PPO(
         settings.policy,
         settings.prompts,
@@ -37,7 +64,7 @@ def ppo_job(recipe: Recipe, *, overwrite: bool = False, resume: bool = False) ->
         eval_size=settings.eval_size,
         metrics=settings.metrics,
         columns=settings.columns,
-        run=recipe.run_folder("ppo", overwrite=overwrite, resume=resume),
+        run=run,
     )
 
 

@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group
+from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from kedge.data.records import plain
 from kedge.evaluation.evaluate import Comparison
+from kedge.inspection.doctor import Finding
 
 EXPLAINED = {
     "kl": "KL from before, nats an answer",
@@ -45,6 +47,20 @@ def held_out_table(summary: Mapping[str, Any], *, title: str) -> Table:
         table.add_column(heading, justify="right")
     for name, after in summary["after"].items():
         table.add_row(name, _number(name, summary["before"].get(name)), _number(name, after))
+    return table
+
+
+MARKS = {"pass": "[green]pass[/]", "warn": "[yellow]warn[/]", "fail": "[bold red]fail[/]", "skip": "[dim]skip[/]"}
+
+
+def findings_table(findings: Sequence[Finding], *, title: str) -> Table:
+    """The doctor's findings, each with its remedy."""
+    table = Table(title=title, title_justify="left", header_style="bold", show_lines=True)
+    for heading in ("check", "", "found, and what to do"):
+        table.add_column(heading, overflow="fold")
+    for finding in findings:
+        said = escape(finding.found) + (f"\n[italic]{escape(finding.remedy)}[/]" if finding.remedy else "")
+        table.add_row(finding.check, MARKS[finding.status], said)
     return table
 
 

@@ -50,7 +50,7 @@ class Keeper:
         if not every:
             return
         if self._is_best(step, evaluation) or (step and step % every == 0):
-            self._keep(step)
+            self.keep(step)
 
     def stop_if_asked(self, step: int) -> None:
         """Keep everything and stop, where a signal asked for it.
@@ -67,7 +67,7 @@ class Keeper:
         Raises:
             Stopped: always.
         """
-        self._keep(step)
+        self.keep(step)
         where = f"; everything is kept in {self.run.path}" if self.run is not None else ""
         raise Stopped(f"{why} after step {step}{where}", exit_status)
 
@@ -77,7 +77,12 @@ class Keeper:
         self.best, self._kept = state["best"], state["step"]
         return state
 
-    def _keep(self, step: int) -> None:
+    def keep(self, step: int) -> None:
+        """Write the checkpoint of ``step``, unless it is there.
+
+        Raises:
+            StorageError: it cannot be written. NumericsError: a weight is not finite.
+        """
         if self.run is None:
             return
         best_step = None if self.best is None else self.best["step"]

@@ -68,7 +68,7 @@ class Estimator:
             NotFiniteError: log-probabilities, values or advantages are not finite.
         """
         cut_off = torch.tensor([c.finish_reason == "length" for c in completions], device=self.policy.device)
-        reference = self._scored(rollouts, self._reference_logprobs)
+        reference = self.logprobs(self.reference, rollouts)
         refuse_not_finite("log-probabilities under the reference", reference)
         values = None if self.critic is None else self._scored(rollouts, self._values)
         if values is not None:
@@ -79,11 +79,14 @@ class Estimator:
         refuse_not_finite("advantages", batch.advantages)
         return batch
 
+    @torch.no_grad()
+    def logprobs(self, lm: LanguageModel, rollouts: Rollouts) -> Tensor:
+        """``[B, L]`` of the answers' tokens under ``lm``, by a forward pass; 0.0 elsewhere."""
+        temperature = self.config.temperature
+        return self._scored(rollouts, lambda *part: score_tokens(lm, *part, temperature=temperature).logprobs)
+
     def _scored(self, rollouts: Rollouts, score: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         return in_micro_batches(rollouts, self.config.micro_batch_tokens, score, self.processes)
-
-    def _reference_logprobs(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        return score_tokens(self.reference, tokens, mask, temperature=self.config.temperature).logprobs
 
     def _values(self, tokens: Tensor, mask: Tensor) -> Tensor:
         assert self.critic is not None

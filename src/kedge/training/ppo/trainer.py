@@ -148,7 +148,7 @@ class PPO:
         self.before: Evaluation | None = None
         self.comparison: Comparison | None = None
         if checkpoint := to_resume(self.run, checkpoint_every=config.checkpoint_every):
-            self._restore(checkpoint)
+            self.restore(checkpoint)
 
     # The loop ---------------------------------------------------------------------------------------------------
 
@@ -208,27 +208,41 @@ class PPO:
 
     def step(self) -> Metrics:
         """One step: answers, their scores, advantages, and the update on them."""
-        prompts, metrics = self._next_prompts(), Metrics()
+        metrics, kl_coef = Metrics(), self.kl_controller.coefficient
         left_out = self.left_out.where_not_finite(self.step_done + 1, metrics)
         with self.timer.lap() as lap, precision(self.config, self.policy.device), left_out as seen:
-            seen["prompts"] = [prompt.record.text for prompt in prompts]
-            with self.timer("generate"):
-                completions, rollouts = self._generate(prompts)
-                seen |= vars(rollouts)
-            with self.timer("reward"), torch.autocast(self.policy.device.type, enabled=False):
-                scores = judge(self.reward, [prompt.record for prompt in prompts], completions, self.processes)
-                seen["scores"] = scores.sums()
-            with self.timer("score"):
-                kl_coef = self.kl_controller.coefficient
-                batch = self.estimate(completions, rollouts, scores, self.reward_moments, kl_coef)
-                seen |= vars(batch)
+            experience = self.collect(seen)
             with self.timer("update"):
-                updated = self._update(batch, kl_coef)
-            metrics |= self._report(Experience(prompts, completions, rollouts, scores, batch), kl_coef) | updated
+                updated = self._update(experience.batch, kl_coef)
+            metrics |= self._report(experience, kl_coef) | updated
         seconds = {f"time/{phase}": seconds for phase, seconds in lap.items()}
         if "policy/updates" in metrics:
-            metrics |= self._throughput(rollouts, metrics, sum(lap.values()))
-        return metrics | {"episode": float((self.step_done + 1) * len(prompts))} | seconds
+            metrics |= self._throughput(experience.rollouts, metrics, sum(lap.values()))
+        return metrics | {"episode": float((self.step_done + 1) * self.config.answers)} | seconds
+
+    def collect(self, seen: dict[str, Any] | None = None) -> Experience:
+        """The answers to this step's prompts, scored and ready to train on.
+
+        Args:
+            seen: is given what there is, as it comes.
+
+        Raises:
+            NotFiniteError: logits, a score, log-probabilities, values or advantages are not finite.
+        """
+        seen, prompts = {} if seen is None else seen, self._next_prompts()
+        records = [prompt.record for prompt in prompts]
+        seen["prompts"] = [record.text for record in records]
+        with self.timer("generate"):
+            completions, rollouts = self._generate(prompts)
+            seen |= vars(rollouts)
+        with self.timer("reward"), torch.autocast(self.policy.device.type, enabled=False):
+            scores = judge(self.reward, records, completions, self.processes)
+            seen["scores"] = scores.sums()
+        with self.timer("score"):
+            kl_coef = self.kl_controller.coefficient
+            batch = self.estimate(completions, rollouts, scores, self.reward_moments, kl_coef)
+            seen |= vars(batch)
+        return Experience(prompts, completions, rollouts, scores, batch)
 
     def _update(self, batch: Batch, kl_coef: float) -> Metrics:
         factor = schedule(self.config, self.step_done, self.config.steps)
@@ -359,7 +373,8 @@ class PPO:
             "seconds": self.timer.seconds,
         }
 
-    def _restore(self, checkpoint: Path) -> None:
+    def restore(self, checkpoint: Path) -> None:
+        """Become what was kept in ``checkpoint``."""
         state = self.keeper.restore(checkpoint)
         self.policy.load_weights(checkpoint / "policy")
         if self.critic is not None:

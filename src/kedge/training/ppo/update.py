@@ -179,7 +179,12 @@ class Update:
                 "must be 1. The model scores a token differently alone (with its cache) and in a batch: dropout left "
                 "on, a low-precision dtype, or an attention implementation at fault"
             )
-        return {"policy/first_drift_max": worst, "policy/first_drift_avg": average}
+        return {
+            "policy/first_drift_max": worst,
+            "policy/first_drift_avg": average,
+            "policy/first_approxkl": metrics["policy/approxkl_avg"],
+            "policy/first_clipfrac": metrics["policy/clipfrac_avg"],
+        }
 
     def _refuse(self, metrics: Metrics, fine: Sequence[tuple[list[int], Tensor]]) -> None:
         """Name what is not finite, and leave no gradient behind."""

@@ -1,0 +1,6 @@
+"""What one would wish to have checked before the night: a recipe, looked at in a minute."""
+
+from kedge.inspection.doctor.examine import examine
+from kedge.inspection.doctor.finding import Finding
+
+__all__ = ["Finding", "examine"]

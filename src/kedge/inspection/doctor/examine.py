@@ -1,0 +1,56 @@
+"""All checks, one after another."""
+
+from collections.abc import Callable, Sequence
+
+from kedge.data.records import Preference
+from kedge.errors import ConfigError, DataError, KedgeError, ModelError, RewardError
+from kedge.inspection.doctor import learning, models, words
+from kedge.inspection.doctor.finding import Finding, Patient
+from kedge.training.ppo import PPO
+
+# In this order: an update changes the policy, so what looks at it as it was comes before.
+CHECKS: tuple[tuple[str, Callable[[Patient], Finding]], ...] = (
+    ("tokenizer round trip", words.round_trip),
+    ("prompt lengths", words.lengths),
+    ("weights and heads", models.loaded),
+    ("reward", learning.reward),
+    ("dropout is off", models.dropout),
+    ("answers can end", words.ending),
+    ("answers cut off", words.cut_off),
+    ("sampler and forward pass agree", models.sampler),
+    ("reward model: padding", models.padding),
+    ("reward model: swapped pairs", models.pairs),
+    ("first minibatch", learning.first_minibatch),
+    ("an update raises the surrogate", learning.surrogate),
+    ("checkpoint round trip", learning.checkpoint),
+)
+
+# What is refused before there is anything to examine, under the name of what it is about.
+REFUSED = {
+    ConfigError: "settings",
+    DataError: "data and prompt lengths",
+    ModelError: "weights and heads",
+    RewardError: "reward",
+}
+
+
+def examine(build: Callable[[], PPO], pairs: Callable[[], Sequence[Preference]] = tuple) -> list[Finding]:
+    """Build a run and check it as far as it can be checked. The run is trained by that, and of no further use.
+
+    Args:
+        build: makes the run, with a folder to write a checkpoint in.
+        pairs: preferences to check reward models on.
+    """
+    try:
+        patient = Patient(build(), pairs())
+    except KedgeError as error:
+        what = next((name for kind, name in REFUSED.items() if isinstance(error, kind)), "the recipe")
+        return [Finding(what, "fail", str(error))]
+    return [_checked(name, check, patient) for name, check in CHECKS]
+
+
+def _checked(name: str, check: Callable[[Patient], Finding], patient: Patient) -> Finding:
+    try:
+        return check(patient)
+    except KedgeError as error:
+        return Finding(name, "fail", str(error))

@@ -1,0 +1,69 @@
+"""What a check found, and the patient that it looks at."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Literal
+
+from torch import Tensor
+
+from kedge.data.records import Preference
+from kedge.models.reward_model import RewardModel
+from kedge.rewards.model import ModelReward
+from kedge.tracking import Metrics
+from kedge.training.optimization import precision, set_learning_rate
+from kedge.training.ppo import PPO
+from kedge.training.ppo.experience import Experience
+
+Status = Literal["pass", "warn", "fail", "skip"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's table."""
+
+    check: str
+    status: Status
+    found: str
+    remedy: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass
+class Patient:
+    """A run before its first step. What several checks need is made once, when the first of them asks."""
+
+    ppo: PPO
+    pairs: Sequence[Preference] = ()
+    """Of the recipe's reward table; empty where it has none."""
+
+    @cached_property
+    def experience(self) -> Experience:
+        """A first step's answers, scored. Nothing is trained by that."""
+        with precision(self.ppo.config, self.ppo.policy.device):
+            return self.ppo.collect()
+
+    @cached_property
+    def sampled(self) -> Tensor:
+        """``[B, L]`` log-probabilities of the answers by a forward pass of the policy, before any update."""
+        with precision(self.ppo.config, self.ppo.policy.device):
+            return self.ppo.estimate.logprobs(self.ppo.policy, self.experience.rollouts)
+
+    @cached_property
+    def updated(self) -> Metrics:
+        """One update on those answers, at the peak learning rate. The policy is another one after that."""
+        ppo, batch = self.ppo, self.experience.batch
+        _ = self.sampled
+        set_learning_rate(ppo.optimizer, 1.0)
+        with precision(ppo.config, ppo.policy.device):
+            metrics = ppo.update(batch, ppo.config.critic_warmup_steps, ppo.kl_controller.coefficient)
+        ppo.engine.weights_changed()
+        return metrics
+
+    @property
+    def reward_models(self) -> list[RewardModel]:
+        """Those that the reward has in it."""
+        return [part.model for _, part in self.ppo.reward.parts if isinstance(part, ModelReward)]
