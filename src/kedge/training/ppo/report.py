@@ -36,6 +36,11 @@ def rollout_metrics(experience: Experience, weights: Mapping[str, float], kl_pen
         "objective/rlhf_reward": score - kl_penalty * divergence,
         **{name: value for name, value in components.items() if not math.isnan(value)},
         **_largest_share(scores, weights),
+        **{
+            f"rewards/{name}_{reason}": float(count)
+            for name, counts in scores.failure_counts().items()
+            for reason, count in counts.items()
+        },
         "completions/mean_length": sum(len(c.ids) for c in completions) / n,
         "completions/cut_off": sum(c.finish_reason == "length" for c in completions) / n,
         "completions/empty": sum(not c.text.strip() for c in completions) / n,
