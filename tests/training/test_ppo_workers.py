@@ -43,28 +43,25 @@ def test_a_well_behaved_function_gives_the_same_run(make_ppo, judges, tmp_path, 
     assert lines(tmp_path / "there", "samples.jsonl") == lines(tmp_path / "here", "samples.jsonl")
 
 
-def test_the_run_goes_on_and_counts(make_ppo, judges, tmp_path, lines):
+def test_the_run_goes_on_and_counts(make_ppo, judges, tmp_path, lines, capsys):
     rows = [{"prompt": f"the cat {i}", "mood": mood} for i, mood in enumerate(MOODS)]
     held = [{"prompt": "the dog", "mood": "raises"}, {"prompt": "a dog", "mood": "fine"}]
     reward = judges("moody", default=-4.0, time_limit=0.5)
     ppo = make_ppo(reward, prompts=rows, eval_prompts=held, run=tmp_path / "run")
-    with pytest.warns(UserWarning, match="got the default score") as said:
-        steps = list(ppo)
+    steps = list(ppo)
     assert len(steps) == 2
     for metrics in steps:  # each step asks all four
         assert metrics["rewards/moody"] == metrics["objective/scores"] == (2 - 4 - 4 - 4) / 4
         assert [metrics[f"rewards/moody_{reason}"] for reason in REASONS] == [1.0, 1.0, 1.0]
-    told = [str(warning.message) for warning in said]
-    assert [text.split(";")[0] for text in told] == [
-        "'moody': 1 of 2 samples got the default score",
-        "'moody': 3 of 4 samples got the default score",
-        "'moody': 3 of 4 samples got the default score",
+    told = [line for line in capsys.readouterr().err.splitlines() if "got the default score" in line]
+    assert [line.split(";")[0] for line in told] == [
+        "1 of 2 samples got the default score of 'moody'",
+        "3 of 4 samples got the default score of 'moody'",
+        "3 of 4 samples got the default score of 'moody'",
     ]
-    assert "'the dog'" in told[0]
     samples = [row for row in lines(tmp_path / "run", "samples.jsonl") if row["split"] == "train"]
     assert {row["prompt"]: row["scores"]["score"] for row in samples} == {
         "the cat 0": 2.0, "the cat 1": -4.0, "the cat 2": -4.0, "the cat 3": -4.0
     }  # fmt: skip
-    with pytest.warns(UserWarning, match="got the default score"):
-        after = ppo.summary()["after"]
+    after = ppo.summary()["after"]
     assert (after["score"], after["score_errors"], after["score_deaths"]) == (-1.0, 1, 0)

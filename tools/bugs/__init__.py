@@ -8,7 +8,8 @@ from bugs.ppo import PPO
 from bugs.rewards import REWARDS
 from bugs.together import TOGETHER
 from bugs.training import TRAINING
+from bugs.watching import WATCHING
 
 __all__ = ["MUTANTS", "Mutant"]
 
-MUTANTS = [*CORE, *LOWER, *ENGINE_BUGS, *REWARDS, *TRAINING, *PPO, *TOGETHER]
+MUTANTS = [*CORE, *LOWER, *ENGINE_BUGS, *REWARDS, *TRAINING, *PPO, *TOGETHER, *WATCHING]

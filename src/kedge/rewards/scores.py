@@ -1,7 +1,6 @@
 """What a reward is: prompts and completions in, a number for each out, by named component."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args
@@ -10,6 +9,7 @@ from kedge.data.records import Prompt, plain
 from kedge.engine.engine import Completion
 from kedge.errors import RewardError
 from kedge.parallel import Processes
+from kedge.progress import say
 
 Reason = Literal["timeouts", "errors", "deaths"]
 
@@ -81,12 +81,9 @@ def judge(reward: Reward, prompts: Sequence[Prompt], completions: Sequence[Compl
         failures={name: [failure for part in parts for failure in part.failures[name]] for name in parts[0].failures},
     )
     for name, failures in whole.failures.items():
-        if failures and processes.leads:
-            warnings.warn(
-                f"{name!r}: {len(failures)} of {len(whole.total)} samples got the default score; the first: "
-                f"{failures[0].said}",
-                stacklevel=2,
-            )
+        if failures:
+            said, n = failures[0].said, len(whole.total)
+            say(f"{len(failures)} of {n} samples got the default score of {name!r}; the first: {said}")
     for name, scores in whole.components.items():
         if all(math.isnan(score) for score in scores):
             raise RewardError(f"{name!r} returned None for all {len(scores)} samples; it must score at least one")
