@@ -153,3 +153,12 @@ def scripted(tiny_tokenizer):
         return LanguageModel(Scripted(len(prompt), ids, VOCABULARY), tiny_tokenizer, (1,))
 
     return make
+
+
+@pytest.fixture
+def offline_trackers(monkeypatch):
+    """Weights & Biases stays on this machine, and TensorBoard's files of one second sort as they were begun."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    writer = pytest.importorskip("tensorboard.summary.writer.event_file_writer")
+    monkeypatch.setattr(writer, "_global_uid", writer.AtomicCounter(100))

@@ -11,6 +11,7 @@ from kedge.engine.sampling import Sampling
 from kedge.models.language_model import load_language_model
 
 CHAT = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat on the mat"}]
+WORKERS = 'ppo.reward=[{function="rewards:%s",workers=1,time_limit=%s}]'
 PREFERENCE = {"prompt": "the ", "chosen": "cat sat", "rejected": "dog ran"}
 
 
@@ -45,6 +46,8 @@ def world(kedge, tmp_path, tiny_lm):
         "def too_few(prompts, completions): return [1.0]\n"
         "def nothing(prompts, completions): return [None] * len(prompts)\n"
         "def bad(prompts, completions): return [nan] * len(prompts)\n"
+        "def hangs(prompts, completions): __import__('time').sleep(999)\n"
+        "def leaves(prompts, completions): __import__('os')._exit(1)\n"
     )
     (tmp_path / "r.toml").write_text(
         '[sft]\nmodel = "model"\ndata = "demos.jsonl"\neval_size = 2\nbatch_size = 2\n'
@@ -173,6 +176,14 @@ def no_template(world):
         (None, "ppo r.toml ppo.reward=rewards:too_few", ["'too_few'", "1 scores for 4"]),
         (None, "ppo r.toml ppo.reward=rewards:nothing", ["no reward component gave a score for", "prompt ("]),
         (None, "ppo r.toml ppo.reward=rewards:bad", ["'bad'", "nan", "prompt (", "completion:"]),
+        (None, f"ppo r.toml {WORKERS % ('hangs', 0.3)}", ["'hangs' took more than time_limit=0.3 seconds", "prompt ("]),
+        (
+            None,
+            f"ppo r.toml {WORKERS % ('leaves', 9)}",
+            ["'leaves' ended its worker process (exit status 1)"],
+        ),
+        (None, f"ppo r.toml {WORKERS % ('bad', 9)}", ["'bad' gave nan", "prompt (", "completion:"]),
+        (None, 'ppo r.toml ppo.reward=[{function="rewards:ends",default=0.0}]', ["default: not used", "set workers"]),
         (None, "ppo r.toml ppo.reward=rewards:missing", ["rewards:missing", "has no 'missing'"]),
         (None, "ppo r.toml ppo.reward=rewards.ends", ["rewards.ends", "package.module:name"]),
         (None, "ppo r.toml ppo.reward=model", ["model", "no reward model", "kedge reward"]),

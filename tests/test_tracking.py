@@ -7,7 +7,7 @@ import pytest
 
 from kedge.config import read_recipe
 from kedge.errors import ConfigError
-from kedge.tracking import ProgressBar, RunFolder, Timer
+from kedge.tracking import RunFolder, Timer
 
 RECIPE = {"ppo": {"steps": 3}}
 
@@ -140,12 +140,3 @@ def test_timer():
     assert 0.01 <= lap["a"] < timer.seconds["a"]
     assert set(lap) == {"a", "b", "other"}
     assert 0.02 <= lap["other"] < 1
-
-
-def test_a_silent_bar_says_nothing(capsys):
-    with ProgressBar("ppo", 3, enabled=False) as bar:
-        bar.advance(loss=1.0)
-    assert capsys.readouterr() == ("", "")
-    with ProgressBar("ppo", 3) as bar:
-        bar.advance(loss=1.25)
-    assert "loss 1.25" in capsys.readouterr().err

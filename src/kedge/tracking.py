@@ -1,4 +1,4 @@
-"""What a run leaves behind while it runs: its folder, its lines of metrics and samples, its progress on the screen."""
+"""What a run leaves behind while it runs: its folder, its lines of metrics and samples, its seconds by phase."""
 
 import json
 import shutil
@@ -8,19 +8,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from kedge.config import read_recipe, write_recipe
 from kedge.errors import ConfigError
 from kedge.parallel import join
 from kedge.storage import storage, sync, write_text
+from kedge.trackers import Past, Tracker, TrackerName, open_tracker, refuse_missing
 
 Metrics = dict[str, float]
 
 RUN_FILES = (
     "recipe.toml", "metrics.jsonl", "samples.jsonl", "events.jsonl", "summary.json",
-    "checkpoints", "not_finite", "policy", "critic", "reward_model",
+    "checkpoints", "not_finite", "policy", "critic", "reward_model", "tensorboard", "wandb",
 )  # fmt: skip
 """What a run writes, and all that overwriting it deletes."""
 
@@ -28,7 +26,7 @@ LINES = ("metrics.jsonl", "samples.jsonl", "events.jsonl")
 """What grows by lines."""
 
 MAY_CHANGE = {"steps", "epochs", "eval_every", "checkpoint_every", "keep_last", "samples_per_step", "device"}
-MAY_CHANGE |= {"micro_batch_tokens", "gradient_checkpointing", "run", "best_metric", "max_left_out"}
+MAY_CHANGE |= {"micro_batch_tokens", "gradient_checkpointing", "run", "best_metric", "max_left_out", "report_to"}
 """Settings that a resumed run may be given anew."""
 
 
@@ -63,6 +61,8 @@ class RunFolder:
         self.resume = resume
         self.files = files
         self._started = False
+        self._report_to: Sequence[TrackerName] = ()
+        self._trackers: list[Tracker] | None = None
         if overwrite and resume:
             raise ConfigError("--overwrite and --resume exclude each other")
         if self.path.resolve() in (Path.cwd(), *Path.cwd().parents):
@@ -101,9 +101,20 @@ class RunFolder:
         """Where checkpoints go."""
         return self.path / "checkpoints"
 
+    def report_to(self, trackers: Sequence[TrackerName]) -> None:
+        """From the start on, give every line of metrics to these too.
+
+        Raises:
+            ConfigError: one of them is not installed.
+        """
+        refuse_missing(trackers)
+        self._report_to = trackers
+
     def write_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """One line of metrics.jsonl."""
         self._append("metrics.jsonl", [{"step": step, **metrics}])
+        for tracker in self._open_trackers(Past(first=step)):
+            tracker.log(step, metrics)
 
     def write_samples(self, samples: Iterable[Mapping[str, Any]]) -> None:
         """Lines of samples.jsonl."""
@@ -114,9 +125,16 @@ class RunFolder:
         self._append("events.jsonl", [{"step": step, **event}])
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """summary.json."""
+        """summary.json, the last thing that a run writes."""
+        self.close_trackers()
         if self.processes.leads:
             write_text(self.path / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+
+    def close_trackers(self) -> None:
+        """Until :meth:`forget_after` opens them again."""
+        for tracker in self._trackers or ():
+            tracker.close()
+        self._trackers = None
 
     def sync(self) -> None:
         """Until every line written so far is on the disk itself."""
@@ -125,21 +143,26 @@ class RunFolder:
                 sync(self.path / name)
 
     def forget_after(self, step: int, *, evaluation_too: bool = False) -> None:
-        """Drop the lines of steps after ``step``: a resumed run writes them again.
+        """Drop the lines of steps after ``step``: a resumed run writes them again. Trackers begin, or go on, here.
 
         Args:
             evaluation_too: also the evaluation at ``step`` itself, where that is done again (at the beginning, at the
                 end).
         """
+        past = Past(first=step if evaluation_too else step + 1)
         for name in LINES if self.processes.leads else ():
             path = self.path / name
             if path.is_file():
                 # Not splitlines, which also splits at separators that a sample may contain. After the last line end is
                 # nothing, or the line that was being written when the run was killed; it is past the checkpoint.
                 *whole, cut_off = path.read_text(encoding="utf-8").split("\n")
+                forgotten = [line for line in whole if _forgotten(json.loads(line), step, evaluation_too)]
                 kept = [line for line in whole if not _forgotten(json.loads(line), step, evaluation_too)]
-                if cut_off or len(kept) < len(whole):
+                if cut_off or forgotten:
                     write_text(path, "".join(f"{line}\n" for line in kept))
+                if name == "metrics.jsonl":
+                    past.rows.extend(map(json.loads, kept))
+        self._open_trackers(past)
 
     def _refuse_other_settings(self) -> None:
         before, now = _settings(read_recipe(self.path / "recipe.toml")), _settings(self.recipe)
@@ -150,6 +173,12 @@ class RunFolder:
                     f"{self.path}: {key} was {before.get(key)!r} and is {now.get(key)!r} now; a resumed run keeps its "
                     "settings. Take the change back, or begin a run of another name with run=..."
                 )
+
+    def _open_trackers(self, past: Past) -> list[Tracker]:
+        if self._trackers is None:
+            names = self._report_to if self.processes.leads else ()
+            self._trackers = [open_tracker(name, self.path, self.recipe, past) for name in names]
+        return self._trackers
 
     def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         if not self.processes.leads:
@@ -178,11 +207,6 @@ def _forgotten(row: Mapping[str, Any], step: int, evaluation_too: bool) -> bool:
     return row["step"] > step or (row["step"] == step and evaluation and evaluation_too)
 
 
-def say(message: str) -> None:
-    """A line for the user, on stderr; of several processes the first one speaks."""
-    Console(stderr=True, soft_wrap=True, quiet=not join().leads).print(message, markup=False, highlight=False)
-
-
 class Timer:
     """Seconds by phase: ``with timer("generate"): ...``."""
 
@@ -208,34 +232,24 @@ class Timer:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
 
 
-class ProgressBar:
-    """One bar of one job, with the numbers to watch at its end. Silent when not ``enabled``."""
+def report(run: RunFolder | None, trackers: Sequence[TrackerName]) -> None:
+    """Have a run's metrics go to trackers too, which write into its folder.
 
-    def __init__(self, label: str, total: int, *, enabled: bool = True, start: int = 0) -> None:
-        self._progress = Progress(
-            TextColumn("[bold]{task.description:<14}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[numbers]}"),
-            console=Console(stderr=True),
-            disable=not enabled,
-        )
-        self._task = self._progress.add_task(label, total=total, completed=start, numbers="")
+    Raises:
+        ConfigError: there is no folder; or a tracker is not installed.
+    """
+    if run is not None:
+        run.report_to(trackers)
+    elif trackers:
+        raise ConfigError("report_to: not used without a run's folder, which it writes into; set run, or take it out")
 
-    def __enter__(self) -> "ProgressBar":
-        self._progress.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def say(self, message: str) -> None:
-        """A line for the user, above the bar."""
-        self._progress.console.print(message, markup=False, highlight=False, soft_wrap=True)
-
-    def advance(self, **numbers: float) -> None:
-        """One step done; show these numbers."""
-        shown = "  ".join(f"{name} {value:.3g}" for name, value in numbers.items())
-        self._progress.update(self._task, advance=1, numbers=shown)
+@contextmanager
+def closed_when_broken_off(run: RunFolder | None) -> Iterator[None]:
+    """Close the run's trackers where a loop is left before its end: this process may take the run up again."""
+    try:
+        yield
+    except BaseException:
+        if run is not None:
+            run.close_trackers()
+        raise

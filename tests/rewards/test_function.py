@@ -12,7 +12,8 @@ from kedge.engine.engine import Completion
 from kedge.errors import ConfigError, RewardError
 from kedge.parallel import ALONE
 from kedge.rewards import scores as scoring
-from kedge.rewards.function import FunctionReward, import_function, is_function_path
+from kedge.rewards.foreign import import_function, is_function_path
+from kedge.rewards.function import FunctionReward
 
 
 def done(text, ids=(7, 8)):

@@ -5,9 +5,11 @@ from bugs.engine import ENGINE_BUGS
 from bugs.lower import LOWER
 from bugs.mutant import Mutant
 from bugs.ppo import PPO
+from bugs.rewards import REWARDS
 from bugs.together import TOGETHER
 from bugs.training import TRAINING
+from bugs.watching import WATCHING
 
 __all__ = ["MUTANTS", "Mutant"]
 
-MUTANTS = [*CORE, *LOWER, *ENGINE_BUGS, *TRAINING, *PPO, *TOGETHER]
+MUTANTS = [*CORE, *LOWER, *ENGINE_BUGS, *REWARDS, *TRAINING, *PPO, *TOGETHER, *WATCHING]

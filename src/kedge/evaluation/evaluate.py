@@ -1,8 +1,9 @@
 """A policy's answers to held-out prompts, as numbers, alone and against another policy's."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,12 @@ class Evaluation:
     """``{judge: [N]}``."""
     kl: Sequence[float] | None
     """``[N]`` nats: sum over a sequence's tokens of log policy - log reference."""
+    failures: Mapping[str, int] = field(default_factory=dict)
+    """``{"judge_timeouts": 0, ...}`` samples with a default score and why, of judges that have one."""
 
     def summary(self) -> dict[str, float]:
-        """Means over the prompts: scores, sequence KL, answer length in tokens, share ended by EOS, distinct-1/2."""
+        """Means over the prompts: scores, sequence KL, answer length in tokens, share ended by EOS, distinct-1/2; and
+        how many samples have a default score."""
         n = len(self.completions)
         texts = [completion.text for completion in self.completions]
         numbers = {name: mean(values) for name, values in self.scores.items()}
@@ -52,6 +56,7 @@ class Evaluation:
             "ended_by_eos": sum(c.finish_reason == "eos" for c in self.completions) / n,
             "distinct_1": distinct_n(texts, 1),
             "distinct_2": distinct_n(texts, 2),
+            **self.failures,
         }
 
     def samples(self, count: int | None = None) -> Iterator[dict[str, Any]]:
@@ -86,12 +91,17 @@ def evaluate_policy(
     ids = [encode_prompt(lm.tokenizer, prompt.text, origin=prompt.origin) for prompt in prompts]
     completions = generate(Engine(lm), ids, sampling, processes, seed=seed)
     with torch.autocast(lm.device.type, enabled=False):  # whatever the policy computes in, judges are judges
-        scores = {name: judge(by, prompts, completions, processes).sums() for name, by in judges.items()}
+        scores = {name: judge(by, prompts, completions, processes) for name, by in judges.items()}
     divergence = None
     if reference is not None:
         temperature = sampling.temperature or 1.0
         divergence = sequence_kl(lm, reference, completions, temperature, micro_batch_tokens, processes)
-    return Evaluation(prompts, completions, scores, divergence)
+    sums = {name: judged.sums() for name, judged in scores.items()}
+    failures: Counter[str] = Counter()
+    for name, judged in scores.items():
+        for counts in judged.failure_counts().values():
+            failures.update({f"{name}_{reason}": count for reason, count in counts.items()})
+    return Evaluation(prompts, completions, sums, divergence, failures)
 
 
 def sequence_kl(

@@ -31,6 +31,8 @@ def comparison_table(summary: Mapping[str, Any], *, title: str) -> Table:
     for heading in ("before", "after", "win rate"):
         table.add_column(heading, justify="right")
     for name, after in summary["after"].items():
+        if after == summary["before"].get(name) == 0 and isinstance(after, int):
+            continue  # failures counted, and there were none
         rate = summary["win_rate"].get(name)
         shown = "" if rate is None else f"{rate['rate']:.1%}  [{rate['low']:.1%}, {rate['high']:.1%}]"
         table.add_row(
@@ -91,6 +93,6 @@ def curve_table(rows: Sequence[Mapping[str, float]], columns: Mapping[str, str],
 def _number(name: str, value: float | None) -> str:
     if value is None:
         return "–"
-    if name == "step":
+    if name == "step" or isinstance(value, int):
         return str(int(value))
     return f"{value:.0%}" if name in SHARES else f"{value:.3f}"

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from kedge.config import Config
 from kedge.errors import ConfigError
 from kedge.models.language_model import Device
 from kedge.models.reward_model import RewardModel, load_reward_model
-from kedge.rewards.function import FunctionReward, import_function, is_function_path
+from kedge.rewards.foreign import import_function, is_function_path
+from kedge.rewards.function import FunctionReward
+from kedge.rewards.isolated import IsolatedReward
 from kedge.rewards.model import ModelReward
 from kedge.rewards.weighted import WeightedReward
 
@@ -26,6 +28,19 @@ class RewardSpec(Config):
     """Factor on its scores."""
     name: str | None = None
     """Under which it is logged; default the function's name, or ``reward_model``."""
+    workers: int | None = Field(None, ge=1)
+    """Processes that call it, a sample a call; ``none``: the run itself does, with all samples at once."""
+    time_limit: float | None = Field(None, gt=0)
+    """Seconds a worker's call may take; ``none``: any."""
+    default: float | None = None
+    """Score of a sample whose call takes longer, raises, ends its process or gives no score; ``none``: the run stops,
+    and says which sample it was."""
+
+    USED_WHEN: ClassVar[Mapping[str, tuple[str, tuple[object, ...]]]] = {
+        "workers": ("function", ()),
+        "time_limit": ("workers", ()),
+        "default": ("workers", ()),
+    }
 
     @model_validator(mode="after")
     def _one_of(self) -> "RewardSpec":
@@ -58,9 +73,7 @@ def _part(what: RewardLike, device: Device) -> tuple[float, FunctionReward | Mod
     if isinstance(what, Mapping):
         what = RewardSpec(**what)
     if isinstance(what, RewardSpec):
-        if isinstance(what.function, str) and not is_function_path(what.function):
-            raise ConfigError(f"reward: function={what.function!r} must read package.module:name")
-        _, part = _part(what.model if what.function is None else what.function, device)
+        part = _named_part(what, device)
         if what.name:
             part.name = what.name
         return what.weight, part
@@ -75,3 +88,11 @@ def _part(what: RewardLike, device: Device) -> tuple[float, FunctionReward | Mod
     if callable(what):
         return 1.0, FunctionReward(what)
     raise ConfigError(f"reward: {what!r} is no function, reward model, or list of these")
+
+
+def _named_part(spec: RewardSpec, device: Device) -> FunctionReward | ModelReward:
+    if isinstance(spec.function, str) and not is_function_path(spec.function):
+        raise ConfigError(f"reward: function={spec.function!r} must read package.module:name")
+    if spec.workers is None:
+        return _part(spec.model if spec.function is None else spec.function, device)[1]
+    return IsolatedReward(spec.function, workers=spec.workers, time_limit=spec.time_limit, default=spec.default)

@@ -2,13 +2,26 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, get_args
 
 from kedge.data.records import Prompt, plain
 from kedge.engine.engine import Completion
 from kedge.errors import RewardError
 from kedge.parallel import Processes
+from kedge.progress import say
+
+Reason = Literal["timeouts", "errors", "deaths"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A sample for which a reward had no score, and got the default one instead."""
+
+    reason: Reason
+    """The call ran out of time; it raised, or gave something that is no score; it ended its process."""
+    said: str
+    """What happened, to which sample."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +34,16 @@ class Scores:
     """``[N]`` paid token by token, EOS included; None where the reward speaks of the whole answer only."""
     components: dict[str, list[float]]
     """``{name: [N]}`` each component's own scores, unweighted; per-token ones summed. NaN where it does not apply."""
+
+    failures: dict[str, list[Failure]] = field(default_factory=dict)
+    """``{component: [...]}`` the samples that have its default score, for components that have one."""
+
+    def failure_counts(self) -> dict[str, dict[Reason, int]]:
+        """``{component: {"timeouts": 0, ...}}``: how many samples have the default score, and why."""
+        return {
+            name: {reason: sum(failure.reason == reason for failure in failures) for reason in get_args(Reason)}
+            for name, failures in self.failures.items()
+        }
 
     def sums(self) -> list[float]:
         """``[N]`` everything a completion earns."""
@@ -55,7 +78,12 @@ def judge(reward: Reward, prompts: Sequence[Prompt], completions: Sequence[Compl
         total=[score for part in parts for score in part.total],
         per_token=[tokens for part in parts for tokens in part.per_token],
         components={name: [score for part in parts for score in part.components[name]] for name in parts[0].components},
+        failures={name: [failure for part in parts for failure in part.failures[name]] for name in parts[0].failures},
     )
+    for name, failures in whole.failures.items():
+        if failures:
+            said, n = failures[0].said, len(whole.total)
+            say(f"{len(failures)} of {n} samples got the default score of {name!r}; the first: {said}")
     for name, scores in whole.components.items():
         if all(math.isnan(score) for score in scores):
             raise RewardError(f"{name!r} returned None for all {len(scores)} samples; it must score at least one")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from kedge.data.records import Prompt
 from kedge.engine.engine import Completion
 from kedge.errors import ConfigError, RewardError
-from kedge.rewards.scores import Reward, Scores, shown
+from kedge.rewards.scores import Failure, Reward, Scores, shown
 
 
 class WeightedReward:
@@ -39,10 +39,13 @@ class WeightedReward:
         total, judged = [0.0] * n, [False] * n
         per_token: list[list[float] | None] = [None] * n
         components: dict[str, list[float]] = {}
+        failures: dict[str, list[Failure]] = {}
         for weight, reward in self.parts:
             scores = reward(prompts, completions)
             for name, values in scores.components.items():
-                components[_unused(name, components)] = values
+                unused = _unused(name, components)
+                components[unused] = values
+                failures |= {unused: scores.failures[name]} if name in scores.failures else {}
                 judged = [was or not math.isnan(value) for was, value in zip(judged, values, strict=True)]
             for i in range(n):
                 total[i] += 0.0 if math.isnan(scores.total[i]) else weight * scores.total[i]
@@ -52,7 +55,7 @@ class WeightedReward:
         elif not all(judged):
             i = judged.index(False)
             raise RewardError(f"no reward component gave a score for{shown(prompts[i], completions[i])}")
-        return Scores(total, per_token, components)
+        return Scores(total, per_token, components, failures)
 
 
 def _added(so_far: list[float] | None, more: list[float] | None, weight: float) -> list[float] | None:

@@ -12,8 +12,9 @@ import torch
 
 from kedge.errors import ConfigError, StorageError
 from kedge.parallel import Processes
+from kedge.progress import say
 from kedge.storage import remove_folder, storage, whole_folder
-from kedge.tracking import RunFolder, say
+from kedge.tracking import RunFolder
 
 STATE_FILE = "state.pt"
 CHECKSUMS_FILE = "checksums.json"

@@ -1,12 +1,19 @@
 """Settings that every training job shares."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from kedge.config import Config
 from kedge.models.language_model import Device, DType
+from kedge.trackers import TrackerName
+
+Trackers = Annotated[
+    tuple[TrackerName, ...],
+    BeforeValidator(lambda names: (names,) if isinstance(names, str) else () if names is None else names),
+]
+"""One name, a list of them, or none."""
 
 
 class TrainingConfig(Config):
@@ -48,6 +55,9 @@ class TrainingConfig(Config):
     accuracy of a reward model; the loss of SFT."""
     max_left_out: int = Field(3, ge=1)
     """A step with NaN or infinity in it is left out; after so many in a row the run stops."""
+
+    report_to: Trackers = ()
+    """Where metrics go besides metrics.jsonl: ``tensorboard``, ``wandb``, or both."""
 
     USED_WHEN: ClassVar[Mapping[str, tuple[str, tuple[object, ...]]]] = {
         "keep_last": ("checkpoint_every", ()),

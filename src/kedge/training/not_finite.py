@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from kedge.errors import NotFiniteError, NumericsError
+from kedge.progress import say
 from kedge.storage import storage
-from kedge.tracking import Metrics, RunFolder, say
+from kedge.tracking import Metrics, RunFolder
 
 FOLDER = "not_finite"
 

@@ -17,8 +17,9 @@ from kedge.errors import ConfigError, NotFiniteError
 from kedge.models.batch import by_token_budget
 from kedge.models.recompute import enable_recomputing
 from kedge.parallel import join
+from kedge.progress import ProgressBar
 from kedge.storage import whole_folder
-from kedge.tracking import Metrics, ProgressBar, RunFolder, Timer
+from kedge.tracking import Metrics, RunFolder, Timer, closed_when_broken_off, report
 from kedge.training.checkpoint import to_resume
 from kedge.training.config import TrainingConfig
 from kedge.training.interrupts import Interrupts
@@ -92,6 +93,7 @@ class Supervised(ABC):
         if isinstance(run, str | Path):
             run = RunFolder(run, {self.stage: config.resolved()}, overwrite=overwrite, resume=resume)
         self.run = run
+        report(run, config.report_to)
         self.processes = join()
         if config.batch_size < self.processes.size:
             raise ConfigError(
@@ -172,7 +174,10 @@ class Supervised(ABC):
         if self.step_done == 0:
             self._write(self.before)
             self.keeper.after(0, self.before)
-        with ProgressBar(self.label, self.total_steps, enabled=self.progress, start=self.step_done) as bar:
+        with (
+            ProgressBar(self.label, self.total_steps, enabled=self.progress, start=self.step_done) as bar,
+            closed_when_broken_off(self.run),
+        ):
             while self.step_done < self.total_steps:
                 self.keeper.stop_if_asked(self.step_done)
                 metrics = self.step()

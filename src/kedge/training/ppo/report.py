@@ -36,6 +36,11 @@ def rollout_metrics(experience: Experience, weights: Mapping[str, float], kl_pen
         "objective/rlhf_reward": score - kl_penalty * divergence,
         **{name: value for name, value in components.items() if not math.isnan(value)},
         **_largest_share(scores, weights),
+        **{
+            f"rewards/{name}_{reason}": float(count)
+            for name, counts in scores.failure_counts().items()
+            for reason, count in counts.items()
+        },
         "completions/mean_length": sum(len(c.ids) for c in completions) / n,
         "completions/cut_off": sum(c.finish_reason == "length" for c in completions) / n,
         "completions/empty": sum(not c.text.strip() for c in completions) / n,
@@ -71,3 +76,20 @@ def explained_variance(values: Tensor, returns: Tensor) -> float:
     if returns.numel() < 2 or float(returns.var()) == 0.0:
         return 0.0
     return float(1.0 - (returns - values).var() / returns.var())
+
+
+WATCHED = {
+    "score": "objective/scores",
+    "kl": "objective/kl",
+    "length": "completions/mean_length",
+    "explained variance": "val/explained_variance",
+}
+"""What to watch while it runs. A run without a critic has no explained variance."""
+
+
+def live_lines(metrics: Metrics) -> tuple[str, ...]:
+    """A step in two lines of at most 80 characters: what to watch, and its seconds by phase."""
+    watched = [f"{label} {metrics[name]:.3g}" for label, name in WATCHED.items() if name in metrics]
+    phases = {name.removeprefix("time/"): value for name, value in metrics.items() if name.startswith("time/")}
+    seconds = [f"{phase} {value:.{2 if value < 100 else 0}f}" for phase, value in phases.items()]
+    return tuple(f"  {line}" for line in ("   ".join(watched), f"seconds: {'  '.join(seconds)}"))

@@ -4,7 +4,6 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,11 @@ from kedge.models.language_model import LanguageModel, load_language_model, wrap
 from kedge.models.recompute import enable_recomputing
 from kedge.models.scalar import ScalarModel
 from kedge.parallel import join
+from kedge.progress import ProgressBar
 from kedge.rewards.build import RewardLike, build_reward, reward_model_of
 from kedge.rewards.scores import judge
 from kedge.storage import whole_folder
-from kedge.tracking import Metrics, ProgressBar, RunFolder, Timer
+from kedge.tracking import Metrics, RunFolder, Timer, closed_when_broken_off, report
 from kedge.training.checkpoint import to_resume
 from kedge.training.interrupts import Interrupts
 from kedge.training.keeping import PAUSED, Keeper, trained_tensors
@@ -45,7 +45,7 @@ from kedge.training.ppo.config import PPOConfig
 from kedge.training.ppo.experience import Estimator, Experience
 from kedge.training.ppo.guards import Guards
 from kedge.training.ppo.prompts import EncodedPrompt, prepare_prompts
-from kedge.training.ppo.report import rollout_metrics
+from kedge.training.ppo.report import live_lines, rollout_metrics
 from kedge.training.ppo.throughput import peak_flops, throughput
 from kedge.training.ppo.update import Update, rounding
 
@@ -96,6 +96,7 @@ class PPO:
         if isinstance(run, str | Path):
             run = RunFolder(run, {"ppo": config.resolved()}, overwrite=overwrite, resume=resume)
         self.run = run
+        report(run, config.report_to)
         self.progress = progress and self.processes.leads
         self.policy = _language_model(policy, tokenizer, config)
         self.prompts, self.eval_prompts = prepare_prompts(
@@ -174,7 +175,10 @@ class PPO:
             self.run.forget_after(self.step_done, evaluation_too=self.step_done in (0, config.steps))
             if self.step_done == 0:
                 self.keeper.after(0, self._report_evaluation(self.before))
-        with ProgressBar("PPO", config.steps, enabled=self.progress, start=self.step_done) as bar:
+        with (
+            ProgressBar("PPO", config.steps, enabled=self.progress, start=self.step_done) as bar,
+            closed_when_broken_off(self.run),
+        ):
             while self.step_done < config.steps:
                 self.keeper.stop_if_asked(self.step_done)
                 metrics = self.step()
@@ -184,7 +188,7 @@ class PPO:
                     evaluation = self._report_evaluation(self.evaluate())
                 self._record(metrics | evaluation, bar)
                 self.keeper.after(self.step_done, evaluation)
-                bar.advance(score=metrics.get("objective/scores", nan), kl=metrics.get("objective/kl", nan))
+                bar.advance(*live_lines(metrics))
                 yield metrics | evaluation
             self.keeper.stop_if_asked(self.step_done)
 

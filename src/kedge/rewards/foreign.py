@@ -1,0 +1,50 @@
+"""The user's function: where it is found, and what it gives, in plain Python. Imports no torch: workers import this."""
+
+import importlib
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kedge.errors import ConfigError
+
+RewardFunction = Callable[..., Any]
+
+
+def is_function_path(text: str) -> bool:
+    """Whether ``text`` reads ``package.module:name``."""
+    return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", text) is not None
+
+
+def import_function(path: str) -> RewardFunction:
+    """The function at ``package.module:name``; modules are looked for in the current folder too.
+
+    Raises:
+        ConfigError: no such module, or no such callable in it.
+    """
+    module_name, _, name = path.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        target: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{path}: {error}; modules are looked for in {here} and among the installed ones") from error
+    for part in name.split("."):
+        if not hasattr(target, part):
+            raise ConfigError(f"{path}: {module_name} has no {name!r}")
+        target = getattr(target, part)
+    if not callable(target):
+        raise ConfigError(f"{path}: {name!r} is not a function")
+    function: RewardFunction = target
+    return function
+
+
+def as_plain(result: Any) -> Any:
+    """Arrays, tensors and their numbers, in lists too, as lists and numbers."""
+    if hasattr(result, "tolist"):
+        return result.tolist()
+    if isinstance(result, list | tuple):
+        return [as_plain(item) for item in result]
+    return result.item() if hasattr(result, "item") else result
