@@ -68,7 +68,7 @@ NOTHING_CHANGES = {
     "max_left_out": {"max_left_out": 1},
     "guards": {"guards": {"kl": "off", "patience": 9}},
 }
-TESTED_ELSEWHERE = {"device", "gradient_checkpointing", "micro_batch_tokens", "critic_init"}
+TESTED_ELSEWHERE = {"report_to", "device", "gradient_checkpointing", "micro_batch_tokens", "critic_init"}
 
 
 def reward(prompts, completions, completion_ids):

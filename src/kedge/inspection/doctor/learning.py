@@ -11,6 +11,8 @@ from kedge.rewards.scores import judge
 from kedge.training.keeping import trained_tensors
 from kedge.training.ppo.update import rounding
 
+NOTHING = "every answer was cut off and is left out: there is nothing to train on"
+
 
 def reward(patient: Patient) -> Finding:
     """It gives every answer a number, soon enough, and not to all the same."""
@@ -34,6 +36,8 @@ def reward(patient: Patient) -> Finding:
 
 def first_minibatch(patient: Patient) -> Finding:
     """Before any update the ratio is 1, KL and clip fraction are 0."""
+    if not patient.experience.batch.mask.any():
+        return Finding("first minibatch", "skip", NOTHING)
     metrics, limit = patient.updated, rounding(patient.ppo.config, patient.ppo.policy.model)[0]
     worst, kl, clipped = (metrics[f"policy/first_{name}"] for name in ("drift_max", "approxkl", "clipfrac"))
     found = f"ratio off by {worst:.2g} at most, KL {kl:.2g}, clip fraction {clipped:.2g}"
@@ -46,6 +50,8 @@ def first_minibatch(patient: Patient) -> Finding:
 def surrogate(patient: Patient) -> Finding:
     """One update makes the likely better: the surrogate rises on the answers that it was made from."""
     ppo, batch = patient.ppo, patient.experience.batch
+    if not batch.mask.any():
+        return Finding("an update raises the surrogate", "skip", NOTHING)
     _ = patient.updated
     after = ppo.estimate.logprobs(ppo.policy, patient.experience.rollouts)
     clip = ppo.config.clip
