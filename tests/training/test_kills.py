@@ -1,5 +1,6 @@
 """A run that is killed at any moment, and resumed, leaves the lines and weights of the run that was not."""
 
+import json
 import multiprocessing
 import random
 import time
@@ -93,6 +94,15 @@ def same(uninterrupted, run, lines, kind):
 def test_six_kills(processes, model, whole, lines, tmp_path, kind):
     """Thirty in all."""
     killed_and_resumed(processes, model, whole, lines, tmp_path / "run", kind, kills=6, seed=kind)
+
+
+@pytest.mark.parametrize(("kind", "metric"), [("sft", "loss"), ("reward", "accuracy"), ("shared", "by_letters")])
+def test_what_the_best_is_measured_by(whole, lines, kind, metric):
+    run, _ = whole(kind)
+    best = json.loads((run / "summary.json").read_text())["best"]
+    assert best["metric"] == metric
+    measured = [row[f"eval/{metric}"] for row in lines(run, "metrics.jsonl") if row["step"] and f"eval/{metric}" in row]
+    assert best["value"] == (min if metric == "loss" else max)(measured)
 
 
 def test_the_runs_have_something_to_lose(whole, lines):
