@@ -149,8 +149,8 @@ UPDATE_MUTANTS = [
     Mutant(
         "ppo-mean-of-means",
         UPDATE,
-        "self._loss(answers, trained, kl_coef, train_policy)",
-        "self._loss(answers, max(int(answers.mask.sum()), 1), kl_coef, train_policy)",
+        "self._loss(batch.rows(samples), trained, kl_coef, train_policy)",
+        "self._loss(batch.rows(samples), max(int(batch.rows(samples).mask.sum()), 1), kl_coef, train_policy)",
         UPDATE_TESTS,
         "every micro-batch divides by its own count",
     ),
@@ -349,8 +349,8 @@ UPDATE_MUTANTS = [
     Mutant(
         "first-ratio-of-padding",
         UPDATE,
-        "drift.masked_fill(~mask, 0.0).max()",
-        "(drift * mask).max()",
+        ".detach().abs().masked_fill(~mask, 0.0)",
+        ".detach().abs() * mask",
         UPDATE_TESTS,
         "a NaN at a masked position stops the run",
     ),
@@ -389,6 +389,7 @@ UPDATE_MUTANTS = [
 ]
 
 TRAINER = "training/ppo/trainer.py"
+EXPERIENCE = "training/ppo/experience.py"
 LOOP_TESTS, RESUME_TESTS = ("tests/training/test_ppo.py",), ("tests/training/test_ppo_resume.py",)
 TRAINER_MUTANTS = [
     Mutant(
@@ -401,23 +402,23 @@ TRAINER_MUTANTS = [
     ),
     Mutant(
         "reference-temperature-left-out",
-        TRAINER,
-        "score_tokens(self.reference, tokens, mask, temperature=self.config.temperature)",
-        "score_tokens(self.reference, tokens, mask, temperature=1.0)",
+        EXPERIENCE,
+        "temperature = self.config.temperature",
+        "temperature = 1.0",
         ("tests/training/test_ppo.py::test_the_reference_stays_and_the_policy_is_the_model_given",),
         "KL between distributions at two temperatures",
     ),
     Mutant(
         "reference-scored-by-the-policy",
-        TRAINER,
-        "score_tokens(self.reference,",
-        "score_tokens(self.policy,",
+        EXPERIENCE,
+        "self.logprobs(self.reference, rollouts)",
+        "self.logprobs(self.policy, rollouts)",
         ("tests/training/test_ppo.py::test_the_reference_stays_and_the_policy_is_the_model_given",),
         "the KL is always 0, again",
     ),
     Mutant(
         "cut-off-inverted",
-        TRAINER,
+        EXPERIENCE,
         'c.finish_reason == "length"',
         'c.finish_reason != "length"',
         ("tests/training/test_ppo.py::test_nothing_to_train_on", *LOOP_TESTS),
@@ -450,7 +451,7 @@ TRAINER_MUTANTS = [
     Mutant(
         "ppo-schedule-left-out",
         TRAINER,
-        "                set_learning_rate(self.optimizer, factor)\n",
+        "        set_learning_rate(self.optimizer, factor)\n",
         "",
         SETTINGS,
         "the schedule is logged and not applied",
@@ -466,7 +467,7 @@ TRAINER_MUTANTS = [
     Mutant(
         "kl-controller-asleep",
         TRAINER,
-        'self.kl_controller.update(metrics["objective/kl"], len(prompts))',
+        'self.kl_controller.update(metrics["objective/kl"], len(experience.prompts))',
         "pass",
         ("tests/training/test_ppo_resume.py::test_the_adaptive_coefficient_moves",),
         "the adaptive coefficient never moves",
@@ -530,8 +531,8 @@ TRAINER_MUTANTS = [
     Mutant(
         "kl-of-a-mean-token",
         "training/ppo/report.py",
-        "float(kl(rollouts.logprobs, batch.ref_logprobs).sum(-1).mean())",
-        "float(kl(rollouts.logprobs, batch.ref_logprobs).mean())",
+        "float(kl(rollouts.logprobs, experience.batch.ref_logprobs).sum(-1).mean())",
+        "float(kl(rollouts.logprobs, experience.batch.ref_logprobs).mean())",
         ("tests/training/test_ppo.py::test_metrics_of_a_step",),
         "the sequence KL is a mean over tokens, not a sum",
     ),

@@ -12,8 +12,8 @@ SURVIVING = [
     Mutant(
         "checkpoint-in-place",
         "storage.py",
-        '    aside = target.with_name(f".{target.name}.writing")\n    shutil.rmtree(aside, ignore_errors=True)\n    try:',
-        "    aside = target\n    shutil.rmtree(aside, ignore_errors=True)\n    try:",
+        'aside = target.with_name(f".{target.name}.writing")\n    shutil.rmtree(aside, ignore_errors=True)\n    try',
+        "aside = target\n    shutil.rmtree(aside, ignore_errors=True)\n    try",
         CHECKPOINTS,
         "a folder is written where the old one was",
     ),

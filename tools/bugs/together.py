@@ -73,8 +73,8 @@ TOGETHER = [
     Mutant(
         "every-process-writes",
         "tracking.py",
-        "        if not self.processes.leads:\n            return\n        with (self.path",
-        "        with (self.path",
+        "        if not self.processes.leads:\n            return\n        with storage(self.path",
+        "        with storage(self.path",
         PARALLEL_TESTS,
         "every line of metrics.jsonl stands there twice",
     ),
