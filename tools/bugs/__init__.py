@@ -2,6 +2,7 @@
 
 from bugs.core import CORE
 from bugs.engine import ENGINE_BUGS
+from bugs.losses import LOSSES_MUTANTS
 from bugs.lower import LOWER
 from bugs.mutant import Mutant
 from bugs.ppo import PPO
@@ -9,8 +10,21 @@ from bugs.rewards import REWARDS
 from bugs.surviving import SURVIVING
 from bugs.together import TOGETHER
 from bugs.training import TRAINING
+from bugs.update import UPDATE_MUTANTS
 from bugs.watching import WATCHING
 
 __all__ = ["MUTANTS", "Mutant"]
 
-MUTANTS = [*CORE, *LOWER, *ENGINE_BUGS, *REWARDS, *SURVIVING, *TRAINING, *PPO, *TOGETHER, *WATCHING]
+MUTANTS = [
+    *CORE,
+    *LOSSES_MUTANTS,
+    *LOWER,
+    *ENGINE_BUGS,
+    *REWARDS,
+    *SURVIVING,
+    *TRAINING,
+    *PPO,
+    *UPDATE_MUTANTS,
+    *TOGETHER,
+    *WATCHING,
+]

@@ -4,14 +4,17 @@ from bugs.mutant import Mutant
 
 ENGINE, SAMPLING, ROLLOUTS = "engine/engine.py", "engine/sampling.py", "engine/rollouts.py"
 REQUEST, COLUMNS, SLOTS = "engine/request.py", "engine/columns.py", "engine/slots.py"
-ENGINE_TESTS = ("tests/engine/test_engine.py",)
+ENGINE_TESTS = (
+    "tests/engine/test_engine.py",
+    "tests/engine/test_slots.py",
+)
 ENGINE_BUGS = [
     Mutant(
         "sampler-temperature-left-out",
         SAMPLING,
         "self._truncated(logits.float() / self.temperature)",
         "self._truncated(logits.float())",
-        ("tests/engine/test_engine.py", "tests/engine/test_sampling.py"),
+        ("tests/engine/test_engine.py", "tests/engine/test_slots.py", "tests/engine/test_sampling.py"),
         "answers are drawn at temperature 1",
     ),
     Mutant(
@@ -19,7 +22,7 @@ ENGINE_BUGS = [
         SAMPLING,
         "logprobs = kept.gather(-1, tokens) - top - total.log().float()",
         "logprobs = logits.log_softmax(-1).gather(-1, tokens)",
-        ("tests/engine/test_engine.py", "tests/engine/test_sampling.py"),
+        ("tests/engine/test_engine.py", "tests/engine/test_slots.py", "tests/engine/test_sampling.py"),
         "log-probabilities of another distribution than the one drawn from",
     ),
     Mutant(
@@ -35,7 +38,10 @@ ENGINE_BUGS = [
         ENGINE,
         "self._request(ids, sampling, seed, first_request + i,",
         "self._request(ids, sampling, seed, i,",
-        ("tests/engine/test_engine.py",),
+        (
+            "tests/engine/test_engine.py",
+            "tests/engine/test_slots.py",
+        ),
         "every step draws the same random numbers",
     ),
     Mutant(
@@ -43,7 +49,10 @@ ENGINE_BUGS = [
         ENGINE,
         "request.uniform[len(request.ids) + ahead]",
         "request.uniform[0]",
-        ("tests/engine/test_engine.py",),
+        (
+            "tests/engine/test_engine.py",
+            "tests/engine/test_slots.py",
+        ),
         "every token of an answer is drawn by the same random number",
     ),
     Mutant(
@@ -51,7 +60,10 @@ ENGINE_BUGS = [
         COLUMNS,
         "torch.where(known >= 0, known, tokens)[:, None]",
         "tokens[:, None]",
-        ("tests/engine/test_engine.py",),
+        (
+            "tests/engine/test_engine.py",
+            "tests/engine/test_slots.py",
+        ),
         "a row still inside its prompt is fed what was drawn",
     ),
     Mutant(
@@ -59,7 +71,10 @@ ENGINE_BUGS = [
         REQUEST,
         "if token in self.eos_ids:",
         "if token == self.eos_ids[0]:",
-        ("tests/engine/test_engine.py",),
+        (
+            "tests/engine/test_engine.py",
+            "tests/engine/test_slots.py",
+        ),
         "the model's other EOS ids do not end an answer",
     ),
     Mutant(
@@ -67,7 +82,10 @@ ENGINE_BUGS = [
         REQUEST,
         'self.finish_reason = "eos"',
         'self.finish_reason = "length"',
-        ("tests/engine/test_engine.py",),
+        (
+            "tests/engine/test_engine.py",
+            "tests/engine/test_slots.py",
+        ),
         "an answer that ended is reported as cut off",
     ),
     Mutant(
