@@ -16,15 +16,6 @@ from bugs.watching import WATCHING
 __all__ = ["MUTANTS", "Mutant"]
 
 MUTANTS = [
-    *CORE,
-    *LOSSES_MUTANTS,
-    *LOWER,
-    *ENGINE_BUGS,
-    *REWARDS,
-    *SURVIVING,
-    *TRAINING,
-    *PPO,
-    *UPDATE_MUTANTS,
-    *TOGETHER,
+    *CORE, *LOSSES_MUTANTS, *LOWER, *ENGINE_BUGS, *REWARDS, *SURVIVING, *TRAINING, *PPO, *UPDATE_MUTANTS, *TOGETHER,
     *WATCHING,
-]
+]  # fmt: skip
