@@ -26,6 +26,7 @@ from workload import EPISODES, EPOCHS, RESPONSE, SHARED, STORIES, prompts, show
 
 from kedge import PPO, PPOConfig
 from kedge.models.reward_model import new_reward_model
+from kedge.training.ppo import experience as experience_module
 from kedge.training.ppo import trainer as trainer_module
 from kedge.training.ppo.update import Update
 
@@ -114,8 +115,8 @@ def share_of_the_rest() -> float:
     with (
         patch.object(trainer_module, "generate", timed(trainer_module.generate)),
         patch.object(trainer_module, "judge", timed(trainer_module.judge)),
-        patch.object(trainer_module, "score_tokens", timed(trainer_module.score_tokens)),
-        patch.object(trainer_module, "value_tokens", timed(trainer_module.value_tokens)),
+        patch.object(experience_module, "score_tokens", timed(experience_module.score_tokens)),
+        patch.object(experience_module, "value_tokens", timed(experience_module.value_tokens)),
         patch.object(Update, "_forward", timed(Update._forward)),
         patch.object(torch.Tensor, "backward", timed(torch.Tensor.backward)),
         patch.object(ppo.optimizer, "step", timed(ppo.optimizer.step)),
