@@ -149,8 +149,8 @@ UPDATE_MUTANTS = [
     Mutant(
         "ppo-mean-of-means",
         UPDATE,
-        "self._loss(answers, trained, kl_coef, train_policy)",
-        "self._loss(answers, max(int(answers.mask.sum()), 1), kl_coef, train_policy)",
+        "self.loss(answers, trained, kl_coef, train_policy)",
+        "self.loss(answers, max(int(answers.mask.sum()), 1), kl_coef, train_policy)",
         UPDATE_TESTS,
         "every micro-batch divides by its own count",
     ),
