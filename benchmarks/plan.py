@@ -26,10 +26,11 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 from workload import show
 
+from kedge.config import write_recipe
 from kedge.inspection.machine import Machine
 from kedge.inspection.plan import make_plan
-from kedge.jobs import planned_job
-from kedge.recipe import PPORecipe
+from kedge.planning import planned_job
+from kedge.recipe import PPORecipe, Recipe
 from kedge.training.ppo import PPO, PPOConfig
 
 GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
@@ -66,13 +67,19 @@ SHAPES: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
 }
 
 
-def recipe(folder: Path, settings: Mapping[str, Any]) -> PPORecipe:
+def settings_in(folder: Path, settings: Mapping[str, Any]) -> PPORecipe:
     """PPO of the model in ``folder``: two steps of one pass, answers of 64 tokens."""
     answers = settings["batch_size"] * settings.get("num_generations", 1)
     common = {"steps": 2, "num_ppo_epochs": 1, "response_length": 64, "mini_batch_size": answers, "device": "cpu"}
     return PPORecipe(
         **(common | dict(settings)), policy=str(folder), prompts=str(folder / "prompts.jsonl"), reward="x:y"
     )
+
+
+def _recipe(folder: Path, settings: Mapping[str, Any]) -> Recipe:
+    path = folder / "recipe.toml"
+    write_recipe(path, {"ppo": settings_in(folder, settings).resolved()})
+    return Recipe(path, [])
 
 
 def write(folder: Path, shape: Mapping[str, Any]) -> None:
@@ -100,7 +107,7 @@ def resident() -> int:
 
 def measure(folder: Path, settings: Mapping[str, Any]) -> dict[str, float]:
     """Peak bytes above what was there before the model, and seconds of the second step's phases."""
-    given = recipe(folder, settings)
+    given = settings_in(folder, settings)
     torch.ones(64, 64) @ torch.ones(64, 64)
     before, peak, going = resident(), 0, True
 
@@ -137,7 +144,7 @@ def main() -> None:
             write(folder, shape)
             machine = Machine.here(torch.device("cpu")).with_speeds(None, None, torch.float32)
             start = time.perf_counter()
-            plan = make_plan(planned_job("ppo", recipe(folder, settings), machine))
+            plan = make_plan(planned_job(_recipe(folder, settings), "ppo", machine))
             planning = time.perf_counter() - start
             used, seen = (_apart(temporary, settings, environment) for environment in (GIVEN_BACK, {}))
         seconds = sum(phase.seconds or 0.0 for phase in plan.phases)

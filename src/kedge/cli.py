@@ -129,7 +129,7 @@ def plan(
     read = _read(recipe, overrides)
     from kedge.inspection.machine import read_bytes, read_rate
     from kedge.inspection.plan_table import plan_view
-    from kedge.jobs import plans
+    from kedge.planning import plans
 
     found = dict(
         plans(

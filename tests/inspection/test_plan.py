@@ -13,7 +13,7 @@ import torch
 from kedge.errors import ConfigError, ModelError
 from kedge.inspection.machine import Machine, Speeds
 from kedge.inspection.plan import changed, make_plan
-from kedge.jobs import planned_job, plans
+from kedge.planning import planned_job, plans
 from kedge.training.ppo import PPOConfig
 
 ROOMY = Machine("cpu", 2**40, 2**40)
@@ -27,7 +27,7 @@ SOME = 256
 
 
 def job(recipe, stage="ppo", machine=ROOMY, model=None):
-    return planned_job(stage, recipe.stages[stage], machine, model=model)
+    return planned_job(recipe, stage, machine, model=model)
 
 
 def phases(recipe, stage="ppo", machine=ROOMY):
@@ -241,6 +241,16 @@ def test_every_table_that_trains_is_planned_and_an_error_keeps_to_its_own(recipe
     assert list(found) == ["sft", "reward", "ppo"]
     assert found["sft"].fits
     assert isinstance(found["ppo"], ModelError)
+
+
+def test_runs_of_the_same_recipe_need_not_be_there_yet(recipe, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    chain = recipe('reward.model="runs/r-sft"', 'ppo.policy="runs/r-sft"', 'ppo.reward="runs/r-reward"')
+    apart = recipe(f'ppo.reward="{tmp_path / "llama"}"')
+    assert phases(chain)["update"].held == phases(apart)["update"].held
+    assert phases(chain, "reward")["train"].held == phases(apart, "reward")["train"].held
+    with pytest.raises(ModelError, match="no such folder"):
+        job(recipe('ppo.policy="runs/r-other"'))
 
 
 def test_another_model_takes_the_place_of_the_recipes(recipe, on_paper_model):

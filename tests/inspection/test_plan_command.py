@@ -9,7 +9,7 @@ from kedge import cli
 from kedge.errors import ConfigError
 from kedge.inspection import machine
 from kedge.inspection.machine import Machine, read_bytes, read_rate
-from kedge.jobs import refuse_what_cannot_fit
+from kedge.planning import refuse_what_cannot_fit
 
 BIG = {"batch_size": 32, "mini_batch_size": 32, "response_length": 64, "layers": 1}
 
@@ -114,6 +114,7 @@ def test_without_speeds_of_that_gpu_there_are_no_seconds(kedge, recipe):
         (["--gpu", "lots"], "--gpu: 'lots'"),
         (["--flops", "fast"], "--flops: 'fast'"),
         (["--bandwidth", "2 apples"], "--bandwidth"),
+        (["--gpu", "24GB", "--flops", "1T"], "give both, or none"),
         (["--model", "./nowhere"], "no such folder"),
         (["ppo.mini_batch_size=3"], "mini_batch_size"),
     ],
