@@ -89,7 +89,9 @@ def test_advice_on_80_columns_can_be_typed_back(kedge, recipe):
 
 
 def test_json_is_one_object(kedge, recipe):
-    status, out, _ = kedge("plan", BIG, "--json", "--gpu", "2.2MB", "--flops", "1T", "--bandwidth", "100GB")
+    status, out, _ = kedge(
+        "plan", recipe(**BIG).path, "--json", "--gpu", "2.2MB", "--flops", "1T", "--bandwidth", "100GB"
+    )
     found = json.loads(out)
     assert status == 0
     assert list(found) == ["sft", "reward", "ppo"]
