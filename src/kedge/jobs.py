@@ -7,6 +7,7 @@ from kedge.data.files import rows_of
 from kedge.data.records import Preference, preferences
 from kedge.evaluation.evaluate import Comparison, evaluate
 from kedge.inspection.doctor import Finding, examine
+from kedge.planning import memory_finding, refuse_what_cannot_fit
 from kedge.recipe import EvaluateRecipe, PPORecipe, Recipe, RewardRecipe, SFTRecipe
 from kedge.tracking import RunFolder
 from kedge.training.ppo import PPO
@@ -20,6 +21,7 @@ DOCTORS_PAIRS = 128
 def sft_job(recipe: Recipe, *, overwrite: bool = False, resume: bool = False) -> SFT:
     """``[sft]``, ready to train."""
     settings = recipe.stage("sft", SFTRecipe)
+    refuse_what_cannot_fit(recipe, "sft")
     run = recipe.run_folder("sft", overwrite=overwrite, resume=resume)
     return SFT(settings.model, settings.data, settings, run=run, **_supervised(settings))
 
@@ -27,6 +29,7 @@ def sft_job(recipe: Recipe, *, overwrite: bool = False, resume: bool = False) ->
 def reward_job(recipe: Recipe, *, overwrite: bool = False, resume: bool = False) -> RewardModeling:
     """``[reward]``, ready to train."""
     settings = recipe.stage("reward", RewardRecipe)
+    refuse_what_cannot_fit(recipe, "reward")
     run = recipe.run_folder("reward", overwrite=overwrite, resume=resume)
     return RewardModeling(settings.model, settings.data, settings, run=run, **_supervised(settings))
 
@@ -34,6 +37,7 @@ def reward_job(recipe: Recipe, *, overwrite: bool = False, resume: bool = False)
 def ppo_job(recipe: Recipe, *, overwrite: bool = False, resume: bool = False) -> PPO:
     """``[ppo]``, ready to train."""
     settings = recipe.stage("ppo", PPORecipe)
+    refuse_what_cannot_fit(recipe, "ppo")
     return _ppo(settings, recipe.run_folder("ppo", overwrite=overwrite, resume=resume))
 
 
@@ -50,7 +54,7 @@ def doctor_job(recipe: Recipe, scratch: Path) -> list[Finding]:
             return []
         return preferences(rows_of(preferred.data, rename=preferred.columns), seed=preferred.seed)[:DOCTORS_PAIRS]
 
-    return examine(build, pairs)
+    return [memory_finding(recipe, "ppo"), *examine(build, pairs)]
 
 
 def _ppo(settings: PPORecipe, run: RunFolder) -> PPO:

@@ -168,12 +168,14 @@ class Recipe:
         assert isinstance(found, cls)
         return found
 
+    def run_path(self, stage: str) -> str:
+        """Where the stage's run stands, or will stand."""
+        return getattr(self.stages[stage], "run", None) or f"runs/{self.name}-{stage}"
+
     def run_folder(self, stage: str, *, overwrite: bool, resume: bool) -> RunFolder:
         """The stage's run folder, with its resolved recipe."""
-        settings = self.stages[stage]
-        path = getattr(settings, "run", None) or f"runs/{self.name}-{stage}"
-        tables: dict[str, Any] = {"name": self.name, stage: settings.resolved()}
-        return RunFolder(path, tables, overwrite=overwrite, resume=resume)
+        tables: dict[str, Any] = {"name": self.name, stage: self.stages[stage].resolved()}
+        return RunFolder(self.run_path(stage), tables, overwrite=overwrite, resume=resume)
 
     def _checked(self, stage: str, settings: dict[str, Any]) -> Config:
         try:

@@ -13,6 +13,7 @@ from kedge.data.files import rows_of
 from kedge.data.records import preferences
 from kedge.inspection.doctor import examine
 from kedge.inspection.doctor.examine import CHECKS
+from kedge.inspection.machine import Machine
 from kedge.models.reward_model import RewardModel, new_reward_model
 
 PROMPTS = ["the cat", "a dog ran", "Once upon", "red house", "the mat and", "a little ship"]
@@ -305,3 +306,12 @@ class TestCommand:
         status, _, err = doctor("ppo.stepps=3")
         assert status == 2
         assert "did you mean 'steps'" in err
+
+    def test_more_memory_than_there_is(self, doctor, monkeypatch):
+        small = lambda device: Machine("cpu", free=300_000, total=300_000)  # noqa: E731
+        monkeypatch.setattr(Machine, "here", small)
+        status, out, _ = doctor("--json")
+        assert status == 1
+        [memory] = [f for f in json.loads(out)["findings"] if f["status"] == "fail"]
+        assert memory["check"] == "memory"
+        assert "ppo.batch_size=1" in memory["remedy"]

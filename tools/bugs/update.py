@@ -9,8 +9,8 @@ UPDATE_MUTANTS = [
     Mutant(
         "ppo-mean-of-means",
         UPDATE,
-        "self._loss(batch.rows(samples), trained, kl_coef, train_policy)",
-        "self._loss(batch.rows(samples), max(int(batch.rows(samples).mask.sum()), 1), kl_coef, train_policy)",
+        "self.loss(batch.rows(samples), trained, kl_coef, train_policy)",
+        "self.loss(batch.rows(samples), max(int(batch.rows(samples).mask.sum()), 1), kl_coef, train_policy)",
         UPDATE_TESTS,
         "every micro-batch divides by its own count",
     ),

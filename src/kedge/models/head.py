@@ -68,9 +68,8 @@ class OutputHead:
         return logits
 
 
-@torch.no_grad()
-def output_head(model: PreTrainedModel) -> OutputHead | None:
-    """The model's head taken apart, or None where its logits are made in a way that is not known here."""
+def untried_head(model: PreTrainedModel) -> OutputHead | None:
+    """The model's head as its configuration describes it; None where there is none apart from the trunk."""
     linear = model.get_output_embeddings()
     if not isinstance(linear, nn.Module) or trunk_of(model) is model:
         return None
@@ -78,11 +77,19 @@ def output_head(model: PreTrainedModel) -> OutputHead | None:
     # Cohere multiplies by logit_scale, Granite divides by logits_scaling, Gemma soft-caps.
     scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
     caps = [getattr(config, name, None) for name in SOFT_CAPS]
-    head = OutputHead(linear, float(scale), next((cap for cap in caps if cap), None))
+    return OutputHead(linear, float(scale), next((cap for cap in caps if cap), None))
+
+
+@torch.no_grad()
+def output_head(model: PreTrainedModel) -> OutputHead | None:
+    """The model's head taken apart, or None where its logits are made in a way that is not known here."""
+    head = untried_head(model)
+    if head is None:
+        return None
     tokens = torch.arange(4, device=model.device)[None] % vocabulary_rows(model)
     with _in_eval_mode(model):
         hidden = getattr(trunk_of(model)(input_ids=tokens, use_cache=False), "last_hidden_state", None)
-        if hidden is None or hidden.shape[-1] != getattr(linear, "in_features", hidden.shape[-1]):
+        if hidden is None or hidden.shape[-1] != getattr(head.linear, "in_features", hidden.shape[-1]):
             return None
         ours, theirs = head(hidden), model(input_ids=tokens, use_cache=False).logits
     return head if agree(ours, theirs) else None

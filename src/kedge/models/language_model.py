@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from kedge.data.encode import Tokenizer
 from kedge.errors import ModelError
@@ -139,6 +139,19 @@ def load_tokenizer(source: str | Path, *, key: str) -> Tokenizer:
         return AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{source}: cannot load a tokenizer: {_first_line(error)}{_offline_hint(source)}") from error
+
+
+def load_config(source: str | Path) -> Any:
+    """A model's configuration by hub id or folder.
+
+    Raises:
+        ModelError: not found, or no network.
+    """
+    try:
+        return AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        what = f"{source}: cannot read the model's configuration: {_first_line(error)}"
+        raise ModelError(what + _offline_hint(source)) from error
 
 
 def load_weights(auto_class: Any, source: str | Path, dtype: DType, **kwargs: Any) -> tuple[PreTrainedModel, dict]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from kedge.data.encode import Tokenizer, encode_whole
@@ -26,6 +26,7 @@ from kedge.models.language_model import (
     DType,
     copy_weights,
     find,
+    load_config,
     load_tokenizer,
     load_weights,
     max_positions,
@@ -128,7 +129,7 @@ def new_reward_model(
     """
     folder = find(source, "policy")
     model: PreTrainedModel | ScalarModel
-    if type(_config(folder)) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+    if type(load_config(folder)) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         model, info = load_weights(AutoModelForSequenceClassification, folder, dtype, num_labels=1)
         info["missing_keys"] = {key for key in info["missing_keys"] if not key.startswith(("score.", "classifier."))}
         refuse_missing(info, source, "the trunk is incomplete")
@@ -136,7 +137,8 @@ def new_reward_model(
         trunk, info = load_weights(AutoModel, folder, dtype)
         refuse_missing(info, source, "the trunk is incomplete")
         model = ScalarModel(trunk)
-    return _finished(model, load_tokenizer(tokenizer or folder, key="tokenizer"), max_length, device)
+    model.to(pick_device(device))  # type: ignore[arg-type]
+    return finished(model, load_tokenizer(tokenizer or folder, key="tokenizer"), max_length)
 
 
 def load_reward_model(
@@ -151,25 +153,22 @@ def load_reward_model(
     if (Path(folder) / HEAD_FILE).is_file():
         model: PreTrainedModel | ScalarModel = ScalarModel.load(Path(folder), HEAD_FILE, dtype=dtype)
     else:
-        if type(_config(folder)) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        if type(load_config(folder)) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
             raise ModelError(f"{source}: no {HEAD_FILE} in it; train one with `kedge reward`")
         model, info = load_weights(AutoModelForSequenceClassification, folder, dtype)
         refuse_missing(info, source, "this is no reward model; train one with `kedge reward`")
         if model.config.num_labels != 1:
             raise ModelError(f"{source}: {model.config.num_labels} labels; a reward model has num_labels=1")
-    return _finished(model, load_tokenizer(folder, key="tokenizer"), max_length, device)
+    model.to(pick_device(device))  # type: ignore[arg-type]
+    return finished(model, load_tokenizer(folder, key="tokenizer"), max_length)
 
 
-def _config(folder: str) -> object:
-    try:
-        return AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder}: cannot read the model's configuration: {error}") from error
+def finished(model: PreTrainedModel | ScalarModel, tokenizer: Tokenizer, max_length: int | None) -> RewardModel:
+    """A :class:`RewardModel` of a model and its tokenizer, checked against each other.
 
-
-def _finished(
-    model: PreTrainedModel | ScalarModel, tokenizer: Tokenizer, max_length: int | None, device: Device
-) -> RewardModel:
+    Raises:
+        ModelError: more tokens than the model knows, or neither a pad nor an EOS token.
+    """
     rows = vocabulary_rows(model.trunk if isinstance(model, ScalarModel) else model)
     if len(tokenizer) > rows:
         raise ModelError(f"reward model: the tokenizer has {len(tokenizer):,} tokens and the model {rows:,}")
@@ -181,5 +180,4 @@ def _finished(
     config.get_text_config().pad_token_id = tokenizer.pad_token_id
     limits = [limit for limit in (max_length, max_positions(config)) if limit is not None]
     model.eval()
-    model.to(pick_device(device))  # type: ignore[arg-type]
     return RewardModel(model, tokenizer, min(limits, default=None))

@@ -69,6 +69,13 @@ def reward_model_of(reward: WeightedReward) -> RewardModel | None:
     return next((part.model for _, part in reward.parts if isinstance(part, ModelReward)), None)
 
 
+def reward_model_sources(what: str | RewardSpec | Sequence[str | RewardSpec]) -> list[str]:
+    """The reward models that a recipe's reward names, in order; its functions have no weights."""
+    parts = [what] if isinstance(what, str | RewardSpec) else what
+    models = [part.model if isinstance(part, RewardSpec) else part for part in parts]
+    return [str(model) for model in models if model is not None and not is_function_path(str(model))]
+
+
 def _part(what: RewardLike, device: Device) -> tuple[float, FunctionReward | ModelReward]:
     if isinstance(what, Mapping):
         what = RewardSpec(**what)

@@ -84,7 +84,7 @@ class Update:
         for part in by_token_budget([lengths[i] for i in mine], self.config.micro_batch_tokens):
             samples = [rows[mine[i]] for i in part]
             with recomputing(self.recomputed):
-                loss, metrics, drift = self._loss(batch.rows(samples), trained, kl_coef, train_policy)
+                loss, metrics, drift = self.loss(batch.rows(samples), trained, kl_coef, train_policy)
             loss.backward()
             fine.append((samples, drift.isfinite()))
             worst = torch.maximum(worst, drift.max())
@@ -103,9 +103,14 @@ class Update:
     def _parameters(self) -> list[Parameter]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
-    def _loss(
+    def loss(
         self, part: Batch, denominator: int, kl_coef: float, train_policy: bool
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Loss, metrics, and the largest change of a log-probability, of one micro-batch.
+
+        Args:
+            denominator: trained tokens of the whole minibatch.
+        """
         config, mask = self.config, part.mask
         logprobs, entropy, values = self._forward(part)
         surrogate, clipping = policy_loss(

@@ -1,0 +1,177 @@
+"""Supervised fine-tuning and reward modelling rehearsed: one optimizer step."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from heapq import nlargest
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from kedge.core import masked_mean, preference_loss
+from kedge.data.encode import encode_demonstration, encode_whole
+from kedge.data.files import Source, rows_of
+from kedge.data.records import Demonstration, Preference, demonstrations, plain, preferences
+from kedge.inspection.ledger import Ledger
+from kedge.inspection.machine import Machine
+from kedge.inspection.rehearsal import CPU, Phase, Rehearsal, on_paper
+from kedge.models.batch import by_token_budget, padded
+from kedge.models.head import untried_head, vocabulary_rows
+from kedge.models.language_model import find, load_config, load_tokenizer, max_positions
+from kedge.models.outline import outlined_language_model, outlined_reward_model
+from kedge.models.recompute import enable_recomputing
+from kedge.models.scoring import score_tokens
+from kedge.training.optimization import make_optimizer
+from kedge.training.supervised import SupervisedConfig
+
+Record = TypeVar("Record")
+
+# Examples from which the average length is taken.
+SAMPLE = 64
+
+
+@dataclass(frozen=True)
+class Example:
+    """What a supervised job learns from at a time, in tokens."""
+
+    lengths: tuple[int, ...]
+    """Of a demonstration, or of the two sides of a pair."""
+    trained: int = 0
+    """Of a demonstration's tokens, those at its end."""
+
+    @property
+    def size(self) -> int:
+        """As micro-batches are cut."""
+        return len(self.lengths) * max(self.lengths)
+
+
+@dataclass(frozen=True)
+class SupervisedWork:
+    """What a supervised job is given, besides its settings."""
+
+    model: str
+    tokenizer: str | None
+    examples: Sequence[Example]
+    """The longest ones, as many as a step takes."""
+    tokens: float
+    """Of an average example."""
+    pairs: bool
+    """A reward model from preferences, and not a policy from demonstrations."""
+
+    def rehearse(self, config: SupervisedConfig, machine: Machine) -> list[Phase]:
+        """The one phase of a step.
+
+        Raises:
+            KedgeError: settings and model that do not fit together.
+        """
+        with on_paper(machine) as ledger:
+            return SupervisedRehearsal(self, config, ledger, machine).phases()
+
+
+def demonstration_work(
+    model: str, data: Source, config: SupervisedConfig, *, tokenizer: str | None, columns: Mapping[str, str] | None
+) -> SupervisedWork:
+    """An SFT job's work, from its data.
+
+    Raises:
+        ModelError: no tokenizer. DataError: data that cannot be read.
+    """
+    words = load_tokenizer(tokenizer or find(model, "policy"), key="tokenizer")
+
+    def encoded(record: Demonstration) -> Example:
+        ids, trained = encode_demonstration(words, record, ends=[words.eos_token_id])
+        return Example((len(ids),), sum(trained))
+
+    def characters(record: Demonstration) -> int:
+        return len(plain(record.prompt)) + len(plain(record.completion))
+
+    longest, tokens = _longest(demonstrations(rows_of(data, rename=columns)), characters, encoded, config.batch_size)
+    return SupervisedWork(model, tokenizer, longest, tokens, pairs=False)
+
+
+def preference_work(
+    model: str, data: Source, config: SupervisedConfig, *, tokenizer: str | None, columns: Mapping[str, str] | None
+) -> SupervisedWork:
+    """A reward model's work, from its data.
+
+    Raises:
+        ModelError: no tokenizer. DataError: data that cannot be read.
+    """
+    source = find(model, "policy")
+    words = load_tokenizer(tokenizer or source, key="tokenizer")
+    limits = [limit for limit in (config.max_length, max_positions(load_config(source))) if limit is not None]
+
+    def encoded(record: Preference) -> Example:
+        sides = (record.chosen, record.rejected)
+        ids = [encode_whole(words, text, ends=[words.eos_token_id], origin=record.origin) for text in sides]
+        return Example(tuple(min([len(side), *limits]) for side in ids))
+
+    def characters(record: Preference) -> int:
+        return max(len(plain(record.chosen)), len(plain(record.rejected)))
+
+    records = preferences(rows_of(data, rename=columns), seed=config.seed)
+    longest, tokens = _longest(records, characters, encoded, config.batch_size)
+    return SupervisedWork(model, tokenizer, longest, tokens, pairs=True)
+
+
+def _longest(
+    records: Sequence[Record], characters: Callable[[Record], int], encode: Callable[[Record], Example], count: int
+) -> tuple[list[Example], float]:
+    """The ``count`` longest in characters, so that not all have to be encoded; and the tokens of an average one."""
+    longest = [encode(record) for record in nlargest(count, records, key=characters)]
+    sample = [encode(record).size for record in records[:: -(-len(records) // SAMPLE)]]
+    return longest, sum(sample) / len(sample)
+
+
+class SupervisedRehearsal(Rehearsal):
+    """A step of SFT, or of reward modelling."""
+
+    config: SupervisedConfig
+
+    def __init__(self, work: SupervisedWork, config: SupervisedConfig, ledger: Ledger, machine: Machine) -> None:
+        super().__init__(config, ledger, machine)
+        self.work = work
+        source, fake, tokenizer, dtype = work.model, ledger.fake, work.tokenizer, config.dtype
+        self.module: nn.Module
+        if work.pairs:
+            self.scorer = outlined_reward_model(source, fake, part="policy", tokenizer=tokenizer, dtype=dtype)
+            self.module = self.scorer.model
+            ledger.weights(self.module, "reward model")
+        else:
+            self.lm = outlined_language_model(source, fake, tokenizer=tokenizer, dtype=dtype)
+            vars(self.lm)["head"] = untried_head(self.lm.model)  # there are no numbers to try it on
+            self.module = self.lm.model
+            ledger.weights(self.module, "policy", vocabulary=vocabulary_rows(self.lm.model))
+        if config.gradient_checkpointing:
+            enable_recomputing(self.module)
+        self._optimizer = make_optimizer([{"params": list(self.module.parameters()), "lr": 1.0}], config)
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        return self._optimizer
+
+    def phases(self) -> list[Phase]:
+        self.settle()
+        config = self.config
+        examples = [self.work.examples[i % len(self.work.examples)] for i in range(config.batch_size)]
+        sizes = [example.size for example in examples]
+        loss = self._pairs if self.work.pairs else self._demonstrations
+        self.module.train()
+        with self.running():
+            cut = by_token_budget(sizes, config.micro_batch_tokens)
+            a_token = self.accumulate(cut, sizes, lambda rows: loss([examples[row] for row in rows]))
+            step = self.apply()
+        return [self.phase("train", config.batch_size * self.work.tokens * a_token + step)]
+
+    def _pairs(self, part: Sequence[Example]) -> Tensor:
+        sides = zip(*(example.lengths for example in part), strict=True)
+        scores = self.scorer([[0] * length for side in sides for length in side])
+        chosen, rejected = scores.chunk(2)
+        return preference_loss(chosen, rejected, denominator=len(part))[0]
+
+    def _demonstrations(self, part: Sequence[Example]) -> Tensor:
+        tokens, ends = padded([[0] * example.lengths[0] for example in part], 0, CPU)
+        column, trained = torch.arange(tokens.shape[1]), torch.tensor([example.trained for example in part])
+        mask = (column >= (ends - trained)[:, None]) & (column < ends[:, None])
+        logprobs = score_tokens(self.lm, tokens, mask, temperature=1.0).logprobs
+        return -masked_mean(logprobs, mask, denominator=float(mask.sum()))

@@ -1,0 +1,68 @@
+"""Models from their configurations alone: the real modules, with fake tensors for weights. Nothing is read or held."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
+from kedge.models.language_model import DType, LanguageModel, find, load_config, load_tokenizer, wrap
+from kedge.models.reward_model import HEAD_FILE, RewardModel, finished
+from kedge.models.scalar import ScalarModel
+
+Fake = AbstractContextManager[Any]
+"""PyTorch's ``FakeTensorMode``: what is made inside has shapes and no numbers."""
+
+
+def outlined_language_model(
+    source: str | Path,
+    fake: Fake,
+    *,
+    tokenizer: str | Path | None = None,
+    stop_tokens: Sequence[str] = (),
+    dtype: DType = "auto",
+) -> LanguageModel:
+    """:func:`kedge.models.language_model.load_language_model` without the weights.
+
+    Raises:
+        ModelError: as there, but for what only weights can show.
+    """
+    folder = find(source, "policy")
+    loaded = load_tokenizer(tokenizer or folder, key="tokenizer")
+    return wrap(_outlined(AutoModelForCausalLM, load_config(folder), dtype, fake), loaded, stop_tokens, source)
+
+
+def outlined_reward_model(
+    source: str | Path,
+    fake: Fake,
+    *,
+    part: str = "reward_model",
+    tokenizer: str | Path | None = None,
+    max_length: int | None = None,
+    dtype: DType = "auto",
+) -> RewardModel:
+    """A reward model, to be trained (``part="policy"``) or trained already, without the weights.
+
+    Raises:
+        ModelError: not found, or no tokenizer.
+    """
+    folder = find(source, part)
+    config = load_config(folder)
+    model: PreTrainedModel | ScalarModel
+    if (Path(folder) / HEAD_FILE).is_file() or type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        model = ScalarModel(_outlined(AutoModel, config, dtype, fake))
+    else:
+        config.num_labels = 1
+        model = _outlined(AutoModelForSequenceClassification, config, dtype, fake)
+    return finished(model, load_tokenizer(tokenizer or folder, key="tokenizer"), max_length)
+
+
+def _outlined(auto_class: Any, config: Any, dtype: DType, fake: Fake) -> PreTrainedModel:
+    with fake:
+        model: PreTrainedModel = auto_class.from_config(
+            config, dtype=torch.float32 if dtype == "auto" else getattr(torch, dtype)
+        )
+    return model
