@@ -6,7 +6,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -105,7 +105,8 @@ def doctor(
     from kedge.inspection.tables import findings_table
     from kedge.jobs import doctor_job
 
-    with tempfile.TemporaryDirectory(prefix="kedge-doctor-") as scratch:
+    # What a reward function prints is no part of what the doctor says.
+    with tempfile.TemporaryDirectory(prefix="kedge-doctor-") as scratch, redirect_stdout(sys.stderr):
         findings = doctor_job(read, Path(scratch))
     failed = sum(finding.status == "fail" for finding in findings)
     if as_json:

@@ -89,7 +89,8 @@ class RunFolder:
         self.processes.wait()  # until all have looked at what is there
         if self.processes.leads:
             if not self.resume:
-                for name in self.files:
+                # The recipe last: it says that this is a run's folder, should a kill come between.
+                for name in sorted(self.files, key="recipe.toml".__eq__):
                     target = self.path / name
                     shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
             self.path.mkdir(parents=True, exist_ok=True)
@@ -153,12 +154,12 @@ class RunFolder:
         for name in LINES if self.processes.leads else ():
             path = self.path / name
             if path.is_file():
-                # Not splitlines, which also splits at separators that a sample may contain. After the last line end is
-                # nothing, or the line that was being written when the run was killed; it is past the checkpoint.
-                *whole, cut_off = path.read_text(encoding="utf-8").split("\n")
-                forgotten = [line for line in whole if _forgotten(json.loads(line), step, evaluation_too)]
-                kept = [line for line in whole if not _forgotten(json.loads(line), step, evaluation_too)]
-                if cut_off or forgotten:
+                # Bytes, and not splitlines, which also splits at separators that a sample may contain. After the last
+                # line end is nothing, or the line that was being written when the run was killed, cut off anywhere,
+                # in the midst of a character too; it is past the checkpoint.
+                *whole, cut_off = path.read_bytes().split(b"\n")
+                kept = [line.decode() for line in whole if not _forgotten(json.loads(line), step, evaluation_too)]
+                if cut_off or len(kept) < len(whole):
                     write_text(path, "".join(f"{line}\n" for line in kept))
                 if name == "metrics.jsonl":
                     past.rows.extend(map(json.loads, kept))

@@ -230,6 +230,15 @@ class TestLearning:
         assert "reward" in failed(found)
         assert said in found["reward"].found
 
+    def test_a_reward_that_raises(self, findings):
+        def raises(completions, **_):
+            raise ValueError("boom")
+
+        found = findings(reward=raises)
+        fails(found, "reward", "ValueError: boom")
+        assert found["dropout is off"].status == "skip"
+        assert found["checkpoint round trip"].status == "pass"
+
     def test_a_slow_reward(self, findings):
         import time
 
@@ -301,6 +310,14 @@ class TestCommand:
         said = json.loads(out)
         assert said["failed"] == 1
         assert [f["check"] for f in said["findings"] if f["status"] == "fail"] == ["an update raises the surrogate"]
+
+    def test_json_and_nothing_else_where_the_reward_prints(self, doctor, tmp_path):
+        (tmp_path / "judging_aloud.py").write_text(
+            "def n(prompts, completions):\n    print('here')\n    return [len(set(c)) for c in completions]\n"
+        )
+        status, out, err = doctor("ppo.reward=judging_aloud:n", "--json")
+        assert (status, json.loads(out)["failed"]) == (0, 0)
+        assert "here" in err
 
     def test_a_recipe_that_is_none(self, doctor):
         status, _, err = doctor("ppo.stepps=3")

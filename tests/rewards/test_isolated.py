@@ -30,6 +30,7 @@ DEEDS = {
     "two": ("errors", r"returned 2 scores for 1 completions"),
     "nothing": ("errors", r"returned None; it must return a list of 1 scores"),
     "lambda": ("errors", r"raised .*[Pp]ickle"),
+    "riddle": ("errors", r"raised AttributeError: 'str' object has no attribute 'no_such_thing'"),
     "exit": ("deaths", r"ended its worker process \(exit status 3\)"),
     "kill": ("deaths", r"ended its worker process \(killed by SIGKILL\)"),
 }
@@ -187,6 +188,33 @@ def test_a_worker_killed_from_outside_between_two_steps_is_replaced():
     after = {int(pid) for pid in reward(*samples(*"abcdefgh")).total}
     assert after
     assert not after & before
+
+
+def test_a_worker_killed_while_it_starts_is_replaced(tmp_path, monkeypatch):
+    (tmp_path / "starts.py").write_text(
+        "import os, pathlib, signal, time\n"
+        "starts = pathlib.Path(__file__).with_name('starts.txt')\n"
+        "with starts.open('a') as file: file.write('x')\n"
+        "if len(starts.read_text()) == 4: os.kill(os.getpid(), signal.SIGKILL)\n"  # after the run and two workers
+        "def f(prompts, completions):\n"
+        "    if completions == ['exit']: os._exit(3)\n"
+        "    time.sleep(0.3)\n"
+        "    return [2.0]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    scores = build_reward(spec("starts:f", default=-1.5, time_limit=9))(*samples("exit", *"abcd"))
+    assert scores.total == [-1.5, 2.0, 2.0, 2.0, 2.0]
+    assert len((tmp_path / "starts.txt").read_text()) == 5
+
+
+def test_what_a_worker_prints_is_not_the_commands_output(capfd, tmp_path, monkeypatch):
+    (tmp_path / "chatty.py").write_text("def f(prompts, completions): print('here'); return [1.0]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    reward = build_reward(spec("chatty:f", time_limit=9))
+    assert reward(*samples("a")).total == [1.0]
+    del reward
+    gc.collect()
+    assert capfd.readouterr().out == ""
 
 
 def test_workers_end_with_the_reward():

@@ -20,6 +20,13 @@ def by_sample(prompts, completions, completion_ids, level, **columns):
     return scores
 
 
+class Riddle:
+    """Can be packed, and not unpacked."""
+
+    def __reduce__(self):
+        return getattr, ("a string", "no_such_thing")
+
+
 def misbehaves(prompts, completions):
     """Two points for a good answer; a bad one says what is to happen."""
     [answer] = completions
@@ -36,6 +43,7 @@ def misbehaves(prompts, completions):
         "two": lambda: [1.0, 2.0],
         "nothing": lambda: None,
         "lambda": lambda: [lambda: 1.0],  # cannot travel
+        "riddle": lambda: [Riddle()],
         "helper": lambda: subprocess.run(["sleep", "1000"], check=False),
     }
     return deeds.get(answer, lambda: [2.0])()

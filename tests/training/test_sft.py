@@ -224,7 +224,7 @@ def test_a_step_that_is_not_finite_is_left_out_and_three_in_a_row_stop(make_sft,
     sft.train()
     moved = [not torch.equal(a, b) for a, b in zip(before, [*before[1:], vector(sft.module)], strict=True)]
     assert moved == [True, False, False, True, False, *[True] * 7]
-    assert "step 2 is left out, the weights untouched by it: gradient: its norm is nan" in capsys.readouterr().err
+    assert "step 2 is left out, the weights untouched by it: loss: inf" in capsys.readouterr().err
     rows = lines(tmp_path / str((2, 3, 5)), "metrics.jsonl")
     assert [row["step"] for row in rows if "train/left_out" in row] == [2, 3, 5]
     assert [row["step"] for row in lines(tmp_path / str((2, 3, 5)), "events.jsonl")] == [2, 3, 5]
@@ -235,6 +235,18 @@ def test_a_step_that_is_not_finite_is_left_out_and_three_in_a_row_stop(make_sft,
     with pytest.raises(NumericsError, match=r"step 6 is left out.*\n.*3 in a row"):
         sft.train()
     assert vector(sft.module).isfinite().all()
+
+
+def test_an_infinite_loss_whose_gradient_is_finite_is_left_out(make_sft, vector, tmp_path):
+    """That of a log-probability of minus infinity is finite."""
+    sft = make_sft(settings={"batch_size": 2}, run=tmp_path / "run")
+    sft.lm.model.lm_head.register_forward_hook(
+        lambda module, _, logits: logits.masked_fill(torch.arange(logits.shape[-1]) > 40, -math.inf)
+    )
+    (tmp_path / "run").mkdir()
+    before = vector(sft.module)
+    assert sft.step()["train/left_out"] == 1.0
+    assert torch.equal(before, vector(sft.module))
 
 
 def test_stop_tokens_end_the_demonstrations_and_are_saved(tiny_lm, tmp_path):

@@ -24,6 +24,8 @@ from typing import Any, Literal
 
 from kedge.errors import ConfigError
 
+DEATHS_AT_START = 3
+"""So many workers one after another that end before they have loaded the function: it cannot be loaded."""
 OWN_MODULE = "put it into a module of its own, and give it as function='module:name'"
 SCRIPT = Path(__file__).with_name("worker.py")
 
@@ -58,6 +60,7 @@ class WorkerPool:
         self.who = who
         self.time_limit = math.inf if time_limit is None else time_limit
         self._workers: list[_Worker] = []
+        self._deaths_at_start = 0
         weakref.finalize(self, _end_all, self._workers)
         self._fill()
         while not all(worker.ready for worker in self._workers):
@@ -117,8 +120,13 @@ class WorkerPool:
         if worker.ready:
             worker.call = None
             return Reply(status, f"raised {value}" if status == "raised" else value)
+        if status == "died" and self._deaths_at_start < DEATHS_AT_START - 1:  # killed, it may be, by something else
+            self._deaths_at_start += 1
+            self._fill()
+            return None
         if status != "done":
             raise ConfigError(f"{self.who}: a worker cannot load it: {value}; {OWN_MODULE}")
+        self._deaths_at_start = 0
         worker.ready = True
         return None
 
@@ -131,7 +139,11 @@ class _Worker:
         held, self.lifeline = os.pipe()
         command = [sys.executable, "-P", str(SCRIPT), str(theirs.fileno()), str(held)]
         self.process = subprocess.Popen(
-            command, pass_fds=(theirs.fileno(), held), stdin=subprocess.DEVNULL, start_new_session=True
+            command,
+            pass_fds=(theirs.fileno(), held),
+            stdin=subprocess.DEVNULL,
+            stdout=2,  # what a function prints is no part of what a command says, such as `kedge doctor --json`
+            start_new_session=True,
         )
         theirs.close()
         os.close(held)

@@ -43,7 +43,12 @@ def answer(function: Callable[..., Any], arguments: bytes) -> bytes:
     """What the function gives for these keyword arguments, or how it raised; pickled, as they are."""
     from kedge.rewards.foreign import as_plain
 
-    status, packed = attempt(lambda: pickle.dumps(("done", as_plain(function(**pickle.loads(arguments))))))
+    def whole() -> bytes:
+        packed = pickle.dumps(("done", as_plain(function(**pickle.loads(arguments)))))
+        pickle.loads(packed)  # what cannot be unpacked fails here, and not in the run
+        return packed
+
+    status, packed = attempt(whole)
     return packed if status == "done" else pickle.dumps((status, packed))
 
 

@@ -1,7 +1,7 @@
 """What a run keeps, and when: a checkpoint every so many steps, the best one, and one when it has to stop."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -43,8 +43,7 @@ class Keeper:
         """A checkpoint where one is due after ``step``, or where ``evaluation`` is the best so far.
 
         Raises:
-            ConfigError: ``best_metric`` names nothing that was measured. StorageError: it cannot be written.
-            NumericsError: a weight is not finite.
+            StorageError: it cannot be written. NumericsError: a weight is not finite.
         """
         every = self.config.checkpoint_every
         if not every:
@@ -107,15 +106,24 @@ class Keeper:
         )
         self._kept = step
 
+    def check_best_metric(self, measured: Mapping[str, object]) -> None:
+        """Before anything is written or deleted.
+
+        Raises:
+            ConfigError: ``best_metric`` names nothing that is measured.
+        """
+        if self.config.checkpoint_every and measured and self.watched.removeprefix("-") not in measured:
+            there = ", ".join(sorted(measured))
+            raise ConfigError(f"best_metric: {self.watched.removeprefix('-')!r} is not measured; there are: {there}")
+
     def _is_best(self, step: int, evaluation: Metrics) -> bool:
-        if not evaluation:
+        if not evaluation or step == 0:
             return False
         name = self.watched.removeprefix("-")
-        if f"eval/{name}" not in evaluation:
-            there = ", ".join(sorted(key.removeprefix("eval/") for key in evaluation))
-            raise ConfigError(f"best_metric: {name!r} is not measured; there are: {there}")
         value, sign = evaluation[f"eval/{name}"], -1 if self.watched.startswith("-") else 1
-        if step == 0 or math.isnan(value) or (self.best is not None and sign * value <= sign * self.best["value"]):
+        # What was the best by another metric, before best_metric was changed at a resume, is nothing to compare with.
+        compared = self.best if self.best is not None and self.best["metric"] == name else None
+        if math.isnan(value) or (compared is not None and sign * value <= sign * compared["value"]):
             return False
         self.best = {"step": step, "metric": name, "value": value}
         return True

@@ -88,8 +88,9 @@ class Supervised(ABC):
                 f"warmup_steps: {config.warmup_steps} of {self.total_steps} steps never reach learning_rate; at most "
                 f"{self.total_steps - 1}"
             )
-        if config.eval_every and not self.held_out:
-            raise ConfigError("eval_every: not used without held-out rows; set eval_data or eval_size, or take it out")
+        for key in ("eval_every", "best_metric"):
+            if getattr(config, key) and not self.held_out:
+                raise ConfigError(f"{key}: not used without held-out rows; set eval_data or eval_size, or take it out")
         if isinstance(run, str | Path):
             run = RunFolder(run, {self.stage: config.resolved()}, overwrite=overwrite, resume=resume)
         self.run = run
@@ -168,6 +169,7 @@ class Supervised(ABC):
     def _train(self) -> None:
         if self.step_done == 0:
             self.before = self._evaluate()
+        self.keeper.check_best_metric(_short(self.before))
         if self.run is not None:
             self.run.start()
             self.run.forget_after(self.step_done, evaluation_too=self.step_done in (0, self.total_steps))
@@ -217,6 +219,9 @@ class Supervised(ABC):
                 totals[name] = totals.get(name, torch.zeros_like(value)) + value
         self.processes.sum_gradients(self.module.parameters())
         self.processes.sum_(*totals.values())
+        if not totals["loss"].isfinite():  # the gradient may be: that of a log-probability of minus infinity is
+            self.optimizer.zero_grad(set_to_none=True)
+            raise NotFiniteError(f"loss: {totals['loss'].item()}, in {in_words(rows)}; lower learning_rate")
         return {f"train/{name}": float(value) for name, value in totals.items()}
 
     def _apply(self, rows: Sequence[int]) -> float:
@@ -229,6 +234,8 @@ class Supervised(ABC):
         return float(norm)
 
     def _summary(self) -> dict[str, Any]:
+        if self.run is not None:
+            self.save(self.run.path)
         after = self._evaluate()
         summary: dict[str, Any] = {"steps": self.step_done, "examples": len(self.sizes)}
         if after:
@@ -239,7 +246,6 @@ class Supervised(ABC):
         summary["seconds"] = {phase: round(seconds, 3) for phase, seconds in self.timer.seconds.items()}
         if self.run is not None:
             self._write(after)
-            self.save(self.run.path)
             self.run.write_summary(summary)
         return summary
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from kedge.data.records import Preference
 from kedge.errors import ConfigError, DataError, KedgeError, ModelError, RewardError
 from kedge.inspection.doctor import learning, models, words
-from kedge.inspection.doctor.finding import Finding, Patient
+from kedge.inspection.doctor.finding import Finding, NoAnswersError, Patient
 from kedge.training.ppo import PPO
 
 # In this order: an update changes the policy, so what looks at it as it was comes before.
@@ -52,5 +52,9 @@ def examine(build: Callable[[], PPO], pairs: Callable[[], Sequence[Preference]] 
 def _checked(name: str, check: Callable[[Patient], Finding], patient: Patient) -> Finding:
     try:
         return check(patient)
+    except NoAnswersError as error:
+        return Finding(name, "skip", str(error))
     except KedgeError as error:
         return Finding(name, "fail", str(error))
+    except Exception as error:  # noqa: BLE001  of the user's own function, whatever it is; the other checks go on
+        return Finding(name, "fail", f"{type(error).__name__}: {error}", "mend what raises it")

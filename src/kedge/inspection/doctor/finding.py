@@ -1,7 +1,7 @@
 """What a check found, and the patient that it looks at."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -32,6 +32,10 @@ class Finding:
         return asdict(self)
 
 
+class NoAnswersError(Exception):
+    """What a check looks at is not there, and an earlier check has said why."""
+
+
 @dataclass
 class Patient:
     """A run before its first step. What several checks need is made once, when the first of them asks."""
@@ -39,12 +43,23 @@ class Patient:
     ppo: PPO
     pairs: Sequence[Preference] = ()
     """Of the recipe's reward table; empty where it has none."""
+    _experience: Experience | None = field(default=None, init=False)
+    _tried: bool = field(default=False, init=False)
 
-    @cached_property
+    @property
     def experience(self) -> Experience:
-        """A first step's answers, scored. Nothing is trained by that."""
-        with precision(self.ppo.config, self.ppo.policy.device):
-            return self.ppo.collect()
+        """A first step's answers, scored. Nothing is trained by that.
+
+        Raises:
+            NoAnswersError: they could not be made or scored before.
+        """
+        if self._experience is None:
+            if self._tried:
+                raise NoAnswersError("there are no scored answers to look at; see the failure above")
+            self._tried = True
+            with precision(self.ppo.config, self.ppo.policy.device):
+                self._experience = self.ppo.collect()
+        return self._experience
 
     @cached_property
     def sampled(self) -> Tensor:

@@ -43,7 +43,7 @@ from kedge.training.optimization import (
 from kedge.training.ppo.batch import Batch
 from kedge.training.ppo.config import PPOConfig
 from kedge.training.ppo.experience import Estimator, Experience
-from kedge.training.ppo.guards import Guards
+from kedge.training.ppo.guards import Alarm, Guards
 from kedge.training.ppo.prompts import EncodedPrompt, prepare_prompts
 from kedge.training.ppo.report import live_lines, rollout_metrics
 from kedge.training.ppo.throughput import peak_flops, throughput
@@ -104,8 +104,10 @@ class PPO:
         )
         self.reward = build_reward(reward, device=config.device)
         self.judges = {"score": self.reward} | named_judges(metrics, config.device)
-        if not self.eval_prompts and (metrics or config.eval_every):
-            raise ConfigError("metrics, eval_every: not used without held-out prompts; set eval_prompts or eval_size")
+        if not self.eval_prompts and (metrics or config.eval_every or config.best_metric):
+            raise ConfigError(
+                "metrics, eval_every, best_metric: not used without held-out prompts; set eval_prompts or eval_size"
+            )
         self.reference = LanguageModel(
             copy.deepcopy(self.policy.model).requires_grad_(False), self.policy.tokenizer, self.policy.eos_ids
         )
@@ -170,6 +172,7 @@ class PPO:
         if self.before is None:
             self.before = self.evaluate(self.reference)
             self._try_reward()
+            self.keeper.check_best_metric(self.before.summary() if self.eval_prompts else {})
         if self.run is not None:
             self.run.start()
             self.run.forget_after(self.step_done, evaluation_too=self.step_done in (0, config.steps))
@@ -186,22 +189,24 @@ class PPO:
                 evaluation: Metrics = {}
                 if config.eval_every and self.step_done % config.eval_every == 0 and self.step_done < config.steps:
                     evaluation = self._report_evaluation(self.evaluate())
-                self._record(metrics | evaluation, bar)
+                alarms = self._record(metrics | evaluation, bar)
                 self.keeper.after(self.step_done, evaluation)
                 bar.advance(*live_lines(metrics))
+                if pausing := [alarm.message for alarm in alarms if alarm.pause]:
+                    self.keeper.stop(self.step_done, f"paused by the guard {pausing[0]}", PAUSED)
                 yield metrics | evaluation
             self.keeper.stop_if_asked(self.step_done)
 
-    def _record(self, metrics: Metrics, bar: ProgressBar) -> None:
-        """Write a step's line, and let the guards look at it."""
+    def _record(self, metrics: Metrics, bar: ProgressBar) -> list[Alarm]:
+        """Write a step's line, and what the guards say of it."""
         if self.run is not None:
             self.run.write_metrics(self.step_done, metrics)
-        for alarm in self.guards.watch(metrics) if "train/left_out" not in metrics else ():
+        alarms = self.guards.watch(metrics) if "train/left_out" not in metrics else []
+        for alarm in alarms:
             bar.say(f"step {self.step_done}: {alarm.message}")
             if self.run is not None:
                 self.run.write_event(self.step_done, event=alarm.guard, value=alarm.value, message=alarm.message)
-            if alarm.pause:
-                self.keeper.stop(self.step_done, f"paused by the guard {alarm.message}", PAUSED)
+        return alarms
 
     def _try_reward(self) -> None:
         """Where no evaluation has shown that the reward works, show it before anything is written or deleted."""
@@ -315,6 +320,8 @@ class PPO:
     def summary(self) -> dict[str, Any]:
         """Before and after on the held-out prompts, win rates with intervals, seconds by phase; written to the run."""
         summary: dict[str, Any] = {"steps": self.step_done, "episodes": self.step_done * self.config.answers}
+        if self.run is not None:  # before the evaluation, which may fail as any judge may
+            self.save(self.run.path)
         if self.eval_prompts:
             self.comparison = Comparison(self.before or self.evaluate(self.reference), self.evaluate())
             self.keeper.after(self.step_done, self._report_evaluation(self.comparison.after))
@@ -323,7 +330,6 @@ class PPO:
             summary["best"] = self.keeper.best
         summary["seconds"] = {phase: round(seconds, 3) for phase, seconds in self.timer.seconds.items()}
         if self.run is not None:
-            self.save(self.run.path)
             self.run.write_summary(summary)
         return summary
 
