@@ -65,6 +65,7 @@ def forget_rewards():
     """Each test has a ``rewards.py`` of its own."""
     import sys
 
+    sys.modules.pop("rewards", None)
     yield
     sys.modules.pop("rewards", None)
 

@@ -199,9 +199,9 @@ def main() -> None:
 
 
 def _how_to_go_on(words: Sequence[str]) -> str:
-    if words[:1] == ["quickstart"]:  # minutes only, and in stages
-        return "begin anew: kedge quickstart --overwrite"
     kept = [word for word in words if word not in ("--overwrite", "--resume")]
+    if words[:1] == ["quickstart"]:  # minutes only, and in stages
+        return f"begin anew: {shlex.join(['kedge', *kept, '--overwrite'])}"
     return f"go on: {shlex.join(['kedge', *kept, '--resume'])}"
 
 

@@ -32,10 +32,23 @@ class Config(BaseModel):
     """``{key: why}``: keys that users of other libraries will try, and why they are not here."""
 
     def __init__(self, **data: Any) -> None:
+        for name, value in data.items():
+            self._refuse_in_table(name, value)
         try:
             super().__init__(**data)
         except ValidationError as error:
             raise _readable(error, type(self)) from None
+
+    @classmethod
+    def _refuse_in_table(cls, name: str, value: object) -> None:
+        """A table within a table says where it stands."""
+        field = cls.model_fields.get(name)
+        table = None if field is None else field.annotation
+        if isinstance(value, dict) and isinstance(table, type) and issubclass(table, Config):
+            try:
+                table(**value)
+            except ConfigError as error:
+                raise ConfigError("\n".join(f"{name}.{line}" for line in str(error).splitlines())) from None
 
     @model_validator(mode="before")
     @classmethod

@@ -52,7 +52,8 @@ def doctor_job(recipe: Recipe, scratch: Path) -> list[Finding]:
         preferred = recipe.stages.get("reward")
         if not isinstance(preferred, RewardRecipe):
             return []
-        return preferences(rows_of(preferred.data, rename=preferred.columns), seed=preferred.seed)[:DOCTORS_PAIRS]
+        rows = rows_of(preferred.eval_data or preferred.data, rename=preferred.columns)
+        return preferences(rows, seed=preferred.seed)[:DOCTORS_PAIRS]
 
     return [memory_finding(recipe, "ppo"), *examine(build, pairs)]
 

@@ -111,10 +111,10 @@ def test_what_a_kill_left_behind_is_cleared_away(tmp_path):
     assert names(tmp_path) == ["step-000003"]
 
 
-def test_a_folder_without_state_is_no_checkpoint(tmp_path):
-    save(tmp_path, 1)
+def test_a_folder_that_nobody_finished_is_damaged(tmp_path):
     (tmp_path / "step-000009").mkdir()
-    assert [path.name for path in checkpoints(tmp_path)] == ["step-000001"]
+    [found] = checkpoints(tmp_path)
+    assert damage_in(found) == f"{found / CHECKSUMS_FILE}: missing"
 
 
 def test_the_same_step_again_replaces(tmp_path):

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from kedge import PPOConfig
 from kedge.errors import ConfigError, NumericsError, Stopped
 from kedge.models.scalar import ScalarHead
 from kedge.training.ppo.guards import NAMES, Guards, GuardsConfig
@@ -64,7 +65,7 @@ def test_it_speaks_once_and_of_nothing_else(name):
     assert "{" not in alarm.message
     assert said(watching, metrics, 5) == []  # it has been said
     assert said(watching, {}, 1) == []
-    assert said(watching, metrics, due) == ([(due, name)] if name != "value_loss" else [])  # by now it is the usual
+    assert said(watching, metrics, due) == [(due, name)]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -90,6 +91,35 @@ def test_patience_is_in_a_row():
     assert said(watching, {}, 1) == []
     assert said(watching, TROUBLE["kl"][0], 2) == [(2, "kl")]
     assert said(healthy(explained_variance_steps=4), TROUBLE["explained_variance"][0], 9) == [(4, "explained_variance")]
+
+
+def test_a_value_loss_that_explodes_early_or_slowly():
+    """A median of late would follow it."""
+    assert said(guards(), {"loss/value_avg": 1e6}, 40) == []  # it has always been so
+    early = guards()
+    assert said(early, {"loss/value_avg": 1.0}, 10) == []
+    assert said(early, {"loss/value_avg": 1e6}, 40) == [(3, "value_loss")]
+    slowly = guards()
+    alarms = [alarm.guard for i in range(60) for alarm in slowly.watch(FINE | {"loss/value_avg": 1.2**i})]
+    assert alarms == ["value_loss"]
+
+
+def test_entropy_is_compared_with_when_it_was_first_there():
+    watching = guards()
+    watching.watch({name: value for name, value in FINE.items() if name != "policy/entropy_avg"})
+    assert said(watching, {}, 3) == []
+    assert said(watching, TROUBLE["entropy"][0], 3) == [(3, "entropy")]
+
+
+@pytest.mark.parametrize("changes", [{"patience": 2}, {"kl": "pause"}, {"kl_limit": 1.2}], ids=str)
+def test_with_other_settings_it_may_say_it_again(changes):
+    before, after = guards(), guards(**changes)
+    assert said(before, TROUBLE["kl"][0], 4) == [(3, "kl")]
+    same_again = guards()
+    same_again.load_state_dict(before.state_dict())
+    assert said(same_again, TROUBLE["kl"][0], 4) == []
+    after.load_state_dict(before.state_dict())
+    assert said(after, TROUBLE["kl"][0], 4) == [(1, "kl")]
 
 
 def test_what_was_so_from_the_beginning_is_no_rise():
@@ -123,12 +153,20 @@ def test_resumed_it_remembers():
     [
         ({"kl": "stop"}, "kl"),
         ({"kl": "off", "kl_limit": 3.0}, "kl_limit: not used with kl='off'"),
-        ({"entropi": "off"}, "did you mean 'entropy'"),
+        ({"entropi": "off"}, "guards.entropi: unknown key; did you mean 'entropy'"),
     ],
 )
 def test_bad_settings(make_ppo, settings, said):
     with pytest.raises(ConfigError, match=said):
         make_ppo(settings={"guards": settings})
+
+
+def test_guards_of_a_critic_that_is_not_there(make_ppo):
+    settings = {"advantage_estimator": "rloo", "num_generations": 2}
+    with pytest.raises(ConfigError, match=r"guards\.value_loss: not used without a critic"):
+        make_ppo(settings=settings | {"guards": {"value_loss": "off"}})
+    resolved = make_ppo(settings=settings).config.resolved()
+    assert PPOConfig(**resolved).resolved() == resolved
 
 
 class TestInARun:
@@ -238,7 +276,7 @@ class TestNotFinite:
         assert not torch.equal(weights[2], weights[3])
         (event,) = lines(tmp_path / "run", "events.jsonl")
         assert event["step"] == 2
-        assert event["message"].startswith(f"step 2 is left out, the weights untouched by it: {named}")
+        assert event["message"].startswith(f"step 2 is left out from there on, and the weights are safe: {named}")
         assert event["message"].splitlines()[0] in capsys.readouterr().err
         seen = torch.load(tmp_path / "run/not_finite/step-000002.pt")
         assert len(seen["prompts"]) == 4
@@ -300,6 +338,21 @@ class TestNotFinite:
         self.check(
             make_ppo, tmp_path, lines, vector, capsys, break_it, "log-probabilities of sample 1: NaN or infinite"
         )
+
+    def test_at_an_evaluation(self, make_ppo, tmp_path, lines, capsys):
+        """It costs that evaluation and nothing else."""
+        calls = []
+
+        def reward(prompts, completions):
+            calls.append(1)
+            return [float("nan") if len(calls) == 4 else float(len(text)) for text in completions]
+
+        settings = {"steps": 4, "eval_every": 2}
+        make_ppo(reward, settings, run=tmp_path / "run", eval_size=2).train()
+        [event] = lines(tmp_path / "run", "events.jsonl")
+        assert event["message"].startswith("the evaluation after step 2 is left out: reward function 'reward' gave nan")
+        assert "the evaluation after step 2 is left out" in capsys.readouterr().err
+        assert [row["step"] for row in lines(tmp_path / "run", "metrics.jsonl") if "eval/score" in row] == [0, 4]
 
     def test_three_in_a_row_stop_and_nothing_broken_is_kept(self, make_ppo, tmp_path, lines):
         ppo = make_ppo(settings={"steps": 9, "checkpoint_every": 1, "keep_last": 9}, run=tmp_path / "run")

@@ -109,6 +109,12 @@ def test_a_resumed_run_keeps_its_settings(make_ppo, tmp_path, key, value):
     assert longer.step_done == 3
 
 
+def test_a_run_cannot_be_shorter_than_it_is(make_ppo, tmp_path):
+    make_ppo(settings={"steps": 3, "checkpoint_every": 1}, run=tmp_path / "run").train()
+    with pytest.raises(ConfigError, match="3 steps are done, which is more than 2"):
+        make_ppo(settings={"steps": 2, "checkpoint_every": 1}, run=tmp_path / "run", resume=True)
+
+
 def test_a_reward_that_fails_leaves_the_old_run_alone(make_ppo, tmp_path):
     make_ppo(run=tmp_path / "run").train()
     with pytest.raises(RewardError, match="nan"):

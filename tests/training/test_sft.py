@@ -224,12 +224,14 @@ def test_a_step_that_is_not_finite_is_left_out_and_three_in_a_row_stop(make_sft,
     sft.train()
     moved = [not torch.equal(a, b) for a, b in zip(before, [*before[1:], vector(sft.module)], strict=True)]
     assert moved == [True, False, False, True, False, *[True] * 7]
-    assert "step 2 is left out, the weights untouched by it: loss: inf" in capsys.readouterr().err
+    said = "step 2 is left out from there on, and the weights are safe: loss: inf, of row 3, row 4; lower"
+    assert said in capsys.readouterr().err
     rows = lines(tmp_path / str((2, 3, 5)), "metrics.jsonl")
     assert [row["step"] for row in rows if "train/left_out" in row] == [2, 3, 5]
     assert [row["step"] for row in lines(tmp_path / str((2, 3, 5)), "events.jsonl")] == [2, 3, 5]
     seen = torch.load(tmp_path / str((2, 3, 5)) / "not_finite/step-000003.pt")
-    assert seen == {"rows": batch_indices(4, 2, 2, 0)}
+    rows = batch_indices(4, 2, 2, 0)
+    assert seen == {"rows": [f"row {row + 1}" for row in rows], "examples": [sft.examples[row] for row in rows]}
 
     sft = broken_at(2, 4, 5, 6)
     with pytest.raises(NumericsError, match=r"step 6 is left out.*\n.*3 in a row"):

@@ -76,8 +76,8 @@ SURVIVING = [
     Mutant(
         "worst-is-best",
         "training/keeping.py",
-        'sign * value <= sign * self.best["value"]',
-        'sign * value >= sign * self.best["value"]',
+        'sign * value <= sign * compared["value"]',
+        'sign * value >= sign * compared["value"]',
         ("tests/training/test_best.py",),
         "the worst checkpoint is called the best",
     ),
@@ -124,8 +124,8 @@ SURVIVING = [
     Mutant(
         "guard-says-it-every-step",
         "training/ppo/guards.py",
-        "        if self.in_a_row[guard.name] != self._patience(guard):",
-        "        if self.in_a_row[guard.name] < self._patience(guard):",
+        " or self.spoken.get(guard.name) == settings:",
+        ":",
         GUARDED,
         "a guard repeats itself at every step",
     ),
@@ -140,8 +140,8 @@ SURVIVING = [
     Mutant(
         "pause-only-warns",
         "training/ppo/trainer.py",
-        "            if alarm.pause:",
-        "            if alarm.pause and self.run is None:",
+        "for alarm in alarms if alarm.pause]",
+        "for alarm in alarms if alarm.pause and self.run is None]",
         GUARDED,
         "a guard that is to pause the run lets it go on",
     ),

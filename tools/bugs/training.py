@@ -68,10 +68,10 @@ CHECKPOINT_MUTANTS = [
     Mutant(
         "half-a-checkpoint-counts",
         CHECKPOINT,
-        "if (path / CHECKSUMS_FILE).is_file()",
-        "if path.is_dir()",
+        "if not (checkpoint / CHECKSUMS_FILE).is_file():",
+        "if not checkpoint.is_dir():",
         CHECKPOINT_TESTS,
-        "a run resumes from a folder without state",
+        "a folder without checksums is looked into",
     ),
     Mutant(
         "old-checkpoints-go-first",
@@ -129,8 +129,8 @@ SUPERVISED_MUTANTS = [
     Mutant(
         "supervised-gradients-pile-up",
         SUPERVISED,
-        "        self.optimizer.zero_grad(set_to_none=True)\n",
-        "",
+        "            self.optimizer.step()\n        self.optimizer.zero_grad(set_to_none=True)\n",
+        "            self.optimizer.step()\n",
         RESUMED_SFT,
         "gradients are never cleared",
     ),

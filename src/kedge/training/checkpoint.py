@@ -73,8 +73,7 @@ def tidy(folder: Path, step: int, *, keep_last: int, best_step: int | None) -> N
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints there are, oldest first."""
-    found = (path for path in folder.glob("step-*") if (path / CHECKSUMS_FILE).is_file())
-    return sorted(found, key=_step)
+    return sorted((path for path in folder.glob("step-*") if path.is_dir()), key=_step)
 
 
 def to_resume(run: RunFolder | None, *, checkpoint_every: int) -> Path | None:
@@ -107,6 +106,8 @@ def to_resume(run: RunFolder | None, *, checkpoint_every: int) -> Path | None:
 
 def damage_in(checkpoint: Path) -> str | None:
     """What is not as it was written, where something is not."""
+    if not (checkpoint / CHECKSUMS_FILE).is_file():
+        return f"{checkpoint / CHECKSUMS_FILE}: missing"
     try:
         sums: dict[str, str] = json.loads((checkpoint / CHECKSUMS_FILE).read_text(encoding="utf-8"))
     except ValueError:  # no JSON, or no text at all

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from kedge.parallel import Processes
+from kedge.progress import say
 
 
 class Interrupts:
@@ -38,8 +39,9 @@ class Interrupts:
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self._signum:
             self._give_back()
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt if signum == signal.SIGINT else SystemExit(128 + signum)
         self._signum = signum
+        say(f"{signal.Signals(signum).name}: the step ends first, and all is kept; once more ends it now")
 
     def _give_back(self) -> None:
         for number, handler in self._before.items():

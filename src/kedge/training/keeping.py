@@ -70,9 +70,15 @@ class Keeper:
         where = f"; everything is kept in {self.run.path}" if self.run is not None else ""
         raise Stopped(f"{why} after step {step}{where}", exit_status)
 
-    def restore(self, checkpoint: Path) -> dict[str, Any]:
-        """The state that was kept in ``checkpoint``."""
+    def restore(self, checkpoint: Path, steps: int) -> dict[str, Any]:
+        """The state that was kept in ``checkpoint`` of a run of so many steps.
+
+        Raises:
+            ConfigError: it has come further than that.
+        """
         state = load_state(checkpoint)
+        if state["step"] > steps:
+            raise ConfigError(f"{checkpoint}: {state['step']} steps are done, which is more than {steps}")
         self.best, self._kept = state["best"], state["step"]
         return state
 

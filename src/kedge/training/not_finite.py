@@ -46,15 +46,20 @@ class LeftOut:
             metrics.clear()
             metrics["train/left_out"] = 1.0
 
+    def tell(self, step: int, message: str) -> None:
+        """Say it, and write it to the run's events."""
+        say(message)
+        if self.run is not None:
+            self.run.write_event(step, event="not_finite", message=message)
+
     def _leave_out(self, step: int, error: NotFiniteError, seen: Mapping[str, Any]) -> None:
         self.in_a_row += 1
-        message = f"step {step} is left out, the weights untouched by it: {error}"
+        message = f"step {step} is left out from there on, and the weights are safe: {error}"
         if self.run is not None:
             message += f" (what it worked on: {self._write(self.run, step, seen)})"
-            self.run.write_event(step, event="not_finite", message=message)
+        self.tell(step, message)
         if self.in_a_row >= self.limit:
             raise NumericsError(f"{message}\nThat is {self.in_a_row} in a row (max_left_out): the run stops") from error
-        say(message)
 
     def _write(self, run: RunFolder, step: int, seen: Mapping[str, Any]) -> Path:
         path = run.path / FOLDER / f"step-{step:06d}.pt"

@@ -81,7 +81,8 @@ class RewardModeling(Supervised):
                 model, tokenizer=tokenizer, max_length=config.max_length, device=config.device, dtype=config.dtype
             )
         self.model = model
-        self.pairs = [self._encoded(row) for row in train]
+        self.examples = self.pairs = [self._encoded(row) for row in train]
+        self.origins = [row.origin for row in train]
         self.held_out = [self._encoded(row) for row in held]
         sizes = _sizes(self.pairs)
         super().__init__(config, model.model, sizes, run, resume=resume, overwrite=overwrite, progress=progress)

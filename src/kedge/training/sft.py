@@ -82,6 +82,7 @@ class SFT(Supervised):
         self.lm = model
         limits = [limit for limit in (config.max_length, model.positions) if limit is not None]
         self.examples = [_encoded(model, row, limits) for row in train]
+        self.origins = [row.origin for row in train]
         self.held_out = [_encoded(model, row, limits) for row in held]
         sizes = [len(ids) for ids, _ in self.examples]
         super().__init__(config, model.model, sizes, run, resume=resume, overwrite=overwrite, progress=progress)

@@ -24,7 +24,7 @@ from kedge.training.checkpoint import to_resume
 from kedge.training.config import TrainingConfig
 from kedge.training.interrupts import Interrupts
 from kedge.training.keeping import Keeper, trained_tensors
-from kedge.training.not_finite import LeftOut, in_words
+from kedge.training.not_finite import LeftOut
 from kedge.training.optimization import (
     batch_indices,
     clip_gradients,
@@ -35,6 +35,9 @@ from kedge.training.optimization import (
 )
 
 Record = TypeVar("Record")
+
+# Examples that a message names.
+SHOWN = 8
 
 
 class SupervisedConfig(TrainingConfig):
@@ -57,6 +60,10 @@ class Supervised(ABC):
     stage: str
     """The recipe's table."""
     label: str
+    examples: Sequence[Any]
+    """What is trained on, in token ids."""
+    origins: Sequence[str]
+    """File and row of each."""
     held_out: Sequence[Any]
     """Examples never trained on."""
     watched: str
@@ -201,7 +208,7 @@ class Supervised(ABC):
         self.module.train()
         left_out = self.left_out.where_not_finite(self.step_done + 1, metrics)
         with self.timer("train"), self._precision(), left_out as seen:
-            seen["rows"] = rows  # of the training data, from 0
+            seen |= {"rows": self._named(rows), "examples": [self.examples[row] for row in rows]}
             metrics |= self._accumulate(rows)
             metrics["train/grad_norm"] = self._apply(rows)
         self.module.eval()
@@ -221,7 +228,7 @@ class Supervised(ABC):
         self.processes.sum_(*totals.values())
         if not totals["loss"].isfinite():  # the gradient may be: that of a log-probability of minus infinity is
             self.optimizer.zero_grad(set_to_none=True)
-            raise NotFiniteError(f"loss: {totals['loss'].item()}, in {in_words(rows)}; lower learning_rate")
+            raise NotFiniteError(f"loss: {totals['loss'].item()}, of {self._culprits(rows)}; lower learning_rate")
         return {f"train/{name}": float(value) for name, value in totals.items()}
 
     def _apply(self, rows: Sequence[int]) -> float:
@@ -230,8 +237,20 @@ class Supervised(ABC):
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if not torch.isfinite(norm):
-            raise NotFiniteError(f"gradient: its norm is {norm.item()}, in {in_words(rows)}; lower learning_rate")
+            raise NotFiniteError(f"gradient: its norm is {norm.item()}, of {self._culprits(rows)}; lower learning_rate")
         return float(norm)
+
+    @torch.no_grad()
+    def _culprits(self, rows: Sequence[int]) -> str:
+        """The examples that have no finite loss by themselves; all of them, where each has."""
+        bad = [row for row in rows if not self.loss([row], self.weigh([row]))[0].isfinite()]
+        named = self._named(bad or rows)
+        more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
+        return ", ".join(named[:SHOWN]) + more
+
+    def _named(self, rows: Sequence[int]) -> list[str]:
+        """Where examples come from: file and row."""
+        return [self.origins[row] for row in rows]
 
     def _summary(self) -> dict[str, Any]:
         if self.run is not None:
@@ -273,7 +292,7 @@ class Supervised(ABC):
         }
 
     def _restore(self, checkpoint: Path) -> None:
-        state = self.keeper.restore(checkpoint)
+        state = self.keeper.restore(checkpoint, self.total_steps)
         self.load(checkpoint / self.result)
         self.optimizer.load_state_dict(state["optimizer"])
         self.before = state["before"]

@@ -22,6 +22,8 @@ def reward(patient: Patient) -> Finding:
     seconds = time.perf_counter() - start
     sums = experience.scores.sums()
     spread = statistics.pstdev(sums)
+    for metric in [by for name, by in ppo.judges.items() if name != "score"]:  # one that fails would end the run
+        judge(metric, [prompt.record for prompt in experience.prompts], experience.completions, ppo.processes)
     found = (
         f"{ppo.reward.name}: {statistics.fmean(sums):.3g} ± {spread:.2g} from {min(sums):.3g} to {max(sums):.3g}; "
         f"{seconds / len(sums) * 1000:.2g} ms an answer"

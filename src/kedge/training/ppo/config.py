@@ -1,7 +1,7 @@
 """The settings of PPO, under the names its users know."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -157,12 +157,23 @@ class PPOConfig(TrainingConfig):
                 f"warmup_steps: {self.warmup_steps} of steps={self.steps} never reach learning_rate; at most "
                 f"{self.steps - 1}"
             )
+        unused = {"value_loss", "explained_variance"} & self.guards.model_fields_set
+        if self.advantage_estimator != "gae" and unused:
+            raise ValueError(f"guards.{min(unused)}: not used without a critic; take it out")
         if self.critic_warmup_steps >= self.steps:
             raise ValueError(
                 f"critic_warmup_steps: {self.critic_warmup_steps} of steps={self.steps} leaves the policy untrained; "
                 f"at most {self.steps - 1}"
             )
         return self
+
+    def resolved(self) -> dict[str, Any]:
+        """As the base has it; guards of the critic only where there is one."""
+        settings = super().resolved()
+        if self.advantage_estimator != "gae":
+            of_the_critic = ("value_loss", "explained_variance")
+            settings["guards"] = {k: v for k, v in settings["guards"].items() if not k.startswith(of_the_critic)}
+        return settings
 
     @property
     def answers(self) -> int:

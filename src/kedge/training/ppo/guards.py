@@ -1,5 +1,6 @@
 """Watching a run for the ways in which PPO goes wrong. Each guard compares one number of a step with its limit."""
 
+import math
 import operator
 import statistics
 from collections.abc import Callable, Mapping
@@ -19,7 +20,10 @@ NAMES = (
 )  # fmt: skip
 
 WATCHED_VALUE_LOSSES = 20
-"""Steps whose median the value loss is compared with."""
+"""Steps of whose value losses the median is taken."""
+
+FEWEST_VALUE_LOSSES = 5
+"""Steps that a first median takes."""
 
 
 class GuardsConfig(Config):
@@ -34,7 +38,7 @@ class GuardsConfig(Config):
     value_loss: Action = "warn"
     """The value loss explodes."""
     value_loss_limit: float = Field(10.0, gt=1)
-    """Times the median of the last 20 steps."""
+    """Times the lowest median of 20 steps so far."""
     explained_variance: Action = "warn"
     """The critic is worse than a constant for long."""
     explained_variance_limit: float = Field(0.0, le=1)
@@ -103,15 +107,21 @@ class Guard:
 
 @dataclass
 class History:
-    """What guards remember: the first step's metrics, and the last value losses."""
+    """What guards remember of the steps before."""
 
     first: Metrics
+    """Of each metric, when it was first there."""
     value_losses: list[float]
+    usual_value_loss: float = math.inf
+    """The lowest median so far: a later one may have exploded already."""
 
     def take_in(self, metrics: Metrics) -> None:
         """After a step was watched."""
+        self.first = {**metrics, **self.first}
         if "loss/value_avg" in metrics:
             self.value_losses = [*self.value_losses, metrics["loss/value_avg"]][-WATCHED_VALUE_LOSSES:]
+        if len(self.value_losses) >= FEWEST_VALUE_LOSSES:
+            self.usual_value_loss = min(self.usual_value_loss, statistics.median(self.value_losses))
 
 
 def _kl_a_token(metrics: Metrics, _: History) -> float | None:
@@ -119,8 +129,8 @@ def _kl_a_token(metrics: Metrics, _: History) -> float | None:
 
 
 def _value_loss(metrics: Metrics, history: History) -> float | None:
-    usual = statistics.median(history.value_losses) if len(history.value_losses) == WATCHED_VALUE_LOSSES else 0.0
-    return metrics["loss/value_avg"] / usual if usual > 0 and "loss/value_avg" in metrics else None
+    usual = history.usual_value_loss
+    return metrics["loss/value_avg"] / usual if 0 < usual < math.inf and "loss/value_avg" in metrics else None
 
 
 def _entropy(metrics: Metrics, history: History) -> float | None:
@@ -146,7 +156,7 @@ GUARDS = (
     Guard(
         "value_loss",
         _value_loss,
-        "the value loss is {value:.0f} times its median of late (limit {limit:g})",
+        "the value loss is {value:.0f} times what it was (limit {limit:g})",
         "lower critic_learning_rate, or set scale_rewards or clip_rewards; look for rewards of a new size",
     ),
     Guard(
@@ -193,7 +203,8 @@ GUARDS = (
     Guard(
         "equal_rewards",
         _is("objective/scores_std"),
-        "the scores of all answers are equal (standard deviation {value:g}): there is nothing to learn from",
+        "the scores of all answers are as good as equal (standard deviation {value:g}, limit {limit:g}): there is "
+        "nothing to learn from",
         "look at the reward: it is too coarse, or every answer reaches it",
         operator.le,
     ),
@@ -215,6 +226,8 @@ class Guards:
         self.rounding = rounding
         self.history: History | None = None
         self.in_a_row: dict[str, int] = {}
+        self.spoken: dict[str, list[Any]] = {}
+        """Guards that have said it, and the settings they had then: with other ones they may say it again."""
 
     def watch(self, metrics: Metrics) -> list[Alarm]:
         """Look at a step's metrics, a finished step after the other."""
@@ -226,12 +239,12 @@ class Guards:
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold."""
         history = None if self.history is None else vars(self.history).copy()
-        return {"history": history, "in_a_row": dict(self.in_a_row)}
+        return {"history": history, "in_a_row": dict(self.in_a_row), "spoken": dict(self.spoken)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
         self.history = None if state["history"] is None else History(**state["history"])
-        self.in_a_row = dict(state["in_a_row"])
+        self.in_a_row, self.spoken = dict(state["in_a_row"]), dict(state["spoken"])
 
     def _look(self, guard: Guard, metrics: Metrics, history: History) -> Alarm | None:
         action: Action = getattr(self.config, guard.name)
@@ -241,8 +254,12 @@ class Guards:
         limit = getattr(self.config, f"{guard.name}_limit")
         limit = self.rounding if limit is None else limit
         self.in_a_row[guard.name] = self.in_a_row.get(guard.name, 0) + 1 if guard.beyond(value, limit) else 0
-        if self.in_a_row[guard.name] != self._patience(guard):
+        settings = [action, limit, self._patience(guard)]
+        if not self.in_a_row[guard.name]:
+            self.spoken.pop(guard.name, None)
+        if self.in_a_row[guard.name] < self._patience(guard) or self.spoken.get(guard.name) == settings:
             return None
+        self.spoken[guard.name] = settings
         message = f"{guard.name}: {guard.says.format(value=value, limit=limit)}. Try: {guard.remedy}"
         return Alarm(guard.name, value, limit, message, action == "pause")
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from kedge.core import AdaptiveKL, FixedKL, RunningMoments
@@ -16,15 +15,15 @@ from kedge.data.encode import Tokenizer
 from kedge.data.files import Source
 from kedge.engine.engine import Completion, Engine
 from kedge.engine.rollouts import Rollouts, collate, generate
-from kedge.errors import ConfigError
+from kedge.errors import ConfigError, NotFiniteError
 from kedge.evaluation.evaluate import Comparison, Evaluation, evaluate_policy, named_judges
-from kedge.models.critic import Critic, load_critic, new_critic, save_critic
-from kedge.models.language_model import LanguageModel, load_language_model, wrap
+from kedge.models.critic import load_critic, save_critic
+from kedge.models.language_model import LanguageModel
 from kedge.models.recompute import enable_recomputing
 from kedge.models.scalar import ScalarModel
 from kedge.parallel import join
 from kedge.progress import ProgressBar
-from kedge.rewards.build import RewardLike, build_reward, reward_model_of
+from kedge.rewards.build import RewardLike, build_reward
 from kedge.rewards.scores import judge
 from kedge.storage import whole_folder
 from kedge.tracking import Metrics, RunFolder, Timer, closed_when_broken_off, report
@@ -46,6 +45,7 @@ from kedge.training.ppo.experience import Estimator, Experience
 from kedge.training.ppo.guards import Alarm, Guards
 from kedge.training.ppo.prompts import EncodedPrompt, prepare_prompts
 from kedge.training.ppo.report import live_lines, rollout_metrics
+from kedge.training.ppo.roles import critic_of, policy_of
 from kedge.training.ppo.throughput import peak_flops, throughput
 from kedge.training.ppo.update import Update, rounding
 
@@ -98,7 +98,7 @@ class PPO:
         self.run = run
         report(run, config.report_to)
         self.progress = progress and self.processes.leads
-        self.policy = _language_model(policy, tokenizer, config)
+        self.policy = policy_of(policy, tokenizer, config)
         self.prompts, self.eval_prompts = prepare_prompts(
             self.policy, config, prompts, eval_prompts, eval_size=eval_size, columns=columns
         )
@@ -115,7 +115,7 @@ class PPO:
             raise ConfigError(
                 f"mini_batch_size: {config.mini_batch_size} answers are too few for {self.processes.size} processes"
             )
-        self.critic = self._new_critic()
+        self.critic = critic_of(config, self.policy, self.reward)
         self.engine = Engine(self.policy)
         self.kl_controller = (
             AdaptiveKL(config.kl_coef, target=config.kl_target, horizon=config.kl_horizon)
@@ -188,7 +188,7 @@ class PPO:
                 self.step_done += 1
                 evaluation: Metrics = {}
                 if config.eval_every and self.step_done % config.eval_every == 0 and self.step_done < config.steps:
-                    evaluation = self._report_evaluation(self.evaluate())
+                    evaluation = self._evaluate_on_the_way()
                 alarms = self._record(metrics | evaluation, bar)
                 self.keeper.after(self.step_done, evaluation)
                 bar.advance(*live_lines(metrics))
@@ -207,6 +207,14 @@ class PPO:
             if self.run is not None:
                 self.run.write_event(self.step_done, event=alarm.guard, value=alarm.value, message=alarm.message)
         return alarms
+
+    def _evaluate_on_the_way(self) -> Metrics:
+        """The evaluation's metrics; none where a number in it is not finite, which costs the run no more than that."""
+        try:
+            return self._report_evaluation(self.evaluate())
+        except NotFiniteError as error:
+            self.left_out.tell(self.step_done, f"the evaluation after step {self.step_done} is left out: {error}")
+            return {}
 
     def _try_reward(self) -> None:
         """Where no evaluation has shown that the reward works, show it before anything is written or deleted."""
@@ -385,7 +393,7 @@ class PPO:
 
     def restore(self, checkpoint: Path) -> None:
         """Become what was kept in ``checkpoint``."""
-        state = self.keeper.restore(checkpoint)
+        state = self.keeper.restore(checkpoint, self.config.steps)
         self.policy.load_weights(checkpoint / "policy")
         if self.critic is not None:
             load_critic(self.critic, checkpoint / "critic")
@@ -396,30 +404,3 @@ class PPO:
         self.left_out.in_a_row = state["left_out"]
         self.timer.seconds = state["seconds"]
         self.step_done = state["step"]
-
-    def _new_critic(self) -> Critic | None:
-        config = self.config
-        if config.advantage_estimator != "gae":
-            return None
-        if config.critic == "shared" or config.critic_init == "policy":
-            return new_critic(config.critic, self.policy)
-        model = reward_model_of(self.reward)
-        if model is None:
-            raise ConfigError("critic_init='reward': the reward has no reward model in it; use critic_init='policy'")
-        return new_critic(config.critic, self.policy, model)
-
-
-def _language_model(
-    policy: str | Path | PreTrainedModel, tokenizer: str | Path | Tokenizer | None, config: PPOConfig
-) -> LanguageModel:
-    if isinstance(policy, nn.Module) and not isinstance(policy, PreTrainedModel):
-        raise ConfigError(f"policy: a {type(policy).__name__} is no transformers model; merge its adapters first")
-    if isinstance(policy, PreTrainedModel):
-        if tokenizer is None or isinstance(tokenizer, str | Path):
-            raise ConfigError("policy: a loaded model needs its loaded tokenizer beside it: PPO(..., tokenizer=...)")
-        for key in {"device", "dtype"} & config.model_fields_set:
-            raise ConfigError(f"{key}: not used with a loaded model, which is where and what it is; take it out")
-        return wrap(policy, tokenizer, config.stop_tokens)
-    return load_language_model(
-        policy, tokenizer=tokenizer, stop_tokens=config.stop_tokens, device=config.device, dtype=config.dtype
-    )
