@@ -9,7 +9,6 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from kedge.control import PPO, evaluate_policy
 from kedge.control.environments import Several, Step, Vectorized, environments_of
-from kedge.control.rollout import Collector
 from kedge.errors import ConfigError
 
 

@@ -1,4 +1,4 @@
-"""PPO on control tasks (Gymnasium), with the mathematics of :mod:`kedge.core`. Needs ``pip install 'kedge[control]'``."""
+"""PPO on control tasks (Gymnasium), with the mathematics of :mod:`kedge.core`; ``pip install 'kedge[control]'``."""
 
 from kedge.control.agent import PPO
 from kedge.control.config import ControlConfig

@@ -87,11 +87,12 @@ class PPO:
             left = 1.0 - (self.num_timesteps - begun) / total
             rollout = self.collector.collect(self.config.n_steps)
             self.num_timesteps += rollout.mask.numel()
-            going = all([each.on_rollout_end(self) is not False for each in callbacks])
+            answers = [each.on_rollout_end(self) for each in callbacks]
             metrics = self._episodes() | self.update(rollout, left)
             metrics["steps_per_second"] = (self.num_timesteps - begun) / (time.perf_counter() - start)
             self.metrics.append({"step": float(self.num_timesteps), **metrics})
-            going = all([each.on_update_end(self, metrics) is not False for each in callbacks]) and going
+            answers += [each.on_update_end(self, metrics) for each in callbacks]
+            going = False not in answers
         for each in callbacks:
             each.on_training_end(self)
         return self

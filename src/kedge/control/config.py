@@ -11,7 +11,7 @@ Schedule = Literal["constant", "linear"]
 
 
 class ControlConfig(Config):
-    """Defaults are those of Stable-Baselines3 (Raffin et al. 2021), which are those of Schulman et al. 2017's MuJoCo runs."""
+    """Defaults are those of Stable-Baselines3 (Raffin et al. 2021)."""
 
     total_timesteps: int = Field(100_000, ge=1)
     """Steps of all environments together."""

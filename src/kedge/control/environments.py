@@ -1,7 +1,7 @@
 """Environments side by side, one way of stepping them whatever their kind: each step says what it was.
 
-Gymnasium's vector environments differ in what happens after an episode's end (their autoreset mode). Here a step after an
-end is a step of the next episode, and a step that only reset an environment is marked as none.
+Gymnasium's vector environments differ in what happens after an episode's end (their autoreset mode). Here a step after
+an end is a step of the next episode, and a step that only reset an environment is marked as none.
 """
 
 from collections.abc import Sequence
@@ -106,7 +106,7 @@ class Vectorized:
         terminated, truncated = terminated & real, truncated & ~terminated & real
         ended = terminated | truncated
         at = infos["final_obs"] if self.mode is AutoresetMode.SAME_STEP and ended.any() else None
-        last = {int(i): at[i] if at is not None else _one(observations, i) for i in np.flatnonzero(truncated)}
+        last = {int(i): at[i] if at is not None else _one(observations, int(i)) for i in np.flatnonzero(truncated)}
         if self.mode is AutoresetMode.DISABLED and ended.any():
             observations = self.environment.reset(options={"reset_mask": ended})[0]
         self._ended = ended
@@ -114,6 +114,27 @@ class Vectorized:
 
     def close(self) -> None:
         self.environment.close()
+
+
+class NoVelocities(gym.ObservationWrapper[Any, Any, Any]):
+    """CartPole that shows where things are and not how fast they move: a task that takes memory."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        bounds = env.observation_space
+        assert isinstance(bounds, gym.spaces.Box)
+        self.observation_space = gym.spaces.Box(bounds.low[::2], bounds.high[::2], dtype=np.float32)
+
+    def observation(self, observation: Any) -> Any:
+        return observation[::2]
+
+
+def cartpole_without_velocities(**kwargs: Any) -> gym.Env[Any, Any]:
+    """The environment behind the id ``kedge/CartPoleNoVel-v1``."""
+    return NoVelocities(gym.make("CartPole-v1", disable_env_checker=True, **kwargs))
+
+
+gym.register("kedge/CartPoleNoVel-v1", entry_point=cartpole_without_velocities)
 
 
 def environments_of(what: str | gym.Env[Any, Any] | VectorEnv[Any, Any, Any], n: int) -> Environments:

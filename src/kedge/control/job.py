@@ -15,7 +15,7 @@ from kedge.progress import ProgressBar
 from kedge.tracking import RunFolder
 
 FILES = ("recipe.toml", "metrics.jsonl", "summary.json", "agent", "curve.png", "watched.gif")
-SHOWN = ("return", "length", "entropy", "explained_variance")
+SHOWN = ("return", "length")
 
 
 class ControlRecipe(ControlConfig):
@@ -49,9 +49,7 @@ def control_job(name: str, settings: ControlRecipe, *, overwrite: bool = False) 
     Raises:
         KedgeError: anything in the settings that does not fit, before any training.
     """
-    run = RunFolder(
-        settings.run or f"runs/{name}", {"control": settings.resolved()}, overwrite=overwrite, files=FILES
-    )
+    run = RunFolder(settings.run or f"runs/{name}", {"control": settings.resolved()}, overwrite=overwrite, files=FILES)
     config = ControlConfig(**settings.model_dump(exclude_unset=True, exclude={"env", "run"}))
     agent = PPO(settings.env, config)
     run.start()
@@ -77,6 +75,6 @@ class Reporter(Callback):
     def on_update_end(self, agent: PPO, metrics: dict[str, float]) -> None:
         self.run.write_metrics(agent.num_timesteps, metrics)
         self.bar.advance(
-            steps=agent.num_timesteps - self.last, **{name: metrics[name] for name in SHOWN[:2] if name in metrics}
+            by=agent.num_timesteps - self.last, **{name: metrics[name] for name in SHOWN if name in metrics}
         )
         self.last = agent.num_timesteps

@@ -6,6 +6,7 @@ remember takes no notice of that.
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -54,12 +55,13 @@ class FeedForward(nn.Sequential):
 
 
 class Pixels(nn.Module):
-    """A small convolutional network over ``[..., C, H, W]`` bytes (Mnih et al. 2015, where the image is large enough)."""
+    """A small convolutional network over ``[..., C, H, W]`` bytes; of Mnih et al. 2015, where the image is large."""
 
     def __init__(self, space: spaces.Box, features: int) -> None:
         super().__init__()
-        height, wide, channels = sorted(space.shape, reverse=True) if space.shape[0] in (1, 3, 4) else space.shape
-        large = min(height, wide) >= 36
+        first, second, third = space.shape
+        height, wide, channels = (second, third, first) if first in (1, 3, 4) else (first, second, third)
+        seen, large = channels, min(height, wide) >= 36
         plan = [(32, 8, 4), (64, 4, 2), (64, 3, 1)] if large else [(16, 3, 2), (32, 3, 2)]
         layers: list[nn.Module] = []
         for filters, kernel, stride in plan:
@@ -67,7 +69,7 @@ class Pixels(nn.Module):
             channels = filters
         self.layers = nn.Sequential(*layers, nn.Flatten())
         with torch.no_grad():
-            size = self.layers(torch.zeros(1, layers[0].in_channels, height, wide)).shape[1]
+            size = self.layers(torch.zeros(1, seen, height, wide)).shape[1]
         self.out = nn.Sequential(linear(size, features, gain=math.sqrt(2)), nn.ReLU())
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -81,17 +83,18 @@ class Recurrent(nn.Module):
 
     def __init__(self, layers: nn.Module, size: int, hidden: int) -> None:
         super().__init__()
-        self.layers, self.lstm = layers, nn.LSTM(size, hidden)
+        self.layers, self.lstm, self.hidden = layers, nn.LSTM(size, hidden), hidden
         for name, weight in self.lstm.named_parameters():
             nn.init.zeros_(weight) if "bias" in name else nn.init.orthogonal_(weight, 1.0)
 
     def forward(self, observations: Tensor, starts: Tensor, memory: Memory = None) -> tuple[Tensor, Memory]:
         inputs = self.layers(observations)
-        state = memory or tuple(inputs.new_zeros(2, 1, inputs.shape[1], self.lstm.hidden_size).unbind(0))
+        zeros = inputs.new_zeros(1, inputs.shape[1], self.hidden)
+        state = memory or (zeros, zeros)
         features = []
         # Between two beginnings nothing is forgotten, and the LSTM may run over all of it at once.
         edges = [0, *(t for t in range(1, len(inputs)) if bool(starts[t].any())), len(inputs)]
-        for first, last in zip(edges[:-1], edges[1:], strict=True):
+        for first, last in pairwise(edges):
             kept = (~starts[first]).to(inputs.dtype)[None, :, None]
             out, state = self.lstm(inputs[first:last], (state[0] * kept, state[1] * kept))
             features.append(out)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
 from kedge.control.environments import make
@@ -20,7 +21,7 @@ BLUE, GREY = "#2563a8", "#6b7280"
 def learning_curve(metrics: Sequence[dict[str, float]], path: Path, *, title: str) -> None:
     """The mean return of each rollout's episodes against steps, as a PNG."""
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = mpl.figure.Figure(figsize=(6.4, 3.6), dpi=150, layout="constrained")
+        figure = Figure(figsize=(6.4, 3.6), dpi=150, layout="constrained")
         axes = figure.add_subplot()
         points = [(line["step"], line["return"]) for line in metrics if "return" in line]
         if points:
