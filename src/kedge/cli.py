@@ -119,6 +119,45 @@ def doctor(
 
 
 @app.command()
+def control(
+    target: Annotated[str | None, typer.Argument(metavar="ENV | RECIPE.toml", help="CartPole-v1, or a recipe.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="n_envs=8")] = None,
+    watch: Annotated[Path | None, typer.Option(metavar="RUN", help="Render the agent of a run as a GIF.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """PPO on a Gymnasium task, with the same mathematics. Needs kedge[control]."""
+    _needs_gymnasium()
+    if watch is not None:
+        from kedge.control.agent import PPO as Agent
+        from kedge.control.pictures import film
+
+        frames = film(Agent.load(watch / "agent"), watch / "watched.gif")
+        console.print(f"{watch}/watched.gif: {frames} frames", highlight=False)
+        return
+    if target is None:
+        raise KedgeError("name an environment or a recipe: kedge control CartPole-v1")
+    from kedge.control.job import control_job, read_control
+
+    name, settings = read_control(target, overrides or [])
+    summary = control_job(name, settings, overwrite=overwrite)
+    if "return" in summary:
+        console.print(
+            f"return {summary['return']:.2f} ± {summary['deviation']:.2f} over {summary['episodes']} episodes, "
+            f"{summary['steps_per_second']:,} steps/s",
+            highlight=False,
+        )
+    run = summary["run"]
+    console.print(f"run: {run}\ncurve: {run}/curve.png\nnext: kedge control --watch {run}", highlight=False)
+
+
+def _needs_gymnasium() -> None:
+    try:
+        import gymnasium  # noqa: F401
+    except ModuleNotFoundError:
+        raise KedgeError("control tasks need Gymnasium: pip install 'kedge[control]'") from None
+
+
+@app.command()
 def chat(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run, model folder or hub id.")],
     system: Annotated[str | None, typer.Option(help="What the model is told first.")] = None,

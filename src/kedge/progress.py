@@ -47,11 +47,11 @@ class ProgressBar:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def advance(self, *lines: str, **numbers: float) -> None:
-        """One step done; show these numbers at the end of the bar, and these lines under it (in a terminal)."""
+    def advance(self, *lines: str, by: int = 1, **numbers: float) -> None:
+        """``by`` steps done; show these numbers at the end of the bar, and these lines under it (in a terminal)."""
         shown = "  ".join(f"{name} {value:.3g}" for name, value in numbers.items())
         self._progress.lines = lines
-        self._progress.update(self._task, advance=1, numbers=shown)
+        self._progress.update(self._task, advance=by, numbers=shown)
 
     def say(self, message: str) -> None:
         """A line for the user, above the bar."""

@@ -195,7 +195,7 @@ class Supervised(ABC):
                 evaluation = self._evaluate() if self._due(self.config.eval_every) and not last else {}
                 self._write(metrics | evaluation)
                 self.keeper.after(self.step_done, evaluation)
-                bar.advance(**{self.watched: metrics.get(f"train/{self.watched}", nan)})
+                bar.advance(by=1, **{self.watched: metrics.get(f"train/{self.watched}", nan)})
             self.keeper.stop_if_asked(self.step_done)
 
     def step(self) -> Metrics:

@@ -1,0 +1,165 @@
+"""PPO on control tasks, shaped as users of Stable-Baselines3 know it."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+from safetensors.numpy import load_file, save_file
+
+from kedge.control.callbacks import Callback
+from kedge.control.config import ControlConfig
+from kedge.control.distributions import distribution_for
+from kedge.control.environments import environments_of
+from kedge.control.networks import ActorCritic, Memory
+from kedge.control.normalization import Normalization
+from kedge.control.observations import batched, flatten, is_image, width
+from kedge.control.rollout import Collector
+from kedge.control.update import Update
+from kedge.errors import ModelError
+from kedge.storage import whole_folder
+
+AGENT_FILE, SETTINGS_FILE = "agent.safetensors", "agent.json"
+
+
+class PPO:
+    """An agent that learns a Gymnasium task.
+
+    ``PPO("CartPole-v1", n_steps=32).learn(100_000)``
+
+    Args:
+        env: an id, an environment, or a vector environment in any autoreset mode.
+        config: settings; or single ones by keyword (see :class:`ControlConfig`).
+
+    Raises:
+        ConfigError: an unknown id, a space that is not supported, or settings that do not fit.
+    """
+
+    def __init__(
+        self,
+        env: str | gym.Env[Any, Any] | VectorEnv[Any, Any, Any],
+        config: ControlConfig | None = None,
+        **settings: Any,
+    ) -> None:
+        given = {} if config is None else config.model_dump(exclude_unset=True)
+        if isinstance(env, VectorEnv):
+            given = {"n_envs": env.num_envs} | given
+        self.config = config = ControlConfig(**(given | settings))
+        self.env_id = env if isinstance(env, str) else None
+        self.environments = environments_of(env, 1 if isinstance(env, VectorEnv) else config.n_envs)
+        self.observation_space, self.action_space = self.environments.observation_space, self.environments.action_space
+        self.distribution = distribution_for(self.action_space)
+        torch.manual_seed(config.seed)  # the networks' first weights
+        self.network = ActorCritic(self.observation_space, self.distribution, config).to(config.device)
+        scaled = config.normalize_observations and not is_image(self.observation_space)
+        self.normalization = Normalization(
+            1 if is_image(self.observation_space) else width(self.observation_space),
+            self.environments.n,
+            observations=scaled,
+            rewards=config.normalize_rewards,
+            gamma=config.gamma,
+        )
+        self.collector = Collector(self.environments, self.network, self.distribution, self.normalization, config)
+        self.update = Update(self.network, self.distribution, config)
+        self.num_timesteps = 0
+        self.metrics: list[dict[str, float]] = []
+        """A line for each rollout so far."""
+        self._generator = torch.Generator().manual_seed(config.seed)
+
+    def learn(self, total_timesteps: int | None = None, callback: Callback | Sequence[Callback] = ()) -> "PPO":
+        """Learn for so many steps of all environments together (default: the settings'); returns itself.
+
+        Raises:
+            NotFiniteError: a loss or a gradient is not finite.
+        """
+        callbacks = [callback] if isinstance(callback, Callback) else list(callback)
+        total = self.config.total_timesteps if total_timesteps is None else total_timesteps
+        begun, start = self.num_timesteps, time.perf_counter()
+        for each in callbacks:
+            each.on_training_start(self)
+        going = True
+        while going and self.num_timesteps - begun < total:
+            left = 1.0 - (self.num_timesteps - begun) / total
+            rollout = self.collector.collect(self.config.n_steps)
+            self.num_timesteps += rollout.mask.numel()
+            answers = [each.on_rollout_end(self) for each in callbacks]
+            metrics = self._episodes() | self.update(rollout, left)
+            metrics["steps_per_second"] = (self.num_timesteps - begun) / (time.perf_counter() - start)
+            self.metrics.append({"step": float(self.num_timesteps), **metrics})
+            answers += [each.on_update_end(self, metrics) for each in callbacks]
+            going = False not in answers
+        for each in callbacks:
+            each.on_training_end(self)
+        return self
+
+    @torch.no_grad()
+    def predict(
+        self, observation: Any, state: Memory = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[Any, Memory]:
+        """``(action, state)`` for one observation.
+
+        Args:
+            state: what an LSTM remembers, from the call before. episode_start: True where an episode begins.
+            deterministic: the likeliest action instead of a drawn one.
+        """
+        space = self.observation_space
+        row = self.normalization.observations(flatten(space, batched(space, [observation]), 1), learn=False)
+        starts = torch.tensor([[bool(np.any(episode_start))]], device=self.config.device)
+        outputs, state = self.network.outputs(torch.as_tensor(row, device=self.config.device)[None], starts, state)
+        drawn = self.distribution.sample(outputs[0], self.network.log_std, self._generator)
+        actions = self.distribution.mode(outputs[0]) if deterministic else drawn
+        return self.distribution.for_environment(actions.cpu().numpy())[0], state
+
+    def save(self, folder: str | Path) -> None:
+        """Write weights, normalisation and settings.
+
+        Raises:
+            StorageError: they cannot be written; what was there is as it was.
+        """
+        weights = {f"network.{name}": x.cpu().numpy() for name, x in self.network.state_dict().items()}
+        scales = {f"normalization.{name}": x for name, x in self.normalization.state_dict().items()}
+        settings = {"env": self.env_id, "config": self.config.resolved(), "num_timesteps": self.num_timesteps}
+        with whole_folder(Path(folder)) as aside:
+            save_file(weights | scales, aside / AGENT_FILE)
+            (aside / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path, env: str | gym.Env[Any, Any] | VectorEnv[Any, Any, Any] | None = None) -> "PPO":
+        """Read what :meth:`save` wrote. ``env`` is needed where it was not given by its id.
+
+        Raises:
+            ModelError: no agent there, or it does not fit the environment.
+        """
+        folder = Path(folder)
+        if not (folder / SETTINGS_FILE).is_file():
+            raise ModelError(f"{folder}: no saved agent ({SETTINGS_FILE} is missing)")
+        settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+        env = env or settings["env"]
+        if env is None:
+            raise ModelError(
+                f"{folder}: it was trained on an environment without an id; give one: PPO.load(folder, env)"
+            )
+        agent = cls(env, ControlConfig(**settings["config"]))
+        state = load_file(folder / AGENT_FILE)
+        weights = {k.removeprefix("network."): torch.as_tensor(v) for k, v in state.items() if k.startswith("network.")}
+        shapes = {name: tuple(x.shape) for name, x in agent.network.state_dict().items()}
+        if {name: tuple(x.shape) for name, x in weights.items()} != shapes:
+            raise ModelError(f"{folder}: the agent's networks do not fit this environment's spaces")
+        agent.network.load_state_dict(weights)
+        agent.normalization.load_state_dict(
+            {k.removeprefix("normalization."): v for k, v in state.items() if k.startswith("normalization.")}
+        )
+        agent.num_timesteps = settings["num_timesteps"]
+        return agent
+
+    def _episodes(self) -> dict[str, float]:
+        finished, self.collector.finished = self.collector.finished, []
+        if not finished:
+            return {}
+        returns, lengths = zip(*finished, strict=True)
+        return {"return": float(np.mean(returns)), "length": float(np.mean(lengths)), "episodes": float(len(finished))}

@@ -1,0 +1,80 @@
+"""``kedge control``: from an environment's id or a recipe to a saved agent, its learning curve and its evaluation."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kedge.config import override, read_recipe
+from kedge.control.agent import PPO
+from kedge.control.callbacks import Callback
+from kedge.control.config import ControlConfig
+from kedge.control.evaluate import evaluate_policy
+from kedge.control.pictures import learning_curve
+from kedge.errors import ConfigError
+from kedge.progress import ProgressBar
+from kedge.tracking import RunFolder
+
+FILES = ("recipe.toml", "metrics.jsonl", "summary.json", "agent", "curve.png", "watched.gif")
+SHOWN = ("return", "length")
+
+
+class ControlRecipe(ControlConfig):
+    """``[control]``: the settings, and where."""
+
+    env: str
+    """The environment's id, such as ``CartPole-v1``."""
+    run: str | None = None
+    """Folder of the run; default ``runs/`` and the environment's id, or the recipe's name."""
+
+
+def read_control(target: str, overrides: Sequence[str]) -> tuple[str, ControlRecipe]:
+    """``(name, settings)`` of a recipe file with ``control.key=value`` overrides, or of an id with ``key=value`` ones.
+
+    Raises:
+        ConfigError: no recipe, no table ``[control]`` in it, or settings that do not fit.
+    """
+    path = Path(target)
+    if path.suffix != ".toml":
+        return target.replace("/", "-"), ControlRecipe(**(override({}, overrides) | {"env": target}))
+    tables = override(read_recipe(path), overrides)
+    if not isinstance(tables.get("control"), dict):
+        raise ConfigError(f"{path}: no table [control], which `kedge control` reads")
+    name = path.resolve().parent.name if path.name == "recipe.toml" else path.stem
+    return name, ControlRecipe(**tables["control"])
+
+
+def control_job(name: str, settings: ControlRecipe, *, overwrite: bool = False) -> dict[str, Any]:
+    """Train, evaluate and save; returns the summary, with the run's folder in it.
+
+    Raises:
+        KedgeError: anything in the settings that does not fit, before any training.
+    """
+    run = RunFolder(settings.run or f"runs/{name}", {"control": settings.resolved()}, overwrite=overwrite, files=FILES)
+    config = ControlConfig(**settings.model_dump(exclude_unset=True, exclude={"env", "run"}))
+    agent = PPO(settings.env, config)
+    run.start()
+    with ProgressBar(settings.env, config.total_timesteps) as bar:
+        agent.learn(callback=Reporter(run, bar))
+    agent.save(run.path / "agent")
+    learning_curve(agent.metrics, run.path / "curve.png", title=settings.env)
+    summary: dict[str, Any] = {"env": settings.env, "steps": agent.num_timesteps}
+    summary["steps_per_second"] = round(agent.metrics[-1]["steps_per_second"])
+    if config.eval_episodes:
+        mean, deviation = evaluate_policy(agent, settings.env, config.eval_episodes, seed=config.seed + 10_000)
+        summary |= {"return": mean, "deviation": deviation, "episodes": config.eval_episodes}
+    run.write_summary(summary)
+    return summary | {"run": str(run.path)}
+
+
+class Reporter(Callback):
+    """Writes a line a rollout, and moves the bar."""
+
+    def __init__(self, run: RunFolder, bar: ProgressBar) -> None:
+        self.run, self.bar, self.last = run, bar, 0
+
+    def on_update_end(self, agent: PPO, metrics: dict[str, float]) -> None:
+        self.run.write_metrics(agent.num_timesteps, metrics)
+        self.bar.advance(
+            by=agent.num_timesteps - self.last, **{name: metrics[name] for name in SHOWN if name in metrics}
+        )
+        self.last = agent.num_timesteps

@@ -1,0 +1,138 @@
+"""Policy and value network, each with a body of its own, initialised as PPO's reference implementations have it.
+
+Bodies read sequences: ``[T, N, ...]`` observations, and ``starts [T, N]``, True where an episode begins. What does not
+remember takes no notice of that.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from kedge.control.config import ControlConfig
+from kedge.control.distributions import Distribution, Gaussian
+from kedge.control.observations import is_image, width
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
+Memory = tuple[Tensor, Tensor] | None
+"""Of an LSTM: hidden and cell state, ``[1, N, H]`` each."""
+
+
+class ActorCritic(nn.Module):
+    """The policy's outputs and the values of observations."""
+
+    def __init__(self, space: spaces.Space[Any], distribution: Distribution, config: ControlConfig) -> None:
+        super().__init__()
+        self.actor, self.critic = body(space, config), body(space, config)
+        self.action_head = linear(config.hidden_sizes[-1], distribution.size, gain=0.01)
+        self.value_head = linear(config.hidden_sizes[-1], 1, gain=1.0)
+        deviations = distribution.size if isinstance(distribution, Gaussian) else 0
+        self.log_std = nn.Parameter(torch.full((deviations,), config.log_std_init))
+
+    def outputs(self, observations: Tensor, starts: Tensor, memory: Memory = None) -> tuple[Tensor, Memory]:
+        """What chooses the distribution over actions, ``[T, N, size]``, and what is remembered."""
+        features, memory = self.actor(observations, starts, memory)
+        return self.action_head(features), memory
+
+    def values(self, observations: Tensor, starts: Tensor, memory: Memory = None) -> tuple[Tensor, Memory]:
+        """``[T, N]``, and what is remembered."""
+        features, memory = self.critic(observations, starts, memory)
+        return self.value_head(features).squeeze(-1), memory
+
+
+class FeedForward(nn.Sequential):
+    """Layers that look at one observation."""
+
+    def forward(self, observations: Tensor, starts: Tensor, memory: Memory = None) -> tuple[Tensor, Memory]:  # type: ignore[override]
+        features: Tensor = observations
+        for layer in self:
+            features = layer(features)
+        return features, None
+
+
+class Pixels(nn.Module):
+    """A small convolutional network over ``[..., C, H, W]`` bytes; of Mnih et al. 2015, where the image is large."""
+
+    def __init__(self, space: spaces.Box, features: int) -> None:
+        super().__init__()
+        first, second, third = space.shape
+        height, wide, channels = (second, third, first) if first in (1, 3, 4) else (first, second, third)
+        seen, large = channels, min(height, wide) >= 36
+        plan = [(32, 8, 4), (64, 4, 2), (64, 3, 1)] if large else [(16, 3, 2), (32, 3, 2)]
+        layers: list[nn.Module] = []
+        for filters, kernel, stride in plan:
+            layers += [orthogonal(nn.Conv2d(channels, filters, kernel, stride), math.sqrt(2)), nn.ReLU()]
+            channels = filters
+        self.layers = nn.Sequential(*layers, nn.Flatten())
+        with torch.no_grad():
+            size = self.layers(torch.zeros(1, seen, height, wide)).shape[1]
+        self.out = nn.Sequential(linear(size, features, gain=math.sqrt(2)), nn.ReLU())
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        flat = pixels.flatten(0, -4).float() / 255.0
+        features: Tensor = self.out(self.layers(flat))
+        return features.unflatten(0, pixels.shape[:-3])
+
+
+class Recurrent(nn.Module):
+    """Layers, then an LSTM that forgets where an episode begins."""
+
+    def __init__(self, layers: nn.Module, size: int, hidden: int) -> None:
+        super().__init__()
+        self.layers, self.lstm, self.hidden = layers, nn.LSTM(size, hidden), hidden
+        for name, weight in self.lstm.named_parameters():
+            nn.init.zeros_(weight) if "bias" in name else nn.init.orthogonal_(weight, 1.0)
+
+    def forward(self, observations: Tensor, starts: Tensor, memory: Memory = None) -> tuple[Tensor, Memory]:
+        inputs = self.layers(observations)
+        zeros = inputs.new_zeros(1, inputs.shape[1], self.hidden)
+        state = memory or (zeros, zeros)
+        features = []
+        # Between two beginnings nothing is forgotten, and the LSTM may run over all of it at once.
+        edges = [0, *(t for t in range(1, len(inputs)) if bool(starts[t].any())), len(inputs)]
+        for first, last in pairwise(edges):
+            kept = (~starts[first]).to(inputs.dtype)[None, :, None]
+            out, state = self.lstm(inputs[first:last], (state[0] * kept, state[1] * kept))
+            features.append(out)
+        return torch.cat(features), state
+
+
+def body(space: spaces.Space[Any], config: ControlConfig) -> nn.Module:
+    """The layers in front of a head; their last width is ``hidden_sizes[-1]``."""
+    *sizes, last = config.hidden_sizes
+    activation = ACTIVATIONS[config.activation]
+    if config.policy == "lstm":
+        first, size = _layers(space, sizes, activation)
+        return Recurrent(nn.Sequential(*first), size, last)
+    return FeedForward(*_layers(space, [*sizes, last], activation)[0])
+
+
+def _layers(space: spaces.Space[Any], sizes: Sequence[int], activation: type[nn.Module]) -> tuple[list[nn.Module], int]:
+    if is_image(space):
+        assert isinstance(space, spaces.Box)
+        first = sizes[0] if sizes else 64
+        layers: list[nn.Module] = [Pixels(space, first)]
+        size, sizes = first, sizes[1:]
+    else:
+        layers, size = [], width(space)
+    for out in sizes:
+        layers += [linear(size, out, gain=math.sqrt(2)), activation()]
+        size = out
+    return layers, size
+
+
+def linear(inputs: int, outputs: int, *, gain: float) -> nn.Linear:
+    """A layer with orthogonal weights and no bias yet."""
+    layer = nn.Linear(inputs, outputs)
+    return orthogonal(layer, gain)  # type: ignore[return-value]
+
+
+def orthogonal(layer: nn.Module, gain: float) -> nn.Module:
+    """Orthogonal weights (Saxe et al. 2014), biases 0."""
+    nn.init.orthogonal_(layer.weight, gain)  # type: ignore[arg-type]
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer

@@ -1,0 +1,62 @@
+"""From observations of any supported space to one array a step, and the network that reads it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from kedge.errors import ConfigError
+
+
+def is_image(space: spaces.Space[Any]) -> bool:
+    """Pixels: three axes of bytes."""
+    return isinstance(space, spaces.Box) and len(space.shape) == 3 and space.dtype == np.uint8
+
+
+def width(space: spaces.Space[Any]) -> int:
+    """Numbers that a flattened observation has.
+
+    Raises:
+        ConfigError: a space that cannot be flattened to a fixed width.
+    """
+    if isinstance(space, spaces.Dict):
+        return sum(width(part) for part in space.spaces.values())
+    if isinstance(space, spaces.Discrete):
+        return int(space.n)
+    if isinstance(space, spaces.Box | spaces.MultiBinary):
+        return int(np.prod(space.shape))
+    if isinstance(space, spaces.MultiDiscrete):
+        return int(np.sum(space.nvec))
+    raise ConfigError(
+        f"observations of {space} are not supported; Box, Discrete, MultiDiscrete, MultiBinary and Dict of these are"
+    )
+
+
+def flatten(space: spaces.Space[Any], observations: Any, n: int) -> np.ndarray:
+    """``[n, width]`` float32 of n observations, batched as Gymnasium batches them; images ``[n, C, H, W]`` uint8."""
+    if is_image(space):
+        pixels = np.asarray(observations)
+        return pixels if space.shape[0] in (1, 3, 4) else pixels.transpose(0, 3, 1, 2)  # type: ignore[index]
+    if isinstance(space, spaces.Dict):
+        parts = [flatten(part, observations[name], n).reshape(n, -1) for name, part in space.spaces.items()]
+        return np.concatenate(parts, axis=1).astype(np.float32)
+    if isinstance(space, spaces.Discrete):
+        return _one_hot(np.asarray(observations).reshape(n, 1) - space.start, [int(space.n)])
+    if isinstance(space, spaces.MultiDiscrete):
+        return _one_hot(
+            np.asarray(observations).reshape(n, -1) - space.start.ravel(), [int(k) for k in space.nvec.ravel()]
+        )
+    return np.asarray(observations, dtype=np.float32).reshape(n, -1)
+
+
+def batched(space: spaces.Space[Any], observations: Sequence[Any]) -> Any:
+    """Single observations as Gymnasium batches them."""
+    if isinstance(space, spaces.Dict):
+        return {name: batched(part, [o[name] for o in observations]) for name, part in space.spaces.items()}
+    return np.stack([np.asarray(observation) for observation in observations])
+
+
+def _one_hot(values: np.ndarray, sizes: list[int]) -> np.ndarray:
+    columns = [np.eye(size, dtype=np.float32)[values[:, i].astype(int)] for i, size in enumerate(sizes)]
+    return np.concatenate(columns, axis=1)
