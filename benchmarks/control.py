@@ -2,7 +2,7 @@
 
     python benchmarks/control.py [--steps 50000] [--rounds 3]
 
-SB3 runs by ../shared/peers/sb3_cartpole.py, in an environment of its own (made at the first call, in benchmarks/.peers).
+SB3 runs by ../shared/peers/sb3_cartpole.py, in an environment of its own (made at the first call).
 One thread each: the networks are small.
 """
 
