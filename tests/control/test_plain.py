@@ -29,7 +29,7 @@ def test_the_better_action_becomes_likelier():
 
 @pytest.mark.parametrize(("dones", "target"), [([False, True], 1.0), ([False, False], 1.0 + 0.5 * 8.0)])
 def test_what_follows_an_end_does_not_count(dones, target):
-    """V is 8 everywhere; with lambda 0 the target of the last step is its reward, and beyond it half of 8 or nothing."""
+    """V is 8 everywhere; with lambda 0 the last step's target is its reward, and beyond it half of 8 or nothing."""
     policy, value = networks()
     nn.init.zeros_(value.weight)
     nn.init.constant_(value.bias, 8.0)
