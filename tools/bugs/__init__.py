@@ -1,5 +1,6 @@
 """The bugs that tools/mutants.py plants, by the floor they are planted in."""
 
+from bugs.control import CONTROL
 from bugs.core import CORE
 from bugs.engine import ENGINE_BUGS
 from bugs.losses import LOSSES_MUTANTS
@@ -17,5 +18,5 @@ __all__ = ["MUTANTS", "Mutant"]
 
 MUTANTS = [
     *CORE, *LOSSES_MUTANTS, *LOWER, *ENGINE_BUGS, *REWARDS, *SURVIVING, *TRAINING, *PPO, *UPDATE_MUTANTS, *TOGETHER,
-    *WATCHING,
+    *WATCHING, *CONTROL,
 ]  # fmt: skip
