@@ -131,6 +131,20 @@ def test_a_matrix_product_is_bound_by_arithmetic_where_it_is():
     assert ledger.seconds == pytest.approx(2.0)
 
 
+def test_large_new_tensors_cost_their_pages():
+    def seconds(size):
+        with Ledger(Speeds(flops=1.0, bandwidth=1e30, overhead=0.0, fresh=2.0)) as ledger:
+            with ledger.fake:
+                x = torch.zeros(size)
+            ledger.begin()
+            x.add_(1)  # in place: nothing new
+            x + 1
+        return ledger.seconds
+
+    assert seconds(2**23) == pytest.approx(2 * 4 * 2**23)
+    assert seconds(2**23 - 1) == pytest.approx(0.0)
+
+
 def test_a_lookup_reads_its_rows_and_not_the_table():
     with Ledger(Speeds(flops=1.0, bandwidth=1.0, overhead=0.0)) as ledger:
         with ledger.fake:

@@ -6,6 +6,7 @@ from bugs.engine import ENGINE_BUGS
 from bugs.losses import LOSSES_MUTANTS
 from bugs.lower import LOWER
 from bugs.mutant import Mutant
+from bugs.plan import PLAN
 from bugs.ppo import PPO
 from bugs.rewards import REWARDS
 from bugs.surviving import SURVIVING
@@ -18,5 +19,5 @@ __all__ = ["MUTANTS", "Mutant"]
 
 MUTANTS = [
     *CORE, *LOSSES_MUTANTS, *LOWER, *ENGINE_BUGS, *REWARDS, *SURVIVING, *TRAINING, *PPO, *UPDATE_MUTANTS, *TOGETHER,
-    *WATCHING, *CONTROL,
+    *WATCHING, *CONTROL, *PLAN,
 ]  # fmt: skip

@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from kedge.inspection.machine import Speeds
+from kedge.inspection.machine import FRESH, Speeds
 
 aten = torch.ops.aten
 
@@ -142,6 +142,9 @@ class Ledger(TorchDispatchMode):
             if _key(tensor) not in self._entries:
                 logits = self._kind == "activations" and tensor.shape[-1:] == (self._vocabulary,)
                 self._enter(tensor, (self._role(given), "logits" if logits else self._kind))
+                size = tensor.untyped_storage().nbytes()
+                if self.speeds is not None and size >= FRESH:
+                    self.seconds += size * self.speeds.fresh
         self._look()
 
     def _role(self, given: Sequence[Tensor]) -> str:

@@ -16,6 +16,8 @@ PREFIXES = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 # Bytes that are copied to measure the bandwidth: more than a cache holds.
 COPIED = {"cpu": 2**26, "cuda": 2**30, "mps": 2**28}
 TRIALS = 5
+# Memory of so many bytes comes from the system anew each time, page by page: glibc keeps none of this size.
+FRESH = 2**25
 # Small operations in a row, to measure what one costs whatever it computes.
 SMALL = 500
 
@@ -30,6 +32,8 @@ class Speeds:
     """Bytes a second, read and written."""
     overhead: float
     """Seconds that any operation costs."""
+    fresh: float = 0.0
+    """Seconds that a byte of a new tensor costs, where it is of ``FRESH`` bytes or more."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,8 @@ class Machine:
         if device.type == "cuda":
             return cls(device.type, *torch.cuda.mem_get_info(device))
         if device.type == "mps":
-            most = torch.mps.recommended_max_memory()
-            return cls(device.type, most - torch.mps.driver_allocated_memory(), most)
+            free = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+            return cls(device.type, free, psutil.virtual_memory().total)
         memory = psutil.virtual_memory()
         return cls(device.type, memory.available, memory.total)
 
@@ -74,7 +78,8 @@ def measured_speeds(device: torch.device, dtype: torch.dtype) -> Speeds:
         for _ in range(SMALL):
             one.mul(2.0)
 
-    return Speeds(peak_flops(device, dtype), 2 * source.numel() / copying, _best(small, one) / SMALL)
+    anew = max(0.0, _best(source.clone, source) - copying) / source.numel()
+    return Speeds(peak_flops(device, dtype), 2 * source.numel() / copying, _best(small, one) / SMALL, anew)
 
 
 def _best(run: Callable[[], object], read: torch.Tensor) -> float:
