@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 import torch
 from torch import Tensor
@@ -10,27 +10,12 @@ from torch.nn.functional import mse_loss
 
 from kedge.control.config import ControlConfig
 from kedge.control.distributions import Distribution
-from kedge.control.networks import ActorCritic, Memory
+from kedge.control.networks import ActorCritic
 from kedge.control.rollout import Rollout
 from kedge.core import policy_loss, value_loss, whiten
 from kedge.errors import NotFiniteError
 
 Metrics = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Minibatch:
-    """Some of a rollout's steps, or with an LSTM some of its sequences: ``[T, M, ...]``, T = 1 without one."""
-
-    observations: Tensor
-    starts: Tensor
-    actions: Tensor
-    logprobs: Tensor
-    values: Tensor
-    advantages: Tensor
-    returns: Tensor
-    mask: Tensor
-    memories: tuple[Memory, Memory] = (None, None)
 
 
 class Update:
@@ -66,8 +51,8 @@ class Update:
         averages = {name: float(torch.stack([m[name] for m in seen]).mean()) for name in (seen[0] if seen else ())}
         return averages | {"updates": float(len(seen)), "explained_variance": _explained(rollout)}
 
-    def loss(self, minibatch: Minibatch, clip: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a minibatch, and its parts."""
+    def loss(self, minibatch: Rollout, clip: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of some of a rollout's steps, and its parts."""
         config, mask = self.config, minibatch.mask
         outputs, _ = self.network.outputs(minibatch.observations, minibatch.starts, minibatch.memories[0])
         values, _ = self.network.values(minibatch.observations, minibatch.starts, minibatch.memories[1])
@@ -83,19 +68,20 @@ class Update:
         parts |= {"approx_kl": metrics["approxkl"], "clip_fraction": metrics["clipfrac"]}
         return loss, {name: value.detach() for name, value in parts.items()}
 
-    def _minibatches(self, rollout: Rollout) -> Iterator[Minibatch]:
-        names = [field.name for field in fields(Minibatch) if field.name != "memories"]
+    def _minibatches(self, rollout: Rollout) -> Iterator[Rollout]:
+        """``[1, M, ...]`` steps each; with an LSTM ``[T, M, ...]``, whole sequences with what was remembered before."""
+        names = [field.name for field in fields(Rollout) if field.name != "memories"]
         columns = {name: getattr(rollout, name) for name in names}
         steps, n = rollout.mask.shape
         if self.config.policy == "lstm":
             size = max(1, self.config.batch_size // steps)
             for rows in self._orders(n, size):
                 memories = tuple(None if m is None else (m[0][:, rows], m[1][:, rows]) for m in rollout.memories)
-                yield Minibatch(**{k: x[:, rows] for k, x in columns.items()}, memories=memories)  # type: ignore[arg-type]
+                yield Rollout(**{k: x[:, rows] for k, x in columns.items()}, memories=memories)  # type: ignore[arg-type]
             return
         flat = {name: x.flatten(0, 1)[rollout.mask.flatten()] for name, x in columns.items()}
         for rows in self._orders(len(flat["mask"]), self.config.batch_size):
-            yield Minibatch(**{name: x[rows][None] for name, x in flat.items()})
+            yield Rollout(**{name: x[rows][None] for name, x in flat.items()}, memories=(None, None))
 
     def _orders(self, n: int, size: int) -> Iterator[Tensor]:
         for _ in range(self.config.n_epochs):
@@ -107,7 +93,7 @@ class Update:
         some = advantages[mask]
         return (advantages - some.mean()) / (some.std() + 1e-8) if len(some) > 1 else advantages
 
-    def _value_loss(self, values: Tensor, minibatch: Minibatch) -> Tensor:
+    def _value_loss(self, values: Tensor, minibatch: Rollout) -> Tensor:
         clip = self.config.clip_range_vf
         if self.config.conventions == "kedge":
             return value_loss(values, minibatch.values, minibatch.returns, minibatch.mask, clip=clip)
