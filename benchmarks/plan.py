@@ -27,9 +27,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from workload import show
 
 from kedge.config import write_recipe
-from kedge.inspection.machine import Machine
-from kedge.inspection.plan import make_plan
-from kedge.planning import planned_job
+from kedge.inspection.plan import Plan
+from kedge.planning import plans
 from kedge.recipe import PPORecipe, Recipe
 from kedge.training.ppo import PPO, PPOConfig
 
@@ -142,9 +141,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             write(folder, shape)
-            machine = Machine.here(torch.device("cpu")).with_speeds(None, None, torch.float32)
             start = time.perf_counter()
-            plan = make_plan(planned_job(_recipe(folder, settings), "ppo", machine))
+            [(_, plan)] = plans(_recipe(folder, settings))
+            assert isinstance(plan, Plan), plan
             planning = time.perf_counter() - start
             used, seen = (_apart(temporary, settings, environment) for environment in (GIVEN_BACK, {}))
         seconds = sum(phase.seconds or 0.0 for phase in plan.phases)

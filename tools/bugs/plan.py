@@ -33,8 +33,8 @@ PLAN = [
     Mutant(
         "plan-forgets-the-cache",
         "inspection/ppo_rehearsal.py",
-        "        cache, generate = self._generate(",
-        "        cache, (_, generate) = None, self._generate(",
+        "        return decoder, self.phase(name, seconds)",
+        "        return None, self.phase(name, seconds)",
         PLAN_TESTS,
         "the engine's cache is gone in the update",
     ),
