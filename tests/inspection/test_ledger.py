@@ -154,6 +154,7 @@ def test_a_lookup_reads_its_rows_and_not_the_table():
     assert ledger.seconds == pytest.approx(2 * 2 * 4 * 4)
 
 
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer")
 def test_a_copied_model_is_of_the_same_mode(on_paper_model):
     folder, _ = on_paper_model("llama")
     with Ledger(None) as ledger:

@@ -81,8 +81,8 @@ def test_a_reward_model_has_a_phase_and_weights(recipe, tmp_path):
     found = phases(recipe(reward=[{"model": folder}, {"function": "never_imported:f"}], metrics=[folder]))
     assert list(found) == ["generate", "reward", "score", "update"]
     # One for the reward and one for the metric.
-    assert found["update"].held["reward model", "weights"] == pytest.approx(2 * (TRUNK + 4 * 32), abs=2 * SOME)
-    assert found["reward"].held["reward model", "activations"] > 0
+    assert found["update"].held["reward", "weights"] == pytest.approx(2 * (TRUNK + 4 * 32), abs=2 * SOME)
+    assert found["reward"].held["reward", "activations"] > 0
 
 
 def test_evaluation_has_a_cache_of_its_own(recipe):
@@ -128,7 +128,7 @@ def test_only_prompts_that_ppo_would_take_count(recipe, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("stage", "role", "weights"), [("sft", "policy", WEIGHTS), ("reward", "reward model", TRUNK + 4 * 32)]
+    ("stage", "role", "weights"), [("sft", "policy", WEIGHTS), ("reward", "reward", TRUNK + 4 * 32)]
 )
 def test_supervised_jobs(recipe, stage, role, weights):
     found = phases(recipe(), stage)

@@ -169,3 +169,7 @@ def test_this_machine_has_some_memory():
     assert speeds.bandwidth == 3e9
     assert speeds.flops > 1e8
     assert 0 < speeds.overhead < 1e-2
+    assert 0 < speeds.fresh < 1e-6  # a new page is never free
+    there = Machine("cuda", 1, 1).with_speeds(1e12, 1e11, torch.float32).speeds
+    assert (there.flops, there.bandwidth) == (1e12, 1e11)
+    assert there.fresh == 0

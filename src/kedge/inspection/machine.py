@@ -16,6 +16,8 @@ from kedge.training.ppo.throughput import peak_flops
 PREFIXES = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 # Bytes that are copied to measure the bandwidth: more than a cache holds.
 COPIED = {"cpu": 2**26, "cuda": 2**30, "mps": 2**28}
+# Memory of this process alone, as the C library asks for it where there is such a thing.
+PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 TRIALS = 5
 # Memory of so many bytes comes from the system anew each time, page by page: glibc keeps none of this size.
 FRESH = 2**25
@@ -65,7 +67,8 @@ class Machine:
         """Its speeds as given, or else as measured."""
         here = self.device != "cuda" or torch.cuda.is_available()
         measured = measured_speeds(torch.device(self.device if here else "cpu"), dtype)
-        return replace(self, speeds=Speeds(flops or measured.flops, bandwidth or measured.bandwidth, measured.overhead))
+        given = replace(measured, flops=flops or measured.flops, bandwidth=bandwidth or measured.bandwidth)
+        return replace(self, speeds=given if here else replace(given, fresh=0.0))
 
 
 def measured_speeds(device: torch.device, dtype: torch.dtype) -> Speeds:
@@ -80,7 +83,7 @@ def measured_speeds(device: torch.device, dtype: torch.dtype) -> Speeds:
             one.mul(2.0)
 
     def anew() -> None:  # not by torch: the C library may have kept memory of this size after all
-        torch.frombuffer(mmap.mmap(-1, source.numel()), dtype=torch.uint8).copy_(source)
+        torch.frombuffer(mmap.mmap(-1, source.numel(), **PRIVATE), dtype=torch.uint8).copy_(source)
 
     pages = max(0.0, _best(anew, source) - copying) if device.type == "cpu" else 0.0  # elsewhere torch keeps its memory
     flops, bandwidth = peak_flops(device, dtype), 2 * source.numel() / copying

@@ -17,7 +17,9 @@ SHOWN = 0.001
 
 def plan_view(plan: Plan) -> Group:
     """The whole plan of one job."""
-    parts: list[RenderableType] = [_phases(plan), _verdict(plan)]
+    job = plan.job
+    title = Text(f"{job.stage}: {job.model} on {job.machine.device}", "italic")
+    parts: list[RenderableType] = [title, _phases(plan), _verdict(plan)]
     if not plan.fits:
         parts.append(_advice(plan))
     return Group(*parts)
@@ -43,9 +45,14 @@ def _typed(value: Any) -> str:
 
 
 def _phases(plan: Plan) -> Table:
-    job = plan.job
-    table = Table(title=f"{job.stage}: {job.model} on {job.machine.device}", title_justify="left", header_style="bold")
-    table.add_column("", no_wrap=True)
+    # One unit for the whole table, so that it fits a terminal of 80 columns with all phases.
+    unit, size_of = ("GiB", 2**30) if plan.peak >= 8 * 2**30 else ("MiB", 2**20)
+
+    def shown(size: int) -> str:
+        return "" if not size else f"{size / size_of:,.0f}" if size >= 1000 * size_of else f"{size / size_of:.1f}"
+
+    table = Table(header_style="bold")
+    table.add_column(unit, no_wrap=True)
     for phase in plan.phases:
         table.add_column(phase.name, justify="right", no_wrap=True)
     seen = {account for phase in plan.phases for account, size in phase.held.items() if size > SHOWN * plan.peak}
@@ -54,10 +61,10 @@ def _phases(plan: Plan) -> Table:
     for i, (role, kind) in enumerate(rows):
         sizes = [phase.held.get((role, kind), 0) for phase in plan.phases]
         last = i + 1 == len(rows) or rows[i + 1][0] != role
-        table.add_row(f"{role} {kind}", *(amount(size) if size else "" for size in sizes), end_section=last)
-    table.add_row("together", *(amount(phase.peak) for phase in plan.phases), style="bold")
-    if job.machine.speeds is not None:
-        table.add_row("seconds a step", *(_seconds(phase.seconds) for phase in plan.phases))
+        table.add_row(f"{role} {kind}", *map(shown, sizes), end_section=last)
+    table.add_row("together", *(shown(phase.peak) for phase in plan.phases), style="bold")
+    if plan.job.machine.speeds is not None:
+        table.add_row("seconds", *(_seconds(phase.seconds) for phase in plan.phases))
     return table
 
 
@@ -68,7 +75,9 @@ def _verdict(plan: Plan) -> Text:
     said = Text(f"peak {amount(plan.peak)} ({worst.name}) of {limit}: ")
     said.append("it fits" if plan.fits else "it does not fit", "bold green" if plan.fits else "bold red")
     if (seconds := seconds_of(plan.phases)) is not None:
-        said.append(f"; about {_seconds(seconds)} s a step with answers of full length, without reward functions")
+        said.append(f"; about {_seconds(seconds)} s a step")
+        if plan.job.stage == "ppo":
+            said.append(" with answers of full length, without reward functions")
     if plan.tight:
         said.append(f"\nThe C library may keep up to {HOARDED:g} times that from the system. ")
         said.append("MALLOC_TRIM_THRESHOLD_=131072", "bold").append(

@@ -108,7 +108,7 @@ class PPORehearsal(Rehearsal):
         if trainer.critic is not None:
             ledger.weights(trainer.critic, "critic")
         for scorer in [*self.rewards, *self.judges]:
-            ledger.weights(scorer.model, "reward model")
+            ledger.weights(scorer.model, "reward")
         sizes = [len(prompt.ids) for prompt in trainer.prompts]
         step = [sizes[i % len(sizes)] for i in range(config.batch_size)]
         self.prompts = sorted((size for size in step for _ in range(config.num_generations)), reverse=True)

@@ -136,7 +136,7 @@ class SupervisedRehearsal(Rehearsal):
         if work.pairs:
             self.scorer = outlined_reward_model(source, fake, part="policy", tokenizer=tokenizer, dtype=dtype)
             self.module = self.scorer.model
-            ledger.weights(self.module, "reward model")
+            ledger.weights(self.module, "reward")
         else:
             self.lm = outlined_language_model(source, fake, tokenizer=tokenizer, dtype=dtype)
             vars(self.lm)["head"] = untried_head(self.lm.model)  # there are no numbers to try it on
