@@ -247,7 +247,8 @@ def children(name):
 
 
 SCRIPT = """
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in the background it is ignored
 from kedge.rewards.pool import WorkerPool
 pool = WorkerPool("unruly:misbehaves", 3, None, who="it")
 print(*(worker.process.pid for worker in pool._workers), flush=True)

@@ -85,5 +85,7 @@ def test_before_the_first_step(make_ppo, tmp_path, lines):
 
 
 def test_without_a_run_folder_ctrl_c_is_as_ever(make_ppo):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     with pytest.raises(KeyboardInterrupt):
         make_ppo(stopping_reward(2, signal.SIGINT)).train()
+    signal.signal(signal.SIGINT, before)
