@@ -75,13 +75,26 @@ def test_a_rollout_by_hand(mode):
     agent = PPO(env, gamma=0.5, gae_lambda=0.5, n_steps=8)
     agent.network.values = lambda observations, *_: (10 * observations[..., 0], None)
     rollout = agent.collector.collect(8)
-    real = rollout.mask[:, 0]
+    real = torch.ones(8, dtype=torch.bool) if rollout.mask is None else rollout.mask[:, 0]
     # delta = r + 0.5 * V' - V: 1 + 5 - 0, 2 + 10 - 10, 3 + 15 - 20; then backwards with 0.25.
     assert rollout.advantages[real, 0][:6].tolist() == [6 + 0.25 * (2 + 0.25 * -2), 2 + 0.25 * -2, -2] * 2
     assert rollout.observations[real, 0, 0][:6].tolist() == [0, 1, 2] * 2
     assert (~real).sum() == (2 if mode is AutoresetMode.NEXT_STEP else 0)
     trained = [m.observations for m in agent.update._minibatches(rollout)]
     assert sum(x.shape[1] for x in trained) == agent.config.n_epochs * int(real.sum())
+
+
+def test_environments_may_write_into_the_same_array():
+    """SyncVectorEnv without copying: what was seen stays as it was seen."""
+    make = lambda: gym.make("CartPole-v1")  # noqa: E731
+    rollouts = [
+        PPO(SyncVectorEnv([make, make], copy=copy, autoreset_mode=AutoresetMode.SAME_STEP), seed=1).collector.collect(
+            30
+        )
+        for copy in (True, False)
+    ]
+    assert torch.equal(*(rollout.observations for rollout in rollouts))
+    assert len(rollouts[0].observations.unique()) > 100
 
 
 def value_of_for_ever(agent):

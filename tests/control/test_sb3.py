@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kedge.control import PPO, ControlConfig
-from kedge.control.rollout import Rollout
+from kedge.control.rollout import Steps
 from kedge.control.update import Update
 
 sb3 = pytest.importorskip("stable_baselines3")
@@ -62,9 +62,9 @@ def rollout_of(theirs, space):
     actions = torch.as_tensor(buffer.actions)
     actions = actions.long().squeeze(-1) if isinstance(space, gym.spaces.Discrete) else actions
     shape = columns["values"].shape
-    return Rollout(
-        columns["observations"], torch.zeros(shape, dtype=torch.bool), actions, torch.as_tensor(buffer.log_probs),
-        columns["values"], columns["advantages"], columns["returns"], torch.ones(shape, dtype=torch.bool), (None, None),
+    return Steps(
+        **columns, actions=actions, logprobs=torch.as_tensor(buffer.log_probs),
+        starts=torch.zeros(shape, dtype=torch.bool),
     )  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def test_an_update(env_id, name, monkeypatch):
     theirs, ours = twins(env_id, SETTINGS[name])
     rollout = rollout_of(theirs, ours.action_space)
     # The same steps in each minibatch: SB3 lines its steps up environment by environment.
-    steps, n = rollout.mask.shape
+    steps, n = rollout.logprobs.shape
     place = torch.arange(steps * n).reshape(steps, n).T.flatten()
     orders = [np.random.RandomState(epoch).permutation(steps * n) for epoch in range(SHAPE["n_epochs"])]
     left = iter(orders)
@@ -91,13 +91,10 @@ def test_an_update(env_id, name, monkeypatch):
     assert clip_norm is torch.nn.utils.clip_grad_norm_
 
     update = Update(ours.network, ours.distribution, ours.config)
-    monkeypatch.setattr(
-        update,
-        "_orders",
-        lambda size, rows: (place[torch.as_tensor(o)][i : i + rows] for o in orders for i in range(0, size, rows)),
-    )
+    left = iter(orders)
+    monkeypatch.setattr(update, "_order", lambda _: place[torch.as_tensor(next(left))])
     apply = update._apply
-    monkeypatch.setattr(update, "_apply", lambda loss: (losses.append(loss.item()), apply(loss)))
+    monkeypatch.setattr(update, "_apply", lambda loss, lr: (losses.append(loss.item()), apply(loss, lr)))
     update(rollout, 1.0)
     assert len(losses) == len(their_losses)
     assert (len(losses) < 12) == (name == "stopped")
@@ -122,6 +119,6 @@ def test_a_rollout(env_id):
     with torch.no_grad():
         outputs, _ = ours.network.outputs(rollout.observations, rollout.starts)
         values, _ = ours.network.values(rollout.observations, rollout.starts)
-        logprobs, _ = ours.distribution.evaluate(outputs, ours.network.log_std, rollout.actions)
+        logprobs = ours.distribution.logprobs(outputs, ours.network.log_std, rollout.actions)
     assert torch.allclose(values, rollout.values, atol=1e-6)
     assert torch.allclose(logprobs, rollout.logprobs, atol=1e-5)

@@ -70,6 +70,13 @@ def test_policy_metrics():
     assert not any(value.requires_grad for value in metrics.values())
 
 
+def test_metrics_may_be_left_out():
+    arguments = tensor([0.1, -0.2]), tensor([0.0, 0.0]), tensor([1.0, -1.0]), tensor([True, True])
+    loss, metrics = policy_loss(*arguments, metrics=False)
+    assert loss == policy_loss(*arguments)[0]
+    assert metrics == {}
+
+
 def test_approxkl_is_kl_of_old_to_new():
     # Every token of a vocabulary of two, 3:1 under the old policy: .75 ln(.75/.5) + .25 ln(.25/.5).
     old, new = tensor([0.75, 0.75, 0.75, 0.25]).log(), tensor([0.5, 0.5, 0.5, 0.5]).log()
@@ -220,6 +227,14 @@ def test_masked_tokens_may_as_well_be_cut_out(loss_of, arrays):
     loss, metrics, gradient = measure(loss_of, arrays, mask)
     cut = measure(loss_of, [x[mask] for x in arrays], torch.ones(int(mask.sum()), dtype=torch.bool))
     torch.testing.assert_close(cut, (loss, metrics, gradient[mask]))
+
+
+@every_loss
+@pytest.mark.parametrize("denominator", [None, 7])
+def test_no_mask_is_a_mask_of_all(loss_of, arrays, denominator):
+    arrays, mask = arrays
+    expected = measure(loss_of, arrays, torch.ones_like(mask), denominator)
+    torch.testing.assert_close(measure(loss_of, arrays, None, denominator), expected)
 
 
 @every_loss

@@ -109,3 +109,14 @@ def test_whiten_ignores_padding_in_value_and_gradient(shift_mean):
     (white_long[:, :4] * weights).sum().backward()
     torch.testing.assert_close(long.grad[:, :4], short.grad)
     assert long.grad[:, 4:].eq(0).all()
+
+
+@pytest.mark.parametrize("x", [[1.0, 2.0, 6.0], AWKWARD, [0.1, 0.1, 0.1], [5.0]], ids=str)
+@pytest.mark.parametrize("shift_mean", [True, False])
+def test_no_mask_is_a_mask_of_all(x, shift_mean):
+    x = tensor(x)
+    expected = whiten(x, torch.ones_like(x, dtype=torch.bool), shift_mean=shift_mean)
+    torch.testing.assert_close(whiten(x, None, shift_mean=shift_mean), expected)
+    assert keep(x, None) is x
+    assert masked_mean(x, None) == pytest.approx(float(x.double().mean()), rel=1e-6)
+    assert masked_mean(x, None, denominator=10) == pytest.approx(float(x.double().sum()) / 10, rel=1e-6)

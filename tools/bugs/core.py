@@ -188,8 +188,8 @@ ADVANTAGES_MUTANTS = [
     Mutant(
         "gae-carry-late",
         ADVANTAGES,
-        "decays[..., t] * running",
-        "decays[..., t - 1] * running",
+        "reversed(decays.unbind(-1))",
+        "reversed(decays.roll(1, -1).unbind(-1))",
         ADVANTAGES_TESTS,
         "the carry of the step before",
     ),
@@ -204,8 +204,8 @@ ADVANTAGES_MUTANTS = [
     Mutant(
         "gae-mean-for-sum",
         ADVANTAGES,
-        "running = deltas[..., t] + decays[..., t] * running",
-        "running = (1 - decays[..., t]) * deltas[..., t] + decays[..., t] * running",
+        "running = delta + decay * running",
+        "running = (1 - decay) * delta + decay * running",
         ADVANTAGES_TESTS,
         "a weighted mean of the deltas, not their sum",
     ),

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from kedge.control.callbacks import Callback
 from kedge.control.config import ControlConfig
+from kedge.control.dense import single_threaded
 from kedge.control.distributions import distribution_for
 from kedge.control.environments import environments_of
 from kedge.control.networks import ActorCritic, Memory
@@ -69,7 +70,7 @@ class PPO:
         self.num_timesteps = 0
         self.metrics: list[dict[str, float]] = []
         """A line for each rollout so far."""
-        self._generator = torch.Generator().manual_seed(config.seed)
+        self._generator = torch.Generator(config.device).manual_seed(config.seed)
 
     def learn(self, total_timesteps: int | None = None, callback: Callback | Sequence[Callback] = ()) -> "PPO":
         """Learn for so many steps of all environments together (default: the settings'); returns itself.
@@ -79,23 +80,26 @@ class PPO:
         """
         callbacks = [callback] if isinstance(callback, Callback) else list(callback)
         total = self.config.total_timesteps if total_timesteps is None else total_timesteps
-        begun, start = self.num_timesteps, time.perf_counter()
         for each in callbacks:
             each.on_training_start(self)
-        going = True
+        with single_threaded():
+            self._learn(total, callbacks)
+        for each in callbacks:
+            each.on_training_end(self)
+        return self
+
+    def _learn(self, total: int, callbacks: Sequence[Callback]) -> None:
+        begun, start, going = self.num_timesteps, time.perf_counter(), True
         while going and self.num_timesteps - begun < total:
             left = 1.0 - (self.num_timesteps - begun) / total
             rollout = self.collector.collect(self.config.n_steps)
-            self.num_timesteps += rollout.mask.numel()
+            self.num_timesteps += rollout.logprobs.numel()
             answers = [each.on_rollout_end(self) for each in callbacks]
             metrics = self._episodes() | self.update(rollout, left)
             metrics["steps_per_second"] = (self.num_timesteps - begun) / (time.perf_counter() - start)
             self.metrics.append({"step": float(self.num_timesteps), **metrics})
             answers += [each.on_update_end(self, metrics) for each in callbacks]
             going = False not in answers
-        for each in callbacks:
-            each.on_training_end(self)
-        return self
 
     @torch.no_grad()
     def predict(
@@ -111,21 +115,23 @@ class PPO:
         row = self.normalization.observations(flatten(space, batched(space, [observation]), 1), learn=False)
         starts = torch.tensor([[bool(np.any(episode_start))]], device=self.config.device)
         outputs, state = self.network.outputs(torch.as_tensor(row, device=self.config.device)[None], starts, state)
-        drawn = self.distribution.sample(outputs[0], self.network.log_std, self._generator)
-        actions = self.distribution.mode(outputs[0]) if deterministic else drawn
-        return self.distribution.for_environment(actions.cpu().numpy())[0], state
+        chosen = outputs[0]
+        if not deterministic:
+            chosen = chosen + self.distribution.noise((1,), self.network.log_std, self._generator)
+        return self.distribution.for_environment(self.distribution.mode(chosen).cpu().numpy())[0], state
 
     def save(self, folder: str | Path) -> None:
-        """Write weights, normalisation and settings.
+        """Write weights, normalisation, what Adam remembers, and settings.
 
         Raises:
             StorageError: they cannot be written; what was there is as it was.
         """
         weights = {f"network.{name}": x.cpu().numpy() for name, x in self.network.state_dict().items()}
         scales = {f"normalization.{name}": x for name, x in self.normalization.state_dict().items()}
+        moments = {f"adam.{name}": x.cpu().numpy() for name, x in self.update.optimizer.state_dict().items()}
         settings = {"env": self.env_id, "config": self.config.resolved(), "num_timesteps": self.num_timesteps}
         with whole_folder(Path(folder)) as aside:
-            save_file(weights | scales, aside / AGENT_FILE)
+            save_file(weights | scales | moments, aside / AGENT_FILE)
             (aside / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
@@ -145,15 +151,17 @@ class PPO:
                 f"{folder}: it was trained on an environment without an id; give one: PPO.load(folder, env)"
             )
         agent = cls(env, ControlConfig(**settings["config"]))
-        state = load_file(folder / AGENT_FILE)
-        weights = {k.removeprefix("network."): torch.as_tensor(v) for k, v in state.items() if k.startswith("network.")}
+        parts: dict[str, dict[str, np.ndarray]] = {"network": {}, "normalization": {}, "adam": {}}
+        for name, x in load_file(folder / AGENT_FILE).items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = x
+        weights = {name: torch.as_tensor(x) for name, x in parts["network"].items()}
         shapes = {name: tuple(x.shape) for name, x in agent.network.state_dict().items()}
         if {name: tuple(x.shape) for name, x in weights.items()} != shapes:
             raise ModelError(f"{folder}: the agent's networks do not fit this environment's spaces")
         agent.network.load_state_dict(weights)
-        agent.normalization.load_state_dict(
-            {k.removeprefix("normalization."): v for k, v in state.items() if k.startswith("normalization.")}
-        )
+        agent.normalization.load_state_dict(parts["normalization"])
+        agent.update.optimizer.load_state_dict({name: torch.as_tensor(x) for name, x in parts["adam"].items()})
         agent.num_timesteps = settings["num_timesteps"]
         return agent
 

@@ -1,7 +1,7 @@
 """The settings of PPO on control tasks, under the names that Stable-Baselines3 gave them."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -53,7 +53,7 @@ class ControlConfig(Config):
     """Divide rewards by the running deviation of the discounted return (clipped at 10)."""
     policy: Literal["feedforward", "lstm"] = "feedforward"
     """``lstm``: remembers, for tasks whose state does not show."""
-    hidden_sizes: tuple[int, ...] = (64, 64)
+    hidden_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field((64, 64), min_length=1)
     """Layers of policy and value network; with an LSTM the last one is its width."""
     activation: Literal["tanh", "relu"] = "tanh"
     """Between them."""

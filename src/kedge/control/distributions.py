@@ -11,6 +11,7 @@ from gymnasium import spaces
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
+from kedge.core import entropy, token_logprobs
 from kedge.errors import ConfigError
 
 HALF_LOG_2_PI = 0.9189385332046727
@@ -21,16 +22,20 @@ class Distribution(Protocol):
 
     size: int
 
-    def sample(self, outputs: Tensor, log_std: Tensor, generator: torch.Generator) -> Tensor:
-        """Actions ``[N, ...]``."""
+    def noise(self, shape: tuple[int, ...], log_std: Tensor, generator: torch.Generator) -> Tensor:
+        """``[*shape, size]``: the mode of outputs + noise is a sample."""
         ...
 
     def mode(self, outputs: Tensor) -> Tensor:
         """The likeliest actions ``[N, ...]``."""
         ...
 
-    def evaluate(self, outputs: Tensor, log_std: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """``(log-probabilities, entropies)`` of actions, ``[N]`` each."""
+    def logprobs(self, outputs: Tensor, log_std: Tensor, actions: Tensor) -> Tensor:
+        """Log-probabilities (log-densities, where continuous) of actions, ``[N]``."""
+        ...
+
+    def entropies(self, outputs: Tensor, log_std: Tensor) -> Tensor:
+        """``[N]``, in nats."""
         ...
 
     def for_environment(self, actions: np.ndarray) -> np.ndarray:
@@ -45,27 +50,28 @@ class Categorical:
         self.choices, self.starts, self.single = choices, starts, single
         self.size = sum(choices)
 
-    def sample(self, outputs: Tensor, log_std: Tensor, generator: torch.Generator) -> Tensor:
-        return self._joined([_drawn(part, generator) for part in outputs.split(self.choices, -1)])
+    def noise(self, shape: tuple[int, ...], log_std: Tensor, generator: torch.Generator) -> Tensor:
+        """Gumbel's, of which the largest sum is a draw from the softmax (Gumbel 1954; Maddison et al. 2014)."""
+        return -torch.empty((*shape, self.size), device=generator.device).exponential_(generator=generator).log()
 
     def mode(self, outputs: Tensor) -> Tensor:
-        return self._joined([part.argmax(-1) for part in outputs.split(self.choices, -1)])
-
-    def evaluate(self, outputs: Tensor, log_std: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        parts = outputs.split(self.choices, -1)
-        taken = [actions] if self.single else list(actions.unbind(-1))
-        logs = [part.log_softmax(-1) for part in parts]
-        chosen = [log.gather(-1, a[..., None]).squeeze(-1) for log, a in zip(logs, taken, strict=True)]
-        entropies = [-(log.exp() * log).sum(-1) for log in logs]
         if self.single:
-            return chosen[0], entropies[0]
-        return torch.stack(chosen).sum(0), torch.stack(entropies).sum(0)
+            return outputs.argmax(-1)
+        return torch.stack([part.argmax(-1) for part in outputs.split(self.choices, -1)], -1)
+
+    def logprobs(self, outputs: Tensor, log_std: Tensor, actions: Tensor) -> Tensor:
+        if self.single:
+            return token_logprobs(outputs, actions)
+        parts = zip(outputs.split(self.choices, -1), actions.unbind(-1), strict=True)
+        return torch.stack([token_logprobs(part, taken) for part, taken in parts]).sum(0)
+
+    def entropies(self, outputs: Tensor, log_std: Tensor) -> Tensor:
+        if self.single:
+            return entropy(outputs)
+        return torch.stack([entropy(part) for part in outputs.split(self.choices, -1)]).sum(0)
 
     def for_environment(self, actions: np.ndarray) -> np.ndarray:
         return actions + self.starts
-
-    def _joined(self, parts: list[Tensor]) -> Tensor:
-        return parts[0] if self.single else torch.stack(parts, -1)
 
 
 class Bernoulli:
@@ -74,19 +80,20 @@ class Bernoulli:
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape, self.size = shape, int(np.prod(shape))
 
-    def sample(self, outputs: Tensor, log_std: Tensor, generator: torch.Generator) -> Tensor:
-        drawn = torch.rand(outputs.shape, generator=generator, device=outputs.device)
-        return (drawn < outputs.sigmoid()).to(outputs.dtype).unflatten(-1, self.shape)
+    def noise(self, shape: tuple[int, ...], log_std: Tensor, generator: torch.Generator) -> Tensor:
+        """Logistic: outputs + noise > 0 has the sigmoid of the output as its probability."""
+        return torch.rand((*shape, self.size), generator=generator, device=generator.device).logit(eps=1e-7)
 
     def mode(self, outputs: Tensor) -> Tensor:
         return (outputs > 0).to(outputs.dtype).unflatten(-1, self.shape)
 
-    def evaluate(self, outputs: Tensor, log_std: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    def logprobs(self, outputs: Tensor, log_std: Tensor, actions: Tensor) -> Tensor:
         on = actions.flatten(-len(self.shape)).to(outputs.dtype)
-        logprobs = -binary_cross_entropy_with_logits(outputs, on, reduction="none").sum(-1)
-        probability = outputs.sigmoid()
-        entropies = -(probability * logsigmoid(outputs) + (1 - probability) * logsigmoid(-outputs)).sum(-1)
-        return logprobs, entropies
+        return -binary_cross_entropy_with_logits(outputs, on, reduction="none").sum(-1)
+
+    def entropies(self, outputs: Tensor, log_std: Tensor) -> Tensor:
+        on = outputs.sigmoid()
+        return -(on * logsigmoid(outputs) + (1 - on) * logsigmoid(-outputs)).sum(-1)
 
     def for_environment(self, actions: np.ndarray) -> np.ndarray:
         return actions.astype(np.int8)
@@ -101,17 +108,18 @@ class Gaussian:
     def __init__(self, space: spaces.Box) -> None:
         self.space, self.size = space, int(np.prod(space.shape))
 
-    def sample(self, outputs: Tensor, log_std: Tensor, generator: torch.Generator) -> Tensor:
-        noise = torch.randn(outputs.shape, generator=generator, device=outputs.device)
-        return self.mode(outputs + noise * log_std.exp())
+    def noise(self, shape: tuple[int, ...], log_std: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.randn((*shape, self.size), generator=generator, device=generator.device) * log_std.exp()
 
     def mode(self, outputs: Tensor) -> Tensor:
         return outputs.unflatten(-1, self.space.shape)
 
-    def evaluate(self, outputs: Tensor, log_std: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    def logprobs(self, outputs: Tensor, log_std: Tensor, actions: Tensor) -> Tensor:
         standard = (actions.flatten(-len(self.space.shape)) - outputs) * (-log_std).exp()
-        logprobs = -(standard.square() / 2 + log_std + HALF_LOG_2_PI).sum(-1)
-        return logprobs, (log_std + 0.5 + HALF_LOG_2_PI).sum().expand_as(logprobs)
+        return -(standard.square() / 2 + log_std + HALF_LOG_2_PI).sum(-1)
+
+    def entropies(self, outputs: Tensor, log_std: Tensor) -> Tensor:
+        return (log_std + 0.5 + HALF_LOG_2_PI).sum().expand(outputs.shape[:-1])
 
     def for_environment(self, actions: np.ndarray) -> np.ndarray:
         return np.clip(actions, self.space.low, self.space.high)
@@ -132,10 +140,3 @@ def distribution_for(space: spaces.Space[Any]) -> Distribution:
     if isinstance(space, spaces.Box) and len(space.shape) > 0:
         return Gaussian(space)
     raise ConfigError(f"actions of {space} are not supported; Discrete, MultiDiscrete, MultiBinary and Box are")
-
-
-def _drawn(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """One random number a row: where it falls in the cumulative distribution."""
-    cumulative = logits.softmax(-1).cumsum(-1)
-    drawn = torch.rand((*logits.shape[:-1], 1), generator=generator, device=logits.device) * cumulative[..., -1:]
-    return (cumulative <= drawn).sum(-1).clamp(max=logits.shape[-1] - 1)

@@ -14,12 +14,15 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from kedge.control.config import ControlConfig
+from kedge.control.dense import Dense
 from kedge.control.distributions import Distribution, Gaussian
 from kedge.control.observations import is_image, width
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 Memory = tuple[Tensor, Tensor] | None
 """Of an LSTM: hidden and cell state, ``[1, N, H]`` each."""
+Memories = tuple[Memory, Memory]
+"""Of policy and value network."""
 
 
 class ActorCritic(nn.Module):
@@ -32,16 +35,41 @@ class ActorCritic(nn.Module):
         self.value_head = linear(config.hidden_sizes[-1], 1, gain=1.0)
         deviations = distribution.size if isinstance(distribution, Gaussian) else 0
         self.log_std = nn.Parameter(torch.full((deviations,), config.log_std_init))
+        self.dense: Dense | None = None
+        if config.device == "cpu" and config.policy == "feedforward" and not is_image(space):
+            stacks = [*linears(self.actor), self.action_head], [*linears(self.critic), self.value_head]
+            self.dense = Dense(stacks, config.activation)
+
+    def leaves(self) -> list[Tensor]:
+        """What gradients are of: together all weights."""
+        weights = list(self.parameters()) if self.dense is None else [self.dense.flat, self.log_std]
+        return [weight for weight in weights if weight.numel()]
+
+    def both(self, observations: Tensor, starts: Tensor, memories: Memories) -> tuple[Tensor, Tensor]:
+        """The policy's outputs ``[T, N, size]`` and the values ``[T, N]``, with what was remembered before."""
+        if self.dense is not None:
+            outputs, values = self.dense(observations)
+            return outputs, values.squeeze(-1)
+        outputs, _ = self.outputs(observations, starts, memories[0])
+        return outputs, self.values(observations, starts, memories[1])[0]
 
     def outputs(self, observations: Tensor, starts: Tensor, memory: Memory = None) -> tuple[Tensor, Memory]:
         """What chooses the distribution over actions, ``[T, N, size]``, and what is remembered."""
+        if self.dense is not None:
+            return self.dense.one(observations, 0), None
         features, memory = self.actor(observations, starts, memory)
         return self.action_head(features), memory
 
     def values(self, observations: Tensor, starts: Tensor, memory: Memory = None) -> tuple[Tensor, Memory]:
         """``[T, N]``, and what is remembered."""
+        if self.dense is not None:
+            return self.dense.one(observations, 1).squeeze(-1), None
         features, memory = self.critic(observations, starts, memory)
         return self.value_head(features).squeeze(-1), memory
+
+    def memories(self, n: int) -> Memories:
+        """What policy and value network remember of N environments before the first step."""
+        return tuple(part.memory(n) if isinstance(part, Recurrent) else None for part in (self.actor, self.critic))  # type: ignore[return-value]
 
 
 class FeedForward(nn.Sequential):
@@ -89,8 +117,7 @@ class Recurrent(nn.Module):
 
     def forward(self, observations: Tensor, starts: Tensor, memory: Memory = None) -> tuple[Tensor, Memory]:
         inputs = self.layers(observations)
-        zeros = inputs.new_zeros(1, inputs.shape[1], self.hidden)
-        state = memory or (zeros, zeros)
+        state = memory or self.memory(inputs.shape[1])
         features = []
         # Between two beginnings nothing is forgotten, and the LSTM may run over all of it at once.
         edges = [0, *(t for t in range(1, len(inputs)) if bool(starts[t].any())), len(inputs)]
@@ -99,6 +126,11 @@ class Recurrent(nn.Module):
             out, state = self.lstm(inputs[first:last], (state[0] * kept, state[1] * kept))
             features.append(out)
         return torch.cat(features), state
+
+    def memory(self, n: int) -> tuple[Tensor, Tensor]:
+        """Nothing, of N sequences."""
+        zeros = torch.zeros(1, n, self.hidden, device=next(self.parameters()).device)
+        return zeros, zeros
 
 
 def body(space: spaces.Space[Any], config: ControlConfig) -> nn.Module:
@@ -123,6 +155,11 @@ def _layers(space: spaces.Space[Any], sizes: Sequence[int], activation: type[nn.
         layers += [linear(size, out, gain=math.sqrt(2)), activation()]
         size = out
     return layers, size
+
+
+def linears(module: nn.Module) -> list[nn.Linear]:
+    """Its linear layers, in their order."""
+    return [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
 
 
 def linear(inputs: int, outputs: int, *, gain: float) -> nn.Linear:

@@ -34,9 +34,12 @@ def width(space: spaces.Space[Any]) -> int:
 
 
 def flatten(space: spaces.Space[Any], observations: Any, n: int) -> np.ndarray:
-    """``[n, width]`` float32 of n observations, batched as Gymnasium batches them; images ``[n, C, H, W]`` uint8."""
+    """``[n, width]`` float32 of n observations, batched as Gymnasium batches them; images ``[n, C, H, W]`` uint8.
+
+    Always a copy: environments may write into the same array at their next step.
+    """
     if is_image(space):
-        pixels = np.asarray(observations)
+        pixels = np.array(observations)
         return pixels if space.shape[0] in (1, 3, 4) else pixels.transpose(0, 3, 1, 2)  # type: ignore[index]
     if isinstance(space, spaces.Dict):
         parts = [flatten(part, observations[name], n).reshape(n, -1) for name, part in space.spaces.items()]
@@ -47,14 +50,14 @@ def flatten(space: spaces.Space[Any], observations: Any, n: int) -> np.ndarray:
         return _one_hot(
             np.asarray(observations).reshape(n, -1) - space.start.ravel(), [int(k) for k in space.nvec.ravel()]
         )
-    return np.asarray(observations, dtype=np.float32).reshape(n, -1)
+    return np.array(observations, dtype=np.float32).reshape(n, -1)
 
 
 def batched(space: spaces.Space[Any], observations: Sequence[Any]) -> Any:
     """Single observations as Gymnasium batches them."""
     if isinstance(space, spaces.Dict):
         return {name: batched(part, [o[name] for o in observations]) for name, part in space.spaces.items()}
-    return np.stack([np.asarray(observation) for observation in observations])
+    return np.array(observations)
 
 
 def _one_hot(values: np.ndarray, sizes: list[int]) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Steps of experience: gathered from the environments, with advantages estimated by :func:`kedge.core.gae`."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -15,24 +16,50 @@ from kedge.control.normalization import Normalization
 from kedge.control.observations import batched, flatten
 from kedge.core import gae
 
+Played = list[tuple[np.ndarray, ...]]
+"""An entry a step: observations, starts, actions, rewards, ended and real, ``[N, ...]`` each."""
+
 
 @dataclass(frozen=True)
-class Rollout:
-    """T steps of N environments; each array ``[T, N, ...]``."""
+class Steps:
+    """T steps in each of N places: a rollout of N environments, or a minibatch of it. Arrays are ``[T, N, ...]``."""
 
     observations: Tensor
-    starts: Tensor
-    """bool: an episode begins here."""
     actions: Tensor
     logprobs: Tensor
     """Of the actions, when they were taken."""
     values: Tensor
     advantages: Tensor
     returns: Tensor
-    mask: Tensor
-    """bool: False where the step only reset an environment; never trained on."""
-    memories: tuple[Memory, Memory]
-    """What policy and value network remembered at the beginning."""
+    starts: Tensor
+    """bool: an episode begins here."""
+    mask: Tensor | None = None
+    """bool: False where the step only reset an environment; never trained on. None: no step did."""
+    memory: Tensor | None = None
+    """``[4, N, H]``: of an LSTM, hidden and cell state of the policy and of the value network before the first step."""
+
+    def without_resets(self) -> "Steps":
+        """The same as ``[1, steps, ...]``, for networks that do not remember: nothing in it only reset."""
+        kept = slice(None) if self.mask is None else self.mask.flatten()
+        return Steps(**{k: x.flatten(0, 1)[kept][None] for k, x in self._columns().items() if k != "mask"})
+
+    def minibatches(self, order: Tensor, size: int) -> Iterator["Steps"]:
+        """Places in this order, so many at a time."""
+        parts = {name: x.index_select(1, order).split(size, 1) for name, x in self._columns().items()}
+        for row in zip(*parts.values(), strict=True):
+            yield Steps(**dict(zip(parts, row, strict=True)))
+
+    def _columns(self) -> dict[str, Tensor]:
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: x for name, x in columns.items() if x is not None}
+
+    @property
+    def memories(self) -> tuple[Memory, Memory]:
+        """What policy and value network remember."""
+        if self.memory is None:
+            return None, None
+        acting, acting_cell, judging, judging_cell = self.memory.split(1)
+        return (acting, acting_cell), (judging, judging_cell)
 
 
 class Collector:
@@ -48,8 +75,9 @@ class Collector:
     ) -> None:
         self.environments, self.network, self.distribution = environments, network, distribution
         self.normalization, self.config = normalization, config
+        self.device = torch.device(config.device)
         self.generator = torch.Generator(config.device).manual_seed(config.seed)
-        self.memories: tuple[Memory, Memory] = (None, None)
+        self.memories: tuple[Memory, Memory] = network.memories(environments.n)
         self.starts = np.ones(environments.n, bool)
         self.returns = np.zeros(environments.n)
         self.lengths = np.zeros(environments.n, int)
@@ -58,29 +86,34 @@ class Collector:
         self._now: np.ndarray | None = None
 
     @torch.no_grad()
-    def collect(self, steps: int) -> Rollout:
+    def collect(self, steps: int) -> Steps:
         """Play so many steps in every environment."""
         if self._now is None:
             self._now = self._seen(self.environments.reset(self.config.seed))
-        played, before = Played([], [], [], [], [], [], {}), self.memories
-        for t in range(steps):
-            now, starts = self._tensor(self._now), self._tensor(self.starts)
-            outputs, acting = self.network.outputs(now[None], starts[None], self.memories[0])
-            judging = self._remember(now, starts)
-            self.memories = acting, judging
-            actions = self.distribution.sample(outputs[0], self.network.log_std, self.generator)
-            step = self.environments.step(self.distribution.for_environment(actions.cpu().numpy()))
+        played: Played = []
+        cut_off, before = {}, self.memories
+        noise = self.distribution.noise((steps, self.environments.n), self.network.log_std, self.generator)
+        for t, drawn in enumerate(noise):
+            actions = self._act(drawn)
+            step = self.environments.step(self.distribution.for_environment(actions))
+            ended = step.terminated | step.truncated
             for i, last in step.last_observations.items():
-                played.cut_off[t, i] = self._value_after(last, i)
-            played.add(now, starts, actions, self._earned(step), step)
-            self._now, self.starts = self._seen(step.observations), step.terminated | step.truncated
-        return self._estimated(played, before)
+                cut_off[t, i] = self._value_after(last, i)
+            played.append((self._now, self.starts, actions, self._earned(step, ended), ended, step.real))
+            self._now, self.starts = self._seen(step.observations), ended
+        return self._estimated(played, cut_off, before)
 
-    def _remember(self, now: Tensor, starts: Tensor) -> Memory:
-        """What the value network remembers after this observation; values themselves are had all at once later."""
-        if self.config.policy == "feedforward":
-            return None
-        return self.network.values(now[None], starts[None], self.memories[1])[1]
+    def _act(self, noise: Tensor) -> np.ndarray:
+        """Draw an action for each environment; what is remembered moves on."""
+        assert self._now is not None
+        now, starts = self._tensor(self._now)[None], self._tensor(self.starts)[None]
+        outputs, acting = self.network.outputs(now, starts, self.memories[0])
+        judging = self.memories[1]
+        if judging is not None:  # what does not remember is asked for all its values at once, later
+            judging = self.network.values(now, starts, judging)[1]
+        self.memories = acting, judging
+        actions: np.ndarray = self.distribution.mode(outputs[0] + noise).cpu().numpy()
+        return actions
 
     def _value_after(self, last: Any, i: int) -> Tensor:
         """V of the observation that environment i was cut off at."""
@@ -90,33 +123,37 @@ class Collector:
         mine = None if memory is None else (memory[0][:, i : i + 1], memory[1][:, i : i + 1])
         return self.network.values(row[None], torch.zeros(1, 1, dtype=torch.bool, device=row.device), mine)[0][0, 0]
 
-    def _earned(self, step: Step) -> np.ndarray:
+    def _earned(self, step: Step, ended: np.ndarray) -> np.ndarray:
         """The step's rewards as they are trained on; episodes that ended are noted as they were."""
-        ended = step.terminated | step.truncated
-        self.returns += np.where(step.real, step.rewards, 0.0)
+        self.returns += step.rewards * step.real
         self.lengths += step.real
         for i in np.flatnonzero(ended):
             self.finished.append((float(self.returns[i]), int(self.lengths[i])))
             self.returns[i], self.lengths[i] = 0.0, 0
         return self.normalization.rewards(step.rewards, ended, step.real)
 
-    def _estimated(self, played: "Played", before: tuple[Memory, Memory]) -> Rollout:
-        observations, starts, actions = (torch.stack(x) for x in (played.observations, played.starts, played.actions))
+    def _estimated(
+        self, played: Played, cut_off: dict[tuple[int, int], Tensor], before: tuple[Memory, Memory]
+    ) -> Steps:
+        """The rollout; ``cut_off``: V of the observation at which environment i was cut off after step t."""
+        observations, starts, actions, rewards, ended, real = (
+            self._tensor(np.stack(column)) for column in zip(*played, strict=True)
+        )
         outputs, _ = self.network.outputs(observations, starts, before[0])
-        logprobs, _ = self.distribution.evaluate(outputs, self.network.log_std, actions)
+        logprobs = self.distribution.logprobs(outputs, self.network.log_std, actions)
         values, judging = self.network.values(observations, starts, before[1])
         assert self._now is not None
         following, _ = self.network.values(self._tensor(self._now)[None], self._tensor(self.starts)[None], judging)
-        ended, real = self._tensor(np.stack(played.ended)), self._tensor(np.stack(played.real))
         next_values = torch.cat([values[1:], following]).masked_fill(ended, 0.0)
-        for (t, i), value in played.cut_off.items():
+        for (t, i), value in cut_off.items():
             next_values[t, i] = value
-        rewards = self._tensor(np.stack(played.rewards)).to(values.dtype)
         advantages, returns = gae(
-            rewards.T, values.T, next_values.T, (real & ~ended).to(values.dtype).T,
+            rewards.to(values.dtype).T, values.T, next_values.T, (real & ~ended).to(values.dtype).T,
             gamma=self.config.gamma, lam=self.config.gae_lambda,
         )  # fmt: skip
-        return Rollout(observations, starts, actions, logprobs, values, advantages.T, returns.T, real, before)
+        mask = None if bool(real.all()) else real
+        memory = None if before[0] is None or before[1] is None else torch.cat([*before[0], *before[1]])
+        return Steps(observations, actions, logprobs, values, advantages.T, returns.T, starts, mask, memory)
 
     def _seen(self, observations: Any) -> np.ndarray:
         return self._scaled(flatten(self.environments.observation_space, observations, self.environments.n), learn=True)
@@ -125,27 +162,4 @@ class Collector:
         return self.normalization.observations(rows, learn=learn)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.as_tensor(array, device=self.config.device)
-
-
-@dataclass
-class Played:
-    """A rollout while it is played: an entry a step, ``[N, ...]`` each."""
-
-    observations: list[Tensor]
-    starts: list[Tensor]
-    actions: list[Tensor]
-    rewards: list[np.ndarray]
-    ended: list[np.ndarray]
-    real: list[np.ndarray]
-    cut_off: dict[tuple[int, int], Tensor]
-    """``{(t, environment): V}`` of the observation at which an episode was cut off."""
-
-    def add(self, observations: Tensor, starts: Tensor, actions: Tensor, rewards: np.ndarray, step: Step) -> None:
-        """A step."""
-        self.observations.append(observations)
-        self.starts.append(starts)
-        self.actions.append(actions)
-        self.rewards.append(rewards)
-        self.ended.append(step.terminated | step.truncated)
-        self.real.append(step.real)
+        return torch.from_numpy(array).to(self.device)

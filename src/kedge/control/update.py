@@ -2,20 +2,21 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import fields
 
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
+from kedge.control.adam import Adam
 from kedge.control.config import ControlConfig
 from kedge.control.distributions import Distribution
 from kedge.control.networks import ActorCritic
-from kedge.control.rollout import Rollout
-from kedge.core import policy_loss, value_loss, whiten
+from kedge.control.rollout import Steps
+from kedge.core import masked_mean, policy_loss, value_loss, whiten
 from kedge.errors import NotFiniteError
 
 Metrics = dict[str, float]
+Parts = dict[str, Tensor]
 
 
 class Update:
@@ -23,13 +24,11 @@ class Update:
 
     def __init__(self, network: ActorCritic, distribution: Distribution, config: ControlConfig) -> None:
         self.network, self.distribution, self.config = network, distribution, config
-        self.parameters = list(network.parameters())
-        self.optimizer = torch.optim.Adam(
-            self.parameters, lr=config.learning_rate, eps=1e-5, fused=config.device != "mps"
-        )
+        self.leaves = network.leaves()
+        self.optimizer = Adam(self.leaves)
         self.generator = torch.Generator().manual_seed(config.seed)
 
-    def __call__(self, rollout: Rollout, left: float) -> Metrics:
+    def __call__(self, rollout: Steps, left: float) -> Metrics:
         """Train on a rollout.
 
         Args:
@@ -38,86 +37,96 @@ class Update:
         Raises:
             NotFiniteError: a loss or a gradient is not finite; the weights are as before that minibatch.
         """
-        config, seen = self.config, []
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * (left if config.learning_rate_schedule == "linear" else 1.0)
-        clip = config.clip_range * (left if config.clip_range_schedule == "linear" else 1.0)
+        learning_rate, clip = self._annealed(left)
+        seen = []
         for minibatch in self._minibatches(rollout):
-            loss, metrics = self.loss(minibatch, clip)
-            if config.target_kl is not None and metrics["approx_kl"] > self._kl_limit:
+            loss, parts = self.loss(minibatch, clip)
+            if self.config.target_kl is not None and parts["approx_kl"] > self._kl_limit:
                 break
-            self._apply(loss)
-            seen.append(metrics)
-        averages = {name: float(torch.stack([m[name] for m in seen]).mean()) for name in (seen[0] if seen else ())}
-        return averages | {"updates": float(len(seen)), "explained_variance": _explained(rollout)}
+            self._apply(loss, learning_rate)
+            seen.append(parts)
+        averages = {name: float(torch.stack([parts[name] for parts in seen]).mean()) for name in (seen or [{}])[0]}
+        return averages | self._after(rollout, clip) | {"updates": float(len(seen))}
 
-    def loss(self, minibatch: Rollout, clip: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of some of a rollout's steps, and its parts."""
-        config, mask = self.config, minibatch.mask
-        outputs, _ = self.network.outputs(minibatch.observations, minibatch.starts, minibatch.memories[0])
-        values, _ = self.network.values(minibatch.observations, minibatch.starts, minibatch.memories[1])
-        logprobs, entropies = self.distribution.evaluate(outputs, self.network.log_std, minibatch.actions)
-        advantages = (
-            self._normalized(minibatch.advantages, mask) if config.normalize_advantage else minibatch.advantages
+    def loss(self, steps: Steps, clip: float) -> tuple[Tensor, Parts]:
+        """The loss of some steps, and its parts."""
+        config, mask = self.config, steps.mask
+        outputs, values = self.network.both(steps.observations, steps.starts, steps.memories)
+        logprobs = self.distribution.logprobs(outputs, self.network.log_std, steps.actions)
+        advantages = self._normalized(steps.advantages, mask) if config.normalize_advantage else steps.advantages
+        surrogate, metrics = policy_loss(
+            logprobs, steps.logprobs, advantages, mask, clip=(clip, clip), metrics=config.target_kl is not None
         )
-        surrogate, metrics = policy_loss(logprobs, minibatch.logprobs, advantages, mask, clip=(clip, clip))
-        error = self._value_loss(values, minibatch)
-        entropy = entropies[mask].mean()
-        loss = surrogate + config.vf_coef * error - config.ent_coef * entropy
-        parts = {"loss": loss, "policy_loss": surrogate, "value_loss": error, "entropy": entropy}
-        parts |= {"approx_kl": metrics["approxkl"], "clip_fraction": metrics["clipfrac"]}
-        return loss, {name: value.detach() for name, value in parts.items()}
+        error = self._value_loss(values, steps)
+        loss = surrogate + config.vf_coef * error
+        if config.ent_coef:
+            entropies = self.distribution.entropies(outputs, self.network.log_std)
+            loss = loss - config.ent_coef * masked_mean(entropies, mask)
+        parts = {"policy_loss": surrogate.detach(), "value_loss": error.detach()}
+        return loss, parts | ({"approx_kl": metrics["approxkl"]} if metrics else {})
 
-    def _minibatches(self, rollout: Rollout) -> Iterator[Rollout]:
-        """``[1, M, ...]`` steps each; with an LSTM ``[T, M, ...]``, whole sequences with what was remembered before."""
-        names = [field.name for field in fields(Rollout) if field.name != "memories"]
-        columns = {name: getattr(rollout, name) for name in names}
-        steps, n = rollout.mask.shape
-        if self.config.policy == "lstm":
-            size = max(1, self.config.batch_size // steps)
-            for rows in self._orders(n, size):
-                memories = tuple(None if m is None else (m[0][:, rows], m[1][:, rows]) for m in rollout.memories)
-                yield Rollout(**{k: x[:, rows] for k, x in columns.items()}, memories=memories)  # type: ignore[arg-type]
-            return
-        flat = {name: x.flatten(0, 1)[rollout.mask.flatten()] for name, x in columns.items()}
-        for rows in self._orders(len(flat["mask"]), self.config.batch_size):
-            yield Rollout(**{name: x[rows][None] for name, x in flat.items()}, memories=(None, None))
+    @torch.no_grad()
+    def _after(self, rollout: Steps, clip: float) -> Metrics:
+        """How far the policy has come from the one that played, and how well the values had foretold the returns."""
+        outputs, _ = self.network.outputs(rollout.observations, rollout.starts, rollout.memories[0])
+        logprobs = self.distribution.logprobs(outputs, self.network.log_std, rollout.actions)
+        entropies = self.distribution.entropies(outputs, self.network.log_std)
+        _, moved = policy_loss(logprobs, rollout.logprobs, rollout.advantages, rollout.mask, clip=(clip, clip))
+        kept = ... if rollout.mask is None else rollout.mask
+        spread, missed = rollout.returns[kept].var(), (rollout.returns - rollout.values)[kept].var()
+        return {
+            "approx_kl": float(moved["approxkl"]),
+            "clip_fraction": float(moved["clipfrac"]),
+            "entropy": float(masked_mean(entropies, rollout.mask)),
+            "explained_variance": float(1 - missed / spread) if spread > 0 else 0.0,
+        }
 
-    def _orders(self, n: int, size: int) -> Iterator[Tensor]:
+    def _annealed(self, left: float) -> tuple[float, float]:
+        """Learning rate and clip range for this share of the training to come."""
+        config = self.config
+        return (
+            config.learning_rate * (left if config.learning_rate_schedule == "linear" else 1.0),
+            config.clip_range * (left if config.clip_range_schedule == "linear" else 1.0),
+        )
+
+    def _minibatches(self, rollout: Steps) -> Iterator[Steps]:
+        """Epoch after epoch, each in an order of its own; with an LSTM whole sequences."""
+        size = self.config.batch_size
+        if rollout.memory is None:
+            rollout = rollout.without_resets()
+        else:
+            size = max(1, size // len(rollout.logprobs))
         for _ in range(self.config.n_epochs):
-            yield from torch.randperm(n, generator=self.generator).split(size)
+            yield from rollout.minibatches(self._order(rollout.logprobs.shape[1]), size)
 
-    def _normalized(self, advantages: Tensor, mask: Tensor) -> Tensor:
+    def _order(self, n: int) -> Tensor:
+        return torch.randperm(n, generator=self.generator)
+
+    def _normalized(self, advantages: Tensor, mask: Tensor | None) -> Tensor:
         if self.config.conventions == "kedge":
             return whiten(advantages, mask)
-        some = advantages[mask]
-        return (advantages - some.mean()) / (some.std() + 1e-8) if len(some) > 1 else advantages
+        some = advantages if mask is None else advantages[mask]
+        return (advantages - some.mean()) / (some.std() + 1e-8) if some.numel() > 1 else advantages
 
-    def _value_loss(self, values: Tensor, minibatch: Rollout) -> Tensor:
+    def _value_loss(self, values: Tensor, steps: Steps) -> Tensor:
         clip = self.config.clip_range_vf
         if self.config.conventions == "kedge":
-            return value_loss(values, minibatch.values, minibatch.returns, minibatch.mask, clip=clip)
+            return value_loss(values, steps.values, steps.returns, steps.mask, clip=clip)
         if clip is not None:
-            values = minibatch.values + (values - minibatch.values).clamp(-clip, clip)
-        return mse_loss(values[minibatch.mask], minibatch.returns[minibatch.mask])
+            values = steps.values + (values - steps.values).clamp(-clip, clip)
+        kept = ... if steps.mask is None else steps.mask
+        return mse_loss(values[kept], steps.returns[kept])
 
     @property
     def _kl_limit(self) -> float:
         assert self.config.target_kl is not None
         return self.config.target_kl * (1.5 if self.config.conventions == "sb3" else 1.0)
 
-    def _apply(self, loss: Tensor) -> None:
-        self.optimizer.zero_grad()
-        loss.backward()
-        limit = math.inf if self.config.max_grad_norm is None else self.config.max_grad_norm
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
-        if not norm.isfinite():
-            raise NotFiniteError(f"the gradient's norm is {norm.item()}: lower learning_rate, or set normalize_rewards")
-        self.optimizer.step()
-
-
-def _explained(rollout: Rollout) -> float:
-    """1 - Var(returns - values) / Var(returns)."""
-    values, returns = rollout.values[rollout.mask], rollout.returns[rollout.mask]
-    spread = float(returns.var())
-    return 1.0 - float((returns - values).var()) / spread if spread > 0 else 0.0
+    def _apply(self, loss: Tensor, learning_rate: float) -> None:
+        gradients, limit = torch.autograd.grad(loss, self.leaves), self.config.max_grad_norm
+        norm = math.hypot(*(float(torch.linalg.vector_norm(gradient)) for gradient in gradients))
+        if not math.isfinite(norm):
+            raise NotFiniteError(f"the gradient's norm is {norm}: lower learning_rate, or set normalize_rewards")
+        if limit is not None and norm > limit:
+            gradients = tuple(gradient * (limit / (norm + 1e-6)) for gradient in gradients)
+        self.optimizer.step(gradients, learning_rate)

@@ -25,10 +25,11 @@ def gae(
     deltas = rewards + gamma * next_values - values
     decays = gamma * lam * carry
     running = torch.zeros_like(deltas[..., 0])
-    advantages = torch.empty_like(deltas)
-    for t in range(deltas.shape[-1] - 1, -1, -1):
-        running = deltas[..., t] + decays[..., t] * running
-        advantages[..., t] = running
+    backwards = []
+    for delta, decay in zip(reversed(deltas.unbind(-1)), reversed(decays.unbind(-1)), strict=True):
+        running = delta + decay * running
+        backwards.append(running)
+    advantages = torch.stack(backwards[::-1], -1)
     return advantages, advantages + values
 
 

@@ -17,12 +17,13 @@ def policy_loss(
     logprobs: Tensor,
     old_logprobs: Tensor,
     advantages: Tensor,
-    mask: Tensor,
+    mask: Tensor | None,
     *,
     clip: tuple[float, float] = (0.2, 0.2),
     dual_clip: float | None = None,
     weights: Tensor | None = None,
     denominator: Tensor | float | None = None,
+    metrics: bool = True,
 ) -> tuple[Tensor, Metrics]:
     """The clipped surrogate of PPO (Schulman et al. 2017, eq. 7), to be minimised.
 
@@ -30,12 +31,13 @@ def policy_loss(
         logprobs: ``[..., L]`` of the taken tokens under the policy being trained; carries the gradient.
         old_logprobs: ``[..., L]`` under the policy that sampled them.
         advantages: ``[..., L]``.
-        mask: ``[..., L]`` bool, True on trained tokens.
+        mask: ``[..., L]`` bool, True on trained tokens; None: all are.
         clip: ``(low, high)``: the ratio is clipped to ``[1 - low, 1 + high]``. A larger ``high`` leaves rare tokens
             room to grow (Yu et al. 2025, "clip-higher").
         dual_clip: with a negative advantage, bound the loss at ``-dual_clip * advantage`` (Ye et al. 2020); > 1.
         weights: ``[..., L]`` factor a token, e.g. an importance weight for a stale sampler.
         denominator: global count of trained tokens (see :func:`kedge.core.masked_mean`).
+        metrics: False returns none: with a network of a few thousand weights they take as long as the loss.
 
     Returns:
         ``(loss, metrics)``: the scalar loss, and detached means over the same tokens with the same denominator, so
@@ -44,26 +46,30 @@ def policy_loss(
     old_logprobs, advantages = keep(old_logprobs.detach(), mask), keep(advantages.detach(), mask)
     log_ratio = keep(logprobs, mask) - old_logprobs
     ratio = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
-    clipped_ratio = ratio.clamp(1.0 - clip[0], 1.0 + clip[1])
-    unclipped_loss = -advantages * ratio
-    clipped_loss = -advantages * clipped_ratio
-    losses = torch.maximum(unclipped_loss, clipped_loss)
+    losses = -advantages * ratio
+    with torch.no_grad():  # where the clipped one is the larger, it is a constant
+        clipped_loss = -advantages * ratio.clamp(1.0 - clip[0], 1.0 + clip[1])
+        is_clipped = clipped_loss > losses
+    losses = torch.where(is_clipped, clipped_loss, losses)
     if dual_clip is not None:
         losses = torch.where(advantages < 0, torch.minimum(losses, -advantages * dual_clip), losses)
     if weights is not None:
         losses = losses * keep(weights.detach(), mask)
+    loss = masked_mean(losses, mask, denominator=denominator)
+    if not metrics:
+        return loss, {}
     with torch.no_grad():
-        metrics = {
-            "clipfrac": masked_mean((clipped_loss > unclipped_loss).float(), mask, denominator=denominator),
+        seen = {
+            "clipfrac": masked_mean(is_clipped.float(), mask, denominator=denominator),
             "approxkl": masked_mean(
                 kl(old_logprobs, old_logprobs + log_ratio, estimator="k3"), mask, denominator=denominator
             ),
             "ratio": masked_mean(ratio, mask, denominator=denominator),
         }
-    return masked_mean(losses, mask, denominator=denominator), metrics
+    return loss, seen
 
 
-def _value_errors(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+def _value_errors(values: Tensor, returns: Tensor, mask: Tensor | None) -> Tensor:
     return (keep(values, mask) - keep(returns.detach(), mask)).square() / 2
 
 
@@ -76,7 +82,7 @@ def value_loss(
     values: Tensor,
     old_values: Tensor,
     returns: Tensor,
-    mask: Tensor,
+    mask: Tensor | None,
     *,
     clip: float | None = None,
     denominator: Tensor | float | None = None,
@@ -87,7 +93,7 @@ def value_loss(
         values: ``[..., L]`` V before each token, carrying the gradient.
         old_values: ``[..., L]`` as they were when the rollout was made.
         returns: ``[..., L]`` the target.
-        mask: ``[..., L]`` bool, True on trained tokens.
+        mask: ``[..., L]`` bool, True on trained tokens; None: all are.
         clip: let a value move at most this far from its old one, pessimistically: the larger of the clipped and
             the unclipped error counts (the value clipping of OpenAI's baselines). None: no clipping.
         denominator: global count of trained tokens.
@@ -102,7 +108,7 @@ def value_clip_fraction(
     values: Tensor,
     old_values: Tensor,
     returns: Tensor,
-    mask: Tensor,
+    mask: Tensor | None,
     *,
     clip: float,
     denominator: Tensor | float | None = None,

@@ -7,23 +7,27 @@ from torch import Tensor
 VARIANCE_FLOOR = 1e-8
 
 
-def keep(x: Tensor, mask: Tensor) -> Tensor:
+def keep(x: Tensor, mask: Tensor | None) -> Tensor:
     """``x`` where ``mask``, 0 elsewhere. Unlike ``x * mask`` it also stops a NaN, and the gradient of one."""
+    if mask is None:
+        return x
     return torch.where(mask, x, torch.zeros((), dtype=x.dtype, device=x.device))
 
 
-def masked_mean(x: Tensor, mask: Tensor, *, denominator: Tensor | float | None = None) -> Tensor:
+def masked_mean(x: Tensor, mask: Tensor | None, *, denominator: Tensor | float | None = None) -> Tensor:
     """Sum of ``x`` over ``mask``, divided by ``denominator`` (default: the number of True in ``mask``).
 
     Args:
         x: ``[...]``, any float type.
-        mask: ``[...]`` bool, True where the entry counts.
+        mask: ``[...]`` bool, True where the entry counts; None: every one does.
         denominator: the global count, where this is one part of a larger batch: the parts' results then add up
             to the whole batch's mean.
 
     Returns:
         A scalar. The mean over an empty mask is 0.
     """
+    if mask is None:
+        return x.mean() if denominator is None else x.sum() / denominator
     total = keep(x, mask).sum()
     return total / (mask.sum().clamp(min=1) if denominator is None else denominator)
 
@@ -34,12 +38,18 @@ def center(x: Tensor, mean: Tensor, constant: Tensor) -> Tensor:
     return torch.where(constant, torch.zeros_like(x), x - mean)
 
 
-def whiten(x: Tensor, mask: Tensor, *, shift_mean: bool = True) -> Tensor:
+def _range(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    if mask is None:
+        return torch.aminmax(x)
+    return torch.where(mask, x, torch.inf).amin(), torch.where(mask, x, -torch.inf).amax()
+
+
+def whiten(x: Tensor, mask: Tensor | None, *, shift_mean: bool = True) -> Tensor:
     """Scale the masked entries to variance 1 (population), and shift them to mean 0 unless told not to.
 
     Args:
         x: ``[...]`` float.
-        mask: ``[...]`` bool, True where the entry counts.
+        mask: ``[...]`` bool, True where the entry counts; None: every one does.
         shift_mean: False keeps the mean where it was, as a reward needs: moving it would change which answers
             are worth giving at all.
 
@@ -49,8 +59,7 @@ def whiten(x: Tensor, mask: Tensor, *, shift_mean: bool = True) -> Tensor:
     """
     kept = keep(x, mask)
     mean = masked_mean(kept, mask)
-    low = torch.where(mask, kept, torch.inf).amin()
-    high = torch.where(mask, kept, -torch.inf).amax()
+    low, high = _range(x, mask)
     centered = center(kept, mean, low == high)
     variance = masked_mean(centered.square(), mask)
     scaled = centered * torch.rsqrt(variance + VARIANCE_FLOOR)
