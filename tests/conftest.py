@@ -51,6 +51,7 @@ CONFIGS = {
     "olmo2": _COMMON,
     "mamba": _IDS | {"hidden_size": 32, "state_size": 8, "num_hidden_layers": 2},  # no attention, no KV cache
     "lfm2": _COMMON | {"num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"]},  # a mixed cache
+    "kedge_lstm": _IDS | {"hidden_size": 32, "num_hidden_layers": 2, "initializer_range": 1.0},  # our own
 }
 
 

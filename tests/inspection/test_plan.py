@@ -151,7 +151,7 @@ def test_cuda_needs_room_for_the_optimizer(recipe):
     assert cpu.held["policy", "optimizer"] == pytest.approx(2 * WEIGHTS + 2 * 4 * 320 * 32, abs=SOME)
 
 
-@pytest.mark.parametrize("arch", ["gpt2", "gemma3_text", "mamba", "lfm2"])
+@pytest.mark.parametrize("arch", ["gpt2", "gemma3_text", "mamba", "lfm2", "kedge_lstm"])
 def test_architectures_of_other_kinds(recipe, arch):
     assert phases(recipe(arch=arch))["update"].peak > 0
 

@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from kedge.models.head import agree, last_hidden, output_head, trunk_of
 
 TAKEN_APART = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "phi3", "olmo2"]
-TAKEN_APART += ["mamba", "lfm2"]
+TAKEN_APART += ["mamba", "lfm2", "kedge_lstm"]
 _SMALL = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
 _SMALL |= {"num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
 

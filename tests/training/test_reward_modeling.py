@@ -80,7 +80,7 @@ def test_micro_batches_change_nothing(make_rm, vector, arch):
         assert a == pytest.approx(b, rel=1e-3, abs=1e-6)
 
 
-@pytest.mark.parametrize("arch", ["llama", "gpt2", "mamba"])
+@pytest.mark.parametrize("arch", ["llama", "gpt2", "mamba", "kedge_lstm"])
 def test_learns_to_tell_them_apart(make_rm, arch, tmp_path):
     rm = make_rm(arch=arch, settings={"epochs": 15}, eval_data=PAIRS, run=tmp_path / "run")
     summary = rm.train()

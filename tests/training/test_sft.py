@@ -46,7 +46,7 @@ def loss_of_transformers(lm, rows, *, also_prompts=False):
     return total / count
 
 
-@pytest.mark.parametrize("arch", ["llama", "gpt2", "mamba"])
+@pytest.mark.parametrize("arch", ["llama", "gpt2", "mamba", "kedge_lstm"])
 def test_loss_is_transformers_loss_of_the_completions(make_sft, arch):
     sft = make_sft(arch=arch)
     assert sft.evaluate() == {}

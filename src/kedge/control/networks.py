@@ -6,7 +6,6 @@ remember takes no notice of that.
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,9 +16,10 @@ from kedge.control.config import ControlConfig
 from kedge.control.dense import Dense
 from kedge.control.distributions import Distribution, Gaussian
 from kedge.control.observations import is_image, width
+from kedge.models.lstm import LSTM, State
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
-Memory = tuple[Tensor, Tensor] | None
+Memory = State | None
 """Of an LSTM: hidden and cell state, ``[1, N, H]`` each."""
 Memories = tuple[Memory, Memory]
 """Of policy and value network."""
@@ -69,7 +69,9 @@ class ActorCritic(nn.Module):
 
     def memories(self, n: int) -> Memories:
         """What policy and value network remember of N environments before the first step."""
-        return tuple(part.memory(n) if isinstance(part, Recurrent) else None for part in (self.actor, self.critic))  # type: ignore[return-value]
+        if not isinstance(self.actor, Recurrent) or not isinstance(self.critic, Recurrent):
+            return None, None
+        return self.actor.lstm.nothing(n), self.critic.lstm.nothing(n)
 
 
 class FeedForward(nn.Sequential):
@@ -109,28 +111,13 @@ class Pixels(nn.Module):
 class Recurrent(nn.Module):
     """Layers, then an LSTM that forgets where an episode begins."""
 
-    def __init__(self, layers: nn.Module, size: int, hidden: int) -> None:
+    def __init__(self, layers: nn.Module, lstm: LSTM) -> None:
         super().__init__()
-        self.layers, self.lstm, self.hidden = layers, nn.LSTM(size, hidden), hidden
-        for name, weight in self.lstm.named_parameters():
-            nn.init.zeros_(weight) if "bias" in name else nn.init.orthogonal_(weight, 1.0)
+        self.layers, self.lstm = layers, lstm
 
     def forward(self, observations: Tensor, starts: Tensor, memory: Memory = None) -> tuple[Tensor, Memory]:
-        inputs = self.layers(observations)
-        state = memory or self.memory(inputs.shape[1])
-        features = []
-        # Between two beginnings nothing is forgotten, and the LSTM may run over all of it at once.
-        edges = [0, *(t for t in range(1, len(inputs)) if bool(starts[t].any())), len(inputs)]
-        for first, last in pairwise(edges):
-            kept = (~starts[first]).to(inputs.dtype)[None, :, None]
-            out, state = self.lstm(inputs[first:last], (state[0] * kept, state[1] * kept))
-            features.append(out)
-        return torch.cat(features), state
-
-    def memory(self, n: int) -> tuple[Tensor, Tensor]:
-        """Nothing, of N sequences."""
-        zeros = torch.zeros(1, n, self.hidden, device=next(self.parameters()).device)
-        return zeros, zeros
+        features, memory = self.lstm(self.layers(observations), memory, starts)
+        return features, memory
 
 
 def body(space: spaces.Space[Any], config: ControlConfig) -> nn.Module:
@@ -139,7 +126,7 @@ def body(space: spaces.Space[Any], config: ControlConfig) -> nn.Module:
     activation = ACTIVATIONS[config.activation]
     if config.policy == "lstm":
         first, size = _layers(space, sizes, activation)
-        return Recurrent(nn.Sequential(*first), size, last)
+        return Recurrent(nn.Sequential(*first), LSTM(size, last))
     return FeedForward(*_layers(space, [*sizes, last], activation)[0])
 
 

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
+import kedge.models.lstm  # noqa: F401, so that transformers' Auto classes know it
 from kedge.data.encode import Tokenizer
 from kedge.errors import ModelError
 from kedge.models.head import OutputHead, output_head, vocabulary_rows

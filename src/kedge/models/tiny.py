@@ -1,4 +1,4 @@
-"""A small chat model from nothing: byte-level BPE tokenizer, chat template, Llama architecture, random weights."""
+"""A small chat model from nothing: byte-level BPE tokenizer, chat template, Llama or LSTM, random weights."""
 
 from collections.abc import Iterable
 
@@ -9,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, TokenizersBackend
 
 from kedge.data.encode import Tokenizer
 from kedge.models.language_model import LanguageModel, wrap
+from kedge.models.lstm import LSTMConfig, LSTMForCausalLM
 
 PAD, END, USER, ASSISTANT, SYSTEM = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"
 
@@ -54,3 +55,16 @@ def new_llama(
     )
     torch.manual_seed(seed)
     return wrap(LlamaForCausalLM(config), tokenizer)
+
+
+def new_lstm(tokenizer: Tokenizer, *, hidden: int, layers: int, seed: int) -> LanguageModel:
+    """An LSTM of random weights for that tokenizer, on the CPU in float32."""
+    config = LSTMConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(seed)
+    return wrap(LSTMForCausalLM(config), tokenizer)
