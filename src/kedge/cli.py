@@ -240,7 +240,7 @@ def main() -> None:
 
 def _how_to_go_on(words: Sequence[str]) -> str:
     kept = [word for word in words if word not in ("--overwrite", "--resume")]
-    if words[:1] == ["quickstart"]:  # minutes only, and in stages
+    if words[:1] in (["quickstart"], ["control"]):  # minutes only
         return f"begin anew: {shlex.join(['kedge', *kept, '--overwrite'])}"
     return f"go on: {shlex.join(['kedge', *kept, '--resume'])}"
 

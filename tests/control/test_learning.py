@@ -152,6 +152,9 @@ OBSERVATIONS = {
     "multi": spaces.MultiDiscrete([2, 3]),
     "binary": spaces.MultiBinary(3),
     "dict": spaces.Dict({"a": BOX, "b": spaces.Discrete(3)}),
+    "dict with an image": spaces.Dict(
+        {"camera": spaces.Box(0, 255, (40, 36, 3), np.uint8), "in": spaces.Dict({"a": BOX, "b": spaces.Discrete(3)})}
+    ),
     "image": spaces.Box(0, 255, (40, 36, 3), np.uint8),
     "small image": spaces.Box(0, 255, (3, 12, 10), np.uint8),
 }
@@ -204,6 +207,11 @@ def test_what_is_not_supported():
         PPO(Spaces(spaces.Text(5), ACTIONS["discrete"]))
     with pytest.raises(ConfigError, match="actions of Text"):
         PPO(Spaces(BOX, spaces.Text(5)))
+    with pytest.raises(ConfigError, match="of real numbers are"):
+        PPO(Spaces(BOX, spaces.Box(0, 5, (2,), np.int64)))
+    for name in ("image", "dict with an image"):
+        with pytest.raises(ConfigError, match="divided by 255 already"):
+            PPO(Spaces(OBSERVATIONS[name], ACTIONS["discrete"]), normalize_observations=True)
     with pytest.raises(ConfigError, match="environment 'CartPole-v9'"):
         environments_of("CartPole-v9", 1)
     with pytest.raises(ConfigError, match="n_envs: 2 copies"):

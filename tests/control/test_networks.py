@@ -2,13 +2,17 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from torch import nn
 
 from kedge.control import PPO, ControlConfig
 from kedge.control.adam import Adam
 from kedge.control.dense import Dense
+from kedge.control.networks import Mixed
+from kedge.control.observations import batched, flatten
 from kedge.errors import ConfigError
 
 
@@ -95,3 +99,18 @@ def test_an_agent_goes_on_learning_where_it_was(tmp_path):
 def test_sizes_that_are_none(sizes):
     with pytest.raises(ConfigError, match="hidden_sizes"):
         ControlConfig(hidden_sizes=sizes)
+
+
+def test_an_image_in_a_dict_is_that_image():
+    """Its columns go through the network of images as the image itself would, whatever the axes' order."""
+    torch.manual_seed(0)
+    camera, other = spaces.Box(0, 255, (40, 38, 3), np.uint8), spaces.Box(-1, 1, (2,), np.float32)
+    space = spaces.Dict({"a": other, "camera": camera, "z": spaces.Discrete(2)})
+    mixed = Mixed(space, 5)
+    seen = [space.sample() for _ in range(4)]
+    columns = torch.from_numpy(flatten(space, batched(space, seen), 4))
+    alone = torch.from_numpy(flatten(camera, np.stack([each["camera"] for each in seen]), 4))
+    features = mixed(columns)
+    assert features.shape == (4, mixed.size) == (4, 2 + 5 + 2)
+    torch.testing.assert_close(features[:, 2:7], mixed.images[0](alone))
+    torch.testing.assert_close(features[:, :2].detach().numpy(), np.stack([each["a"] for each in seen]))

@@ -99,7 +99,7 @@ SURVIVING = [
     ),
     Mutant(
         "second-signal-noted",
-        "training/interrupts.py",
+        "interrupts.py",
         "            raise KeyboardInterrupt",
         "            return",
         STOPPED,

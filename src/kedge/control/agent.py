@@ -19,10 +19,10 @@ from kedge.control.distributions import distribution_for
 from kedge.control.environments import environments_of
 from kedge.control.networks import ActorCritic, Memory
 from kedge.control.normalization import Normalization
-from kedge.control.observations import batched, flatten, is_image, width
+from kedge.control.observations import batched, flatten, has_images, is_image, width
 from kedge.control.rollout import Collector
 from kedge.control.update import Update
-from kedge.errors import ModelError
+from kedge.errors import ConfigError, ModelError
 from kedge.storage import whole_folder
 
 AGENT_FILE, SETTINGS_FILE = "agent.safetensors", "agent.json"
@@ -57,11 +57,12 @@ class PPO:
         self.distribution = distribution_for(self.action_space)
         torch.manual_seed(config.seed)  # the networks' first weights
         self.network = ActorCritic(self.observation_space, self.distribution, config).to(config.device)
-        scaled = config.normalize_observations and not is_image(self.observation_space)
+        if config.normalize_observations and has_images(self.observation_space):
+            raise ConfigError("normalize_observations: pixels are divided by 255 already; take it out")
         self.normalization = Normalization(
             1 if is_image(self.observation_space) else width(self.observation_space),
             self.environments.n,
-            observations=scaled,
+            observations=config.normalize_observations,
             rewards=config.normalize_rewards,
             gamma=config.gamma,
         )

@@ -137,6 +137,8 @@ def distribution_for(space: spaces.Space[Any]) -> Distribution:
         return Categorical([int(n) for n in space.nvec], np.asarray(space.start), single=False)
     if isinstance(space, spaces.MultiBinary):
         return Bernoulli(space.shape)
-    if isinstance(space, spaces.Box) and len(space.shape) > 0:
+    if isinstance(space, spaces.Box) and space.shape and np.issubdtype(space.dtype, np.floating):
         return Gaussian(space)
-    raise ConfigError(f"actions of {space} are not supported; Discrete, MultiDiscrete, MultiBinary and Box are")
+    raise ConfigError(
+        f"actions of {space} are not supported; Discrete, MultiDiscrete, MultiBinary and Box of real numbers are"
+    )

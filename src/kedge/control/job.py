@@ -10,7 +10,9 @@ from kedge.control.callbacks import Callback
 from kedge.control.config import ControlConfig
 from kedge.control.evaluate import evaluate_policy
 from kedge.control.pictures import learning_curve
-from kedge.errors import ConfigError
+from kedge.errors import ConfigError, Stopped
+from kedge.interrupts import Interrupts
+from kedge.parallel import ALONE
 from kedge.progress import ProgressBar
 from kedge.tracking import RunFolder
 
@@ -48,15 +50,20 @@ def control_job(name: str, settings: ControlRecipe, *, overwrite: bool = False) 
 
     Raises:
         KedgeError: anything in the settings that does not fit, before any training.
+        Stopped: Ctrl-C or SIGTERM asked for it; the agent so far and its curve are saved.
     """
     run = RunFolder(settings.run or f"runs/{name}", {"control": settings.resolved()}, overwrite=overwrite, files=FILES)
     config = ControlConfig(**settings.model_dump(exclude_unset=True, exclude={"env", "run"}))
     agent = PPO(settings.env, config)
     run.start()
-    with ProgressBar(settings.env, config.total_timesteps) as bar:
-        agent.learn(callback=Reporter(run, bar))
+    with ProgressBar(settings.env, config.total_timesteps) as bar, Interrupts(ALONE) as interrupts:
+        agent.learn(callback=Reporter(run, bar, interrupts))
+        asked = interrupts.asked()
     agent.save(run.path / "agent")
     learning_curve(agent.metrics, run.path / "curve.png", title=settings.env)
+    if asked and agent.num_timesteps < config.total_timesteps:
+        done = f"{agent.num_timesteps:,} of {config.total_timesteps:,} steps"
+        raise Stopped(f"{asked.name} after {done}; the agent so far is in {run.path}/agent", 128 + asked)
     summary: dict[str, Any] = {"env": settings.env, "steps": agent.num_timesteps}
     summary["steps_per_second"] = round(agent.metrics[-1]["steps_per_second"])
     if config.eval_episodes:
@@ -67,14 +74,14 @@ def control_job(name: str, settings: ControlRecipe, *, overwrite: bool = False) 
 
 
 class Reporter(Callback):
-    """Writes a line a rollout, and moves the bar."""
+    """Writes a line a rollout, and moves the bar; stops where it was asked for."""
 
-    def __init__(self, run: RunFolder, bar: ProgressBar) -> None:
-        self.run, self.bar, self.last = run, bar, 0
+    def __init__(self, run: RunFolder, bar: ProgressBar, interrupts: Interrupts) -> None:
+        self.run, self.bar, self.interrupts, self.last = run, bar, interrupts, 0
 
-    def on_update_end(self, agent: PPO, metrics: dict[str, float]) -> None:
+    def on_update_end(self, agent: PPO, metrics: dict[str, float]) -> bool:
         self.run.write_metrics(agent.num_timesteps, metrics)
-        self.bar.advance(
-            by=agent.num_timesteps - self.last, **{name: metrics[name] for name in SHOWN if name in metrics}
-        )
+        shown = {name: metrics[name] for name in SHOWN if name in metrics}
+        self.bar.advance(by=agent.num_timesteps - self.last, **shown)
         self.last = agent.num_timesteps
+        return self.interrupts.asked() is None

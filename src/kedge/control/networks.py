@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from kedge.control.config import ControlConfig
 from kedge.control.dense import Dense
 from kedge.control.distributions import Distribution, Gaussian
-from kedge.control.observations import is_image, width
+from kedge.control.observations import has_images, is_image, parts, pixels_first, width
 from kedge.models.lstm import LSTM, State
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
@@ -36,7 +36,7 @@ class ActorCritic(nn.Module):
         deviations = distribution.size if isinstance(distribution, Gaussian) else 0
         self.log_std = nn.Parameter(torch.full((deviations,), config.log_std_init))
         self.dense: Dense | None = None
-        if config.device == "cpu" and config.policy == "feedforward" and not is_image(space):
+        if config.device == "cpu" and config.policy == "feedforward" and not has_images(space):
             stacks = [*linears(self.actor), self.action_head], [*linears(self.critic), self.value_head]
             self.dense = Dense(stacks, config.activation)
 
@@ -89,9 +89,8 @@ class Pixels(nn.Module):
 
     def __init__(self, space: spaces.Box, features: int) -> None:
         super().__init__()
-        first, second, third = space.shape
-        height, wide, channels = (second, third, first) if first in (1, 3, 4) else (first, second, third)
-        seen, large = channels, min(height, wide) >= 36
+        self.shape = channels, height, wide = pixels_first(space)
+        large = min(height, wide) >= 36
         plan = [(32, 8, 4), (64, 4, 2), (64, 3, 1)] if large else [(16, 3, 2), (32, 3, 2)]
         layers: list[nn.Module] = []
         for filters, kernel, stride in plan:
@@ -99,13 +98,33 @@ class Pixels(nn.Module):
             channels = filters
         self.layers = nn.Sequential(*layers, nn.Flatten())
         with torch.no_grad():
-            size = self.layers(torch.zeros(1, seen, height, wide)).shape[1]
+            size = self.layers(torch.zeros(1, *self.shape)).shape[1]
         self.out = nn.Sequential(linear(size, features, gain=math.sqrt(2)), nn.ReLU())
 
     def forward(self, pixels: Tensor) -> Tensor:
         flat = pixels.flatten(0, -4).float() / 255.0
         features: Tensor = self.out(self.layers(flat))
         return features.unflatten(0, pixels.shape[:-3])
+
+
+class Mixed(nn.Module):
+    """Of a Dict's columns those of images by a convolutional network each, the others as they are."""
+
+    def __init__(self, space: spaces.Space[Any], features: int) -> None:
+        super().__init__()
+        self.spaces = parts(space)
+        self.widths = [width(part) for part in self.spaces]
+        self.images = nn.ModuleList(Pixels(part, features) for part in self.spaces if is_image(part))  # type: ignore[arg-type]
+        self.size = sum(features if is_image(part) else width(part) for part in self.spaces)
+
+    def forward(self, columns: Tensor) -> Tensor:
+        images, seen = iter(self.images), []
+        for part, numbers in zip(self.spaces, columns.split(self.widths, -1), strict=True):
+            if is_image(part):
+                image: Any = next(images)
+                numbers = image(numbers.unflatten(-1, image.shape))
+            seen.append(numbers)
+        return torch.cat(seen, -1)
 
 
 class Recurrent(nn.Module):
@@ -131,13 +150,18 @@ def body(space: spaces.Space[Any], config: ControlConfig) -> nn.Module:
 
 
 def _layers(space: spaces.Space[Any], sizes: Sequence[int], activation: type[nn.Module]) -> tuple[list[nn.Module], int]:
+    layers: list[nn.Module] = []
+    features = sizes[0] if sizes else 64
     if is_image(space):
         assert isinstance(space, spaces.Box)
-        first = sizes[0] if sizes else 64
-        layers: list[nn.Module] = [Pixels(space, first)]
-        size, sizes = first, sizes[1:]
+        layers.append(Pixels(space, features))
+        size, sizes = features, sizes[1:]
+    elif has_images(space):
+        mixed = Mixed(space, features)
+        layers.append(mixed)
+        size = mixed.size
     else:
-        layers, size = [], width(space)
+        size = width(space)
     for out in sizes:
         layers += [linear(size, out, gain=math.sqrt(2)), activation()]
         size = out

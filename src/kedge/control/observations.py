@@ -14,6 +14,24 @@ def is_image(space: spaces.Space[Any]) -> bool:
     return isinstance(space, spaces.Box) and len(space.shape) == 3 and space.dtype == np.uint8
 
 
+def has_images(space: spaces.Space[Any]) -> bool:
+    """An image, or a Dict with one in it."""
+    return is_image(space) or (isinstance(space, spaces.Dict) and any(map(has_images, space.spaces.values())))
+
+
+def parts(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
+    """The spaces that a flattened observation is made of, in their order."""
+    if not isinstance(space, spaces.Dict):
+        return [space]
+    return [each for part in space.spaces.values() for each in parts(part)]
+
+
+def pixels_first(space: spaces.Box) -> tuple[int, int, int]:
+    """Channels, height and width of an image."""
+    first, second, third = space.shape
+    return (first, second, third) if first in (1, 3, 4) else (third, first, second)
+
+
 def width(space: spaces.Space[Any]) -> int:
     """Numbers that a flattened observation has.
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from kedge.errors import ConfigError, NumericsError, Stopped
+from kedge.interrupts import Interrupts
 from kedge.parallel import Processes
 from kedge.tracking import Metrics, RunFolder
 from kedge.training.checkpoint import load_state, save_checkpoint, tidy
 from kedge.training.config import TrainingConfig
-from kedge.training.interrupts import Interrupts
 
 PAUSED = 3
 """Exit status of a run that a guard stopped."""

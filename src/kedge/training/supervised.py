@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from kedge.data.files import Row, Source, rows_of
 from kedge.data.records import held_out
 from kedge.errors import ConfigError, NotFiniteError
+from kedge.interrupts import Interrupts
 from kedge.models.batch import by_token_budget
 from kedge.models.recompute import enable_recomputing
 from kedge.parallel import join
@@ -22,7 +23,6 @@ from kedge.storage import whole_folder
 from kedge.tracking import Metrics, RunFolder, Timer, closed_when_broken_off, report
 from kedge.training.checkpoint import to_resume
 from kedge.training.config import TrainingConfig
-from kedge.training.interrupts import Interrupts
 from kedge.training.keeping import Keeper, trained_tensors
 from kedge.training.not_finite import LeftOut
 from kedge.training.optimization import (

@@ -17,6 +17,7 @@ from kedge.engine.engine import Completion, Engine
 from kedge.engine.rollouts import Rollouts, collate, generate
 from kedge.errors import ConfigError, NotFiniteError
 from kedge.evaluation.evaluate import Comparison, Evaluation, evaluate_policy, named_judges
+from kedge.interrupts import Interrupts
 from kedge.models.critic import load_critic, save_critic
 from kedge.models.language_model import LanguageModel
 from kedge.models.recompute import enable_recomputing
@@ -28,7 +29,6 @@ from kedge.rewards.scores import judge
 from kedge.storage import whole_folder
 from kedge.tracking import Metrics, RunFolder, Timer, closed_when_broken_off, report
 from kedge.training.checkpoint import to_resume
-from kedge.training.interrupts import Interrupts
 from kedge.training.keeping import PAUSED, Keeper, trained_tensors
 from kedge.training.not_finite import LeftOut
 from kedge.training.optimization import (

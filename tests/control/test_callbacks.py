@@ -1,0 +1,75 @@
+"""Who looks on, when they are told, and how they end it."""
+
+import os
+import signal
+
+import pytest
+
+from kedge.control import PPO
+from kedge.control.callbacks import Callback
+from kedge.control.job import control_job, read_control
+from kedge.errors import Stopped
+
+
+class Noting(Callback):
+    def __init__(self, stop_in=None, at=None):
+        self.told, self.stop_in, self.at = [], stop_in, at
+
+    def note(self, hook, agent):
+        self.told.append((hook, agent.num_timesteps))
+        return False if (hook, agent.num_timesteps) == (self.stop_in, self.at) else None
+
+    def on_training_start(self, agent):
+        self.note("start", agent)
+
+    def on_rollout_end(self, agent):
+        return self.note("rollout", agent)
+
+    def on_update_end(self, agent, metrics):
+        assert {"policy_loss", "value_loss", "approx_kl", "clip_fraction", "entropy", "explained_variance"} <= set(
+            metrics
+        )
+        return self.note("update", agent)
+
+    def on_training_end(self, agent):
+        self.note("end", agent)
+
+
+def test_in_their_order():
+    noting = Noting()
+    agent = PPO("CartPole-v1", n_steps=32)
+    agent.learn(64, noting)
+    expected = [("start", 0), ("rollout", 32), ("update", 32), ("rollout", 64), ("update", 64), ("end", 64)]
+    assert noting.told == expected
+    agent.learn(32, [noting, Noting()])
+    assert noting.told[6:] == [("start", 64), ("rollout", 96), ("update", 96), ("end", 96)]
+
+
+@pytest.mark.parametrize("hook", ["rollout", "update"])
+def test_false_ends_it(hook):
+    """After the update that was begun; all callbacks are still told."""
+    noting, other = Noting(hook, 64), Noting()
+    agent = PPO("CartPole-v1", n_steps=32).learn(320, [noting, other])
+    assert agent.num_timesteps == 64
+    assert noting.told == other.told
+    assert noting.told[-2:] == [("update", 64), ("end", 64)]
+
+
+def test_ctrl_c_keeps_the_agent(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name, settings = read_control("CartPole-v1", ["n_steps=32", "total_timesteps=3200"])
+    update = PPO._episodes
+
+    def and_a_signal(agent):
+        if agent.num_timesteps == 96:
+            os.kill(os.getpid(), signal.SIGINT)
+        return update(agent)
+
+    monkeypatch.setattr(PPO, "_episodes", and_a_signal)
+    with pytest.raises(
+        Stopped, match=r"SIGINT after 96 of 3,200 steps; the agent so far is in runs/CartPole-v1"
+    ) as stopped:
+        control_job(name, settings)
+    assert stopped.value.exit_status == 130
+    assert PPO.load("runs/CartPole-v1/agent").num_timesteps == 96
+    assert (tmp_path / "runs/CartPole-v1/curve.png").is_file()
