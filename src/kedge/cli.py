@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -40,14 +40,13 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run's las
 def quickstart(
     run: Annotated[Path, typer.Option(help="Folder to work in.")] = Path("runs/quickstart"),
     seed: Annotated[int, typer.Option(help="All randomness comes from it.")] = 0,
-    architecture: Annotated[Literal["llama", "lstm"], typer.Option(help="Of the fresh model.")] = "llama",
     overwrite: Overwrite = False,
 ) -> None:
     """Demonstrations -> SFT -> reward model -> PPO -> evaluation, on this machine, offline, in minutes."""
     _quiet()
     from kedge.quickstart import quickstart as run_quickstart
 
-    run_quickstart(run, seed=seed, architecture=architecture, overwrite=overwrite, console=console)
+    run_quickstart(run, seed=seed, overwrite=overwrite, console=console)
 
 
 @app.command()

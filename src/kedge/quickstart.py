@@ -7,7 +7,7 @@ stages. The folder stays, to be read, changed and run again a stage at a time.
 import json
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 
@@ -15,30 +15,19 @@ from kedge.data.files import read_rows
 from kedge.data.support_desk import SupportDesk, write_support_desk
 from kedge.inspection.tables import comparison_table, curve_table, examples
 from kedge.jobs import ppo_job, reward_job, sft_job
-from kedge.models.tiny import new_llama, new_lstm, new_tokenizer
+from kedge.models.tiny import new_llama, new_tokenizer
 from kedge.recipe import Recipe
 from kedge.tracking import RunFolder
 
 FILES = ("recipe.toml", "data", "model", "sft", "reward", "ppo")
 VOCABULARY = 2048  # more than the desk has words: every word becomes one token, which keeps the texts short
 HIDDEN, LAYERS, HEADS, POSITIONS = 128, 2, 4, 256
-LSTM_HIDDEN = 256
-
-Architecture = Literal["llama", "lstm"]
 
 
 def quickstart(
-    folder: Path,
-    *,
-    seed: int = 0,
-    architecture: Architecture = "llama",
-    overwrite: bool = False,
-    console: Console | None = None,
+    folder: Path, *, seed: int = 0, overwrite: bool = False, console: Console | None = None
 ) -> dict[str, Any]:
     """Run it all in ``folder``; returns the summary of PPO.
-
-    Args:
-        architecture: of the fresh model: ``llama``, or ``lstm`` for one without attention.
 
     Raises:
         ConfigError: the folder exists and is not to be overwritten.
@@ -50,8 +39,8 @@ def quickstart(
     run.start()
     console.print(f"[bold]kedge quickstart[/]: a support desk learns from preferences, in {folder}/", soft_wrap=True)
     desk = write_support_desk(folder / "data", seed=seed)
-    parameters = _new_model(desk, folder / "model", seed, architecture)
-    console.print(f"data and a model ({architecture}) of {parameters / 1e6:.1f} million random weights are written")
+    parameters = _new_model(desk, folder / "model", seed)
+    console.print(f"data and a model of {parameters / 1e6:.1f} million random weights are written")
     recipe = Recipe(folder / "recipe.toml", [])
     sft_job(recipe).train()
     accuracy = reward_job(recipe).train()["after"]["accuracy"]
@@ -147,12 +136,9 @@ def what_next(folder: Path) -> str:
 """
 
 
-def _new_model(desk: SupportDesk, folder: Path, seed: int, architecture: Architecture) -> int:
+def _new_model(desk: SupportDesk, folder: Path, seed: int) -> int:
     texts = [message["content"] for row in read_rows(desk.demonstrations) for message in row.columns["messages"]]
     tokenizer = new_tokenizer(texts, vocabulary=VOCABULARY)
-    if architecture == "lstm":
-        model = new_lstm(tokenizer, hidden=LSTM_HIDDEN, layers=1, seed=seed)
-    else:
-        model = new_llama(tokenizer, hidden=HIDDEN, layers=LAYERS, heads=HEADS, positions=POSITIONS, seed=seed)
+    model = new_llama(tokenizer, hidden=HIDDEN, layers=LAYERS, heads=HEADS, positions=POSITIONS, seed=seed)
     model.save(folder)
     return sum(parameter.numel() for parameter in model.model.parameters())

@@ -2,13 +2,15 @@
 
 from bugs.mutant import Mutant
 
+NETWORKS, LSTM = ("tests/control/test_networks.py",), ("tests/models/test_lstm.py",)
+DISTRIBUTIONS, CALLBACKS = ("tests/control/test_distributions.py",), ("tests/control/test_callbacks.py",)
 LEARNING, SB3 = ("tests/control/test_learning.py",), ("tests/control/test_sb3.py",)
 
 CONTROL = [
     Mutant(
         "cut-off-is-an-end",
         "control/rollout.py",
-        "for (t, i), value in played.cut_off.items():",
+        "for (t, i), value in cut_off.items():",
         "for (t, i), value in ():",
         LEARNING,
         "a time limit is taken for the end of the world",
@@ -23,9 +25,9 @@ CONTROL = [
     ),
     Mutant(
         "reset-step-trained-on",
-        "control/update.py",
-        "x.flatten(0, 1)[rollout.mask.flatten()]",
-        "x.flatten(0, 1)",
+        "control/rollout.py",
+        "else self.mask.flatten()",
+        "else slice(None)",
         LEARNING,
         "the step that only reset an environment is trained on",
     ),
@@ -47,10 +49,10 @@ CONTROL = [
     ),
     Mutant(
         "lstm-never-forgets",
-        "control/networks.py",
+        "models/lstm.py",
         "kept = (~starts[first])",
         "kept = torch.ones_like(starts[first])",
-        LEARNING,
+        (*LEARNING, *LSTM),
         "memory runs over from one episode into the next",
     ),
     Mutant(
@@ -64,8 +66,8 @@ CONTROL = [
     Mutant(
         "clipped-action-trained-on",
         "control/distributions.py",
-        "return self.mode(outputs + noise * log_std.exp())",
-        "return self.mode((outputs + noise * log_std.exp()).clamp(-1, 1))",
+        "return outputs.unflatten(-1, self.space.shape)",
+        "return outputs.clamp(-1, 1).unflatten(-1, self.space.shape)",
         LEARNING,
         "the action that is trained on is not the one that was drawn",
     ),
@@ -80,9 +82,105 @@ CONTROL = [
     Mutant(
         "control-ent-coef-ignored",
         "control/update.py",
-        "- config.ent_coef * entropy",
-        "- 0.0 * entropy",
+        "- config.ent_coef * masked_mean(",
+        "- 0.0 * masked_mean(",
         SB3,
         "ent_coef is accepted and ignored",
+    ),
+    Mutant(
+        "dense-slope-of-the-input",
+        "control/dense.py",
+        "lambda y: 1.0 - y * y",
+        "lambda y: 1.0 - np.tanh(y) ** 2",
+        NETWORKS,
+        "tanh's slope is taken where its value is, not its argument",
+    ),
+    Mutant(
+        "dense-gradients-swapped",
+        "control/dense.py",
+        "found += [gradient.sum(0), (gradient.T @ x).ravel()]",
+        "found += [(gradient.T @ x).ravel(), gradient.sum(0)]",
+        NETWORKS,
+        "weights get the biases' gradient",
+    ),
+    Mutant(
+        "dense-weights-copied",
+        "control/dense.py",
+        "vector_to_parameters(self.flat, weights)",
+        "vector_to_parameters(self.flat.clone(), weights)",
+        NETWORKS,
+        "the layers that are saved are not the ones that are trained",
+    ),
+    Mutant(
+        "adam-forgets-when-saved",
+        "control/agent.py",
+        "agent.update.optimizer.load_state_dict(",
+        "dict(",
+        NETWORKS,
+        "an agent that goes on learning begins Adam anew",
+    ),
+    Mutant(
+        "gumbel-without-its-sign",
+        "control/distributions.py",
+        "return -torch.empty((*shape, self.size), device=generator.device).exponential_(generator=generator).log()",
+        "return torch.empty((*shape, self.size), device=generator.device).exponential_(generator=generator).log()",
+        DISTRIBUTIONS,
+        "draws are not from the softmax",
+    ),
+    Mutant(
+        "noise-without-the-deviation",
+        "control/distributions.py",
+        "device=generator.device) * log_std.exp()",
+        "device=generator.device)",
+        DISTRIBUTIONS,
+        "continuous actions are drawn with deviation 1",
+    ),
+    Mutant(
+        "joint-norm-of-one-piece",
+        "control/update.py",
+        "math.hypot(*(float(torch.linalg.vector_norm(gradient)) for gradient in gradients))",
+        "max(float(torch.linalg.vector_norm(gradient)) for gradient in gradients)",
+        SB3,
+        "gradients are not clipped together",
+    ),
+    Mutant(
+        "observations-not-copied",
+        "control/observations.py",
+        "return np.array(observations, dtype=np.float32).reshape(n, -1)",
+        "return np.asarray(observations, dtype=np.float32).reshape(n, -1)",
+        LEARNING,
+        "what was seen changes when the environment writes into the same array",
+    ),
+    Mutant(
+        "false-does-not-end",
+        "control/agent.py",
+        "going = False not in answers",
+        "going = True",
+        CALLBACKS,
+        "a callback's False is ignored",
+    ),
+    Mutant(
+        "lstm-remembers-padding",
+        "models/lstm.py",
+        "starts = (seen & ~seen.roll(1, dims=1)).T",
+        "starts = None",
+        LSTM,
+        "padding on the left is part of the text",
+    ),
+    Mutant(
+        "lstm-cache-in-the-old-order",
+        "models/lstm.py",
+        "self.state = hidden.index_select(1, rows), cell.index_select(1, rows)",
+        "self.state = hidden[:, : len(rows)], cell[:, : len(rows)]",
+        ("tests/engine/test_engine.py",),
+        "a row goes on from another one's memory",
+    ),
+    Mutant(
+        "lstm-begun-by-transformers",
+        "models/lstm.py",
+        "elif not isinstance(module, nn.LSTM):",
+        "else:",
+        LSTM,
+        "first weights are not orthogonal",
     ),
 ]
