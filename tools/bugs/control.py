@@ -98,8 +98,8 @@ CONTROL = [
     Mutant(
         "dense-gradients-swapped",
         "control/dense.py",
-        "found += [gradient.sum(0), (gradient.T @ x).ravel()]",
-        "found += [(gradient.T @ x).ravel(), gradient.sum(0)]",
+        "found += [ones @ gradient, (gradient.T @ x).ravel()]",
+        "found += [(gradient.T @ x).ravel(), ones @ gradient]",
         NETWORKS,
         "weights get the biases' gradient",
     ),

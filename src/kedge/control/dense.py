@@ -65,10 +65,12 @@ class Dense:
     def backward(self, gradient: np.ndarray, inputs: Sequence[np.ndarray], layers: Sequence[Layer]) -> list[np.ndarray]:
         """Gradients of weights and biases in the layers' order, from that of what the last one made."""
         found: list[np.ndarray] = []
+        ones = np.ones(len(gradient), np.float32)
         for (weight, _), x in zip(reversed(layers), reversed(inputs), strict=True):
-            found += [gradient.sum(0), (gradient.T @ x).ravel()]
+            found += [ones @ gradient, (gradient.T @ x).ravel()]
             if x is not inputs[0]:
-                gradient = gradient @ weight
+                # As a product of matrices a column and a row take six times as long.
+                gradient = gradient * weight if len(weight) == 1 else gradient @ weight
                 gradient *= self.slope(x)
         return found[::-1]
 

@@ -45,7 +45,7 @@ class ActorCritic(nn.Module):
         weights = list(self.parameters()) if self.dense is None else [self.dense.flat, self.log_std]
         return [weight for weight in weights if weight.numel()]
 
-    def both(self, observations: Tensor, starts: Tensor, memories: Memories) -> tuple[Tensor, Tensor]:
+    def both(self, observations: Tensor, starts: Tensor | None, memories: Memories) -> tuple[Tensor, Tensor]:
         """The policy's outputs ``[T, N, size]`` and the values ``[T, N]``, with what was remembered before."""
         if self.dense is not None:
             outputs, values = self.dense(observations)
@@ -53,14 +53,14 @@ class ActorCritic(nn.Module):
         outputs, _ = self.outputs(observations, starts, memories[0])
         return outputs, self.values(observations, starts, memories[1])[0]
 
-    def outputs(self, observations: Tensor, starts: Tensor, memory: Memory = None) -> tuple[Tensor, Memory]:
+    def outputs(self, observations: Tensor, starts: Tensor | None, memory: Memory = None) -> tuple[Tensor, Memory]:
         """What chooses the distribution over actions, ``[T, N, size]``, and what is remembered."""
         if self.dense is not None:
             return self.dense.one(observations, 0), None
         features, memory = self.actor(observations, starts, memory)
         return self.action_head(features), memory
 
-    def values(self, observations: Tensor, starts: Tensor, memory: Memory = None) -> tuple[Tensor, Memory]:
+    def values(self, observations: Tensor, starts: Tensor | None, memory: Memory = None) -> tuple[Tensor, Memory]:
         """``[T, N]``, and what is remembered."""
         if self.dense is not None:
             return self.dense.one(observations, 1).squeeze(-1), None
@@ -77,7 +77,7 @@ class ActorCritic(nn.Module):
 class FeedForward(nn.Sequential):
     """Layers that look at one observation."""
 
-    def forward(self, observations: Tensor, starts: Tensor, memory: Memory = None) -> tuple[Tensor, Memory]:  # type: ignore[override]
+    def forward(self, observations: Tensor, starts: Tensor | None, memory: Memory = None) -> tuple[Tensor, Memory]:  # type: ignore[override]
         features: Tensor = observations
         for layer in self:
             features = layer(features)
@@ -134,7 +134,7 @@ class Recurrent(nn.Module):
         super().__init__()
         self.layers, self.lstm = layers, lstm
 
-    def forward(self, observations: Tensor, starts: Tensor, memory: Memory = None) -> tuple[Tensor, Memory]:
+    def forward(self, observations: Tensor, starts: Tensor | None, memory: Memory = None) -> tuple[Tensor, Memory]:
         features, memory = self.lstm(self.layers(observations), memory, starts)
         return features, memory
 

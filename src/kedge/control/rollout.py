@@ -31,8 +31,8 @@ class Steps:
     values: Tensor
     advantages: Tensor
     returns: Tensor
-    starts: Tensor
-    """bool: an episode begins here."""
+    starts: Tensor | None = None
+    """bool: an episode begins here. None where no one asks: nothing is remembered."""
     mask: Tensor | None = None
     """bool: False where the step only reset an environment; never trained on. None: no step did."""
     memory: Tensor | None = None
@@ -41,7 +41,8 @@ class Steps:
     def without_resets(self) -> "Steps":
         """The same as ``[1, steps, ...]``, for networks that do not remember: nothing in it only reset."""
         kept = slice(None) if self.mask is None else self.mask.flatten()
-        return Steps(**{k: x.flatten(0, 1)[kept][None] for k, x in self._columns().items() if k != "mask"})
+        wanted = {name: x for name, x in self._columns().items() if name not in ("mask", "starts")}
+        return Steps(**{name: x.flatten(0, 1)[kept][None] for name, x in wanted.items()})
 
     def minibatches(self, order: Tensor, size: int) -> Iterator["Steps"]:
         """Places in this order, so many at a time."""
@@ -106,11 +107,11 @@ class Collector:
     def _act(self, noise: Tensor) -> np.ndarray:
         """Draw an action for each environment; what is remembered moves on."""
         assert self._now is not None
-        now, starts = self._tensor(self._now)[None], self._tensor(self.starts)[None]
-        outputs, acting = self.network.outputs(now, starts, self.memories[0])
-        judging = self.memories[1]
+        now, starts, (acting, judging) = self._tensor(self._now)[None], None, self.memories
         if judging is not None:  # what does not remember is asked for all its values at once, later
+            starts = self._tensor(self.starts)[None]
             judging = self.network.values(now, starts, judging)[1]
+        outputs, acting = self.network.outputs(now, starts, acting)
         self.memories = acting, judging
         actions: np.ndarray = self.distribution.mode(outputs[0] + noise).cpu().numpy()
         return actions

@@ -96,8 +96,10 @@ class Update:
             rollout = rollout.without_resets()
         else:
             size = max(1, size // len(rollout.logprobs))
+        places = rollout.logprobs.shape[1]
         for _ in range(self.config.n_epochs):
-            yield from rollout.minibatches(self._order(rollout.logprobs.shape[1]), size)
+            # All of it at once is the same in any order.
+            yield from [rollout] if places <= size else rollout.minibatches(self._order(places), size)
 
     def _order(self, n: int) -> Tensor:
         return torch.randperm(n, generator=self.generator)

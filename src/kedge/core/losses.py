@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import hardtanh, logsigmoid
 
 from kedge.core.kl import kl
 from kedge.core.masking import keep, masked_mean
@@ -45,7 +45,7 @@ def policy_loss(
     """
     old_logprobs, advantages = keep(old_logprobs.detach(), mask), keep(advantages.detach(), mask)
     log_ratio = keep(logprobs, mask) - old_logprobs
-    ratio = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+    ratio = hardtanh(log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()  # clamp, with a backward pass of one kernel
     losses = -advantages * ratio
     with torch.no_grad():  # where the clipped one is the larger, it is a constant
         clipped_loss = -advantages * ratio.clamp(1.0 - clip[0], 1.0 + clip[1])

@@ -35,13 +35,19 @@ def masked_mean(x: Tensor, mask: Tensor | None, *, denominator: Tensor | float |
 def center(x: Tensor, mean: Tensor, constant: Tensor) -> Tensor:
     """``x - mean``, and exactly 0 where ``constant``: the mean of equal numbers is off by a rounding, which a
     division by the root of ``VARIANCE_FLOOR`` would blow up."""
-    return torch.where(constant, torch.zeros_like(x), x - mean)
+    return torch.where(constant, 0.0, x - mean)
 
 
-def _range(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def _spread(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and population variance, and whether all entries are equal."""
     if mask is None:
-        return torch.aminmax(x)
-    return torch.where(mask, x, torch.inf).amin(), torch.where(mask, x, -torch.inf).amax()
+        variance, mean = torch.var_mean(x, correction=0)
+        low, high = torch.aminmax(x)
+    else:
+        mean = masked_mean(x, mask)
+        variance = masked_mean((x - mean).square(), mask)
+        low, high = torch.where(mask, x, torch.inf).amin(), torch.where(mask, x, -torch.inf).amax()
+    return mean, variance, low == high
 
 
 def whiten(x: Tensor, mask: Tensor | None, *, shift_mean: bool = True) -> Tensor:
@@ -58,9 +64,6 @@ def whiten(x: Tensor, mask: Tensor | None, *, shift_mean: bool = True) -> Tensor
         ``shift_mean=False``), never NaN.
     """
     kept = keep(x, mask)
-    mean = masked_mean(kept, mask)
-    low, high = _range(x, mask)
-    centered = center(kept, mean, low == high)
-    variance = masked_mean(centered.square(), mask)
-    scaled = centered * torch.rsqrt(variance + VARIANCE_FLOOR)
+    mean, variance, constant = _spread(kept, mask)
+    scaled = center(kept, mean, constant) * torch.rsqrt(variance + VARIANCE_FLOOR)
     return keep(scaled if shift_mean else scaled + mean, mask)
