@@ -64,7 +64,8 @@ def vectorised(steps: int) -> tuple[float, list[tuple[str, float]]]:
     profile.runcall(agent().learn, steps)
     stats = pstats.Stats(profile)
     whole = stats.total_tt
-    shares = sorted(((name[2], own[2] / whole) for name, own in stats.stats.items()), key=lambda x: -x[1])
+    named = ((f"{Path(file).name}:{function}", own[2] / whole) for (file, _, function), own in stats.stats.items())
+    shares = sorted(named, key=lambda share: -share[1])
     return speed, shares[:8]
 
 

@@ -46,8 +46,10 @@ def test_dense_weights_are_the_layers():
     """What moves the vector moves the layers, and what is loaded into the layers is used."""
     stack = layered(4, 7, 2)
     dense, x = Dense([stack], "tanh"), torch.randn(5, 4)
+    before = by_torch(x, stack, torch.tanh)
     with torch.no_grad():
         dense.flat += torch.randn_like(dense.flat)
+    assert not torch.allclose(by_torch(x, stack, torch.tanh), before)
     torch.testing.assert_close(dense(x)[0], by_torch(x, stack, torch.tanh))
     nn.Sequential(*stack).load_state_dict(nn.Sequential(*layered(4, 7, 2)).state_dict())
     torch.testing.assert_close(dense(x)[0], by_torch(x, stack, torch.tanh))
