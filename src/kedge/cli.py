@@ -128,6 +128,8 @@ def control(
     """PPO on a Gymnasium task, with the same mathematics. Needs kedge[control]."""
     _needs_gymnasium()
     if watch is not None:
+        if target is not None or overrides or overwrite:
+            raise KedgeError("--watch RUN stands alone: the agent, and what it was trained on, are in the run")
         from kedge.control.agent import PPO as Agent
         from kedge.control.pictures import film
 

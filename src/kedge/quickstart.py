@@ -35,7 +35,7 @@ def quickstart(
     start = time.perf_counter()
     console = console or Console()
     tables = recipe_tables(folder, seed)
-    run = RunFolder(folder, tables, overwrite=overwrite, files=FILES)
+    run = RunFolder(folder, tables, overwrite=overwrite, resume=None, files=FILES)
     run.start()
     console.print(f"[bold]kedge quickstart[/]: a support desk learns from preferences, in {folder}/", soft_wrap=True)
     desk = write_support_desk(folder / "data", seed=seed)

@@ -42,13 +42,14 @@ class RunFolder:
         recipe: Mapping[str, Any],
         *,
         overwrite: bool = False,
-        resume: bool = False,
+        resume: bool | None = False,
         files: Sequence[str] = RUN_FILES,
     ) -> None:
         """Check that the folder may be used. Nothing is written or deleted before :meth:`start`.
 
         Args:
             recipe: the resolved recipe's tables; running it repeats the run.
+            resume: go on with what is there; None: this kind of run cannot.
             files: what the run writes, and all that overwriting it deletes.
 
         Raises:
@@ -58,7 +59,7 @@ class RunFolder:
         self.path = Path(path)
         self.processes = join()
         self.recipe = recipe
-        self.resume = resume
+        self.resume = bool(resume)
         self.files = files
         self._started = False
         self._report_to: Sequence[TrackerName] = ()
@@ -69,9 +70,9 @@ class RunFolder:
             raise ConfigError(f"{self.path}: is where you work; name another folder with run=...")
         occupied = self.path.exists() and (not self.path.is_dir() or any(map(_counts, self.path.iterdir())))
         if occupied and not (overwrite or resume):
+            going_on = "" if resume is None else "--resume goes on from its last checkpoint, "
             raise ConfigError(
-                f"{self.path}: exists; --resume goes on from its last checkpoint, --overwrite begins anew, "
-                "or name another folder with run=..."
+                f"{self.path}: exists; {going_on}--overwrite begins anew, or name another folder with run=..."
             )
         if occupied and not (self.path / "recipe.toml").is_file():
             raise ConfigError(f"{self.path}: exists and is not a run (no recipe.toml in it); name another with run=...")

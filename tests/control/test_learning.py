@@ -207,7 +207,7 @@ def test_what_is_not_supported():
         PPO(Spaces(spaces.Text(5), ACTIONS["discrete"]))
     with pytest.raises(ConfigError, match="actions of Text"):
         PPO(Spaces(BOX, spaces.Text(5)))
-    with pytest.raises(ConfigError, match="of real numbers are"):
+    with pytest.raises(ConfigError, match="Box of real numbers"):
         PPO(Spaces(BOX, spaces.Box(0, 5, (2,), np.int64)))
     for name in ("image", "dict with an image"):
         with pytest.raises(ConfigError, match="divided by 255 already"):

@@ -100,7 +100,7 @@ SURVIVING = [
     Mutant(
         "second-signal-noted",
         "interrupts.py",
-        "            raise KeyboardInterrupt",
+        "            raise KeyboardInterrupt if signum == signal.SIGINT else SystemExit(128 + signum)",
         "            return",
         STOPPED,
         "a second Ctrl-C does nothing",

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from kedge.control.callbacks import Callback
@@ -19,7 +21,7 @@ from kedge.control.distributions import distribution_for
 from kedge.control.environments import environments_of
 from kedge.control.networks import ActorCritic, Memory
 from kedge.control.normalization import Normalization
-from kedge.control.observations import batched, flatten, has_images, is_image, width
+from kedge.control.observations import batched, flatten, has_images, is_batch, is_image, length, width
 from kedge.control.rollout import Collector
 from kedge.control.update import Update
 from kedge.errors import ConfigError, ModelError
@@ -47,10 +49,14 @@ class PPO:
         config: ControlConfig | None = None,
         **settings: Any,
     ) -> None:
-        given = {} if config is None else config.model_dump(exclude_unset=True)
-        if isinstance(env, VectorEnv):
-            given = {"n_envs": env.num_envs} | given
-        self.config = config = ControlConfig(**(given | settings))
+        if config is not None and not isinstance(config, ControlConfig):
+            raise ConfigError('the environment comes first: PPO("CartPole-v1", policy="feedforward")')
+        given = ({} if config is None else config.model_dump(exclude_unset=True)) | settings
+        if isinstance(env, VectorEnv) and given.setdefault("n_envs", env.num_envs) != env.num_envs:
+            raise ConfigError(f"n_envs: {given['n_envs']}, but the vector environment has {env.num_envs}; take it out")
+        self.config = config = ControlConfig(**given)
+        if config.device.startswith("cuda") and not torch.cuda.is_available():
+            raise ConfigError(f"device: {config.device}, but torch finds no GPU; take it out")
         self.env_id = env if isinstance(env, str) else None
         self.environments = environments_of(env, 1 if isinstance(env, VectorEnv) else config.n_envs)
         self.observation_space, self.action_space = self.environments.observation_space, self.environments.action_space
@@ -73,17 +79,22 @@ class PPO:
         """A line for each rollout so far."""
         self._generator = torch.Generator(config.device).manual_seed(config.seed)
 
-    def learn(self, total_timesteps: int | None = None, callback: Callback | Sequence[Callback] = ()) -> "PPO":
+    def learn(self, total_timesteps: int | None = None, callback: Callback | Sequence[Callback] | None = None) -> "PPO":
         """Learn for so many steps of all environments together (default: the settings'); returns itself.
+
+        Episodes begin anew; learning twice goes on from the same weights, with other episodes.
 
         Raises:
             NotFiniteError: a loss or a gradient is not finite.
         """
-        callbacks = [callback] if isinstance(callback, Callback) else list(callback)
+        callbacks = [callback] if isinstance(callback, Callback) else list(callback or ())
         total = self.config.total_timesteps if total_timesteps is None else total_timesteps
+        seed = self.config.seed + self.num_timesteps
+        self.collector.begin(seed)
+        self.update.generator.manual_seed(seed)
         for each in callbacks:
             each.on_training_start(self)
-        with single_threaded():
+        with nullcontext() if has_images(self.observation_space) else single_threaded():
             self._learn(total, callbacks)
         for each in callbacks:
             each.on_training_end(self)
@@ -106,32 +117,44 @@ class PPO:
     def predict(
         self, observation: Any, state: Memory = None, episode_start: Any = None, deterministic: bool = False
     ) -> tuple[Any, Memory]:
-        """``(action, state)`` for one observation.
+        """``(action, state)`` for one observation, or ``(actions, state)`` for a batch of them.
 
         Args:
             state: what an LSTM remembers, from the call before. episode_start: True where an episode begins.
             deterministic: the likeliest action instead of a drawn one.
         """
         space = self.observation_space
-        row = self.normalization.observations(flatten(space, batched(space, [observation]), 1), learn=False)
-        starts = torch.tensor([[bool(np.any(episode_start))]], device=self.config.device)
-        outputs, state = self.network.outputs(torch.as_tensor(row, device=self.config.device)[None], starts, state)
+        several = is_batch(space, observation)
+        n = length(space, observation) if several else 1
+        rows = flatten(space, observation if several else batched(space, [observation]), n)
+        seen = torch.as_tensor(self.normalization.observations(rows, learn=False), device=self.config.device)
+        begun = np.broadcast_to(False if episode_start is None else np.asarray(episode_start, bool), (n,))
+        starts = torch.tensor(begun, device=self.config.device)[None]
+        outputs, state = self.network.outputs(seen[None], starts, state)
         chosen = outputs[0]
         if not deterministic:
-            chosen = chosen + self.distribution.noise((1,), self.network.log_std, self._generator)
-        return self.distribution.for_environment(self.distribution.mode(chosen).cpu().numpy())[0], state
+            chosen = chosen + self.distribution.noise((n,), self.network.log_std, self._generator)
+        actions = self.distribution.for_environment(self.distribution.mode(chosen).cpu().numpy())
+        return actions if several else actions[0], state
 
     def save(self, folder: str | Path) -> None:
         """Write weights, normalisation, what Adam remembers, and settings.
 
         Raises:
+            ConfigError: what is there is no agent's folder.
             StorageError: they cannot be written; what was there is as it was.
         """
+        folder = Path(folder).absolute()
+        others = {path.name for path in folder.iterdir()} - {AGENT_FILE, SETTINGS_FILE} if folder.is_dir() else set()
+        if others or folder.is_file():
+            raise ConfigError(
+                f"{folder}: holds other things ({', '.join(sorted(others)) or 'a file'}); name a new folder"
+            )
         weights = {f"network.{name}": x.cpu().numpy() for name, x in self.network.state_dict().items()}
         scales = {f"normalization.{name}": x for name, x in self.normalization.state_dict().items()}
         moments = {f"adam.{name}": x.cpu().numpy() for name, x in self.update.optimizer.state_dict().items()}
         settings = {"env": self.env_id, "config": self.config.resolved(), "num_timesteps": self.num_timesteps}
-        with whole_folder(Path(folder)) as aside:
+        with whole_folder(folder) as aside:
             save_file(weights | scales | moments, aside / AGENT_FILE)
             (aside / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
@@ -151,9 +174,14 @@ class PPO:
             raise ModelError(
                 f"{folder}: it was trained on an environment without an id; give one: PPO.load(folder, env)"
             )
-        agent = cls(env, ControlConfig(**settings["config"]))
+        n_envs = {} if isinstance(env, str) else {"n_envs": env.num_envs if isinstance(env, VectorEnv) else 1}
+        agent = cls(env, ControlConfig(**settings["config"] | n_envs))
         parts: dict[str, dict[str, np.ndarray]] = {"network": {}, "normalization": {}, "adam": {}}
-        for name, x in load_file(folder / AGENT_FILE).items():
+        try:
+            saved = load_file(folder / AGENT_FILE)
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{folder / AGENT_FILE}: cannot be read: {error}") from None
+        for name, x in saved.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = x
         weights = {name: torch.as_tensor(x) for name, x in parts["network"].items()}

@@ -4,8 +4,9 @@ For networks of a few thousand weights torch takes longer to call an operation t
 node of its graph take half the time (``benchmarks/control.py``).
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ class Dense:
     """
 
     def __init__(self, stacks: Sequence[Sequence[nn.Linear]], activation: str) -> None:
+        self.layers, self.activation = stacks, activation
         weights = [weight for stack in stacks for layer in stack for weight in (layer.weight, layer.bias)]
         self.flat = nn.Parameter(parameters_to_vector(weights).detach())
         """All weights in one vector: the leaf that gradients are of."""
@@ -40,6 +42,12 @@ class Dense:
             [(layer.weight.detach().numpy(), layer.bias.detach().numpy()) for layer in stack] for stack in stacks
         ]
         self.apply, self.slope = ACTIVATIONS[activation]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Dense":
+        """Of the copied layers, with a vector of their own."""
+        copied = Dense(copy.deepcopy(self.layers, memo), self.activation)
+        memo[id(self.flat)] = copied.flat
+        return copied
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """``[..., in]`` to ``[..., out]`` by each stack; no gradient goes to x."""
@@ -75,11 +83,17 @@ class Dense:
         return found[::-1]
 
 
-def single_threaded() -> AbstractContextManager[Any]:
-    """NumPy's OpenBLAS on one thread: over arrays this small more of them wait for each other, the longer the busier
-    the machine is."""
-    limited: AbstractContextManager[Any] = ThreadpoolController().select(internal_api="openblas").limit(limits=1)
-    return limited
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """Torch and NumPy's OpenBLAS on one thread: over arrays this small more of them wait for each other, and on a busy
+    machine for everybody else."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadpoolController().select(internal_api="openblas").limit(limits=1):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Pass(torch.autograd.Function):

@@ -71,7 +71,7 @@ class Categorical:
         return torch.stack([entropy(part) for part in outputs.split(self.choices, -1)]).sum(0)
 
     def for_environment(self, actions: np.ndarray) -> np.ndarray:
-        return actions + self.starts
+        return (actions + self.starts).astype(self.starts.dtype)
 
 
 class Bernoulli:
@@ -122,7 +122,7 @@ class Gaussian:
         return (log_std + 0.5 + HALF_LOG_2_PI).sum().expand(outputs.shape[:-1])
 
     def for_environment(self, actions: np.ndarray) -> np.ndarray:
-        return np.clip(actions, self.space.low, self.space.high)
+        return np.clip(actions, self.space.low, self.space.high).astype(self.space.dtype)
 
 
 def distribution_for(space: spaces.Space[Any]) -> Distribution:
@@ -132,13 +132,12 @@ def distribution_for(space: spaces.Space[Any]) -> Distribution:
         ConfigError: a space that has none here.
     """
     if isinstance(space, spaces.Discrete):
-        return Categorical([int(space.n)], np.asarray(space.start), single=True)
+        return Categorical([int(space.n)], np.asarray(space.start, space.dtype), single=True)
     if isinstance(space, spaces.MultiDiscrete) and len(space.shape) == 1:
-        return Categorical([int(n) for n in space.nvec], np.asarray(space.start), single=False)
+        return Categorical([int(n) for n in space.nvec], np.asarray(space.start, space.dtype), single=False)
     if isinstance(space, spaces.MultiBinary):
         return Bernoulli(space.shape)
     if isinstance(space, spaces.Box) and space.shape and np.issubdtype(space.dtype, np.floating):
         return Gaussian(space)
-    raise ConfigError(
-        f"actions of {space} are not supported; Discrete, MultiDiscrete, MultiBinary and Box of real numbers are"
-    )
+    supported = "Discrete, MultiDiscrete, MultiBinary and Box of real numbers with at least one axis"
+    raise ConfigError(f"actions of {space} are not supported; {supported} are")

@@ -4,6 +4,7 @@ Gymnasium's vector environments differ in what happens after an episode's end (t
 an end is a step of the next episode, and a step that only reset an environment is marked as none.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -42,15 +43,11 @@ class Environments(Protocol):
     action_space: gym.Space[Any]
 
     def reset(self, seed: int) -> Any:
-        """Begin; returns observations, batched."""
+        """Begin anew; returns observations, batched."""
         ...
 
     def step(self, actions: np.ndarray) -> Step:
         """Take a step in each."""
-        ...
-
-    def close(self) -> None:
-        """End them."""
         ...
 
 
@@ -75,14 +72,10 @@ class Several:
             if ended or cut_off:
                 terminated[i], truncated[i] = ended, cut_off and not ended
                 if truncated[i]:
-                    last[i] = observation
+                    last[i] = copy.deepcopy(observation)  # the reset may write into the same array
                 observation, _ = environment.reset()
             seen.append(observation)
         return Step(batched(self.observation_space, seen), rewards, terminated, truncated, np.ones(self.n, bool), last)
-
-    def close(self) -> None:
-        for environment in self.environments:
-            environment.close()
 
 
 class Vectorized:
@@ -111,9 +104,6 @@ class Vectorized:
             observations = self.environment.reset(options={"reset_mask": ended})[0]
         self._ended = ended
         return Step(observations, np.asarray(rewards, float), terminated, truncated, real, last)
-
-    def close(self) -> None:
-        self.environment.close()
 
 
 class NoVelocities(gym.ObservationWrapper[Any, Any, Any]):

@@ -4,8 +4,10 @@ from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.vector import VectorEnv
 
 from kedge.control.environments import environments_of
+from kedge.errors import ConfigError
 
 
 class Predicts(Protocol):
@@ -20,8 +22,8 @@ def evaluate_policy(
     agent: Predicts,
     env: str | gym.Env[Any, Any],
     n_eval_episodes: int = 10,
-    *,
     deterministic: bool = True,
+    *,
     seed: int = 0,
     return_episode_rewards: bool = False,
 ) -> Any:
@@ -31,7 +33,12 @@ def evaluate_policy(
         agent: has ``predict`` (a :class:`PPO`, or Stable-Baselines3's). env: an id, or an environment.
         seed: of the first episode; the following ones take the next numbers.
         return_episode_rewards: give ``(returns, lengths)`` instead.
+
+    Raises:
+        ConfigError: no such id, or a vector environment.
     """
+    if isinstance(env, VectorEnv):
+        raise ConfigError("evaluate_policy plays whole episodes one after another: give an id or a single environment")
     [environment] = environments_of(env, 1).environments if isinstance(env, str) else [env]  # type: ignore[attr-defined]
     returns, lengths = [], []
     for episode in range(n_eval_episodes):

@@ -17,6 +17,7 @@ from kedge.progress import ProgressBar
 from kedge.tracking import RunFolder
 
 FILES = ("recipe.toml", "metrics.jsonl", "summary.json", "agent", "curve.png", "watched.gif")
+TABLES = ("control", "sft", "reward", "ppo", "evaluate")
 SHOWN = ("return", "length")
 
 
@@ -37,8 +38,14 @@ def read_control(target: str, overrides: Sequence[str]) -> tuple[str, ControlRec
     """
     path = Path(target)
     if path.suffix != ".toml":
-        return target.replace("/", "-"), ControlRecipe(**(override({}, overrides) | {"env": target}))
+        settings = override({}, overrides)
+        if "env" in settings:
+            raise ConfigError(f"env: {target} is named already")
+        return target.replace("/", "-"), ControlRecipe(**settings, env=target)
     tables = override(read_recipe(path), overrides)
+    for key in tables:
+        if key not in TABLES:
+            raise ConfigError(f"{path}: nothing reads {key!r}; the agent's settings are control.{key}=...")
     if not isinstance(tables.get("control"), dict):
         raise ConfigError(f"{path}: no table [control], which `kedge control` reads")
     name = path.resolve().parent.name if path.name == "recipe.toml" else path.stem
@@ -52,7 +59,9 @@ def control_job(name: str, settings: ControlRecipe, *, overwrite: bool = False) 
         KedgeError: anything in the settings that does not fit, before any training.
         Stopped: Ctrl-C or SIGTERM asked for it; the agent so far and its curve are saved.
     """
-    run = RunFolder(settings.run or f"runs/{name}", {"control": settings.resolved()}, overwrite=overwrite, files=FILES)
+    run = RunFolder(
+        settings.run or f"runs/{name}", {"control": settings.resolved()}, overwrite=overwrite, resume=None, files=FILES
+    )
     config = ControlConfig(**settings.model_dump(exclude_unset=True, exclude={"env", "run"}))
     agent = PPO(settings.env, config)
     run.start()

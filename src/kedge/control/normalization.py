@@ -31,6 +31,10 @@ class Normalization:
         self.seen, self.earned = RunningScale((width,)), RunningScale(())
         self.returns = np.zeros(n)
 
+    def begin(self) -> None:
+        """Episodes begin: what was earned in the ones before does not count."""
+        self.returns[:] = 0.0
+
     def observations(self, rows: np.ndarray, *, learn: bool) -> np.ndarray:
         """``[N, width]`` float32."""
         if not self.scales_observations:

@@ -8,10 +8,17 @@ from gymnasium import spaces
 
 from kedge.errors import ConfigError
 
+SMALLEST_IMAGE = 8  # smaller ones leave nothing for two convolutions
+
 
 def is_image(space: spaces.Space[Any]) -> bool:
-    """Pixels: three axes of bytes."""
-    return isinstance(space, spaces.Box) and len(space.shape) == 3 and space.dtype == np.uint8
+    """Pixels: three axes of bytes, two of them at least 8 long."""
+    return (
+        isinstance(space, spaces.Box)
+        and len(space.shape) == 3
+        and space.dtype == np.uint8
+        and sorted(space.shape)[1] >= SMALLEST_IMAGE
+    )
 
 
 def has_images(space: spaces.Space[Any]) -> bool:
@@ -27,9 +34,9 @@ def parts(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
 
 
 def pixels_first(space: spaces.Box) -> tuple[int, int, int]:
-    """Channels, height and width of an image."""
+    """Channels, height and width of an image, whose channels are its shorter end."""
     first, second, third = space.shape
-    return (first, second, third) if first in (1, 3, 4) else (third, first, second)
+    return (first, second, third) if first <= third else (third, first, second)
 
 
 def width(space: spaces.Space[Any]) -> int:
@@ -58,7 +65,8 @@ def flatten(space: spaces.Space[Any], observations: Any, n: int) -> np.ndarray:
     """
     if is_image(space):
         pixels = np.array(observations)
-        return pixels if space.shape[0] in (1, 3, 4) else pixels.transpose(0, 3, 1, 2)  # type: ignore[index]
+        channels = pixels_first(space)[0]  # type: ignore[arg-type]
+        return pixels if space.shape[0] == channels else pixels.transpose(0, 3, 1, 2)  # type: ignore[index]
     if isinstance(space, spaces.Dict):
         parts = [flatten(part, observations[name], n).reshape(n, -1) for name, part in space.spaces.items()]
         return np.concatenate(parts, axis=1).astype(np.float32)
@@ -78,6 +86,24 @@ def batched(space: spaces.Space[Any], observations: Sequence[Any]) -> Any:
     return np.array(observations)
 
 
+def is_batch(space: spaces.Space[Any], observation: Any) -> bool:
+    """Several observations at once, and not one."""
+    if isinstance(space, spaces.Dict):
+        name, part = next(iter(space.spaces.items()))
+        return is_batch(part, observation[name])
+    return np.ndim(observation) > len(space.shape or ())
+
+
+def length(space: spaces.Space[Any], observations: Any) -> int:
+    """How many observations a batch holds."""
+    if isinstance(space, spaces.Dict):
+        name, part = next(iter(space.spaces.items()))
+        return length(part, observations[name])
+    return len(observations)
+
+
 def _one_hot(values: np.ndarray, sizes: list[int]) -> np.ndarray:
-    columns = [np.eye(size, dtype=np.float32)[values[:, i].astype(int)] for i, size in enumerate(sizes)]
-    return np.concatenate(columns, axis=1)
+    hot = np.zeros((len(values), sum(sizes)), np.float32)
+    first = np.cumsum([0, *sizes[:-1]])
+    hot[np.arange(len(values))[:, None], values.astype(int) + first] = 1.0
+    return hot

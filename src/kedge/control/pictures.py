@@ -39,8 +39,8 @@ def learning_curve(metrics: Sequence[dict[str, float]], path: Path, *, title: st
         figure.savefig(path)
 
 
-def film(agent: "PPO", path: Path, *, episodes: int = 1, seed: int = 0, every: int = 2, most: int = 600) -> int:
-    """Render the agent at work as a GIF; returns how many frames it has.
+def film(agent: "PPO", path: Path, *, seed: int = 0, every: int = 2, most: int = 600) -> int:
+    """Render an episode of the agent at work as a GIF; returns how many frames it has.
 
     Args:
         every: keep every so manieth frame. most: stop after so many steps.
@@ -50,18 +50,19 @@ def film(agent: "PPO", path: Path, *, episodes: int = 1, seed: int = 0, every: i
     """
     if agent.env_id is None:
         raise ConfigError("to be watched, an agent must have been trained on an environment's id")
+    if "rgb_array" not in make(agent.env_id).metadata.get("render_modes", ()):
+        raise ConfigError(f"{agent.env_id} cannot be watched: it has no render mode rgb_array")
     environment: Any = make(agent.env_id, render_mode="rgb_array")
     frames, steps = [], 0
-    for episode in range(episodes):
-        observation, _ = environment.reset(seed=seed + episode)
-        state, start, over = None, True, False
-        while not over and steps < most:
-            if steps % every == 0:
-                frames.append(Image.fromarray(environment.render()))
-            action, state = agent.predict(observation, state, start, deterministic=True)
-            observation, _, ended, cut_off, _ = environment.step(action)
-            steps, start, over = steps + 1, False, ended or cut_off
-    pace = 1000 * every / environment.metadata.get("render_fps", 30)
+    observation, _ = environment.reset(seed=seed)
+    state, start, over = None, True, False
+    while not over and steps < most:
+        if steps % every == 0:
+            frames.append(Image.fromarray(np.asarray(environment.render(), np.uint8)))
+        action, state = agent.predict(observation, state, start, deterministic=True)
+        observation, _, ended, cut_off, _ = environment.step(action)
+        steps, start, over = steps + 1, False, ended or cut_off
+    pace = 1000 * every / (environment.metadata.get("render_fps") or 30)
     environment.close()
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=pace, loop=0)
     return len(frames)

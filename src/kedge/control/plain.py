@@ -1,5 +1,6 @@
 """PPO for those who bring their own networks and their own data: nothing but the update."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,26 +43,28 @@ class PPO:
             dones: ``[N]`` True where the episode ended after the step, so that nothing follows. Where the data stop in
                 the midst of an episode, its value goes on from ``next_states``.
 
+        Raises:
+            ValueError: numbers that are not finite, or not one for each state.
+
         Returns:
             Means over the passes: ``policy_loss``, ``value_loss``, ``entropy``, ``approx_kl``, ``clip_fraction``.
         """
-        states, next_states = _tensor(states), _tensor(next_states)
-        actions, rewards = torch.as_tensor(actions), _tensor(rewards)
-        carry = 1.0 - torch.as_tensor(dones).to(rewards.dtype)
-        mask = torch.ones_like(rewards, dtype=torch.bool)
+        states, next_states, actions = _tensor(states), _tensor(next_states), torch.as_tensor(actions)
+        rewards = _column("rewards", rewards, len(states))
+        carry = 1.0 - _column("dones", dones, len(states))
         with torch.no_grad():
             old_logprobs = self._logprobs(states, actions)[0]
             values, after = self._values(states), self._values(next_states) * carry
             advantages, returns = gae(rewards, values, after, carry, gamma=self.gamma, lam=self.lam)
-            advantages = whiten(advantages, mask)
+            advantages = whiten(advantages, None)
         seen = []
         for _ in range(self.ppo_epochs):
             logprobs, entropy = self._logprobs(states, actions)
             surrogate, metrics = policy_loss(
-                logprobs, old_logprobs, advantages, mask, clip=(self.eps_clip, self.eps_clip)
+                logprobs, old_logprobs, advantages, None, clip=(self.eps_clip, self.eps_clip)
             )
             _step(self.policy_optimizer, surrogate - self.ent_coef * entropy.mean())
-            error = value_loss(self._values(states), values, returns, mask)
+            error = value_loss(self._values(states), values, returns, None)
             _step(self.value_optimizer, error)
             parts = [surrogate, error, entropy.mean(), metrics["approxkl"], metrics["clipfrac"]]
             seen.append(torch.stack([part.detach() for part in parts]))
@@ -74,7 +77,10 @@ class PPO:
 
     def _logprobs(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         distribution = self._distribution(states)
-        logprobs, entropy = distribution.log_prob(actions), distribution.entropy()
+        shape = (*distribution.batch_shape, *distribution.event_shape)
+        if actions.numel() != math.prod(shape):
+            raise ValueError(f"actions: {list(actions.shape)}, but the policy chooses {list(shape)}")
+        logprobs, entropy = distribution.log_prob(actions.reshape(shape)), distribution.entropy()
         return logprobs.reshape(len(states), -1).sum(-1), entropy.reshape(len(states), -1).sum(-1)
 
     def _distribution(self, states: Tensor) -> Distribution:
@@ -88,6 +94,16 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
+
+
+def _column(name: str, x: Any, n: int) -> Tensor:
+    """``[N]``, whether it came as that or as ``[N, 1]``."""
+    column = _tensor(x)
+    if column.numel() != n:
+        raise ValueError(f"{name}: {list(column.shape)}, but there are {n} states")
+    if not column.isfinite().all():
+        raise ValueError(f"{name}: not all of them are finite")
+    return column.reshape(n)
 
 
 def _tensor(x: Any) -> Tensor:

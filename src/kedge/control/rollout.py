@@ -77,20 +77,25 @@ class Collector:
         self.environments, self.network, self.distribution = environments, network, distribution
         self.normalization, self.config = normalization, config
         self.device = torch.device(config.device)
-        self.generator = torch.Generator(config.device).manual_seed(config.seed)
-        self.memories: tuple[Memory, Memory] = network.memories(environments.n)
-        self.starts = np.ones(environments.n, bool)
-        self.returns = np.zeros(environments.n)
-        self.lengths = np.zeros(environments.n, int)
+        self.generator = torch.Generator(config.device)
         self.finished: list[tuple[float, int]] = []
         """``(return, length)`` of the episodes that ended since this was last emptied."""
-        self._now: np.ndarray | None = None
+        self._now = np.empty(0)  # what the environments show; nothing before they begin
+
+    def begin(self, seed: int) -> None:
+        """Begin an episode in every environment, whatever has been done to them since."""
+        self.generator.manual_seed(seed)
+        self._now = self._seen(self.environments.reset(seed))
+        n = self.environments.n
+        self.memories: tuple[Memory, Memory] = self.network.memories(n)
+        self.starts, self.returns, self.lengths = np.ones(n, bool), np.zeros(n), np.zeros(n, int)
+        self.normalization.begin()
 
     @torch.no_grad()
     def collect(self, steps: int) -> Steps:
         """Play so many steps in every environment."""
-        if self._now is None:
-            self._now = self._seen(self.environments.reset(self.config.seed))
+        if not len(self._now):
+            self.begin(self.config.seed)
         played: Played = []
         cut_off, before = {}, self.memories
         noise = self.distribution.noise((steps, self.environments.n), self.network.log_std, self.generator)
@@ -101,12 +106,12 @@ class Collector:
             for i, last in step.last_observations.items():
                 cut_off[t, i] = self._value_after(last, i)
             played.append((self._now, self.starts, actions, self._earned(step, ended), ended, step.real))
-            self._now, self.starts = self._seen(step.observations), ended
+            # After a step that only reset, an episode begins as well.
+            self._now, self.starts = self._seen(step.observations), ended | ~step.real
         return self._estimated(played, cut_off, before)
 
     def _act(self, noise: Tensor) -> np.ndarray:
         """Draw an action for each environment; what is remembered moves on."""
-        assert self._now is not None
         now, starts, (acting, judging) = self._tensor(self._now)[None], None, self.memories
         if judging is not None:  # what does not remember is asked for all its values at once, later
             starts = self._tensor(self.starts)[None]
@@ -143,7 +148,6 @@ class Collector:
         outputs, _ = self.network.outputs(observations, starts, before[0])
         logprobs = self.distribution.logprobs(outputs, self.network.log_std, actions)
         values, judging = self.network.values(observations, starts, before[1])
-        assert self._now is not None
         following, _ = self.network.values(self._tensor(self._now)[None], self._tensor(self.starts)[None], judging)
         next_values = torch.cat([values[1:], following]).masked_fill(ended, 0.0)
         for (t, i), value in cut_off.items():

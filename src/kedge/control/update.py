@@ -37,6 +37,8 @@ class Update:
         Raises:
             NotFiniteError: a loss or a gradient is not finite; the weights are as before that minibatch.
         """
+        if rollout.mask is not None and not rollout.mask.any():  # all of it only reset
+            return {"updates": 0.0}
         learning_rate, clip = self._annealed(left)
         seen = []
         for minibatch in self._minibatches(rollout):
@@ -105,10 +107,12 @@ class Update:
         return torch.randperm(n, generator=self.generator)
 
     def _normalized(self, advantages: Tensor, mask: Tensor | None) -> Tensor:
+        if advantages.numel() == 1:  # one alone has no scale, and would be 0
+            return advantages
         if self.config.conventions == "kedge":
             return whiten(advantages, mask)
         some = advantages if mask is None else advantages[mask]
-        return (advantages - some.mean()) / (some.std() + 1e-8) if some.numel() > 1 else advantages
+        return (advantages - some.mean()) / (some.std() + 1e-8)
 
     def _value_loss(self, values: Tensor, steps: Steps) -> Tensor:
         clip = self.config.clip_range_vf
