@@ -39,7 +39,8 @@ def test_an_id(kedge, tmp_path):
     assert status == 0, err
     assert Image.open(run / "watched.gif").n_frames > 2
 
-    assert kedge("CartPole-v1")[0] == 2  # it exists
+    status, _, err = kedge("CartPole-v1")
+    assert (status, "--overwrite" in err, "--resume" in err) == (2, True, False)
     status, _, err = kedge("runs/CartPole-v1/recipe.toml", "control.run=runs/again")
     assert status == 0, err
     again = json.loads((tmp_path / "runs/again/summary.json").read_text())
@@ -55,10 +56,16 @@ def test_an_id(kedge, tmp_path):
         (["none.toml"], "none.toml: no such recipe file"),
         (["empty.toml"], "no table [control]"),
         (["--watch", "runs/none"], "no saved agent"),
+        (["CartPole-v1", "--watch", "runs/none"], "--watch RUN stands alone"),
+        (["CartPole-v1", "env=Pendulum-v1"], "CartPole-v1 is named already"),
+        (["full.toml", "n_envs=2"], "nothing reads 'n_envs'; the agent's settings are control.n_envs=..."),
+        (["misspelt.toml"], "nothing reads 'contrl'"),
     ],
 )
 def test_what_is_refused(kedge, tmp_path, words, said):
     (tmp_path / "empty.toml").write_text("[ppo]\n")
+    (tmp_path / "full.toml").write_text('[control]\nenv = "CartPole-v1"\n')
+    (tmp_path / "misspelt.toml").write_text('[contrl]\nenv = "CartPole-v1"\n')
     status, _, err = kedge(*words)
     assert status == 2
     assert said in err

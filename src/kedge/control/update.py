@@ -75,7 +75,7 @@ class Update:
         entropies = self.distribution.entropies(outputs, self.network.log_std)
         _, moved = policy_loss(logprobs, rollout.logprobs, rollout.advantages, rollout.mask, clip=(clip, clip))
         kept = ... if rollout.mask is None else rollout.mask
-        spread, missed = rollout.returns[kept].var(), (rollout.returns - rollout.values)[kept].var()
+        spread, missed = (x[kept].var(correction=0) for x in (rollout.returns, rollout.returns - rollout.values))
         return {
             "approx_kl": float(moved["approxkl"]),
             "clip_fraction": float(moved["clipfrac"]),
