@@ -13,6 +13,7 @@ from kedge.data.files import rows_of
 from kedge.data.records import preferences
 from kedge.inspection.doctor import examine
 from kedge.inspection.doctor.examine import CHECKS
+from kedge.inspection.doctor.finding import Patient
 from kedge.inspection.machine import Machine
 from kedge.models.reward_model import RewardModel, new_reward_model
 
@@ -276,6 +277,26 @@ class TestLearning:
             ppo.keeper.write_models = rounded
 
         fails(findings(broken), "checkpoint round trip", "1 of ")
+
+    def test_a_checkpoint_that_is_not_read(self, findings):
+        def broken(ppo):
+            ppo.restore = lambda folder: None
+
+        fails(findings(broken), "checkpoint round trip", "come back changed")
+
+    def test_what_was_sampled_is_looked_at_before_the_update(self, findings):
+        """Also where the first check that asks for it comes after the one that trains."""
+        trained = []
+
+        def broken(ppo):
+            patient = Patient(ppo)
+            _ = patient.updated
+            after = ppo.estimate.logprobs(ppo.policy, patient.experience.rollouts)
+            trained.append(not torch.equal(patient.sampled, after))
+
+        findings(broken)
+        assert trained
+        assert all(trained)
 
 
 class TestCommand:

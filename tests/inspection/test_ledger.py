@@ -31,6 +31,8 @@ def kept(model):
 
 
 def test_activations_are_those_that_autograd_keeps(on_paper_model, arch):
+    if arch == "kedge_lstm":
+        pytest.skip("its kernel keeps a workspace of its own, which fake tensors do not know; docs/plan.md says so")
     folder, model = on_paper_model(arch)
     with Ledger(None) as ledger:
         lm = outlined_language_model(folder, ledger.fake)

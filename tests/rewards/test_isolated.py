@@ -62,7 +62,7 @@ def alive(pid):
 
 def soon(condition):
     """Whether it comes true."""
-    for _ in range(200):
+    for _ in range(600):  # half a minute: on a busy machine a process takes its time
         if condition():
             return True
         time.sleep(0.05)
