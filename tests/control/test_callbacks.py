@@ -4,6 +4,7 @@ import os
 import signal
 
 import pytest
+import torch
 
 from kedge.control import PPO
 from kedge.control.callbacks import Callback
@@ -73,3 +74,20 @@ def test_ctrl_c_keeps_the_agent(tmp_path, monkeypatch):
     assert stopped.value.exit_status == 130
     assert PPO.load("runs/CartPole-v1/agent").num_timesteps == 96
     assert (tmp_path / "runs/CartPole-v1/curve.png").is_file()
+
+
+def test_it_learns_on_one_thread_and_gives_the_others_back():
+    threads = []
+
+    class Counting(Callback):
+        def on_update_end(self, agent, metrics):
+            threads.append(torch.get_num_threads())
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        PPO("CartPole-v1", n_steps=32).learn(32, Counting())
+        threads.append(torch.get_num_threads())
+    finally:
+        torch.set_num_threads(before)
+    assert threads == [1, 2]
