@@ -46,7 +46,7 @@ def film(agent: "PPO", path: Path, *, seed: int = 0, every: int = 2, most: int =
         every: keep every so manieth frame. most: stop after so many steps.
 
     Raises:
-        ConfigError: the environment does not render.
+        ConfigError: the environment does not render, or was not given by its id.
     """
     if agent.env_id is None:
         raise ConfigError("to be watched, an agent must have been trained on an environment's id")

@@ -44,7 +44,7 @@ class PPO:
                 the midst of an episode, its value goes on from ``next_states``.
 
         Raises:
-            ValueError: numbers that are not finite, or not one for each state.
+            ValueError: rewards or ends that are not finite, or not one for each state; or actions of another shape.
 
         Returns:
             Means over the passes: ``policy_loss``, ``value_loss``, ``entropy``, ``approx_kl``, ``clip_fraction``.
