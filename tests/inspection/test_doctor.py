@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+import re
 
 import pytest
 import torch
@@ -254,12 +255,40 @@ class TestLearning:
             object.__setattr__(ppo.update, "config", ppo.config.model_copy(update={"temperature": 1.2}))
 
         found = findings(broken)
-        assert failed(found) == {"first minibatch", "an update raises the surrogate"}
+        assert failed(found) == {"first minibatch", "an update raises the surrogate", "how far an update goes"}
         assert "the ratio must be 1" in found["first minibatch"].found
 
     def test_a_step_too_far(self, findings):
-        found = findings(learning_rate=3.0, num_ppo_epochs=4)
-        fails(found, "an update raises the surrogate", "falls by", "learning_rate is too high")
+        found = findings(learning_rate=3.0, num_ppo_epochs=4, target_kl="none")
+        assert failed(found) == {"an update raises the surrogate", "how far an update goes"}
+        assert "falls by" in found["an update raises the surrogate"].found
+        assert "learning_rate is too high" in found["an update raises the surrogate"].remedy
+
+    @pytest.mark.parametrize("target_kl", [0.05, "none"])
+    @pytest.mark.parametrize("critic", ["shared", "separate"])
+    def test_how_far_an_update_goes_and_the_rate_that_would_do(self, findings, target_kl, critic):
+        check, settings = "how far an update goes", {"target_kl": target_kl, "critic": critic, "num_ppo_epochs": 4}
+        found = findings(learning_rate=0.2, **settings)
+        assert failed(found) == {check} | ({"an update raises the surrogate"} & failed(found))
+        moved = float(re.search(r"by ([\d.e+]+) nats a token at learning_rate = 0.2", found[check].found)[1])
+        assert moved > 0.2
+        rate = float(re.match(r"learning_rate = (\S+) stays within", found[check].remedy)[1])
+        assert 1e-4 < rate < 0.2
+        assert ("target_kl holds it back" in found[check].remedy) == (target_kl == 0.05)
+        assert findings(learning_rate=rate, **settings)[check].status == "pass"
+        limit = 0.05 if target_kl == 0.05 else 0.2
+        assert f"(at most {limit})" in found[check].found
+
+    def test_one_that_target_kl_would_hold_is_a_warning(self, findings):
+        found = findings(learning_rate=2e-3, target_kl=1e-4)["how far an update goes"]
+        assert found.status == "warn"
+
+    def test_a_warm_up_counts(self, findings):
+        one, other = (
+            findings(learning_rate=0.2, steps=900, warmup_steps=warmup)["how far an update goes"].status
+            for warmup in (0, 800)
+        )
+        assert (one, other) == ("fail", "pass")
 
     def test_a_checkpoint_that_rounds(self, findings):
         def broken(ppo):
@@ -330,7 +359,7 @@ class TestCommand:
         assert status == 1
         said = json.loads(out)
         assert said["failed"] == 1
-        assert [f["check"] for f in said["findings"] if f["status"] == "fail"] == ["an update raises the surrogate"]
+        assert [f["check"] for f in said["findings"] if f["status"] == "fail"] == ["how far an update goes"]
 
     def test_json_and_nothing_else_where_the_reward_prints(self, doctor, tmp_path):
         (tmp_path / "judging_aloud.py").write_text(

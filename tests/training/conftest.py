@@ -15,6 +15,7 @@ from kedge.models.scalar import ScalarHead
 from kedge.models.scoring import value_tokens
 from kedge.parallel import ALONE
 from kedge.training.ppo.batch import Batch
+from kedge.training.ppo.trust_region import TrustRegion
 from kedge.training.ppo.update import Update
 
 PROMPTS = ["the cat", "a dog ran", "Once upon", "red house", "the mat and", "a little ship"]
@@ -64,7 +65,7 @@ class UpdateSetup:
 
     def __init__(self, lm, settings):
         settings = {"batch_size": 4, "mini_batch_size": 4, "num_ppo_epochs": 1, "response_length": 9} | settings
-        settings = {"max_grad_norm": "none", "steps": 9} | settings
+        settings = {"max_grad_norm": "none", "steps": 9, "target_kl": "none"} | settings
         self.config, self.lm = PPOConfig(**settings), lm
         self.critic = new_critic(self.config.critic, lm)
         head = self.critic if isinstance(self.critic, ScalarHead) else self.critic.head
@@ -100,7 +101,8 @@ class UpdateSetup:
 
     def update(self, step=0, kl_coef=0.0, **changes):
         batch = replace(self.batch, **changes)
-        return Update(self.lm, self.critic, self.optimizer, self.config, ALONE)(batch, step, kl_coef)
+        region = TrustRegion(self.optimizer, self.config.target_kl)
+        return Update(self.lm, self.critic, self.optimizer, self.config, ALONE, region)(batch, step, kl_coef)
 
     @property
     def parameters(self):

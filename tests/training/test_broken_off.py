@@ -79,8 +79,8 @@ def test_another_best_metric_after_a_resume_begins_anew(make_ppo, tmp_path):
 
 
 def test_a_pause_at_an_evaluation_keeps_that_too(make_ppo, tmp_path):
-    guards = {"patience": 2, "equal_rewards_limit": 1000.0}
-    settings = {"steps": 4, "checkpoint_every": 4, "eval_every": 2, "guards": guards | {"equal_rewards": "pause"}}
+    guards = {"explained_variance_steps": 2, "explained_variance_limit": 1.0}
+    settings = {"steps": 4, "checkpoint_every": 4, "eval_every": 2, "guards": guards | {"explained_variance": "pause"}}
     with pytest.raises(Stopped, match="after step 2"):
         make_ppo(distinct, settings, run=tmp_path / "run", eval_size=2, metrics=[same]).train()
     resumed = make_ppo(distinct, settings, run=tmp_path / "run", eval_size=2, metrics=[same], resume=True)
@@ -93,4 +93,4 @@ def test_a_pause_silences_no_other_guard(make_ppo, tmp_path, lines):
     with pytest.raises(Stopped, match="paused by the guard explained_variance"):
         make_ppo(same, settings, run=tmp_path / "run").train()
     spoke = [(event["step"], event["event"]) for event in lines(tmp_path / "run", "events.jsonl")]
-    assert spoke == [(2, "explained_variance"), (2, "equal_rewards")]
+    assert spoke == [(1, "equal_rewards"), (2, "explained_variance")]

@@ -10,12 +10,18 @@ from kedge.models.scalar import ScalarHead
 from kedge.training.ppo.guards import NAMES, Guards, GuardsConfig
 
 FINE = {
+    "policy/update_kl": 0.03, "policy/lr_scale": 0.9, "completions/masked": 0.4, "objective/equal_groups": 0.5,
     "objective/kl": 8.0, "completions/mean_length": 20.0, "loss/value_avg": 0.5, "val/explained_variance": 0.4,
     "policy/first_drift_max": 1e-6, "policy/entropy_avg": 2.0, "completions/repeated": 0.1, "completions/empty": 0.0,
     "completions/cut_off": 0.2, "objective/scores_std": 0.7, "rewards/largest_share": 0.6,
 }  # fmt: skip
 
 TROUBLE = {
+    "update_kl": ({"policy/update_kl": 0.5}, 0.5),
+    "lr_scale": ({"policy/lr_scale": 0.1}, 0.1),
+    "short": ({"completions/mean_length": 4.0, "objective/kl": 1.0}, 0.2),
+    "masked": ({"completions/masked": 1.0}, 1.0),
+    "equal_groups": ({"objective/equal_groups": 1.0}, 1.0),
     "kl": ({"objective/kl": 30.0}, 1.5),
     "value_loss": ({"loss/value_avg": 6.0}, 12.0),
     "explained_variance": ({"val/explained_variance": -0.2}, -0.2),
@@ -27,7 +33,7 @@ TROUBLE = {
     "equal_rewards": ({"objective/scores_std": 0.0}, 0.0),
     "one_component": ({"rewards/largest_share": 0.99}, 0.99),
 }
-PATIENCE = {"ratio": 1, "explained_variance": 20}
+PATIENCE = {"update_kl": 1, "ratio": 1, "short": 1, "explained_variance": 20}
 
 
 def guards(**settings):
@@ -76,9 +82,13 @@ def test_off(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_limit_is_the_recipes(name):
     metrics, value = TROUBLE[name]
-    further = {"explained_variance": -0.3, "entropy": 0.01, "equal_rewards": None}.get(name, min(2 * value, 0.999))
-    further = 2 * value if name in ("kl", "value_loss", "ratio") else further
-    if further is None:
+    lower = {"explained_variance": -0.3, "entropy": 0.01, "short": 0.1, "lr_scale": 0.05}
+    further = lower.get(name, min(2 * value, 0.999))
+    further = 2 * value if name in ("kl", "value_loss", "ratio", "update_kl") else further
+    if name in ("masked", "equal_groups"):  # their limit is all of them
+        assert said(healthy(**{f"{name}_limit": 0.7}), {next(iter(metrics)): 0.8}, 5) == [(3, name)]
+        assert said(healthy(), {next(iter(metrics)): 0.8}, 5) == []
+    elif name == "equal_rewards":
         assert said(healthy(equal_rewards_limit=0.01), {"objective/scores_std": 0.005}, 5) == [(3, name)]
         assert said(healthy(), {"objective/scores_std": 0.005}, 5) == []
     else:
@@ -169,6 +179,12 @@ def test_guards_of_a_critic_that_is_not_there(make_ppo):
     assert PPOConfig(**resolved).resolved() == resolved
 
 
+@pytest.mark.parametrize("name", ["masked", "equal_rewards", "equal_groups"])
+def test_a_first_step_that_teaches_nothing_is_said_at_once(name):
+    assert said(guards(), TROUBLE[name][0], 5) == [(1, name)]
+    assert said(guards(), {}, 1) == []
+
+
 class TestInARun:
     """Provoked by what really causes them."""
 
@@ -197,6 +213,7 @@ class TestInARun:
             learning_rate=0.1,
             kl_coef=0.0,
             steps=8,
+            target_kl="none",
             guards={"entropy_limit": 0.5},
         )
         assert {"kl", "entropy"} <= set(said)
@@ -243,14 +260,14 @@ class TestInARun:
         }
         ppo = make_ppo(**kwargs)
         with pytest.raises(
-            Stopped, match=r"paused by the guard equal_rewards: .* after step 3; everything is kept"
+            Stopped, match=r"paused by the guard equal_rewards: .* after step 1; everything is kept"
         ) as stop:
             ppo.train()
         assert stop.value.exit_status == 3
-        assert (tmp_path / "run/checkpoints/step-000003").is_dir()
+        assert (tmp_path / "run/checkpoints/step-000001").is_dir()
         kwargs["settings"]["guards"] = {"equal_rewards": "off"}
         resumed = make_ppo(**kwargs, resume=True)
-        assert resumed.step_done == 3
+        assert resumed.step_done == 1
         assert torch.equal(vector(resumed.policy.model), vector(ppo.policy.model))
         assert resumed.train()["steps"] == 5
         assert [row["step"] for row in lines(tmp_path / "run", "metrics.jsonl")] == [1, 2, 3, 4, 5]

@@ -24,6 +24,7 @@ LEARNS = {
     "num_ppo_epochs": 4,
     "learning_rate": 1e-2,
     "lr_scheduler_type": "constant",
+    "target_kl": "none",  # a model that knows nothing has far to go
 }
 
 
@@ -79,7 +80,14 @@ def test_learns_to_end_where_pad_is_eos(make_ppo, tiny_lm, gpt2_tokenizer, tmp_p
     with torch.no_grad():
         lm.model.transformer.ln_f.bias.fill_(1)
         lm.model.transformer.wte.weight[50256] = 0.27
-    settings = {"steps": 10, "batch_size": 16, "mini_batch_size": 16, "learning_rate": 5e-3, "kl_coef": 0.0}
+    settings = {
+        "steps": 10,
+        "batch_size": 16,
+        "mini_batch_size": 16,
+        "learning_rate": 5e-3,
+        "kl_coef": 0.0,
+        "target_kl": "none",
+    }
     ppo = make_ppo(lambda prompts, completions: [0.0] * len(prompts), settings | {"cutoff": "penalty"}, lm=lm)
     cut_off = [metrics["completions/cut_off"] for metrics in ppo]
     assert cut_off[0] > 0.3
@@ -96,7 +104,9 @@ def test_metrics_of_a_step(make_ppo, tmp_path, lines):
     def reward(prompts, completions, completion_ids):
         return [10.0 + len(ids) for ids in completion_ids]
 
-    ppo = make_ppo([reward, {"function": by_low_token, "weight": 2, "name": "low"}], run=tmp_path / "run")
+    ppo = make_ppo(
+        [reward, {"function": by_low_token, "weight": 2, "name": "low"}], {"target_kl": "none"}, run=tmp_path / "run"
+    )
     steps = list(ppo)
     assert len(steps) == ppo.step_done == 2
     assert ppo.run.path == tmp_path / "run"

@@ -15,6 +15,7 @@ from kedge.models.language_model import LanguageModel
 from kedge.models.scalar import ScalarHead
 from kedge.parallel import ALONE
 from kedge.training.ppo.batch import Batch
+from kedge.training.ppo.trust_region import TrustRegion
 from kedge.training.ppo.update import Update
 
 
@@ -161,7 +162,10 @@ def test_kl_in_the_loss_has_the_gradient_of_the_exact_kl(vector):
         tokens, mask = torch.tensor([[3, 5, answer]]), torch.tensor([[False, False, True]])
         batch = Batch(tokens, torch.tensor([3]), mask, put(log_old), put(log_ref), zeros, zeros, zeros)
         optimizer = torch.optim.SGD([*model.parameters(), *critic.parameters()], lr=1.0)
-        Update(LanguageModel(model, None, ()), critic, optimizer, settings, ALONE)(batch, 1, 1.0)
+        update = Update(
+            LanguageModel(model, None, ()), critic, optimizer, settings, ALONE, TrustRegion(optimizer, None)
+        )
+        update(batch, 1, 1.0)
         expected_change += log_old[answer].exp().item() * (vector(model) - before)
     assert torch.allclose(-expected_change, want, atol=1e-5)
     assert want.abs().max() > 0.01
@@ -196,4 +200,4 @@ def test_a_minibatch_of_nothing_but_masked_answers_moves_nothing(make_update):
     setup.update()
     nothing, metrics = setup.moved(mask=torch.zeros_like(setup.batch.mask))
     assert nothing.eq(0).all()
-    assert metrics == {"policy/stopped_early": 0.0, "policy/updates": 0}
+    assert metrics == {"policy/stopped_early": 0.0, "policy/updates": 0, "policy/lr_scale": 1.0}

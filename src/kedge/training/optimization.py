@@ -37,6 +37,28 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group["peak_lr"] * factor
 
 
+@torch.no_grad()
+def retake_step(group: dict[str, Any], optimizer: torch.optim.AdamW, factor: float) -> None:
+    """Take a group's last step again with ``factor`` times its learning rate: 1 changes nothing, 0 takes it back.
+
+    The step can be read off AdamW's moments (Loshchilov & Hutter 2019, algorithm 2), so that no copy of the weights
+    need be kept. The moments stay as they are, and ``group["lr"]`` is the new rate. To be called before another step,
+    for weights that all took part in the last one.
+    """
+    (beta1, beta2), eps, decay = group["betas"], group["eps"], group["weight_decay"]
+    before, after = group["lr"], group["lr"] * factor
+    for weight in group["params"]:
+        state = optimizer.state[weight]
+        if not state:  # never had a gradient
+            continue
+        count = float(state["step"])
+        deviation = (state["exp_avg_sq"] / (1 - beta2**count)).sqrt_().add_(eps)
+        direction = state["exp_avg"] / (1 - beta1**count) / deviation
+        weight.add_(direction, alpha=before).div_(1 - before * decay)
+        weight.mul_(1 - after * decay).sub_(direction, alpha=after)
+    group["lr"] = after
+
+
 def precision(config: TrainingConfig, device: torch.device) -> torch.autocast:
     """A context in which models compute in the precision that ``autocast`` names."""
     return torch.autocast(device.type, torch.bfloat16, enabled=config.autocast is not None)

@@ -23,6 +23,7 @@ CHECKS: tuple[tuple[str, Callable[[Patient], Finding]], ...] = (
     ("first minibatch", learning.first_minibatch),
     ("an update raises the surrogate", learning.surrogate),
     ("checkpoint round trip", learning.checkpoint),
+    ("how far an update goes", learning.reach),  # the last: it begins again with the policy
 )
 
 # What is refused before there is anything to examine, under the name of what it is about.

@@ -1,19 +1,23 @@
 """What a check found, and the patient that it looks at."""
 
+import copy
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
 from torch import Tensor
 
 from kedge.data.records import Preference
+from kedge.errors import NotFiniteError
 from kedge.models.reward_model import RewardModel
 from kedge.rewards.model import ModelReward
 from kedge.tracking import Metrics
-from kedge.training.optimization import precision, set_learning_rate
+from kedge.training.optimization import precision, schedule, set_learning_rate
 from kedge.training.ppo import PPO
 from kedge.training.ppo.experience import Experience
+from kedge.training.ppo.trust_region import TrustRegion
 
 Status = Literal["pass", "warn", "fail", "skip"]
 
@@ -68,15 +72,40 @@ class Patient:
             return self.ppo.estimate.logprobs(self.ppo.policy, self.experience.rollouts)
 
     @cached_property
+    def first_critic(self) -> dict[str, Tensor]:
+        """The critic's weights before any update; the policy's are the reference's."""
+        critic = self.ppo.critic
+        return {} if critic is None else copy.deepcopy(critic.state_dict())
+
+    @cached_property
     def updated(self) -> Metrics:
         """One update on those answers, at the peak learning rate. The policy is another one after that."""
         ppo, batch = self.ppo, self.experience.batch
-        _ = self.sampled
+        _ = self.sampled, self.first_critic
         set_learning_rate(ppo.optimizer, 1.0)
         with precision(ppo.config, ppo.policy.device):
             metrics = ppo.update(batch, ppo.config.critic_warmup_steps, ppo.kl_controller.coefficient)
         ppo.engine.weights_changed()
         return metrics
+
+    def moved_by(self, learning_rate: float) -> float:
+        """How far a first update at this learning rate, held back by nothing, moves the policy: nats a token."""
+        ppo, batch = self.ppo, self.experience.batch
+        ppo.policy.model.load_state_dict(ppo.reference.model.state_dict())
+        if ppo.critic is not None:
+            ppo.critic.load_state_dict(self.first_critic)
+        ppo.optimizer.state.clear()
+        beginning = schedule(ppo.config, 0, ppo.config.steps)
+        set_learning_rate(ppo.optimizer, beginning * learning_rate / ppo.config.learning_rate)
+        free = replace(ppo.update, region=TrustRegion(ppo.optimizer, None))
+        try:
+            with precision(ppo.config, ppo.policy.device):
+                metrics = free(batch, ppo.config.critic_warmup_steps, ppo.kl_controller.coefficient)
+        except NotFiniteError:
+            return math.inf
+        finally:
+            ppo.engine.weights_changed()
+        return metrics["policy/update_kl"]
 
     @property
     def reward_models(self) -> list[RewardModel]:

@@ -1,5 +1,6 @@
 """Checks of learning: the reward, the first update, and a checkpoint."""
 
+import math
 import statistics
 import time
 
@@ -64,6 +65,35 @@ def surrogate(patient: Patient) -> Finding:
         return Finding("an update raises the surrogate", "pass", found)
     remedy = "learning_rate is too high (or 0 weights are trained): try a tenth of it"
     return Finding("an update raises the surrogate", "fail", found.replace("rises by -", "falls by "), remedy)
+
+
+def reach(patient: Patient) -> Finding:
+    """One update leaves the policy near the one that sampled, without being held back."""
+    check, config = "how far an update goes", patient.ppo.config
+    if not patient.experience.batch.mask.any():
+        return Finding(check, "skip", NOTHING)
+    wrecked = config.guards.update_kl_limit
+    limit = min(config.target_kl or wrecked, wrecked)
+    rate = config.learning_rate
+    divergence = patient.moved_by(rate)
+    found = f"it moves the policy by {divergence:.2g} nats a token at learning_rate = {rate:g} (at most {limit:g})"
+    if divergence <= limit:
+        return Finding(check, "pass", found)
+    remedy = f"learning_rate = {_rate_within(patient, divergence, limit):.1g} stays within"
+    if config.target_kl is not None:
+        remedy += "; target_kl holds it back, at the price of the schedule that you meant"
+    return Finding(check, "fail" if divergence > wrecked else "warn", found, remedy)
+
+
+def _rate_within(patient: Patient, divergence: float, limit: float) -> float:
+    """A learning rate, of one digit, at which an update goes no further than ``limit`` nats a token."""
+    rate = patient.ppo.config.learning_rate
+    while divergence > limit:
+        rate *= min(max(0.9 * math.sqrt(limit / divergence), 0.1), 0.7)
+        digit = 10.0 ** math.floor(math.log10(rate))
+        rate = math.floor(rate / digit) * digit
+        divergence = patient.moved_by(rate)
+    return rate
 
 
 @torch.no_grad()

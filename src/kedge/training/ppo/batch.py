@@ -37,7 +37,8 @@ class Batch:
         """Some of the answers, trimmed to the longest of them."""
         index, width = list(rows), int(self.lengths[list(rows)].max())
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: x[index][..., :width] for name, x in parts.items() if x is not None})
+        kept = {name: x[index] for name, x in parts.items() if x is not None}
+        return replace(self, **{name: x[:, :width] if x.dim() > 1 else x for name, x in kept.items()})
 
 
 def token_rewards(

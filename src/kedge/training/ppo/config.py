@@ -77,8 +77,10 @@ class PPOConfig(TrainingConfig):
     """Weight of the value loss."""
     entropy_coef: float = Field(0.0, ge=0)
     """Weight of the entropy bonus."""
-    target_kl: float | None = Field(None, gt=0)
-    """Stop a step's passes once a minibatch's mean KL from the old policy (nats a token) is beyond this."""
+    target_kl: float | None = Field(0.05, gt=0)
+    """How far one update may move the policy, in nats a token (KL from the policy that sampled, a mean over tokens). An
+    optimiser step that goes beyond is taken again with a lower learning rate, and the update ends there; the rate
+    rises again, to ``learning_rate`` at most, while updates stay well within. ``none``: as far as it goes."""
 
     kl_coef: float = Field(0.05, ge=0)
     """Weight of the KL from the reference."""
@@ -157,9 +159,9 @@ class PPOConfig(TrainingConfig):
                 f"warmup_steps: {self.warmup_steps} of steps={self.steps} never reach learning_rate; at most "
                 f"{self.steps - 1}"
             )
-        unused = {"value_loss", "explained_variance"} & self.guards.model_fields_set
-        if self.advantage_estimator != "gae" and unused:
-            raise ValueError(f"guards.{min(unused)}: not used without a critic; take it out")
+        for name, needs in self._idle_guards().items():
+            if {name, f"{name}_limit", f"{name}_steps"} & self.guards.model_fields_set:
+                raise ValueError(f"guards.{name}: not used without {needs}; take it out")
         if self.critic_warmup_steps >= self.steps:
             raise ValueError(
                 f"critic_warmup_steps: {self.critic_warmup_steps} of steps={self.steps} leaves the policy untrained; "
@@ -168,12 +170,22 @@ class PPOConfig(TrainingConfig):
         return self
 
     def resolved(self) -> dict[str, Any]:
-        """As the base has it; guards of the critic only where there is one."""
+        """As the base has it, without guards that have nothing to watch."""
         settings = super().resolved()
-        if self.advantage_estimator != "gae":
-            of_the_critic = ("value_loss", "explained_variance")
-            settings["guards"] = {k: v for k, v in settings["guards"].items() if not k.startswith(of_the_critic)}
+        idle = tuple(self._idle_guards())
+        settings["guards"] = {k: v for k, v in settings["guards"].items() if not k.startswith(idle)}
         return settings
+
+    def _idle_guards(self) -> dict[str, str]:
+        """Guards that have nothing to watch, and what they would need."""
+        needs = {
+            "value_loss": ("a critic", self.advantage_estimator == "gae"),
+            "explained_variance": ("a critic", self.advantage_estimator == "gae"),
+            "lr_scale": ("target_kl", self.target_kl is not None),
+            "equal_groups": ("num_generations", self.num_generations > 1),
+            "masked": ('cutoff = "mask"', self.cutoff == "mask"),
+        }
+        return {name: what for name, (what, there) in needs.items() if not there}
 
     @property
     def answers(self) -> int:

@@ -15,9 +15,15 @@ from kedge.tracking import Metrics
 Action = Literal["warn", "pause", "off"]
 
 NAMES = (
-    "kl", "value_loss", "explained_variance", "ratio", "entropy", "repetition", "empty", "cut_off", "equal_rewards",
-    "one_component",
+    "update_kl", "lr_scale", "kl", "value_loss", "explained_variance", "ratio", "entropy", "repetition", "empty",
+    "short", "cut_off", "masked", "equal_rewards", "equal_groups", "one_component",
 )  # fmt: skip
+
+AT_ONCE = {"update_kl", "ratio", "short"}
+"""Guards that speak at the first step beyond their limit."""
+
+AT_THE_BEGINNING = {"masked", "equal_rewards", "equal_groups"}
+"""Guards that speak at once where a run's very first step is beyond their limit: it may never learn anything."""
 
 WATCHED_VALUE_LOSSES = 20
 """Steps of whose value losses the median is taken."""
@@ -30,7 +36,16 @@ class GuardsConfig(Config):
     """What to do about each sign of trouble: ``warn`` says it, ``pause`` also keeps a checkpoint and stops."""
 
     patience: int = Field(3, ge=1)
-    """Steps in a row beyond the limit before a guard speaks (``ratio``: at once; ``explained_variance``: its own)."""
+    """Steps in a row beyond the limit before a guard speaks (``update_kl``, ``ratio``, ``short``: at once; ``masked``,
+    ``equal_rewards``, ``equal_groups``: at once in the first step; ``explained_variance``: its own)."""
+    update_kl: Action = "warn"
+    """An update moved the policy too far at once."""
+    update_kl_limit: float = Field(0.2, gt=0)
+    """Nats a token, from the policy that sampled."""
+    lr_scale: Action = "warn"
+    """``target_kl`` keeps the learning rate far below the recipe's."""
+    lr_scale_limit: float = Field(0.5, gt=0, le=1)
+    """Share of the recipe's."""
     kl: Action = "warn"
     """The KL from the reference is running away."""
     kl_limit: float = Field(1.0, gt=0)
@@ -61,14 +76,26 @@ class GuardsConfig(Config):
     """Empty answers take over."""
     empty_limit: float = Field(0.3, gt=0, lt=1)
     """Rise since the first step of their share."""
+    short: Action = "warn"
+    """Answers have become much shorter."""
+    short_limit: float = Field(0.25, gt=0, lt=1)
+    """Share of the first step's mean length."""
     cut_off: Action = "warn"
     """Answers at the length limit take over."""
     cut_off_limit: float = Field(0.5, gt=0, lt=1)
     """Rise since the first step of their share."""
+    masked: Action = "warn"
+    """``cutoff = "mask"`` leaves out the answers: there is nothing to learn from."""
+    masked_limit: float = Field(1.0, gt=0, le=1)
+    """Share of the answers."""
     equal_rewards: Action = "warn"
     """All scores of a step are equal: there is nothing to learn from."""
     equal_rewards_limit: float = Field(0.0, ge=0)
     """Standard deviation of the scores."""
+    equal_groups: Action = "warn"
+    """The answers to one prompt all have the same score: without a critic they teach nothing."""
+    equal_groups_limit: float = Field(1.0, gt=0, le=1)
+    """Share of the prompts."""
     one_component: Action = "warn"
     """One of several reward components decides everything."""
     one_component_limit: float = Field(0.95, gt=0, lt=1)
@@ -112,11 +139,14 @@ class History:
     first: Metrics
     """Of each metric, when it was first there."""
     value_losses: list[float]
+    steps: int = 0
+    """How many they were."""
     usual_value_loss: float = math.inf
     """The lowest median so far: a later one may have exploded already."""
 
     def take_in(self, metrics: Metrics) -> None:
         """After a step was watched."""
+        self.steps += 1
         self.first = {**metrics, **self.first}
         if "loss/value_avg" in metrics:
             self.value_losses = [*self.value_losses, metrics["loss/value_avg"]][-WATCHED_VALUE_LOSSES:]
@@ -146,7 +176,25 @@ def _is(name: str) -> Callable[[Metrics, History], float | None]:
     return lambda metrics, _: metrics.get(name)
 
 
+def _length(metrics: Metrics, history: History) -> float | None:
+    at_first = history.first["completions/mean_length"]
+    return metrics["completions/mean_length"] / at_first if at_first > 0 else None
+
+
 GUARDS = (
+    Guard(
+        "update_kl",
+        _is("policy/update_kl"),
+        "one update moved the policy by {value:.2g} nats a token (limit {limit:g}): it is soon another one",
+        "lower learning_rate (`kedge doctor` finds one that does), or set target_kl",
+    ),
+    Guard(
+        "lr_scale",
+        _is("policy/lr_scale"),
+        "target_kl holds the learning rate at {value:.2g} times the recipe's (limit {limit:g})",
+        "lower learning_rate to that, and keep the schedule that you meant; `kedge doctor` finds one that does",
+        operator.lt,
+    ),
     Guard(
         "kl",
         _kl_a_token,
@@ -195,10 +243,25 @@ GUARDS = (
         "see that the reward pays nothing for an empty answer; raise kl_coef",
     ),
     Guard(
+        "short",
+        _length,
+        "answers are {value:.0%} as long as in the first step (limit {limit:.0%})",
+        "read samples.jsonl: a reward that is a mean over words, or that punishes mistakes, is won by saying little; "
+        "let it count length, or raise kl_coef",
+        operator.lt,
+    ),
+    Guard(
         "cut_off",
         _rise("completions/cut_off"),
         "{value:.0%} more of the answers reach response_length than in the first step (limit {limit:.0%})",
         'set cutoff = "penalty" or "mask", raise response_length, or let the reward count length',
+    ),
+    Guard(
+        "masked",
+        _is("completions/masked"),
+        '{value:.0%} of the answers were cut off and are left out by cutoff = "mask": there is nothing to learn from',
+        'raise response_length, or set cutoff = "keep" or "penalty"',
+        operator.ge,
     ),
     Guard(
         "equal_rewards",
@@ -207,6 +270,13 @@ GUARDS = (
         "nothing to learn from",
         "look at the reward: it is too coarse, or every answer reaches it",
         operator.le,
+    ),
+    Guard(
+        "equal_groups",
+        _is("objective/equal_groups"),
+        "for {value:.0%} of the prompts all answers have the same score: there is nothing to learn from",
+        "look at the reward: it is too coarse, or the prompts too easy or too hard; raise num_generations",
+        operator.ge,
     ),
     Guard(
         "one_component",
@@ -255,14 +325,16 @@ class Guards:
         limit = self.rounding if limit is None else limit
         self.in_a_row[guard.name] = self.in_a_row.get(guard.name, 0) + 1 if guard.beyond(value, limit) else 0
         settings = [action, limit, self._patience(guard)]
+        due = 1 if guard.name in AT_THE_BEGINNING and not history.steps else self._patience(guard)
         if not self.in_a_row[guard.name]:
             self.spoken.pop(guard.name, None)
-        if self.in_a_row[guard.name] < self._patience(guard) or self.spoken.get(guard.name) == settings:
+        if self.in_a_row[guard.name] < due or self.spoken.get(guard.name) == settings:
             return None
         self.spoken[guard.name] = settings
         message = f"{guard.name}: {guard.says.format(value=value, limit=limit)}. Try: {guard.remedy}"
         return Alarm(guard.name, value, limit, message, action == "pause")
 
     def _patience(self, guard: Guard) -> int:
-        own = {"ratio": 1, "explained_variance": self.config.explained_variance_steps}
-        return own.get(guard.name, self.config.patience)
+        if guard.name == "explained_variance":
+            return self.config.explained_variance_steps
+        return 1 if guard.name in AT_ONCE else self.config.patience

@@ -12,10 +12,13 @@ from kedge.evaluation.metrics import mean
 from kedge.rewards.scores import Scores
 from kedge.tracking import Metrics
 from kedge.training.ppo.batch import Batch
+from kedge.training.ppo.config import PPOConfig
 from kedge.training.ppo.experience import Experience
 
 
-def rollout_metrics(experience: Experience, weights: Mapping[str, float], kl_penalty: float) -> Metrics:
+def rollout_metrics(
+    experience: Experience, config: PPOConfig, weights: Mapping[str, float], kl_penalty: float
+) -> Metrics:
     """Means over the step's answers, as they were before the update.
 
     Args:
@@ -30,6 +33,7 @@ def rollout_metrics(experience: Experience, weights: Mapping[str, float], kl_pen
     return {
         "objective/scores": score,
         "objective/scores_std": statistics.pstdev(sums),
+        **_equal_groups(sums, config.num_generations),
         "objective/kl": divergence,
         "objective/entropy": float(-rollouts.logprobs.sum(-1).mean()),
         "objective/non_score_reward": -kl_penalty * divergence,
@@ -43,11 +47,25 @@ def rollout_metrics(experience: Experience, weights: Mapping[str, float], kl_pen
         },
         "completions/mean_length": sum(len(c.ids) for c in completions) / n,
         "completions/cut_off": sum(c.finish_reason == "length" for c in completions) / n,
+        **({"completions/masked": _left_out(experience.batch)} if config.cutoff == "mask" else {}),
         "completions/empty": sum(not c.text.strip() for c in completions) / n,
         "completions/repeated": mean([repeated(c.ids) for c in completions]),
         "val/num_eos_tokens": float(sum(c.finish_reason == "eos" for c in completions)),
         **_critic_metrics(experience.batch),
     }
+
+
+def _equal_groups(scores: Sequence[float], size: int) -> Metrics:
+    """Share of the prompts whose answers, ``size`` next to each other, all have the same score."""
+    if size == 1:
+        return {}
+    groups = [set(scores[first : first + size]) for first in range(0, len(scores), size)]
+    return {"objective/equal_groups": sum(len(group) == 1 for group in groups) / len(groups)}
+
+
+def _left_out(batch: Batch) -> float:
+    """Share of the answers of which nothing is trained on."""
+    return float(1.0 - batch.mask.any(-1).float().mean())
 
 
 def repeated(ids: Sequence[int]) -> float:

@@ -47,6 +47,7 @@ from kedge.training.ppo.prompts import EncodedPrompt, prepare_prompts
 from kedge.training.ppo.report import live_lines, rollout_metrics
 from kedge.training.ppo.roles import critic_of, policy_of
 from kedge.training.ppo.throughput import peak_flops, throughput
+from kedge.training.ppo.trust_region import TrustRegion
 from kedge.training.ppo.update import Update, rounding
 
 # Added to the seed of evaluations, so that they never draw the random numbers of a rollout.
@@ -130,7 +131,8 @@ class PPO:
         self.optimizer = make_optimizer(groups, config)
         trunks = [self.policy.model, *([self.critic] if isinstance(self.critic, ScalarModel) else [])]
         recomputed = enable_recomputing(*trunks) if config.gradient_checkpointing else []
-        self.update = Update(self.policy, self.critic, self.optimizer, config, self.processes, recomputed)
+        self.region = TrustRegion(self.optimizer, config.target_kl)
+        self.update = Update(self.policy, self.critic, self.optimizer, config, self.processes, self.region, recomputed)
         self.estimate = Estimator(self.policy, self.reference, self.critic, config, self.processes)
         self.guards = Guards(config.guards, rounding=rounding(config, self.policy.model)[0])
         self.left_out = LeftOut(self.run, limit=config.max_left_out)
@@ -265,13 +267,13 @@ class PPO:
         factor = schedule(self.config, self.step_done, self.config.steps)
         set_learning_rate(self.optimizer, factor)
         try:
-            return self.update(batch, self.step_done, kl_coef) | {"lr": self.config.learning_rate * factor}
+            return self.update(batch, self.step_done, kl_coef) | {"lr": self.optimizer.param_groups[0]["lr"]}
         finally:
             self.engine.weights_changed()
 
     def _report(self, experience: Experience, kl_coef: float) -> Metrics:
         """What the step says of itself, as the answers were before the update."""
-        metrics = rollout_metrics(experience, self.reward.weights, self._kl_penalty(kl_coef))
+        metrics = rollout_metrics(experience, self.config, self.reward.weights, self._kl_penalty(kl_coef))
         self.kl_controller.update(metrics["objective/kl"], len(experience.prompts))
         if self.run is not None:
             samples = experience.samples(self.config.samples_per_step)
@@ -386,6 +388,7 @@ class PPO:
             "optimizer": self.optimizer.state_dict(),
             "kl_coefficient": self.kl_controller.coefficient,
             "reward_moments": self.reward_moments.state_dict(),
+            "learning_rate_scale": self.region.scale,
             "guards": self.guards.state_dict(),
             "left_out": self.left_out.in_a_row,
             "seconds": self.timer.seconds,
@@ -400,6 +403,7 @@ class PPO:
         self.optimizer.load_state_dict(state["optimizer"])
         self.kl_controller.coefficient = state["kl_coefficient"]
         self.reward_moments = RunningMoments(**state["reward_moments"])
+        self.region.scale = state["learning_rate_scale"]
         self.guards.load_state_dict(state["guards"])
         self.left_out.in_a_row = state["left_out"]
         self.timer.seconds = state["seconds"]

@@ -2,8 +2,9 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.nn import Parameter
 from transformers import PreTrainedModel
 
 from kedge.core import kl, masked_mean, policy_loss, value_clip_fraction, value_loss
+from kedge.engine.rollouts import Rollouts, in_micro_batches
 from kedge.errors import NotFiniteError, NumericsError
 from kedge.models.batch import by_token_budget
 from kedge.models.critic import Critic
@@ -24,10 +26,14 @@ from kedge.training.not_finite import in_words
 from kedge.training.optimization import clip_gradients, compute_dtype, permutation
 from kedge.training.ppo.batch import Batch
 from kedge.training.ppo.config import PPOConfig
+from kedge.training.ppo.trust_region import TrustRegion
 
 # How far the first minibatch's log-ratios may stand from 0, at the worst token and on average: the sampler and the
 # update compute the same number by two routes, so more than rounding means that one of them is wrong.
 TOLERANCES = {torch.float32: (1e-4, 1e-5), torch.bfloat16: (0.5, 0.05), torch.float16: (0.1, 0.01)}
+
+# Answers of the last minibatch on which the KL of the whole update is measured.
+MEASURED = 32
 
 
 def rounding(config: PPOConfig, model: PreTrainedModel) -> tuple[float, float]:
@@ -44,6 +50,7 @@ class Update:
     optimizer: torch.optim.Optimizer
     config: PPOConfig
     processes: Processes
+    region: TrustRegion
     recomputed: Sequence[nn.Module] = ()
     """Layers under gradient checkpointing."""
 
@@ -54,24 +61,51 @@ class Update:
             NumericsError: the very first minibatch has a ratio that is not 1.
             NotFiniteError: log-probabilities, values, loss or gradient are not finite. No weight is touched by that.
         """
-        config = self.config
         seen: list[Metrics] = []
-        train_policy = step >= config.critic_warmup_steps
-        for epoch in range(config.num_ppo_epochs):
-            order = permutation(len(batch.tokens), config.seed, step, epoch)
-            for first in range(0, len(order), config.mini_batch_size):
-                rows = order[first : first + config.mini_batch_size]
-                if not batch.mask[rows].any():  # every answer was cut off and is left out: nothing to learn
-                    continue
-                metrics = self._accumulate(batch, rows, kl_coef, train_policy)
-                if not seen:
-                    metrics |= self._check_first(metrics, fatal=step == 0)
-                if config.target_kl is not None and metrics["policy/approxkl_avg"] > config.target_kl:
-                    self.optimizer.zero_grad(set_to_none=True)
-                    return _averages([*seen, metrics]) | {"policy/stopped_early": 1.0, "policy/updates": len(seen)}
-                metrics["policy/grad_norm"] = self._apply(rows, train_policy)
-                seen.append(metrics)
-        return _averages(seen) | {"policy/stopped_early": 0.0, "policy/updates": len(seen)}
+        train_policy = step >= self.config.critic_warmup_steps
+        self.region.begin()
+        rows: Sequence[int] = ()
+        left = None
+        for rows in self._minibatches(batch, step):
+            metrics = self._accumulate(batch, rows, kl_coef, train_policy)
+            if not seen:
+                metrics |= self._check_first(metrics, fatal=step == 0)
+            elif train_policy and self.region.is_left(metrics["policy/approxkl_avg"]):
+                self.optimizer.zero_grad(set_to_none=True)
+                left = metrics
+                break
+            metrics["policy/grad_norm"] = self._apply(rows, train_policy)
+            seen.append(metrics)
+        averages = _averages(seen)
+        if seen and train_policy:
+            measured = partial(self._divergence, batch.rows(rows[:MEASURED]))
+            averages["policy/update_kl"] = self.region.end(
+                measured() if left is None else left["policy/approxkl_avg"], measured
+            )
+        return averages | {
+            "policy/stopped_early": float(left is not None),
+            "policy/updates": len(seen),
+            "policy/lr_scale": self.region.scale,
+        }
+
+    def _minibatches(self, batch: Batch, step: int) -> Iterator[list[int]]:
+        """The answers of each optimiser step: pass after pass, each in an order of its own."""
+        size = self.config.mini_batch_size
+        for epoch in range(self.config.num_ppo_epochs):
+            order = permutation(len(batch.tokens), self.config.seed, step, epoch)
+            for first in range(0, len(order), size):
+                if batch.mask[order[first : first + size]].any():  # else all were cut off and are left out
+                    yield order[first : first + size]
+
+    @torch.no_grad()
+    def _divergence(self, part: Batch) -> float:
+        """KL (k3, nats a token) of the policy now from the one that sampled, over a few answers."""
+        rollouts = Rollouts(part.tokens, part.lengths, part.mask, part.old_logprobs)
+        now = in_micro_batches(rollouts, self.config.micro_batch_tokens, self._logprobs, self.processes)
+        return float(masked_mean(kl(part.old_logprobs, now, estimator="k3"), part.mask))
+
+    def _logprobs(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        return score_tokens(self.policy, tokens, mask, temperature=self.config.temperature).logprobs.float()
 
     def _accumulate(self, batch: Batch, rows: Sequence[int], kl_coef: float, train_policy: bool) -> Metrics:
         """Gradients and metrics of one minibatch, the same whatever the micro-batches and the processes."""

@@ -1,0 +1,78 @@
+"""How far one update may move the policy. A step that went too far is taken again with a lower learning rate.
+
+Adam's first steps are the learning rate times a sign, whatever the gradient: with a rate a little too high they throw a
+policy further than all that follows can bring back. So the KL from the policy that sampled is measured where it is
+free, at the next minibatch, and once more after the last. Beyond ``target_kl`` the step before is shortened until it is
+within, the update ends there, and the policy's learning rate stays lower; it rises again, to the recipe's at most,
+while updates stay well within. (A line search on the KL, as TRPO has: Schulman et al. 2015, appendix C; a learning rate
+steered by the KL, as in Rudin et al. 2022.)
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch.optim import AdamW
+
+from kedge.training.optimization import retake_step
+
+# Near the old policy the KL grows with the square of a step's length. A step is shortened by a little more than that
+# asks for, and by so much at least and at most at a time; after so many times it is taken back whole.
+MARGIN, SHORTENED, TRIES = 0.9, (0.1, 0.7), 6
+
+# The learning rate rises by this factor where an update stayed within this share of the target.
+RISE, WELL_WITHIN = 1.5, 0.5
+
+
+@dataclass
+class TrustRegion:
+    """Holds updates of the policy within a KL.
+
+    Args:
+        optimizer: its first group holds the policy's weights.
+        target: nats a token, a mean over the answers' tokens; None: updates go as far as they go.
+    """
+
+    optimizer: AdamW
+    target: float | None
+    scale: float = 1.0
+    """Factor on the policy's learning rate, at most 1."""
+
+    def begin(self) -> None:
+        """Before an update, whose learning rate has been set."""
+        if self.target is not None:
+            self._policy["lr"] *= self.scale
+
+    def is_left(self, divergence: float) -> bool:
+        """Whether the policy is too far from the one that sampled."""
+        return self.target is not None and not divergence <= self.target
+
+    def end(self, divergence: float, measure: Callable[[], float]) -> float:
+        """After an update's last step: shorten it where it went too far. Returns the KL that the update ends with.
+
+        Args:
+            divergence: the KL now, nats a token. measure: gives it again.
+        """
+        if self.target is None:
+            return divergence
+        if divergence <= WELL_WITHIN * self.target:
+            self.scale = min(1.0, RISE * self.scale)
+        if self.is_left(divergence):
+            self.scale *= self._root(divergence, SHORTENED[0], 1.0)
+        tries = 0
+        while self.is_left(divergence) and tries <= TRIES:
+            tries += 1
+            factor = MARGIN * self._root(divergence, *SHORTENED) if tries <= TRIES else 0.0
+            retake_step(self._policy, self.optimizer, factor)
+            divergence = measure()
+        return divergence
+
+    def _root(self, divergence: float, low: float, high: float) -> float:
+        """By how much shorter the update should have been."""
+        assert self.target is not None
+        return min(max(math.sqrt(self.target / divergence), low), high) if math.isfinite(divergence) else low
+
+    @property
+    def _policy(self) -> dict:
+        group: dict = self.optimizer.param_groups[0]
+        return group

@@ -1,0 +1,176 @@
+"""How far an update may go: a step that went too far is taken again, shorter, and the learning rate follows."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch.nn import Parameter
+
+from kedge.core import kl
+from kedge.models.scoring import score_tokens
+from kedge.training.config import TrainingConfig
+from kedge.training.optimization import make_optimizer, retake_step
+from kedge.training.ppo.trust_region import TrustRegion
+
+
+def stepped(*rates, weight_decay=0.3):
+    """``(weights after one AdamW step at each rate, its group, optimizer, weights before the last one)``."""
+    generator = torch.Generator().manual_seed(0)
+    weight, unused = Parameter(torch.randn(7, generator=generator)), Parameter(torch.ones(2))
+    optimizer = make_optimizer([{"params": [weight, unused], "lr": 0.1}], TrainingConfig(weight_decay=weight_decay))
+    [group] = optimizer.param_groups
+    for rate in rates:
+        before = weight.detach().clone()
+        weight.grad = torch.randn(7, generator=generator)
+        group["lr"] = rate
+        optimizer.step()
+    return weight, group, optimizer, before
+
+
+class TestRetakenStep:
+    """Against AdamW itself."""
+
+    @pytest.mark.parametrize("factor", [0.25, 1.0, 3.0])
+    @pytest.mark.parametrize("steps", [1, 4])
+    def test_is_the_step_at_the_other_rate(self, factor, steps):
+        weight, group, optimizer, _ = stepped(*[0.1] * steps)
+        moments = copy.deepcopy(optimizer.state[weight])
+        retake_step(group, optimizer, factor)
+        assert group["lr"] == pytest.approx(0.1 * factor)
+        assert torch.allclose(weight, stepped(*[0.1] * (steps - 1), 0.1 * factor)[0], atol=1e-6)
+        assert all(torch.equal(optimizer.state[weight][name], moments[name]) for name in moments)
+
+    def test_again_and_again(self):
+        weight, group, optimizer, _ = stepped(0.1, 0.1)
+        for _ in range(3):
+            retake_step(group, optimizer, 0.5)
+        assert torch.allclose(weight, stepped(0.1, 0.0125)[0], atol=1e-6)
+
+    def test_by_nothing_takes_it_back(self):
+        weight, group, optimizer, before = stepped(0.1, 0.2)
+        retake_step(group, optimizer, 0.0)
+        assert torch.allclose(weight, before, atol=1e-6)
+        assert torch.equal(group["params"][1], torch.ones(2))
+
+
+def region(target=0.05, **state):
+    """A region around a weight of 0 that one step of AdamW brought to -1; and the weight."""
+    weight = Parameter(torch.zeros(1))
+    optimizer = make_optimizer([{"params": [weight], "lr": 1.0}], TrainingConfig())
+    weight.grad = torch.ones(1) * 1e6  # so that eps is nothing beside it
+    optimizer.step()
+    return TrustRegion(optimizer, target, **state), weight
+
+
+class TestRegion:
+    def test_a_step_within_stays(self):
+        held, weight = region()
+        assert held.end(0.04, lambda: pytest.fail("nothing to measure")) == 0.04
+        assert weight.item() == pytest.approx(-1)
+        assert held.scale == 1
+
+    @pytest.mark.parametrize("steepness", [0.06, 0.5, 5.0, 5e3])
+    def test_one_beyond_is_shortened_until_it_is_within(self, steepness):
+        held, weight = region()
+        measure = lambda: steepness * weight.item() ** 2  # noqa: E731
+        ended = held.end(measure(), measure)
+        assert 0.02 < ended <= 0.05
+        assert ended == pytest.approx(measure())
+        assert -1 < weight.item() < 0
+        assert held.optimizer.param_groups[0]["lr"] == pytest.approx(-weight.item(), rel=1e-3)
+
+    def test_the_rate_falls_by_the_root_and_by_a_tenth_at_most(self):
+        for divergence, scale in ((0.2, 0.5), (0.05 / 0.81, 0.9), (500.0, 0.1), (math.nan, 0.1), (math.inf, 0.1)):
+            held, _ = region()
+            held.end(divergence, lambda: 0.0)
+            assert held.scale == pytest.approx(scale)
+
+    @pytest.mark.parametrize("measured", [1.0, math.nan])
+    def test_one_that_is_beyond_however_short_is_taken_back(self, measured):
+        held, weight = region()
+        held.end(1.0, lambda: measured)
+        assert weight.item() == pytest.approx(0, abs=1e-6)
+
+    def test_the_rate_rises_again_where_updates_stay_well_within(self):
+        held, _ = region(scale=0.5)
+        scales = []
+        for divergence in (0.049, 0.026, 0.024, 0.0, 0.0):
+            held.end(divergence, lambda: 0.0)
+            scales.append(held.scale)
+        assert scales == pytest.approx([0.5, 0.5, 0.75, 1.0, 1.0])
+        held.optimizer.param_groups[0]["lr"] = 0.2
+        held.scale = 0.5
+        held.begin()
+        assert held.optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
+
+    def test_none_is_as_far_as_it_goes(self):
+        held, weight = region(target=None, scale=0.5)
+        held.begin()
+        assert held.optimizer.param_groups[0]["lr"] == 1.0
+        assert not held.is_left(1e9)
+        assert held.end(1e9, lambda: 0.0) == 1e9
+        assert weight.item() == pytest.approx(-1)
+
+
+def with_adam(make_update, learning_rate=1e-3, **settings):
+    """The usual update, by AdamW."""
+    setup = make_update(**settings)
+    groups = [{"params": list(module.parameters()), "lr": learning_rate} for module in (setup.lm.model, setup.critic)]
+    setup.optimizer = make_optimizer(groups, setup.config)
+    return setup
+
+
+@torch.no_grad()
+def moved_by(setup, rows=slice(None)):
+    """KL (k3, nats a token) from the policy that sampled, over these answers in one batch."""
+    tokens, mask = setup.batch.tokens[rows], setup.batch.mask[rows]
+    now = score_tokens(setup.lm, tokens, mask, temperature=setup.config.temperature).logprobs
+    return kl(setup.batch.old_logprobs[rows][mask], now[mask], estimator="k3").mean().item()
+
+
+class TestInAnUpdate:
+    @pytest.mark.parametrize("critic", ["separate", "shared"])
+    @pytest.mark.parametrize("epochs", [1, 4])
+    @pytest.mark.parametrize("learning_rate", [1e-2, 1.0])
+    def test_it_ends_within(self, make_update, critic, epochs, learning_rate):
+        settings = {"critic": critic, "num_ppo_epochs": epochs, "learning_rate": learning_rate}
+        free = with_adam(make_update, **settings)
+        assert free.update()["policy/update_kl"] == pytest.approx(moved_by(free), rel=1e-4)
+        assert moved_by(free) > 0.15
+        held = with_adam(make_update, **settings, target_kl=0.05)
+        metrics = held.update()
+        assert 0 < moved_by(held) <= 0.05
+        assert metrics["policy/update_kl"] == pytest.approx(moved_by(held), rel=1e-4)
+        assert metrics["policy/lr_scale"] < 1
+        assert metrics["policy/stopped_early"] == (epochs > 1)
+        assert all(weight.grad is None for weight in held.parameters)  # nothing left for the next step
+
+    def test_one_that_stays_within_is_as_without(self, make_update):
+        settings = {"num_ppo_epochs": 4, "learning_rate": 1e-5}
+        (held, metrics), (free, _) = (
+            with_adam(make_update, **settings, target_kl=target).moved() for target in (0.05, "none")
+        )
+        assert torch.equal(held, free)
+        assert (metrics["policy/stopped_early"], metrics["policy/updates"]) == (0, 4)
+
+    def test_the_critic_is_not_held(self, make_update, vector):
+        settings = {"critic": "separate", "learning_rate": 0.1}
+        held, free = (with_adam(make_update, **settings, target_kl=target) for target in (0.05, "none"))
+        held.update()
+        free.update()
+        assert torch.equal(vector(held.critic), vector(free.critic))
+        assert not torch.equal(vector(held.lm.model), vector(free.lm.model))
+
+    def test_the_critics_warm_up_is_not_held(self, make_update):
+        setup = with_adam(make_update, learning_rate=0.1, critic_warmup_steps=1, target_kl=1e-9, num_ppo_epochs=3)
+        metrics = setup.update()
+        assert metrics["policy/updates"] == 3
+        assert "policy/update_kl" not in metrics
+        assert metrics["policy/lr_scale"] == 1
+
+    def test_more_answers_than_a_sequence_has_tokens(self, make_update):
+        """The length of an answer is not cut as its tokens are."""
+        setup = make_update()
+        twelve = setup.batch.rows([0, 1, 2, 3] * 3)
+        assert twelve.rows([1, 3, 3] * 4).lengths.tolist() == setup.batch.lengths[[1, 3, 3] * 4].tolist()
