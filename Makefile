@@ -8,8 +8,9 @@ BIN := .venv/bin
 quickstart: .venv/ready
 	$(BIN)/kedge quickstart --overwrite
 
+# Two workers of one thread: the models of the tests are tiny.
 test: .venv/ready
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 test-slow: .venv/ready
 	$(BIN)/pytest -m slow
@@ -20,8 +21,9 @@ check: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# All of them take hours: make mutants ONLY=gae, ONLY=src/kedge/core/kl.py, SINCE=HEAD~3
 mutants: .venv/ready
-	$(BIN)/python tools/mutants.py
+	$(BIN)/python tools/mutants.py $(ONLY) $(if $(SINCE),--since $(SINCE))
 
 clean:
 	rm -rf .venv

@@ -4,8 +4,11 @@ A test that passes whatever the code does is worse than none. Each mutant is a c
 replacing a snippet that occurs exactly once in one file; the tests named beside it must then fail (pytest's exit
 code 1: failing, not crashing). The bugs themselves stand in tools/bugs/, by floor.
 
-    python tools/mutants.py                 all of them
-    python tools/mutants.py --only gae      those with "gae" in their name
+    python tools/mutants.py                              all of them
+    python tools/mutants.py gae                          those with "gae" in their name
+    python tools/mutants.py src/kedge/core/advantages.py tests/core/test_kl.py
+                                                         those planted in a file, or caught by one
+    python tools/mutants.py --since HEAD~3               those planted in, or caught by, what has changed since
     python tools/mutants.py --list
 """
 
@@ -36,6 +39,25 @@ def planted(mutant: Mutant, source: str) -> str:
             f"src/kedge/{mutant.file}:\n    {mutant.old}\nRewrite it in tools/bugs/ for the code as it is now."
         )
     return source.replace(mutant.old, mutant.new)
+
+
+def concerns(mutant: Mutant, word: str) -> bool:
+    """Whether ``word`` is a part of its name, the file it is planted in, or a file of tests that catch it."""
+    if "/" not in word and not word.endswith(".py"):
+        return word in mutant.name
+    path = Path(os.path.relpath(ROOT / word, ROOT)).as_posix()
+    catches = {test.partition("::")[0] for test in mutant.tests}
+    return path == f"src/kedge/{mutant.file}" or any(path == at or path.startswith(f"{at}/") for at in catches)
+
+
+def changed_since(revision: str) -> list[str]:
+    """Files that differ from a revision, those not committed yet too."""
+    listing = subprocess.run(
+        ["git", "diff", "--name-only", "--relative", revision, "--"], cwd=ROOT, capture_output=True, text=True
+    )
+    if listing.returncode:
+        sys.exit(f"--since {revision}: {listing.stderr.strip()}")
+    return [file for file in listing.stdout.splitlines() if "/" in file]
 
 
 def run(copy: Path, *command: str) -> tuple[int | None, str]:
@@ -72,14 +94,24 @@ def verdict(code: int | None) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", metavar="NAME", default="", help="mutants with this in their name")
+    parser.add_argument("wanted", metavar="NAME | FILE", nargs="*", help="a part of a name, or a source or test file")
+    parser.add_argument("--since", metavar="REV", help="those whose source or tests differ from this revision")
     parser.add_argument("--list", action="store_true", help="print the mutants and stop")
     arguments = parser.parse_args()
 
     console = Console(width=None if sys.stdout.isatty() else 150)
-    mutants = [mutant for mutant in MUTANTS if arguments.only in mutant.name]
+    files = None if arguments.since is None else changed_since(arguments.since)
+    mutants = [
+        mutant
+        for mutant in MUTANTS
+        if (not arguments.wanted or any(concerns(mutant, word) for word in arguments.wanted))
+        and (files is None or any(concerns(mutant, file) for file in files))
+    ]
     if not mutants:
-        sys.exit(f"no mutant has {arguments.only!r} in its name; --list prints them")
+        if files is not None and not arguments.wanted:
+            console.print(f"no mutant is planted in, or caught by, what has changed since {arguments.since}")
+            return 0
+        sys.exit(f"no mutant is called, planted in or caught by {' or '.join(arguments.wanted)}; --list prints them")
     if len({mutant.name for mutant in MUTANTS}) != len(MUTANTS):
         sys.exit("two mutants have the same name")
     table = Table("mutant", "the bug", title="mutants of kedge")

@@ -223,6 +223,41 @@ class TestInARun:
             make_ppo, tmp_path / "run", lines, lambda completions, **_: [1.0] * len(completions)
         )
 
+    def test_groups_of_equal_rewards_at_the_first_step(self, make_ppo, tmp_path, lines):
+        def by_prompt(prompts, completions):
+            return [float(len(prompt)) for prompt in prompts]
+
+        groups = {"advantage_estimator": "grpo", "num_generations": 2, "guards": {"patience": 3}}
+        self.trained(make_ppo, tmp_path / "run", lines, by_prompt, **groups)
+        first, *_ = lines(tmp_path / "run", "metrics.jsonl")
+        assert first["objective/equal_groups"] == 1.0
+        assert first["objective/scores_std"] > 0.5
+        assert [(event["step"], event["event"]) for event in lines(tmp_path / "run", "events.jsonl")] == [
+            (1, "equal_groups")
+        ]
+
+    def test_the_share_of_groups_with_equal_rewards(self, make_ppo):
+        def first_and_second_alike(prompts, completions):
+            return [1.0, 1.0, 2.0, 3.0, 1.0, 1.0, 5.0, 4.0]
+
+        settings = {"advantage_estimator": "rloo", "num_generations": 2, "steps": 1}
+        [metrics] = make_ppo(first_and_second_alike, settings)
+        assert metrics["objective/equal_groups"] == 0.5
+
+    def test_every_answer_masked_at_the_first_step(self, make_ppo, tmp_path, lines):
+        said = self.trained(
+            make_ppo,
+            tmp_path / "run",
+            lines,
+            lambda completions, **_: [float(len(c)) for c in completions],
+            cutoff="mask",
+            response_length=1,
+            guards={"patience": 3},
+        )
+        assert said[0] == "masked"
+        assert [row["completions/masked"] for row in lines(tmp_path / "run", "metrics.jsonl")] == [1.0, 1.0, 1.0]
+        assert lines(tmp_path / "run", "events.jsonl")[0]["step"] == 1
+
     def test_one_component(self, make_ppo, tmp_path, lines):
         def large(completions, **_):
             return [float(len(c)) for c in completions]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import Parameter
 
+from kedge.errors import ConfigError
 from kedge.training.config import TrainingConfig
 from kedge.training.optimization import (
     batch_indices,
@@ -32,6 +33,15 @@ from kedge.training.optimization import (
 def test_schedule(kind, warmup, total, factors):
     config = TrainingConfig(lr_scheduler_type=kind, warmup_steps=warmup)
     assert [schedule(config, step, total) for step in range(total)] == pytest.approx(factors)
+
+
+def test_float16_is_refused_by_name_and_as_weights():
+    """AdamW's second moment of a gradient of 1e-4 is 1e-11 at first, which is 0 in float16."""
+    with pytest.raises(ConfigError, match=r"^dtype: a model in float16 cannot be trained"):
+        TrainingConfig(dtype="float16")
+    weight = Parameter(torch.zeros(1, dtype=torch.float16))
+    with pytest.raises(ConfigError, match=r"^dtype: a model in float16 cannot be trained"):
+        make_optimizer([{"params": [weight], "lr": 0.2}], TrainingConfig())
 
 
 def test_learning_rates_are_factors_of_each_groups_own_peak():

@@ -100,6 +100,12 @@ def test_learns_to_end_where_pad_is_eos(make_ppo, tiny_lm, gpt2_tokenizer, tmp_p
     assert written.tolist() == ours.ids
 
 
+def test_in_bfloat16_with_a_run_and_nothing_held_out(make_ppo, tmp_path):
+    """The reward is tried before the first step, on answers in the same precision."""
+    settings = {"autocast": "bfloat16", "guards": {"ratio": "off"}}
+    assert make_ppo(settings=settings, run=tmp_path / "run").train()["steps"] == 2
+
+
 def test_metrics_of_a_step(make_ppo, tmp_path, lines):
     def reward(prompts, completions, completion_ids):
         return [10.0 + len(ids) for ids in completion_ids]

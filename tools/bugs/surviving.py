@@ -180,8 +180,8 @@ SURVIVING = [
     Mutant(
         "doctor-looks-after-the-update",
         "inspection/doctor/finding.py",
-        "        _ = self.sampled\n        set_learning_rate",
-        "        set_learning_rate",
+        "        _ = self.sampled, self.first_critic\n",
+        "        _ = self.first_critic\n",
         EXAMINED,
         "the sampler is compared with the policy after the update",
     ),

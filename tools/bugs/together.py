@@ -89,8 +89,8 @@ TOGETHER = [
     Mutant(
         "masked-minibatch-still-moves",
         "training/ppo/update.py",
-        "                if not batch.mask[rows].any():",
-        "                if False:",
+        "if batch.mask[order[first : first + size]].any():",
+        "if True:",
         ("tests/training/test_ppo_update.py",),
         "Adam's momentum moves the weights where nothing is learnt",
     ),

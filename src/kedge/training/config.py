@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from kedge.config import Config
-from kedge.models.language_model import Device, DType
+from kedge.models.language_model import Device
 from kedge.trackers import TrackerName
 
 Trackers = Annotated[
@@ -14,6 +14,17 @@ Trackers = Annotated[
     BeforeValidator(lambda names: (names,) if isinstance(names, str) else () if names is None else names),
 ]
 """One name, a list of them, or none."""
+
+FLOAT16 = (
+    "a model in float16 cannot be trained, for the squares of its gradients vanish in it; use float32, and set "
+    'autocast = "bfloat16" to compute in less'
+)
+
+
+def _refuse_float16(dtype: object) -> object:
+    if dtype == "float16":
+        raise ValueError(FLOAT16)
+    return dtype
 
 
 class TrainingConfig(Config):
@@ -23,7 +34,7 @@ class TrainingConfig(Config):
     """All randomness comes from it: same seed, same machine, same run."""
     device: Device = "auto"
     """``auto``: cuda, else mps, else cpu."""
-    dtype: DType = "auto"
+    dtype: Annotated[Literal["auto", "float32", "bfloat16"], BeforeValidator(_refuse_float16)] = "auto"
     """Of the weights. ``auto`` is float32: small steps vanish in bfloat16."""
     autocast: Literal["bfloat16"] | None = None
     """``bfloat16``: compute in it while the weights stay as they are; pays on GPUs that have it in hardware."""

@@ -9,12 +9,19 @@ from torch import Tensor
 from torch.nn import Parameter
 from transformers import PreTrainedModel
 
-from kedge.training.config import TrainingConfig
+from kedge.errors import ConfigError
+from kedge.training.config import FLOAT16, TrainingConfig
 
 
 def make_optimizer(groups: Sequence[dict[str, Any]], config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW with eps 1e-5 (as PPO's reference implementations have it); each group has ``params`` and ``lr``."""
+    """AdamW with eps 1e-5 (as PPO's reference implementations have it); each group has ``params`` and ``lr``.
+
+    Raises:
+        ConfigError: weights in float16, in which Adam's second moment is 0 for any gradient below 1e-3 or so.
+    """
     for group in groups:
+        if any(weight.dtype == torch.float16 for weight in group["params"]):
+            raise ConfigError(f"dtype: {FLOAT16}")
         group["peak_lr"] = group["lr"]
     return torch.optim.AdamW(groups, eps=1e-5, weight_decay=config.weight_decay)
 

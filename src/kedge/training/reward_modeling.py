@@ -13,6 +13,7 @@ from kedge.data.files import Source
 from kedge.data.records import Preference, preferences
 from kedge.models.batch import by_token_budget
 from kedge.models.reward_model import RewardModel, new_reward_model
+from kedge.parallel import join
 from kedge.tracking import Metrics, RunFolder
 from kedge.training.supervised import Supervised, SupervisedConfig, read_split, refuse_loading_settings
 
@@ -70,6 +71,7 @@ class RewardModeling(Supervised):
         overwrite: bool = False,
         progress: bool = True,
     ) -> None:
+        join()  # before anything is loaded: each process goes to a GPU of its own
         config = config or RewardConfig()
         read = partial(preferences, seed=config.seed)
         train, held = read_split(read, data, eval_data, eval_size=eval_size, columns=columns, seed=config.seed)

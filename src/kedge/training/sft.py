@@ -14,6 +14,7 @@ from kedge.errors import DataError
 from kedge.models.batch import by_token_budget, padded
 from kedge.models.language_model import LanguageModel, load_language_model
 from kedge.models.scoring import score_tokens
+from kedge.parallel import join
 from kedge.tracking import Metrics, RunFolder
 from kedge.training.supervised import Supervised, SupervisedConfig, read_split, refuse_loading_settings
 
@@ -69,6 +70,7 @@ class SFT(Supervised):
         overwrite: bool = False,
         progress: bool = True,
     ) -> None:
+        join()  # before anything is loaded: each process goes to a GPU of its own
         config = config or SFTConfig()
         train, held = read_split(
             demonstrations, data, eval_data, eval_size=eval_size, columns=columns, seed=config.seed

@@ -229,7 +229,7 @@ class PPO:
         """One step: answers, their scores, advantages, and the update on them."""
         metrics, kl_coef = Metrics(), self.kl_controller.coefficient
         left_out = self.left_out.where_not_finite(self.step_done + 1, metrics)
-        with self.timer.lap() as lap, precision(self.config, self.policy.device), left_out as seen:
+        with self.timer.lap() as lap, self._precision(), left_out as seen:
             experience = self.collect(seen)
             with self.timer("update"):
                 updated = self._update(experience.batch, kl_coef)
@@ -301,21 +301,25 @@ class PPO:
         return [self.prompts[row] for row in rows for _ in range(self.config.num_generations)]
 
     def _generate(self, prompts: Sequence[EncodedPrompt]) -> tuple[list[Completion], Rollouts]:
-        completions = generate(
-            self.engine,
-            [prompt.ids for prompt in prompts],
-            self.config.sampling,
-            self.processes,
-            seed=self.config.seed,
-            first_request=self.step_done * self.config.answers,
-        )
+        with self._precision():  # always: the engine keeps its cache in the precision that it first met
+            completions = generate(
+                self.engine,
+                [prompt.ids for prompt in prompts],
+                self.config.sampling,
+                self.processes,
+                seed=self.config.seed,
+                first_request=self.step_done * self.config.answers,
+            )
         return completions, collate(completions, self.policy.pad_id, self.policy.device)
+
+    def _precision(self) -> torch.autocast:
+        return precision(self.config, self.policy.device)
 
     # Looking ----------------------------------------------------------------------------------------------------
 
     def evaluate(self, policy: LanguageModel | None = None) -> Evaluation:
         """Answers of the policy (or another one) to the held-out prompts, judged; empty where none are held out."""
-        with self.timer("evaluate"), precision(self.config, self.policy.device):
+        with self.timer("evaluate"), self._precision():
             return evaluate_policy(
                 policy or self.policy,
                 [prompt.record for prompt in self.eval_prompts],
