@@ -255,7 +255,7 @@ class TestInARun:
             guards={"patience": 3},
         )
         assert said[0] == "masked"
-        assert [row["completions/masked"] for row in lines(tmp_path / "run", "metrics.jsonl")] == [1.0, 1.0, 1.0]
+        assert lines(tmp_path / "run", "metrics.jsonl")[0]["completions/masked"] == 1.0
         assert lines(tmp_path / "run", "events.jsonl")[0]["step"] == 1
 
     def test_one_component(self, make_ppo, tmp_path, lines):
