@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 
+import pandas
 import pytest
 
 from kedge.errors import ConfigError, DataError
@@ -89,6 +90,15 @@ def test_a_micro_batch_holds_the_longest_sequence(make_ppo):
         make_ppo(prompts=[*TEXTS, text], settings={"micro_batch_tokens": 20})
     enough = int(re.search(r"set (\d+) or more", str(error.value))[1])
     make_ppo(prompts=[*TEXTS, text], settings={"micro_batch_tokens": enough}).train()
+
+
+def test_tables_are_taken_by_their_rows(make_ppo):
+    columns = {"prompt": TEXTS, "answer": list(range(6))}
+    for table in (columns, pandas.DataFrame(columns)):
+        prompts = make_ppo(prompts=table, eval_prompts=pandas.DataFrame({"prompt": ["the house"]})).prompts
+        assert [(prompt.record.text, prompt.record.columns["answer"]) for prompt in prompts] == list(
+            zip(TEXTS, range(6), strict=True)
+        )
 
 
 def test_rows_without_a_prompt_are_named(make_ppo):

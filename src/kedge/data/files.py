@@ -9,16 +9,18 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kedge.data.tables import items_of, refuse_one_conversation, refuse_twins
 from kedge.errors import DataError
 
 Source = str | Path | Iterable[Any]
-"""A data file, folder or hub id; or rows as mappings, from Python."""
+"""A data file, folder or hub id; or from Python, a table or rows as mappings (see :mod:`kedge.data.tables`)."""
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
@@ -57,23 +59,30 @@ def read_rows(source: str | Path, *, rename: dict[str, str] | None = None) -> li
 
 
 def rows_of(source: Source, *, rename: Mapping[str, str] | None = None, bare: str | None = None) -> list[Row]:
-    """All rows of ``source``, be it something to read or a list from Python.
+    """All rows of ``source``, be it something to read, or a table or a list from Python.
 
     Args:
         rename: as in :func:`read_rows`. bare: the column that an item which is no mapping stands for.
 
     Raises:
-        DataError: as :func:`read_rows`, an empty list, or an item that is no row.
+        DataError: as :func:`read_rows` and :func:`kedge.data.tables.items_of`, an empty list, or an item that is no
+            row.
     """
     if isinstance(source, str | Path):
         return read_rows(source, rename=dict(rename or {}))
+    items = items_of(source)
+    if not rename:
+        refuse_one_conversation(items)
     rows = []
-    for number, item in enumerate(source, start=1):
+    for number, item in enumerate(items, start=1):
         if not isinstance(item, Mapping) and bare is None:
             raise DataError(f"row {number}: a row is a mapping with named columns, not {type(item).__name__}")
-        rows.append(Row(dict(item) if isinstance(item, Mapping) else {str(bare): item}, f"row {number}"))
+        columns = dict(item) if isinstance(item, Mapping) else {str(bare): item}
+        if odd := [name for name in columns if not isinstance(name, str)]:
+            raise DataError(f"row {number}: column {odd[0]!r} is not named by text")
+        rows.append(Row(columns, f"row {number}"))
     if not rows:
-        raise DataError("no rows: an empty list")
+        raise DataError(f"no rows: an empty {type(source).__name__}")
     return [_renamed(row, dict(rename)) for row in rows] if rename else rows
 
 
@@ -164,17 +173,11 @@ def _cells(path: Path, text: str, **dialect: Any) -> list[list[str]]:
 
 def _table(path: Path, lines: list[list[str]]) -> Iterator[dict[str, Any]]:
     header, *rows = lines or [[]]
-    _refuse_twins(path, header)
+    refuse_twins(header, str(path))
     for number, cells in enumerate(rows, start=1):
         if len(cells) != len(header):
             raise DataError(f"{path}: row {number}: {len(cells)} cells under {len(header)} column names")
         yield dict(zip(header, cells, strict=True))
-
-
-def _refuse_twins(path: Path, names: Sequence[str]) -> None:
-    for name in names:
-        if names.count(name) > 1:
-            raise DataError(f"{path}: {names.count(name)} columns are named {name!r}; rename or remove all but one")
 
 
 def _parquet(path: Path, content: bytes) -> list[dict[str, Any]]:
@@ -183,7 +186,7 @@ def _parquet(path: Path, content: bytes) -> list[dict[str, Any]]:
 
     try:
         file = pyarrow.parquet.ParquetFile(io.BytesIO(content))
-        _refuse_twins(path, file.schema_arrow.names)
+        refuse_twins(file.schema_arrow.names, str(path))
         rows: list[dict[str, Any]] = file.read().to_pylist()
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a parquet file, or a damaged one: {error}") from None
@@ -199,6 +202,8 @@ def _read_dataset(source: str) -> list[Row]:
     looks_like_a_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.suffix in (*SUFFIXES, ".gz")
     if looks_like_a_path and not folder.exists():
         raise DataError(f"{name}: no such file or folder")
+    if not folder.exists() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:\S+)?", source):
+        raise DataError(f"{source[:60]!r}: no such file, folder or hub id; texts go in a list: [{source[:20]!r}, ...]")
     try:
         if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
             loaded = datasets.load_from_disk(name)

@@ -173,7 +173,7 @@ def evaluate(
     Args:
         policy, baseline: hub id, folder, run, or loaded; the KL is the policy's from the baseline, measured where both
             have the same vocabulary and answer from their whole distributions (no truncation, temperature above 0).
-        prompts: a data source with a column ``prompt`` (or a list), that neither was trained on.
+        prompts: a data source with a column ``prompt`` (or a table, or a list), that neither was trained on.
         reward: judges as ``score``. metrics: further judges, each under its own name.
         sampling: how both answer; default 64 tokens at temperature 1.
         tokenizer: where the tokenizers are, when not beside the models. stop_tokens: end an answer, besides EOS.

@@ -35,8 +35,8 @@ class RewardModeling(Supervised):
     Args:
         model: hub id, folder or run whose trunk to start from; or a :class:`RewardModel`, trained in place. Texts
             longer than its ``max_length`` lose their beginning.
-        data: a data file, folder, hub id, or list of rows: ``chosen`` + ``rejected``, with or without ``prompt``; or
-            ``text`` + ``label``.
+        data: a data file, folder, hub id, table or list of rows: ``chosen`` + ``rejected``, with or without ``prompt``;
+            or ``text`` + ``label``.
         config: settings; see :class:`RewardConfig`.
         tokenizer: where the tokenizer is, when not beside the model.
         eval_data: like ``data``, to measure the accuracy on; or ``eval_size`` rows of ``data`` are set aside.

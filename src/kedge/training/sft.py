@@ -35,7 +35,8 @@ class SFT(Supervised):
 
     Args:
         model: hub id, folder or run to start from; or a loaded :class:`LanguageModel`, trained in place.
-        data: a data file, folder, hub id, or list of rows: ``prompt`` + ``completion``, ``messages``, or ``text``.
+        data: a data file, folder, hub id, table or list of rows: ``prompt`` + ``completion``, ``messages``, or
+            ``text``.
         config: settings; see :class:`SFTConfig`.
         tokenizer: where the tokenizer is, when not beside the model.
         eval_data: like ``data``, to measure the loss on; or ``eval_size`` rows of ``data`` are set aside.

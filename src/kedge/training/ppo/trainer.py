@@ -59,8 +59,8 @@ class PPO:
 
     Args:
         policy: hub id, folder, run of ``kedge sft`` or ``kedge ppo``; or a loaded model, with its ``tokenizer``.
-        prompts: a data file, folder or hub id with a column ``prompt``; or a list of texts, of chat messages, or of
-            rows. Other columns reach the reward.
+        prompts: a data file, folder, hub id or table with a column ``prompt``; or a list of texts, of chats, or of rows.
+            Other columns reach the reward.
         reward: a function ``f(prompts, completions, **columns) -> list[float]``, ``"package.module:name"``, a reward
             model (folder, id or object), or a list of these or of ``{"function" | "model", "weight", "name"}``.
         config: settings; see :class:`PPOConfig`.
