@@ -32,6 +32,23 @@ def test_nothing_is_written_before_start(tmp_path):
     assert folder.checkpoints == folder.path / "checkpoints"
 
 
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("file/run", "Not a directory"),
+        ("x" * 300, "File name too long"),
+        ("a/" + "x" * 300, "File name too long"),
+        ("nul\0run", "null byte"),
+        ("/proc/kedge-run", "No such file"),
+    ],
+)
+def test_a_path_that_cannot_be_written_is_refused_at_once(tmp_path, path, why):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=f"cannot be written.*{why}.*name another folder with run="):
+        RunFolder(tmp_path / path, RECIPE)
+    assert [child.name for child in tmp_path.iterdir()] == ["file"]
+
+
 def test_refuses_a_run_that_exists(run):
     with pytest.raises(ConfigError, match=r"one: exists; --resume .*--overwrite"):
         RunFolder(run.path, RECIPE)

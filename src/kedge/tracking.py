@@ -11,7 +11,7 @@ from typing import Any
 from kedge.config import read_recipe, write_recipe
 from kedge.errors import ConfigError
 from kedge.parallel import join
-from kedge.storage import storage, sync, write_text
+from kedge.storage import TRIAL, refuse_unwritable, storage, sync, write_text
 from kedge.trackers import Past, Tracker, TrackerName, open_tracker, refuse_missing
 
 Metrics = dict[str, float]
@@ -53,8 +53,8 @@ class RunFolder:
             files: what the run writes, and all that overwriting it deletes.
 
         Raises:
-            ConfigError: it exists and neither flag was given; both were; it is not a run's folder; or it is to be
-                resumed with other settings.
+            ConfigError: it cannot be written; it exists and neither flag was given; both were; it is not a run's
+                folder; or it is to be resumed with other settings.
         """
         self.path = Path(path)
         self.processes = join()
@@ -64,6 +64,8 @@ class RunFolder:
         self._started = False
         self._report_to: Sequence[TrackerName] = ()
         self._trackers: list[Tracker] | None = None
+        if self.processes.leads:
+            refuse_unwritable(self.path)
         if overwrite and resume:
             raise ConfigError("--overwrite and --resume exclude each other")
         if self.path.resolve() in (Path.cwd(), *Path.cwd().parents):
@@ -191,8 +193,9 @@ class RunFolder:
 
 
 def _counts(path: Path) -> bool:
-    """Whether a file makes a folder somebody's: not a recipe whose writing was broken off by a kill."""
-    return path.name != ".recipe.toml.writing"
+    """Whether a file makes a folder somebody's: not a recipe whose writing was broken off by a kill, or a
+    trial of another process."""
+    return path.name != ".recipe.toml.writing" and not path.name.startswith(TRIAL)
 
 
 def _settings(tables: Mapping[str, Any], path: str = "") -> dict[str, Any]:

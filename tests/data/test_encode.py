@@ -129,6 +129,26 @@ def test_a_short_text_is_ended_too(stories):
 
 
 @pytest.mark.shared
+def test_a_text_that_was_rendered_before_has_one_bos(stories):
+    tokenizer = stories.tokenizer
+    assert tokenizer("<s>Once upon a time").input_ids[:2] == [1, 1]  # what careless encoding gives
+    prompt = encode_prompt(tokenizer, "<s>Once upon a time")
+    assert prompt == tokenizer("<s>Once upon a time").input_ids[1:]
+    ids, _ = encode_demonstration(tokenizer, Demonstration("<s>Once upon a time", " there was"), ends=[2])
+    assert ids[: len(prompt)] == prompt
+
+
+@pytest.mark.parametrize(
+    "text", ["a cat \ud83d", [{"role": "user", "content": "a cat \udc8d!"}]], ids=["text", "messages"]
+)
+def test_half_a_character_is_named(tiny_tokenizer, text):
+    for encode in (encode_prompt, lambda *a, **k: encode_whole(*a, ends=[1], **k)):
+        with pytest.raises(DataError, match=r"f\.jsonl: line 3: half a character, '\\ud.*after 'a cat '"):
+            encode(tiny_tokenizer, text, origin="f.jsonl: line 3")
+    assert encode_prompt(tiny_tokenizer, "\U0001f40d")  # a whole one
+
+
+@pytest.mark.shared
 def test_chat_without_a_template(gpt2_tokenizer):
     for encode in (encode_prompt, lambda *a, **k: encode_whole(*a, ends=[0], **k)):
         with pytest.raises(DataError, match=r"f\.jsonl: row 2: chat messages, but .* no chat template"):

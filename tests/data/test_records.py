@@ -78,7 +78,8 @@ def test_preferences(row, expected):
         (preferences, {"chosen": "a", "rejected": [BOT]}, "must both be text or both be messages"),
         (preferences, {"prompt": "a", "chosen": [BOT], "rejected": "b"}, "'prompt' is text but 'chosen' is messages"),
         (preferences, {"prompt": None, "chosen": "a", "rejected": "b"}, "empty column 'prompt'"),
-        (preferences, {"text": "a", "label": 2}, "label '2'; labels are 1"),
+        (preferences, {"text": "a", "label": 2}, "label 2; labels are 1"),
+        (preferences, {"text": "a", "label": 0.5}, r"label 0\.5; labels are 1"),
         (preferences, {"text": "a", "label": 1}, "all labels are alike"),
     ],
 )
@@ -89,7 +90,7 @@ def test_errors_name_row_and_column(read, row, message):
 
 
 @pytest.mark.parametrize(("good", "bad"), [(3, 7), (7, 3), (4, 4), (1, 9)])
-@pytest.mark.parametrize("kind", [int, str])
+@pytest.mark.parametrize("kind", [int, str, float, bool, lambda x: str(float(x)), lambda x: str(bool(x))])
 def test_labelled_pairs_use_every_row(good, bad, kind):
     labelled = rows(*({"text": f"{'gb'[i >= good]}{i}", "label": kind(i < good)} for i in range(good + bad)))
     labelled = [Row(r.columns | {"label": kind(int(r.columns["text"][0] == "g"))}, r.origin) for r in labelled]

@@ -78,6 +78,15 @@ class TestHealthy:
         assert failed(found) == set()
         assert {check for check, finding in found.items() if finding.status == "skip"} == NO_REWARD_MODEL
 
+    def test_prompts_that_were_rendered_before(self, findings, tiny_lm):
+        prompts = [f"<|user|>{prompt}<eos><|assistant|>" for prompt in PROMPTS]
+        assert failed(findings(prompts=prompts)) == set()
+
+    @pytest.mark.shared
+    def test_prompts_with_their_bos(self, findings, fresh_stories):
+        prompts = [f"<s>{prompt}" for prompt in PROMPTS]
+        assert findings(prompts=prompts, lm=fresh_stories())["tokenizer round trip"].status == "pass"
+
     def test_with_a_reward_model(self, findings, reward_model, monkeypatch):
         monkeypatch.setattr(RewardModel, "score", lambda self, texts, **_: [float(len(text)) for text in texts])
         found = findings(reward=reward_model, pairs=PAIRS)

@@ -45,6 +45,11 @@ def make_rm(base):
     return make
 
 
+def test_settings_as_a_dict_with_a_large_seed(base):
+    config = {"seed": 10**30, "device": "cpu", "batch_size": 3}
+    assert RewardModeling(base("llama"), PAIRS, config, progress=False).train()["steps"] == 3
+
+
 @torch.no_grad()
 def score_of_transformers(model, tokenizer, text):
     """One text alone, EOS appended, through the plain classifier."""

@@ -273,6 +273,23 @@ def test_what_says_how_to_load_is_refused_with_a_loaded_model(tiny_lm, key, valu
         SFT(tiny_lm("llama"), OTHERS, SFTConfig(**{key: value}))
 
 
+@pytest.mark.parametrize("seed", [2**63, 10**30, -7])
+def test_any_whole_number_is_a_seed(make_sft, vector, seed):
+    weights = []
+    for _ in range(2):
+        sft = make_sft(settings={"seed": seed}, arch="gpt2")
+        sft.train()
+        weights.append(vector(sft.module))
+    assert torch.equal(*weights)
+
+
+def test_settings_as_a_dict_and_a_run_that_cannot_be_written(tiny_lm, tmp_path):
+    assert SFT(tiny_lm("llama"), ROWS, {"epochs": 2, "batch_size": 4}).config == SFTConfig(epochs=2, batch_size=4)
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="file/run: cannot be written"):
+        SFT("no/such/model", "no/such/data.jsonl", run=tmp_path / "file/run")
+
+
 def test_eval_every_needs_held_out_rows(make_sft):
     with pytest.raises(ConfigError, match="eval_every: not used without held-out rows"):
         make_sft(settings={"eval_every": 1})

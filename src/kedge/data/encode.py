@@ -5,6 +5,7 @@ an answer begins is found in ids, by the longest common prefix, so a tokenizer t
 nothing.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,10 +23,10 @@ def encode_prompt(tokenizer: Tokenizer, text: Text, *, origin: str = "prompt") -
     the special tokens that the tokenizer puts in front (and without those it would put at the end).
 
     Raises:
-        DataError: messages for a tokenizer without chat template, or nothing to begin from.
+        DataError: messages for a tokenizer without chat template, nothing to begin from, or half a character.
     """
     if isinstance(text, str):
-        ids = _without_final_eos(tokenizer, tokenizer(text).input_ids) or _begin(tokenizer)
+        ids = _text_ids(tokenizer, text, origin) or _begin(tokenizer)
     else:
         ids = _render(tokenizer, text, origin, add_generation_prompt=True)
     if not ids:
@@ -36,7 +37,7 @@ def encode_prompt(tokenizer: Tokenizer, text: Text, *, origin: str = "prompt") -
 def encode_whole(tokenizer: Tokenizer, text: Text, *, ends: Sequence[int], origin: str = "text") -> list[int]:
     """Ids of a finished text or conversation; the first of ``ends`` is appended unless one of them ends it already."""
     if isinstance(text, str):
-        ids = _without_final_eos(tokenizer, tokenizer(text).input_ids)
+        ids = _text_ids(tokenizer, text, origin)
     else:
         ids = _render(tokenizer, text, origin, add_generation_prompt=False)
     return ids if not ends or _has_ended(tokenizer, ids, ends) else [*ids, ends[0]]
@@ -93,6 +94,8 @@ def _render(tokenizer: Tokenizer, messages: Text, origin: str, *, add_generation
             f"{origin}: chat messages, but the model's tokenizer has no chat template; "
             "give plain text, or set tokenizer.chat_template and save it with the model"
         )
+    for message in messages:
+        _refuse_half_characters(str(message["content"]), origin)  # type: ignore[index]
     try:
         ids = tokenizer.apply_chat_template(
             messages, tokenize=True, return_dict=False, add_generation_prompt=add_generation_prompt
@@ -100,6 +103,23 @@ def _render(tokenizer: Tokenizer, messages: Text, origin: str, *, add_generation
     except TemplateError as error:
         raise DataError(f"{origin}: the tokenizer's chat template refuses these messages: {error}") from error
     return list(ids)
+
+
+def _text_ids(tokenizer: Tokenizer, text: str, origin: str) -> list[int]:
+    _refuse_half_characters(text, origin)
+    ids = _without_final_eos(tokenizer, tokenizer(text).input_ids)
+    bos = tokenizer.bos_token_id
+    # A text that was rendered before begins with its own BOS, and the tokenizer puts another in front.
+    return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
+
+
+def _refuse_half_characters(text: str, origin: str) -> None:
+    half = re.search("[\ud800-\udfff]", text)
+    if half:
+        raise DataError(
+            f"{origin}: half a character, {half[0]!a}, after {text[: half.start()][-40:]!r}: UTF-16 "
+            "that was cut apart, or bytes that are not UTF-8; mend the text or leave it out"
+        )
 
 
 def _without_final_eos(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:

@@ -17,6 +17,9 @@ Messages = list[dict[str, Any]]
 Text = str | Messages
 """Plain text, or chat messages ``[{"role": ..., "content": ...}]``."""
 
+LABELS = {"0": "0", "0.0": "0", "false": "0", "1": "1", "1.0": "1", "true": "1"}
+"""How people and their tools write 0 and 1."""
+
 T = TypeVar("T")
 
 
@@ -129,11 +132,11 @@ def _text(value: Any, row: Row, name: str) -> Text:
             raise DataError(f"{row.origin}: column {name!r} is empty")
         return value
     if (
-        isinstance(value, list)
+        isinstance(value, list | tuple)
         and value
         and all(isinstance(m, dict) and m.get("role") and m.get("content") is not None for m in value)
     ):
-        return value
+        return list(value)
     raise DataError(
         f"{row.origin}: column {name!r} must be text or a list of messages with 'role' and 'content', "
         f"not {type(value).__name__}: {str(value)[:60]!r}"
@@ -177,12 +180,14 @@ def _like(prompt: Text, answer: Text, row: Row, name: str) -> Text:
 def _paired(rows: Sequence[Row], seed: int) -> list[Preference]:
     by_label: dict[str, list[Row]] = {"0": [], "1": []}
     for row in rows:
-        label = str(column(row, "label"))
-        if label not in by_label:
-            raise DataError(f"{row.origin}: label {label!r}; labels are 1 (preferred) and 0")
+        label = LABELS.get(str(column(row, "label")).lower())
+        if label is None:
+            raise DataError(f"{row.origin}: label {row.columns['label']!r}; labels are 1 (preferred) and 0")
         by_label[label].append(row)
     if not (by_label["0"] and by_label["1"]):
-        raise DataError(f"{rows[0].origin.split(': row')[0]}: all labels are alike; pairs need both 1 and 0")
+        raise DataError(
+            f"{rows[0].origin.rpartition(': ')[0] or 'data'}: all labels are alike; pairs need both 1 and 0"
+        )
     rng = random.Random(f"pairs {seed}")
     for side in by_label.values():
         rng.shuffle(side)

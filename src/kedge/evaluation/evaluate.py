@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kedge.config import several
 from kedge.core import kl
 from kedge.data.encode import encode_prompt
 from kedge.data.files import Source
@@ -158,10 +159,10 @@ def evaluate(
     prompts: Source,
     *,
     reward: RewardLike | Sequence[RewardLike] | None = None,
-    metrics: Sequence[RewardLike] = (),
+    metrics: RewardLike | Sequence[RewardLike] = (),
     sampling: Sampling | None = None,
     tokenizer: str | Path | None = None,
-    stop_tokens: Sequence[str] = (),
+    stop_tokens: str | Sequence[str] = (),
     columns: Mapping[str, str] | None = None,
     limit: int | None = None,
     seed: int = 0,
@@ -199,14 +200,14 @@ def evaluate(
     return Comparison(evaluate_policy(theirs, records, judges, sampling, reference=reference, seed=seed), after)
 
 
-def named_judges(metrics: Sequence[RewardLike], device: Device) -> dict[str, Reward]:
-    """The judges by name.
+def named_judges(metrics: RewardLike | Sequence[RewardLike], device: Device) -> dict[str, Reward]:
+    """The judges by name, of several metrics or of one.
 
     Raises:
         ConfigError: two of one name, or one named like a number that every evaluation has.
     """
     judges: dict[str, Reward] = {}
-    for found in (build_reward(metric, device=device, partial=True) for metric in metrics):
+    for found in (build_reward(metric, device=device, partial=True) for metric in several(metrics)):
         if found.name in judges or found.name in RESERVED:
             raise ConfigError(f"metrics: the name {found.name!r} is taken; give another: {{model = ..., name = ...}}")
         judges[found.name] = found

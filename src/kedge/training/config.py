@@ -1,19 +1,13 @@
 """Settings that every training job shares."""
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from kedge.config import Config
+from kedge.config import Config, Several
 from kedge.models.language_model import Device, DType
 from kedge.trackers import TrackerName
-
-Trackers = Annotated[
-    tuple[TrackerName, ...],
-    BeforeValidator(lambda names: (names,) if isinstance(names, str) else () if names is None else names),
-]
-"""One name, a list of them, or none."""
 
 
 class TrainingConfig(Config):
@@ -56,7 +50,7 @@ class TrainingConfig(Config):
     max_left_out: int = Field(3, ge=1)
     """A step with NaN or infinity in it is left out; after so many in a row the run stops."""
 
-    report_to: Trackers = ()
+    report_to: Several[TrackerName] = ()
     """Where metrics go besides metrics.jsonl: ``tensorboard``, ``wandb``, or both."""
 
     USED_WHEN: ClassVar[Mapping[str, tuple[str, tuple[object, ...]]]] = {

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -37,7 +38,7 @@ class RewardModeling(Supervised):
             longer than its ``max_length`` lose their beginning.
         data: a data file, folder, hub id, table or list of rows: ``chosen`` + ``rejected``, with or without ``prompt``;
             or ``text`` + ``label``.
-        config: settings; see :class:`RewardConfig`.
+        config: settings, see :class:`RewardConfig`; or a dict of them.
         tokenizer: where the tokenizer is, when not beside the model.
         eval_data: like ``data``, to measure the accuracy on; or ``eval_size`` rows of ``data`` are set aside.
         columns: ``{"chosen": "the data's name for it"}``.
@@ -59,7 +60,7 @@ class RewardModeling(Supervised):
         self,
         model: str | Path | RewardModel,
         data: Source,
-        config: RewardConfig | None = None,
+        config: RewardConfig | Mapping[str, Any] | None = None,
         *,
         tokenizer: str | Path | None = None,
         eval_data: Source | None = None,
@@ -70,13 +71,14 @@ class RewardModeling(Supervised):
         overwrite: bool = False,
         progress: bool = True,
     ) -> None:
-        config = config or RewardConfig()
+        config = RewardConfig.of(config)
+        run = self.open_run(run, config, resume=resume, overwrite=overwrite)
         read = partial(preferences, seed=config.seed)
         train, held = read_split(read, data, eval_data, eval_size=eval_size, columns=columns, seed=config.seed)
         if isinstance(model, RewardModel):
             refuse_loading_settings(config, {"tokenizer": tokenizer}, ("device", "dtype", "max_length"))
         else:
-            torch.manual_seed(config.seed)  # the new head's weights
+            torch.manual_seed(config.seed % 2**63)  # the new head's weights
             model = new_reward_model(
                 model, tokenizer=tokenizer, max_length=config.max_length, device=config.device, dtype=config.dtype
             )
@@ -85,7 +87,7 @@ class RewardModeling(Supervised):
         self.origins = [row.origin for row in train]
         self.held_out = [self._encoded(row) for row in held]
         sizes = _sizes(self.pairs)
-        super().__init__(config, model.model, sizes, run, resume=resume, overwrite=overwrite, progress=progress)
+        super().__init__(config, model.model, sizes, run, progress=progress)
 
     def weigh(self, rows: Sequence[int]) -> float:
         return float(len(rows))

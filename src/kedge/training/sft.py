@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 from torch import Tensor
 
+from kedge.config import Several
 from kedge.core import masked_mean
 from kedge.data.encode import encode_demonstration
 from kedge.data.files import Source
@@ -26,7 +28,7 @@ class SFTConfig(SupervisedConfig):
 
     learning_rate: float = Field(1e-4, gt=0)
     """Peak learning rate of AdamW."""
-    stop_tokens: tuple[str, ...] = ()
+    stop_tokens: Several[str] = ()
     """Tokens that end an answer, besides the model's EOS."""
 
 
@@ -37,7 +39,7 @@ class SFT(Supervised):
         model: hub id, folder or run to start from; or a loaded :class:`LanguageModel`, trained in place.
         data: a data file, folder, hub id, table or list of rows: ``prompt`` + ``completion``, ``messages``, or
             ``text``.
-        config: settings; see :class:`SFTConfig`.
+        config: settings, see :class:`SFTConfig`; or a dict of them.
         tokenizer: where the tokenizer is, when not beside the model.
         eval_data: like ``data``, to measure the loss on; or ``eval_size`` rows of ``data`` are set aside.
         columns: ``{"prompt": "the data's name for it"}``.
@@ -59,7 +61,7 @@ class SFT(Supervised):
         self,
         model: str | Path | LanguageModel,
         data: Source,
-        config: SFTConfig | None = None,
+        config: SFTConfig | Mapping[str, Any] | None = None,
         *,
         tokenizer: str | Path | None = None,
         eval_data: Source | None = None,
@@ -70,7 +72,8 @@ class SFT(Supervised):
         overwrite: bool = False,
         progress: bool = True,
     ) -> None:
-        config = config or SFTConfig()
+        config = SFTConfig.of(config)
+        run = self.open_run(run, config, resume=resume, overwrite=overwrite)
         train, held = read_split(
             demonstrations, data, eval_data, eval_size=eval_size, columns=columns, seed=config.seed
         )
@@ -86,7 +89,7 @@ class SFT(Supervised):
         self.origins = [row.origin for row in train]
         self.held_out = [_encoded(model, row, limits) for row in held]
         sizes = [len(ids) for ids, _ in self.examples]
-        super().__init__(config, model.model, sizes, run, resume=resume, overwrite=overwrite, progress=progress)
+        super().__init__(config, model.model, sizes, run, progress=progress)
 
     def weigh(self, rows: Sequence[int]) -> float:
         return _targets([self.examples[row] for row in rows])

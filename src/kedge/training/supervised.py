@@ -78,10 +78,8 @@ class Supervised(ABC):
         config: SupervisedConfig,
         module: nn.Module,
         sizes: Sequence[int],
-        run: str | Path | RunFolder | None,
+        run: RunFolder | None,
         *,
-        resume: bool,
-        overwrite: bool,
         progress: bool,
     ) -> None:
         self.config = config
@@ -98,8 +96,6 @@ class Supervised(ABC):
         for key in ("eval_every", "best_metric"):
             if getattr(config, key) and not self.held_out:
                 raise ConfigError(f"{key}: not used without held-out rows; set eval_data or eval_size, or take it out")
-        if isinstance(run, str | Path):
-            run = RunFolder(run, {self.stage: config.resolved()}, overwrite=overwrite, resume=resume)
         self.run = run
         report(run, config.report_to)
         self.processes = join()
@@ -126,6 +122,19 @@ class Supervised(ABC):
         self.before: Metrics = {}
         if checkpoint := to_resume(run, checkpoint_every=config.checkpoint_every):
             self._restore(checkpoint)
+
+    @classmethod
+    def open_run(
+        cls, run: str | Path | RunFolder | None, config: SupervisedConfig, *, resume: bool, overwrite: bool
+    ) -> RunFolder | None:
+        """The run's folder, looked at before anything is loaded.
+
+        Raises:
+            ConfigError: as :class:`RunFolder`.
+        """
+        if run is None or isinstance(run, RunFolder):
+            return run
+        return RunFolder(run, {cls.stage: config.resolved()}, overwrite=overwrite, resume=resume)
 
     @abstractmethod
     def weigh(self, rows: Sequence[int]) -> float:
@@ -203,7 +212,7 @@ class Supervised(ABC):
         rows = batch_indices(len(self.sizes), self.config.batch_size, self.step_done, self.config.seed)
         factor = schedule(self.config, self.step_done, self.total_steps)
         set_learning_rate(self.optimizer, factor)
-        torch.manual_seed(self.config.seed * 1_000_003 + self.step_done)  # dropout, the same after a resume
+        torch.manual_seed((self.config.seed * 1_000_003 + self.step_done) % 2**63)  # dropout, the same after a resume
         metrics: Metrics = {}
         self.module.train()
         left_out = self.left_out.where_not_finite(self.step_done + 1, metrics)

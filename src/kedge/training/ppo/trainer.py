@@ -58,12 +58,13 @@ class PPO:
     """Trains a language model with PPO against any reward.
 
     Args:
-        policy: hub id, folder, run of ``kedge sft`` or ``kedge ppo``; or a loaded model, with its ``tokenizer``.
-        prompts: a data file, folder, hub id or table with a column ``prompt``; or a list of texts, of chats, or of rows.
+        policy: hub id, folder, run of ``kedge sft`` or ``kedge ppo``; or a loaded model, with its ``tokenizer``
+            (loaded, or where it is).
+        prompts: a data file, folder, hub id or table with a column ``prompt``; or a list of texts, of chats or of rows.
             Other columns reach the reward.
         reward: a function ``f(prompts, completions, **columns) -> list[float]``, ``"package.module:name"``, a reward
             model (folder, id or object), or a list of these or of ``{"function" | "model", "weight", "name"}``.
-        config: settings; see :class:`PPOConfig`.
+        config: settings, see :class:`PPOConfig`; or a dict of them.
         eval_prompts: like ``prompts``, never trained on; or ``eval_size`` of the prompts are set aside.
         metrics: judges that the training never sees, in the forms of a reward.
         columns: ``{"prompt": "the data's name for it"}``.
@@ -79,19 +80,19 @@ class PPO:
         policy: str | Path | PreTrainedModel,
         prompts: Source,
         reward: RewardLike | Sequence[RewardLike],
-        config: PPOConfig | None = None,
+        config: PPOConfig | Mapping[str, Any] | None = None,
         *,
         tokenizer: str | Path | Tokenizer | None = None,
         eval_prompts: Source | None = None,
         eval_size: int = 0,
-        metrics: Sequence[RewardLike] = (),
+        metrics: RewardLike | Sequence[RewardLike] = (),
         columns: Mapping[str, str] | None = None,
         run: str | Path | RunFolder | None = None,
         resume: bool = False,
         overwrite: bool = False,
         progress: bool = True,
     ) -> None:
-        self.config = config = config or PPOConfig()
+        self.config = config = PPOConfig.of(config)
         self.processes = join()
         if isinstance(run, str | Path):
             run = RunFolder(run, {"ppo": config.resolved()}, overwrite=overwrite, resume=resume)
