@@ -7,6 +7,7 @@ import pandas
 import pytest
 
 from kedge.errors import ConfigError, DataError
+from kedge.evaluation.evaluate import evaluate_policy
 
 TEXTS = ["the cat", "a dog ran", "Once upon", "red house", "the mat and", "a little ship"]
 LONG = "the cat sat on the mat and the dog ran to the red house " * 20
@@ -24,6 +25,21 @@ def test_prompts_are_what_the_tokenizer_makes_of_them(make_ppo, tiny_tokenizer):
     chat = [[{"role": "user", "content": text}] for text in TEXTS]
     ids = make_ppo(prompts=chat).prompts[0].ids
     assert tiny_tokenizer.decode(ids) == "<|user|>the cat<eos><|assistant|>"
+
+
+def test_a_message_that_the_prompt_begins_is_continued(make_ppo, tiny_tokenizer):
+    seen = []
+
+    def reward(prompts, completions):
+        seen.extend(zip(prompts, completions, strict=True))
+        return [float(len(answer[0]["content"])) for answer in completions]
+
+    begun = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat on"}]
+    ppo = make_ppo(reward, prompts=[begun, *([{"role": "user", "content": text}] for text in TEXTS)])
+    assert tiny_tokenizer.decode(ppo.prompts[0].ids) == "<|user|>the cat<eos><|assistant|>sat on"
+    evaluation = evaluate_policy(ppo.policy, [ppo.prompts[0].record], {"score": ppo.reward}, ppo.config.sampling)
+    assert evaluation.completions[0].prompt_ids == ppo.prompts[0].ids
+    assert seen == [(begun, [{"role": "assistant", "content": evaluation.completions[0].text}])]  # what it adds
 
 
 @pytest.mark.parametrize("size", [1, 3, 5])

@@ -39,6 +39,15 @@ class Demonstration:
     prompt: Text
     completion: Text
     origin: str = "demonstration"
+    begins_a_turn: bool = False
+    """After an assistant's message another turn of the assistant begins; else the completion goes on with that one."""
+
+    @property
+    def whole(self) -> Text:
+        """Both together."""
+        if isinstance(self.prompt, list) and self.begins_a_turn:
+            return self.prompt + self.completion  # type: ignore[operator]
+        return _answered(self.prompt, self.completion)
 
 
 @dataclass(frozen=True)
@@ -117,13 +126,34 @@ def plain(text: Text) -> str:
 
 
 def joined(prompt: Text, completion: str) -> Text:
-    """The whole text, or the whole conversation, that ``completion`` makes of ``prompt``."""
-    return prompt + completion if isinstance(prompt, str) else [*prompt, *as_messages(completion)]
+    """The whole text, or the whole conversation, that ``completion`` makes of ``prompt``.
+
+    A completion of a conversation that ends with the assistant's message is the rest of that message.
+    """
+    return _answered(prompt, completion if isinstance(prompt, str) else as_messages(completion))
+
+
+def is_begun(prompt: Text) -> bool:
+    """Whether a prompt is a conversation that ends with the assistant's message, which the answer goes on with."""
+    return isinstance(prompt, list) and bool(prompt) and prompt[-1]["role"] == "assistant"
 
 
 def as_messages(completion: str) -> Messages:
     """A completion as the assistant's turn."""
     return [{"role": "assistant", "content": completion}]
+
+
+def _answered(prompt: Text, answer: Text) -> Text:
+    """Prompt and answer together, in one form; an assistant's message that the prompt begins is one with its rest."""
+    if not (is_begun(prompt) and isinstance(answer, list) and answer and answer[0]["role"] == "assistant"):
+        return prompt + answer  # type: ignore[operator]
+    begun, rest = prompt[-1], answer[0]
+    contents = [message["content"] for message in (begun, rest)]  # type: ignore[index]
+    if all(isinstance(content, str) for content in contents):
+        content: Any = "".join(contents)
+    else:  # parts, as models of more than text have them
+        content = [p for c in contents for p in ([{"type": "text", "text": c}] if isinstance(c, str) else c)]
+    return [*prompt[:-1], {**begun, **rest, "content": content}, *answer[1:]]  # type: ignore[dict-item]
 
 
 def _text(value: Any, row: Row, name: str) -> Text:
@@ -148,7 +178,7 @@ def _demonstration(row: Row) -> Demonstration:
         messages = _text(column(row, "messages"), row, "messages")
         if isinstance(messages, str) or messages[-1]["role"] != "assistant":
             raise DataError(f"{row.origin}: 'messages' must be a list of messages that ends with role 'assistant'")
-        return Demonstration(messages[:-1], messages[-1:], row.origin)
+        return Demonstration(messages[:-1], messages[-1:], row.origin, begins_a_turn=True)
     if "text" in row.columns and "completion" not in row.columns:
         return Demonstration("", _text(column(row, "text"), row, "text"), row.origin)
     prompt = _text(column(row, "prompt"), row, "prompt")
@@ -161,8 +191,8 @@ def _preference(row: Row) -> Preference:
     rejected = _text(column(row, "rejected"), row, "rejected")
     if "prompt" in row.columns:
         prompt = _text(column(row, "prompt"), row, "prompt")
-        chosen = prompt + _like(prompt, chosen, row, "chosen")  # type: ignore[operator]
-        rejected = prompt + _like(prompt, rejected, row, "rejected")  # type: ignore[operator]
+        chosen = _answered(prompt, _like(prompt, chosen, row, "chosen"))
+        rejected = _answered(prompt, _like(prompt, rejected, row, "rejected"))
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise DataError(f"{row.origin}: 'chosen' and 'rejected' must both be text or both be messages")
     return Preference(chosen, rejected, row.origin)
