@@ -173,7 +173,7 @@ def no_template(world):
         (
             long_prompt,
             "ppo r.toml ppo.eval_size=0",
-            ["prompts.jsonl: line 1", "128 pos", "max_prompt_length=122"],
+            ["prompts.jsonl: line 1", "1 of 1 prompts have more than 122 tokens", "128 positions"],
         ),
         (no_tokenizer, "ppo r.toml", ["model: no tokenizer", "tokenizer="]),
         (no_template, "sft r.toml", ["demos.jsonl: line", "chat template"]),

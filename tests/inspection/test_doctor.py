@@ -118,7 +118,11 @@ class TestWords:
 
     def test_prompts_too_long(self, findings):
         found = findings(response_length=127)
-        fails(found, "data and prompt lengths", "more than the model's 128 positions")
+        fails(found, "data and prompt lengths", "6 of 6 prompts have more than 1 tokens (the model's 128 positions")
+
+    def test_prompts_that_are_left_out(self, findings):
+        found = findings(prompts=[*PROMPTS, "the cat " * 90])["prompt lengths"]
+        assert (found.status, "1 of 7 prompts have more than 122 tokens" in found.found) == ("warn", True)
 
     def test_no_end(self, findings, tiny_lm):
         lm = tiny_lm("llama")

@@ -115,8 +115,8 @@ def _render(tokenizer: Tokenizer, messages: Text, origin: str, then: Literal["as
         if then != "continue":
             raise
         raise DataError(
-            f"{origin}: the messages end with the assistant's, and the tokenizer's chat template does not render that so "
-            "that it can be continued; end with the user's, or mend the template"
+            f"{origin}: the messages end with the assistant's, and the tokenizer's chat template does not render that "
+            "so that it can be continued; end with the user's, or mend the template"
         ) from error
     return list(ids)
 

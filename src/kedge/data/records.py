@@ -107,14 +107,19 @@ def preferences(rows: Sequence[Row], *, seed: int = 0) -> list[Preference]:
     return [_preference(row) for row in rows]
 
 
-def held_out(items: Sequence[T], size: int, *, seed: int, what: str) -> tuple[list[T], list[T]]:
+def held_out(
+    items: Sequence[T], size: int, *, seed: int, what: str, count: str | None = None
+) -> tuple[list[T], list[T]]:
     """Split off ``size`` items for evaluation: ``(training, evaluation)``, deterministic for a seed.
+
+    Args:
+        what: their setting, for the message. count: how many there are, where they are no rows.
 
     Raises:
         DataError: nothing would be left to train on.
     """
     if size >= len(items):
-        raise DataError(f"{what}: {len(items)} rows; eval_size={size} leaves none to train on")
+        raise DataError(f"{what}: {count or f'{len(items)} rows'}; eval_size={size} leaves none to train on")
     order = random.Random(f"held out {seed}").sample(range(len(items)), len(items))
     chosen = set(order[:size])
     return [x for i, x in enumerate(items) if i not in chosen], [items[i] for i in sorted(chosen)]

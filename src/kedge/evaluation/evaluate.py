@@ -71,6 +71,7 @@ def evaluate_policy(
     judges: Mapping[str, Reward],
     sampling: Sampling,
     *,
+    ids: Sequence[list[int]] | None = None,
     reference: LanguageModel | None = None,
     seed: int = 0,
     micro_batch_tokens: int = MICRO_BATCH_TOKENS,
@@ -80,6 +81,7 @@ def evaluate_policy(
 
     Args:
         judges: ``{name: reward}``, the training reward and held-out metrics alike.
+        ids: the prompts' tokens, where they are no longer what the tokenizer makes of them (cut).
         reference: also measure the sequence KL from it.
         seed: the same seed gives every policy the same random numbers for the same prompt.
         micro_batch_tokens: of the passes that measure the KL.
@@ -89,7 +91,8 @@ def evaluate_policy(
     """
     if not prompts:
         return Evaluation([], [], {}, None)
-    ids = [encode_prompt(lm.tokenizer, prompt.text, origin=prompt.origin) for prompt in prompts]
+    if ids is None:
+        ids = [encode_prompt(lm.tokenizer, prompt.text, origin=prompt.origin) for prompt in prompts]
     completions = generate(Engine(lm), ids, sampling, processes, seed=seed)
     with torch.autocast(lm.device.type, enabled=False):  # whatever the policy computes in, judges are judges
         scores = {name: judge(by, prompts, completions, processes) for name, by in judges.items()}

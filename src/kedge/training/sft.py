@@ -18,9 +18,15 @@ from kedge.models.language_model import LanguageModel, load_language_model
 from kedge.models.scoring import score_tokens
 from kedge.tracking import Metrics, RunFolder
 from kedge.training.supervised import Supervised, SupervisedConfig, read_split, refuse_loading_settings
+from kedge.training.too_long import TooLong, ending
 
 Example = tuple[list[int], list[bool]]
 """Ids, and which of them are trained on."""
+
+CUTTING = "the beginnings of their prompts, and of answers too long for that the ends"
+
+Encoded = tuple[str, list[int], list[bool]]
+"""The same, behind where it comes from."""
 
 
 class SFTConfig(SupervisedConfig):
@@ -30,6 +36,9 @@ class SFTConfig(SupervisedConfig):
     """Peak learning rate of AdamW."""
     stop_tokens: Several[str] = ()
     """Tokens that end an answer, besides the model's EOS."""
+    too_long: TooLong = "error"
+    """What to do with demonstrations that are too long: an ``error``; ``truncate`` (the prompt loses its beginning,
+    down to a quarter of the room, and then the answer its end, its EOS too); or ``skip`` them."""
 
 
 class SFT(Supervised):
@@ -48,7 +57,7 @@ class SFT(Supervised):
 
     Raises:
         KedgeError: anything in these that does not fit (such as a demonstration longer than the model's positions,
-            or ``max_length``), before any training.
+            or ``max_length``: see ``too_long``), before any training.
     """
 
     stage = "sft"
@@ -84,10 +93,21 @@ class SFT(Supervised):
                 model, tokenizer=tokenizer, stop_tokens=config.stop_tokens, device=config.device, dtype=config.dtype
             )
         self.lm = model
-        limits = [limit for limit in (config.max_length, model.positions) if limit is not None]
-        self.examples = [_encoded(model, row, limits) for row in train]
-        self.origins = [row.origin for row in train]
-        self.held_out = [_encoded(model, row, limits) for row in held]
+        fitter = config.fitter(config.too_long, model.positions, CUTTING)
+        (examples, told), (held_out, also_told) = (
+            fitter.fit(
+                [_encoded(model, row) for row in rows],
+                what,
+                size=lambda row: len(row[1]),
+                origin=lambda row: row[0],
+                cut=lambda row, limit: _cut(model, row, limit),
+            )
+            for rows, what in ((train, "rows of data"), (held, "held-out rows"))
+        )
+        self.notes = told + also_told
+        self.origins = [origin for origin, *_ in examples]
+        self.examples = [(ids, trained) for _, ids, trained in examples]
+        self.held_out = [(ids, trained) for _, ids, trained in held_out]
         sizes = [len(ids) for ids, _ in self.examples]
         super().__init__(config, model.model, sizes, run, progress=progress)
 
@@ -121,11 +141,18 @@ def _targets(examples: Sequence[Example]) -> float:
     return float(sum(sum(trained) for _, trained in examples))
 
 
-def _encoded(lm: LanguageModel, row: Demonstration, limits: Sequence[int]) -> Example:
+def _encoded(lm: LanguageModel, row: Demonstration) -> Encoded:
     ids, trained = encode_demonstration(lm.tokenizer, row, ends=lm.eos_ids)
-    limit = min(limits, default=len(ids))
-    if len(ids) > limit:
-        raise DataError(f"{row.origin}: {len(ids)} tokens, more than the {limit} that fit; shorten it or leave it out")
     if not any(trained):
         raise DataError(f"{row.origin}: the completion has no tokens to train on")
-    return ids, trained
+    return row.origin, ids, trained
+
+
+def _cut(lm: LanguageModel, row: Encoded, limit: int) -> Encoded:
+    """The prompt loses its beginning, down to a quarter of the room; then the answer its end."""
+    origin, ids, trained = row
+    start = len(trained) - trained[::-1].index(False)  # of the last answer
+    answer = min(len(ids) - start, limit - min(start, max(1, limit // 4)))
+    prompt = ending(lm.tokenizer, ids[:start], limit - answer)
+    mask = trained[start - len(prompt) : start + answer]
+    return origin, prompt + ids[start : start + answer], [False, *mask[1:]]

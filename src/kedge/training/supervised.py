@@ -18,7 +18,7 @@ from kedge.interrupts import Interrupts
 from kedge.models.batch import by_token_budget
 from kedge.models.recompute import enable_recomputing
 from kedge.parallel import join
-from kedge.progress import ProgressBar
+from kedge.progress import ProgressBar, say
 from kedge.storage import whole_folder
 from kedge.tracking import Metrics, RunFolder, Timer, closed_when_broken_off, report
 from kedge.training.checkpoint import to_resume
@@ -33,6 +33,7 @@ from kedge.training.optimization import (
     schedule,
     set_learning_rate,
 )
+from kedge.training.too_long import Fitter, Limit, TooLong, tell_events
 
 Record = TypeVar("Record")
 
@@ -50,6 +51,15 @@ class SupervisedConfig(TrainingConfig):
     max_length: int | None = Field(None, ge=2)
     """Longest example in tokens; ``none``: the model's positions."""
 
+    def fitter(self, way: TooLong, positions: int | None, cutting: str) -> Fitter:
+        """What makes examples fit ``max_length`` and a model of so many positions."""
+        limit = (
+            None if positions is None else Limit(positions, "the model's positions", "take a model of more positions")
+        )
+        if self.max_length is not None and (positions is None or self.max_length <= positions):
+            limit = Limit(self.max_length, f"max_length={self.max_length}", "raise max_length")
+        return Fitter(way, "too_long" in self.model_fields_set, limit, cutting)
+
 
 class Supervised(ABC):
     """Trains ``module`` on examples. A subclass says what an example is, what it weighs and what it loses.
@@ -66,6 +76,8 @@ class Supervised(ABC):
     """File and row of each."""
     held_out: Sequence[Any]
     """Examples never trained on."""
+    notes: Sequence[str]
+    """What to tell the user, and to write down, before the training begins."""
     watched: str
     """The metric to show beside the progress bar."""
     best_by: str
@@ -183,6 +195,8 @@ class Supervised(ABC):
             return self._summary()
 
     def _train(self) -> None:
+        for note in self.notes:
+            say(note)
         if self.step_done == 0:
             self.before = self._evaluate()
         self.keeper.check_best_metric(_short(self.before))
@@ -190,6 +204,7 @@ class Supervised(ABC):
             self.run.start()
             self.run.forget_after(self.step_done, evaluation_too=self.step_done in (0, self.total_steps))
         if self.step_done == 0:
+            tell_events(self.run, self.notes)
             self._write(self.before)
             self.keeper.after(0, self.before)
         with (

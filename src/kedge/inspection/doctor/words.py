@@ -83,12 +83,13 @@ def _likeliest_end(patient: Patient) -> float:
 
 
 def lengths(patient: Patient) -> Finding:
-    """Prompts and answers fit the model's positions (those that do not are refused before there is a patient)."""
+    """Prompts and answers fit the model's positions; and what became of those that do not."""
     sizes = [len(prompt.ids) for prompt in patient.ppo.prompts]
     positions, answer = patient.ppo.policy.positions, patient.ppo.config.response_length
     room = "any length" if positions is None else f"{positions} positions"
     found = f"prompts of {min(sizes)} to {max(sizes)} tokens, median {statistics.median(sizes):.0f}, answers of up to "
-    return Finding("prompt lengths", "pass", f"{found}{answer}; room for {room}")
+    told = "".join(f". {note}" for note in patient.ppo.notes)
+    return Finding("prompt lengths", "warn" if told else "pass", f"{found}{answer}; room for {room}{told}")
 
 
 def cut_off(patient: Patient) -> Finding:

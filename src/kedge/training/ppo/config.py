@@ -9,6 +9,7 @@ from kedge.config import Several
 from kedge.engine.sampling import Sampling
 from kedge.training.config import TrainingConfig
 from kedge.training.ppo.guards import GuardsConfig
+from kedge.training.too_long import TooLong
 
 _TRUNCATION = (
     "PPO samples from the whole distribution: under a truncated one the update's ratio would be of two different "
@@ -50,7 +51,9 @@ class PPOConfig(TrainingConfig):
     stop_strings: Several[str] = ()
     """Texts that end an answer."""
     max_prompt_length: int | None = Field(None, ge=1)
-    """Prompts with more tokens are left out; ``none``: one that does not fit the model is an error."""
+    """Longest prompt in tokens; ``none``: what the model's positions leave beside response_length."""
+    too_long: TooLong = "skip"
+    """What to do with prompts that are longer: an ``error``; ``truncate`` (they lose their beginning); or ``skip``."""
 
     learning_rate: float = Field(3e-6, gt=0)
     """Peak learning rate of the policy."""

@@ -23,7 +23,7 @@ from kedge.models.language_model import LanguageModel
 from kedge.models.recompute import enable_recomputing
 from kedge.models.scalar import ScalarModel
 from kedge.parallel import join
-from kedge.progress import ProgressBar
+from kedge.progress import ProgressBar, say
 from kedge.rewards.build import RewardLike, build_reward
 from kedge.rewards.scores import judge
 from kedge.storage import whole_folder
@@ -48,6 +48,7 @@ from kedge.training.ppo.report import live_lines, rollout_metrics
 from kedge.training.ppo.roles import critic_of, policy_of
 from kedge.training.ppo.throughput import peak_flops, throughput
 from kedge.training.ppo.update import Update, rounding
+from kedge.training.too_long import tell_events
 
 # Added to the seed of evaluations, so that they never draw the random numbers of a rollout.
 EVALUATION_SEED = 0x5EED_0000
@@ -100,7 +101,7 @@ class PPO:
         report(run, config.report_to)
         self.progress = progress and self.processes.leads
         self.policy = policy_of(policy, tokenizer, config)
-        self.prompts, self.eval_prompts = prepare_prompts(
+        self.prompts, self.eval_prompts, self.notes = prepare_prompts(
             self.policy, config, prompts, eval_prompts, eval_size=eval_size, columns=columns
         )
         self.reward = build_reward(reward, device=config.device)
@@ -170,6 +171,8 @@ class PPO:
     def __iter__(self) -> Iterator[Metrics]:
         """The remaining steps one by one, each giving its metrics; evaluations and checkpoints happen on the way."""
         config = self.config
+        for note in self.notes:
+            say(note)
         if self.before is None:
             self.before = self.evaluate(self.reference)
             self._try_reward()
@@ -178,6 +181,7 @@ class PPO:
             self.run.start()
             self.run.forget_after(self.step_done, evaluation_too=self.step_done in (0, config.steps))
             if self.step_done == 0:
+                tell_events(self.run, self.notes)
                 self.keeper.after(0, self._report_evaluation(self.before))
         with (
             ProgressBar("PPO", config.steps, enabled=self.progress, start=self.step_done) as bar,
@@ -320,6 +324,7 @@ class PPO:
                 [prompt.record for prompt in self.eval_prompts],
                 self.judges,
                 self.config.sampling,
+                ids=[prompt.ids for prompt in self.eval_prompts],
                 reference=self.reference,
                 seed=self.config.seed + EVALUATION_SEED,
                 micro_batch_tokens=self.config.micro_batch_tokens,
