@@ -269,6 +269,32 @@ def test_a_metric_may_be_given_a_name(kedge, world):
     assert kedge("ppo", "runs/r-ppo/recipe.toml", "--overwrite")[0] == 0
 
 
+def test_evaluate_claims_of_its_prompts_what_is_known(kedge, world):
+    kedge("ppo", "r.toml")
+    _, out, _ = kedge("evaluate", "r.toml")  # the training prompts, of which 4 were held out
+    assert "12 prompts (8 of them trained on by runs/r-ppo)" in " ".join(out.split())
+    assert json.loads((world / "runs/r-evaluate/summary.json").read_text())["trained_on"] == {"runs/r-ppo": 8}
+    (world / "new.jsonl").write_text('{"prompt": "a dog"}\n{"prompt": "a ship"}\n')
+    for policy in ("runs/r-ppo", "runs/r-ppo/policy"):
+        words = ["evaluate.prompts=new.jsonl", f"evaluate.policy={policy}", "evaluate.metrics=[]", "--overwrite"]
+        _, out, _ = kedge("evaluate", "r.toml", *words)
+        assert f"2 prompts (none trained on by {policy})" in " ".join(out.split())
+    (world / "prompts.jsonl").rename(world / "gone.jsonl")
+    _, out, _ = kedge("evaluate", "r.toml", *words)
+    assert "2 prompts;" in " ".join(out.split())  # nobody knows
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [(["reward.eval_size=2"], "of 2 held-out pairs"), (["reward.eval_size=0"], "of 8 training pairs")],
+)
+def test_the_doctor_says_which_pairs_it_tried(kedge, world, words, found):
+    kedge("reward", "r.toml", *words)
+    out = kedge("doctor", "r.toml", *words, "ppo.reward=runs/r-reward", "--json")[1]
+    [finding] = [f for f in json.loads(out)["findings"] if f["check"] == "reward model: swapped pairs"]
+    assert found in finding["found"]
+
+
 def test_evaluate_refuses_a_truncation_that_greedy_would_ignore(kedge, world):
     status, _, err = kedge("evaluate", "r.toml", "evaluate.temperature=0", "evaluate.top_k=5")
     assert status == 2

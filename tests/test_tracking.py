@@ -113,6 +113,23 @@ def test_lines(run):
     assert json.loads(text) == {"score": {"before": 1, "after": "ü"}}
 
 
+def test_an_evaluation_joins_the_line_of_its_step(run):
+    run.complete_metrics(0, {"eval/score": 0.5})
+    for step in (1, 2):
+        run.write_metrics(step, {"loss": step})
+    run.complete_metrics(2, {"eval/score": 0.75})
+    whole = [{"step": 0, "eval/score": 0.5}, {"step": 1, "loss": 1}, {"step": 2, "loss": 2, "eval/score": 0.75}]
+    assert lines(run, "metrics.jsonl") == whole
+    run.forget_after(2)
+    assert lines(run, "metrics.jsonl") == whole  # a longer run goes on after it
+    run.forget_after(2, evaluation_too=True)  # it is done again
+    assert lines(run, "metrics.jsonl") == [*whole[:2], {"step": 2, "loss": 2}]
+    run.complete_metrics(2, {"eval/score": 0.75})
+    assert lines(run, "metrics.jsonl") == whole
+    run.forget_after(0, evaluation_too=True)
+    assert lines(run, "metrics.jsonl") == []
+
+
 def test_forget_after(run):
     for step in (1, 2, 3, 4):
         run.write_metrics(step, {"loss": step})

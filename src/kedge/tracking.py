@@ -120,6 +120,21 @@ class RunFolder:
         for tracker in self._open_trackers(Past(first=step)):
             tracker.log(step, metrics)
 
+    def complete_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """More metrics of a step whose line may be there already: it stays one line."""
+        if not self.processes.leads:
+            return
+        path = self.path / "metrics.jsonl"
+        *lines, _ = path.read_text(encoding="utf-8").split("\n") if path.is_file() else [""]
+        row = json.loads(lines.pop()) if lines else {}
+        if row.get("step") != step:
+            self.write_metrics(step, metrics)
+            return
+        whole = json.dumps(row | dict(metrics), ensure_ascii=False)
+        write_text(path, "".join(f"{line}\n" for line in [*lines, whole]))
+        for tracker in self._open_trackers(Past(first=step)):
+            tracker.log(step, metrics)
+
     def write_samples(self, samples: Iterable[Mapping[str, Any]]) -> None:
         """Lines of samples.jsonl."""
         self._append("samples.jsonl", samples)
@@ -161,8 +176,8 @@ class RunFolder:
                 # line end is nothing, or the line that was being written when the run was killed, cut off anywhere,
                 # in the midst of a character too; it is past the checkpoint.
                 *whole, cut_off = path.read_bytes().split(b"\n")
-                kept = [line.decode() for line in whole if not _forgotten(json.loads(line), step, evaluation_too)]
-                if cut_off or len(kept) < len(whole):
+                kept = [line for line in (_remembered(line.decode(), step, evaluation_too) for line in whole) if line]
+                if cut_off or kept != [line.decode() for line in whole]:
                     write_text(path, "".join(f"{line}\n" for line in kept))
                 if name == "metrics.jsonl":
                     past.rows.extend(map(json.loads, kept))
@@ -207,9 +222,15 @@ def _settings(tables: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     return flat
 
 
-def _forgotten(row: Mapping[str, Any], step: int, evaluation_too: bool) -> bool:
-    evaluation = row.get("split") == "eval" or all(key.startswith("eval/") for key in row if key != "step")
-    return row["step"] > step or (row["step"] == step and evaluation and evaluation_too)
+def _remembered(line: str, step: int, evaluation_too: bool) -> str:
+    """A line without what is done again after ``step``; nothing where that is all of it."""
+    row = json.loads(line)
+    if row["step"] > step or (row["step"] == step and evaluation_too and row.get("split") == "eval"):
+        return ""
+    if row["step"] < step or not evaluation_too or not any(key.startswith("eval/") for key in row):
+        return line
+    rest = {key: value for key, value in row.items() if not key.startswith("eval/")}
+    return json.dumps(rest, ensure_ascii=False) if len(rest) > 1 else ""
 
 
 class Timer:

@@ -11,7 +11,7 @@ from tokenizers import normalizers
 from kedge import PPO, PPOConfig, cli
 from kedge.data.files import rows_of
 from kedge.data.records import preferences
-from kedge.inspection.doctor import examine
+from kedge.inspection.doctor import Pairs, examine
 from kedge.inspection.doctor.examine import CHECKS
 from kedge.inspection.doctor.finding import Patient
 from kedge.inspection.machine import Machine
@@ -46,7 +46,7 @@ def findings(tiny_lm, tmp_path):
 
         return {
             finding.check: finding
-            for finding in examine(build, lambda: preferences(rows_of(list(pairs)), seed=0) if pairs else [])
+            for finding in examine(build, lambda: Pairs(preferences(rows_of(list(pairs)), seed=0) if pairs else []))
         }
 
     return find

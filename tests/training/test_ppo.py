@@ -131,6 +131,7 @@ def test_the_run_folder(make_ppo, tmp_path, lines):
 
     rows = lines(run, "metrics.jsonl")
     assert [row["step"] for row in rows if "objective/kl" in row] == [1, 2, 3, 4, 5]
+    assert [row["step"] for row in rows] == list(range(len(rows)))  # a line a step, the last one too
     evaluated = {row["step"]: row for row in rows if "eval/score" in row}
     assert list(evaluated) == [0, 2, 4, 5]
     assert evaluated[0]["eval/kl"] == pytest.approx(0, abs=1e-6)

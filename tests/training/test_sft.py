@@ -172,6 +172,7 @@ def test_metrics_and_evaluations_on_the_way(make_sft, tmp_path, lines):
     sft = make_sft(settings={"epochs": 5, "batch_size": 4, "eval_every": 2}, eval_data=OTHERS, run=tmp_path / "run")
     summary = sft.train()
     rows = lines(tmp_path / "run", "metrics.jsonl")
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4, 5]
     assert [row["step"] for row in rows if "train/loss" in row] == [1, 2, 3, 4, 5]
     evaluated = {row["step"]: row["eval/loss"] for row in rows if "eval/loss" in row}
     assert list(evaluated) == [0, 2, 4, 5]

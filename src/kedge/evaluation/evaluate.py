@@ -41,15 +41,18 @@ class Evaluation:
     """``{judge: [N]}``."""
     kl: Sequence[float] | None
     """``[N]`` nats: sum over a sequence's tokens of log policy - log reference."""
+    components: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """``{"manners": [N]}`` of a reward of several parts, each part's own scores, unweighted."""
     failures: Mapping[str, int] = field(default_factory=dict)
     """``{"judge_timeouts": 0, ...}`` samples with a default score and why, of judges that have one."""
 
     def summary(self) -> dict[str, float]:
-        """Means over the prompts: scores, sequence KL, answer length in tokens, share ended by EOS, distinct-1/2; and
-        how many samples have a default score."""
+        """Means over the prompts: scores, ``rewards/NAME`` of the parts of a reward, sequence KL, answer length in
+        tokens, share ended by EOS, distinct-1/2; and how many samples have a default score."""
         n = len(self.completions)
         texts = [completion.text for completion in self.completions]
         numbers = {name: mean(values) for name, values in self.scores.items()}
+        numbers |= {f"rewards/{name}": mean(values) for name, values in self.components.items()}
         if self.kl is not None:
             numbers["kl"] = mean(self.kl)
         return numbers | {
@@ -62,7 +65,7 @@ class Evaluation:
 
     def samples(self, count: int | None = None) -> Iterator[dict[str, Any]]:
         """The first ``count`` answers (default all) as lines of samples.jsonl."""
-        return sample_rows(self.prompts, self.completions, self.scores, self.kl, count=count)
+        return sample_rows(self.prompts, self.completions, {**self.components, **self.scores}, self.kl, count=count)
 
 
 def evaluate_policy(
@@ -105,7 +108,8 @@ def evaluate_policy(
     for name, judged in scores.items():
         for counts in judged.failure_counts().values():
             failures.update({f"{name}_{reason}": count for reason, count in counts.items()})
-    return Evaluation(prompts, completions, sums, divergence, failures)
+    parts = {k: v for judged in scores.values() if len(judged.components) > 1 for k, v in judged.components.items()}
+    return Evaluation(prompts, completions, sums, divergence, parts, failures)
 
 
 def sequence_kl(

@@ -288,7 +288,8 @@ class Supervised(ABC):
             summary["best"] = self.keeper.best
         summary["seconds"] = {phase: round(seconds, 3) for phase, seconds in self.timer.seconds.items()}
         if self.run is not None:
-            self._write(after)
+            if after:
+                self.run.complete_metrics(self.step_done, after)
             self.run.write_summary(summary)
         return summary
 

@@ -36,6 +36,26 @@ def prepare_prompts(
             for the longest one.
         DataError: rows without prompt, prompts that are too long, or held-out prompts among the training ones.
     """
+    train, evaluation = split_prompts(source, eval_source, eval_size=eval_size, columns=columns, seed=config.seed)
+    encoded, notes = _encoded(lm, config, train, "prompts")
+    encoded_aside, more_notes = _encoded(lm, config, evaluation, "held-out prompts")
+    return encoded, encoded_aside, notes + more_notes
+
+
+def split_prompts(
+    source: Source,
+    eval_source: Source | None,
+    *,
+    eval_size: int,
+    columns: Mapping[str, str] | None,
+    seed: int,
+) -> tuple[list[Prompt], list[Prompt]]:
+    """``(training, evaluation)`` prompts, disjoint by text.
+
+    Raises:
+        ConfigError: both ways to hold out at once. DataError: rows without prompt, none left to train on, or held-out
+            prompts among the training ones.
+    """
     if eval_source is not None and eval_size:
         raise ConfigError("eval_size: not used with eval_prompts, which are all held out; take one of them out")
     train = read_prompts(source, columns)
@@ -46,12 +66,10 @@ def prepare_prompts(
         # Split by text: a prompt that stands in the data twice is on one side only.
         unique = list({plain(prompt.text): prompt for prompt in train}.values())
         count = f"{len(unique)} different ones in {len(train)} rows"
-        _, evaluation = held_out(unique, eval_size, seed=config.seed, what="prompts", count=count)
+        _, evaluation = held_out(unique, eval_size, seed=seed, what="prompts", count=count)
         texts = {plain(prompt.text) for prompt in evaluation}
         train = [prompt for prompt in train if plain(prompt.text) not in texts]
-    encoded, notes = _encoded(lm, config, train, "prompts")
-    encoded_aside, more_notes = _encoded(lm, config, evaluation, "held-out prompts")
-    return encoded, encoded_aside, notes + more_notes
+    return train, evaluation
 
 
 def _refuse_overlap(train: Sequence[Prompt], evaluation: Sequence[Prompt]) -> None:

@@ -354,7 +354,7 @@ class PPO:
             self._write_samples(self.run, "eval", self.step_done, evaluation.samples(EVALUATION_SAMPLES))
         metrics = {f"eval/{name}": value for name, value in evaluation.summary().items()}
         if self.run is not None and self.step_done in (0, self.config.steps):
-            self.run.write_metrics(self.step_done, metrics)
+            self.run.complete_metrics(self.step_done, metrics)
         return metrics
 
     def _write_samples(self, run: RunFolder, split: str, version: int, samples: Iterator[dict[str, Any]]) -> None:
