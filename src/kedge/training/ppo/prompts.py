@@ -67,8 +67,8 @@ def split_prompts(
         unique = list({plain(prompt.text): prompt for prompt in train}.values())
         count = f"{len(unique)} different ones in {len(train)} rows"
         _, evaluation = held_out(unique, eval_size, seed=seed, what="prompts", count=count)
-        texts = {plain(prompt.text) for prompt in evaluation}
-        train = [prompt for prompt in train if plain(prompt.text) not in texts]
+        aside = {plain(prompt.text) for prompt in evaluation}
+        train = [prompt for prompt in train if plain(prompt.text) not in aside]
     return train, evaluation
 
 
