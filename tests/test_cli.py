@@ -168,11 +168,15 @@ def no_template(world):
         (None, "ppo r.toml ppo.learning_rate=fast", ["learning_rate", "'fast'"]),
         (None, "ppo r.toml kl_coef", ["kl_coef", "key.path=value"]),
         (None, "ppo nowhere.toml", ["nowhere.toml", "no such recipe file"]),
-        (bad_row, "ppo r.toml", ["prompts.jsonl: row 2", "no column 'prompt'", "question"]),
+        (bad_row, "ppo r.toml", ["prompts.jsonl: line 2", "no column 'prompt'", "question"]),
         (empty_data, "ppo r.toml", ["prompts.jsonl", "no rows"]),
-        (long_prompt, "ppo r.toml ppo.eval_size=0", ["prompts.jsonl: row 1", "128 positions", "max_prompt_length=122"]),
+        (
+            long_prompt,
+            "ppo r.toml ppo.eval_size=0",
+            ["prompts.jsonl: line 1", "1 of 1 prompts have more than 122 tokens", "128 positions"],
+        ),
         (no_tokenizer, "ppo r.toml", ["model: no tokenizer", "tokenizer="]),
-        (no_template, "sft r.toml", ["demos.jsonl: row", "chat template"]),
+        (no_template, "sft r.toml", ["demos.jsonl: line", "chat template"]),
         (None, "ppo r.toml ppo.policy=nobody/nothing", ["nobody/nothing", "network"]),
         (None, "ppo r.toml ppo.reward=rewards:too_few", ["'too_few'", "1 scores for 4"]),
         (None, "ppo r.toml ppo.reward=rewards:nothing", ["no reward component gave a score for", "prompt ("]),
@@ -189,6 +193,9 @@ def no_template(world):
         (None, "ppo r.toml ppo.reward=rewards.ends", ["rewards.ends", "package.module:name"]),
         (None, "ppo r.toml ppo.reward=model", ["model", "no reward model", "kedge reward"]),
         (None, "ppo r.toml --resume --overwrite", ["exclude each other"]),
+        (None, "ppo r.toml ppo.steps=true", ["steps: a number, and not true or false"]),
+        (None, "ppo r.toml ppo.run=r.toml/run", ["r.toml/run: cannot be written", "Not a directory", "run=..."]),
+        (None, "sft r.toml sft.data=demos.jsonl sft.columns={prompt='messages'}", ["no column 'completion'"]),
         (None, "chat nowhere/at/all", ["nowhere/at/all", "no such folder"]),
     ],
 )
@@ -240,12 +247,52 @@ def test_help_names_the_recipes_table(kedge, stage):
     assert f"the recipe's {stage} table" in out
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        'ppo.reward={function="rewards:ends"}',
+        'ppo.reward=["rewards:ends"] ppo.metrics=rewards:ends',
+        'ppo.metrics={function="rewards:ends",name="again"} ppo.stop_tokens=<eos> ppo.stop_strings=zz',
+    ],
+)
+def test_one_where_several_may_stand(kedge, world, words):
+    (world / "r.toml").write_bytes(b"\xef\xbb\xbf" + (world / "r.toml").read_bytes())
+    assert kedge("ppo", "r.toml", *words.split())[0] == 0
+    assert kedge("ppo", "runs/r-ppo/recipe.toml", "--overwrite")[0] == 0  # what is resolved says the same
+
+
 def test_a_metric_may_be_given_a_name(kedge, world):
     status, out, _ = kedge("ppo", "r.toml", 'ppo.metrics=[{function = "rewards:ends", name = "long"}]')
     assert status == 0
     assert "long" in out
     assert "long" in json.loads((world / "runs/r-ppo/summary.json").read_text())["after"]
     assert kedge("ppo", "runs/r-ppo/recipe.toml", "--overwrite")[0] == 0
+
+
+def test_evaluate_claims_of_its_prompts_what_is_known(kedge, world):
+    kedge("ppo", "r.toml")
+    _, out, _ = kedge("evaluate", "r.toml")  # the training prompts, of which 4 were held out
+    assert "12 prompts (8 of them trained on by runs/r-ppo)" in " ".join(out.split())
+    assert json.loads((world / "runs/r-evaluate/summary.json").read_text())["trained_on"] == {"runs/r-ppo": 8}
+    (world / "new.jsonl").write_text('{"prompt": "a dog"}\n{"prompt": "a ship"}\n')
+    for policy in ("runs/r-ppo", "runs/r-ppo/policy"):
+        words = ["evaluate.prompts=new.jsonl", f"evaluate.policy={policy}", "evaluate.metrics=[]", "--overwrite"]
+        _, out, _ = kedge("evaluate", "r.toml", *words)
+        assert f"2 prompts (none trained on by {policy})" in " ".join(out.split())
+    (world / "prompts.jsonl").rename(world / "gone.jsonl")
+    _, out, _ = kedge("evaluate", "r.toml", *words)
+    assert "2 prompts;" in " ".join(out.split())  # nobody knows
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [(["reward.eval_size=2"], "of 2 held-out pairs"), (["reward.eval_size=0"], "of 8 training pairs")],
+)
+def test_the_doctor_says_which_pairs_it_tried(kedge, world, words, found):
+    kedge("reward", "r.toml", *words)
+    out = kedge("doctor", "r.toml", *words, "ppo.reward=runs/r-reward", "--json")[1]
+    [finding] = [f for f in json.loads(out)["findings"] if f["check"] == "reward model: swapped pairs"]
+    assert found in finding["found"]
 
 
 def test_evaluate_refuses_a_truncation_that_greedy_would_ignore(kedge, world):

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 import pytest
 
-from kedge.config import Config, nearest, override, read_recipe, write_recipe
+from kedge.config import Config, Several, nearest, override, read_recipe, write_recipe
 from kedge.errors import ConfigError
 
 
@@ -22,7 +22,9 @@ class Example(Config):
     kl: Literal["fixed", "adaptive"] | None = "fixed"
     target: float = 6.0
     clip: float | None = None
-    names: tuple[str, ...] = ()
+    names: Several[str] = ()
+    sizes: tuple[int, ...] = ()
+    on: bool | int = 0
     inner: Inner = Inner()
 
 
@@ -30,7 +32,10 @@ class Example(Config):
     ("settings", "message"),
     [
         ({"learning_rat": 1}, "learning_rat: unknown key; did you mean 'learning_rate'?"),
-        ({"zzz": 1}, "zzz: unknown key; there are: clip, inner, kl, learning_rate, names, steps, target"),
+        (
+            {"zzz": 1},
+            "zzz: unknown key; there are: clip, inner, kl, learning_rate, names, on, sizes, steps, target",
+        ),
         ({"inner": {"widht": 1}}, "widht: unknown key; did you mean 'width'?"),
         ({"batch_size": 1}, "batch_size: kedge has no batch_size; set episodes"),
         ({"target": 3.0}, "target: not used with kl='fixed'; set kl='adaptive', or take target out"),
@@ -40,6 +45,11 @@ class Example(Config):
         ({"learning_rate": float("nan")}, "learning_rate: .*finite number"),
         ({"kl": "adaptiv"}, "kl: .*'fixed' or 'adaptive'.*got 'adaptiv'"),
         ({"steps": 1.5}, "steps: .*integer"),
+        ({"steps": True}, "steps: a number, and not true or false, got True"),
+        ({"learning_rate": False}, "learning_rate: a number, and not true or false"),
+        ({"clip": True, "kl": "none"}, "clip: a number, and not true or false"),
+        ({"inner": {"width": True}}, r"inner\.width: a number, and not true or false"),
+        ({"sizes": [2, True]}, "sizes: a number, and not true or false"),
         ({"inner": {"width": "x"}}, "width: .*integer.*got 'x'"),
     ],
 )
@@ -60,6 +70,25 @@ def test_none_means_off_and_used_keys_are_kept():
     assert config.kl is None
     assert config.clip is None
     assert Example(steps=1, kl="adaptive", target=3).target == 3.0
+
+
+def test_numbers_and_switches_that_are_fine():
+    config = Example(steps=1.0, learning_rate=1, on=True, sizes=(1, 2))
+    assert (config.steps, config.learning_rate, config.on) == (1, 1.0, True)
+
+
+@pytest.mark.parametrize(("given", "names"), [("<s>", ("<s>",)), (["a", "b"], ("a", "b")), ("none", ()), ([], ())])
+def test_one_where_several_may_stand(given, names):
+    assert Example(steps=1, names=given).names == names
+
+
+def test_settings_from_python():
+    assert Example.of({"steps": 2}) == Example(steps=2) == Example.of(Example(steps=2))
+    assert Inner.of(None) == Inner()
+    with pytest.raises(ConfigError, match="stepz: unknown key; did you mean 'steps'"):
+        Example.of({"stepz": 2})
+    with pytest.raises(ConfigError, match="config: Inner or a dict of its settings, not Example"):
+        Inner.of(Example(steps=1))
 
 
 def test_frozen():
@@ -90,6 +119,8 @@ def test_recipe_files(tmp_path):
     path = tmp_path / "r.toml"
     path.write_text('run = "x"\n[ppo]\nsteps = 3\nname = "ü"\n', encoding="utf-8")
     assert read_recipe(path) == {"run": "x", "ppo": {"steps": 3, "name": "ü"}}
+    path.write_bytes(b"\xef\xbb\xbfsteps = 3\n")  # as Windows' Notepad writes it
+    assert read_recipe(path) == {"steps": 3}
     path.write_text("[ppo]\nsteps = \n")
     with pytest.raises(ConfigError, match=r"r\.toml: not valid TOML: .*line 2"):
         read_recipe(path)

@@ -32,6 +32,23 @@ def test_nothing_is_written_before_start(tmp_path):
     assert folder.checkpoints == folder.path / "checkpoints"
 
 
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("file/run", "Not a directory"),
+        ("x" * 300, "File name too long"),
+        ("a/" + "x" * 300, "File name too long"),
+        ("nul\0run", "null byte"),
+        ("/proc/kedge-run", "No such file"),
+    ],
+)
+def test_a_path_that_cannot_be_written_is_refused_at_once(tmp_path, path, why):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=f"cannot be written.*{why}.*name another folder with run="):
+        RunFolder(tmp_path / path, RECIPE)
+    assert [child.name for child in tmp_path.iterdir()] == ["file"]
+
+
 def test_refuses_a_run_that_exists(run):
     with pytest.raises(ConfigError, match=r"one: exists; --resume .*--overwrite"):
         RunFolder(run.path, RECIPE)
@@ -94,6 +111,23 @@ def test_lines(run):
     assert lines(run, "samples.jsonl") == [{"step": 2, "prompt": "ü\n"}, {"step": 2, "prompt": "b"}]
     text = (run.path / "summary.json").read_text(encoding="utf-8")
     assert json.loads(text) == {"score": {"before": 1, "after": "ü"}}
+
+
+def test_an_evaluation_joins_the_line_of_its_step(run):
+    run.complete_metrics(0, {"eval/score": 0.5})
+    for step in (1, 2):
+        run.write_metrics(step, {"loss": step})
+    run.complete_metrics(2, {"eval/score": 0.75})
+    whole = [{"step": 0, "eval/score": 0.5}, {"step": 1, "loss": 1}, {"step": 2, "loss": 2, "eval/score": 0.75}]
+    assert lines(run, "metrics.jsonl") == whole
+    run.forget_after(2)
+    assert lines(run, "metrics.jsonl") == whole  # a longer run goes on after it
+    run.forget_after(2, evaluation_too=True)  # it is done again
+    assert lines(run, "metrics.jsonl") == [*whole[:2], {"step": 2, "loss": 2}]
+    run.complete_metrics(2, {"eval/score": 0.75})
+    assert lines(run, "metrics.jsonl") == whole
+    run.forget_after(0, evaluation_too=True)
+    assert lines(run, "metrics.jsonl") == []
 
 
 def test_forget_after(run):

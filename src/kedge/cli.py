@@ -86,11 +86,12 @@ def ppo(recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwrite = 
 def evaluate(recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwrite = False) -> None:
     """One policy against another on the same prompts: the recipe's evaluate table."""
     read = _read(recipe, overrides)
-    from kedge.inspection.tables import comparison_table
+    from kedge.inspection.tables import comparison_table, prompts_caption
     from kedge.jobs import evaluate_job
 
-    comparison, folder = evaluate_job(read, overwrite=overwrite)
-    console.print(comparison_table(comparison.summary(), title="Baseline (before) and policy (after)"))
+    comparison, folder, trained_on = evaluate_job(read, overwrite=overwrite)
+    prompts = prompts_caption(trained_on)
+    console.print(comparison_table(comparison.summary(), title="Baseline (before) and policy (after)", prompts=prompts))
     _say_where(folder, f"{folder}/samples.jsonl", None)
 
 

@@ -10,13 +10,34 @@ import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from kedge.errors import ConfigError
 from kedge.storage import write_text
+
+Item = TypeVar("Item")
+
+
+def several(value: Any) -> Any:
+    """One thing where several may stand, as one of several; None as none."""
+    if value is None:
+        return ()
+    return value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+
+
+Several = Annotated[tuple[Item, ...], BeforeValidator(several)]
+"""A list of them, a single one, or none."""
 
 
 class Config(BaseModel):
@@ -40,6 +61,21 @@ class Config(BaseModel):
             raise _readable(error, type(self)) from None
 
     @classmethod
+    def of(cls, given: Self | Mapping[str, Any] | None, *, key: str = "config") -> Self:
+        """The settings as they are given from Python: of this class, as a dict, or none for the defaults.
+
+        Raises:
+            ConfigError: another class's settings, or wrong ones. ``key`` is the argument's name.
+        """
+        if given is None:
+            return cls()
+        if isinstance(given, Mapping):
+            return cls(**given)
+        if not isinstance(given, cls):
+            raise ConfigError(f"{key}: {cls.__name__} or a dict of its settings, not {type(given).__name__}")
+        return given
+
+    @classmethod
     def _refuse_in_table(cls, name: str, value: object) -> None:
         """A table within a table says where it stands."""
         field = cls.model_fields.get(name)
@@ -56,6 +92,16 @@ class Config(BaseModel):
         if not isinstance(data, dict):
             return data
         return {key: None if isinstance(value, str) and value == "none" else value for key, value in data.items()}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _a_switch_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # Python's True is 1, and so it is for pydantic.
+        kinds = _leaves(cls.model_fields[str(info.field_name)].annotation)
+        switched = any(isinstance(x, bool) for x in (value if isinstance(value, list | tuple) else [value]))
+        if switched and bool not in kinds and kinds & {int, float}:
+            raise ValueError(f"a number, and not true or false, got {value!r}")
+        return value
 
     @model_validator(mode="after")
     def _only_used_keys(self) -> Self:
@@ -83,6 +129,12 @@ class Config(BaseModel):
             return None
         other, allowed = self.USED_WHEN[key]
         return self._unmet(other) or (None if _is_on(getattr(self, other), allowed) else (other, allowed))
+
+
+def _leaves(annotation: Any) -> set[Any]:
+    """The plain types that an annotation is made of."""
+    inner = get_args(annotation)
+    return set().union(*map(_leaves, inner)) if inner else {annotation}
 
 
 def _is_on(current: object, values: tuple[object, ...]) -> bool:
@@ -139,7 +191,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{path}: no such recipe file")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
 

@@ -1,18 +1,20 @@
 """From a recipe to the job it describes, checked and ready to train."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kedge.data.files import rows_of
-from kedge.data.records import Preference, preferences
+from kedge.data.records import plain, preferences
 from kedge.evaluation.evaluate import Comparison, evaluate
-from kedge.inspection.doctor import Finding, examine
+from kedge.inspection.doctor import Finding, Pairs, examine
+from kedge.inspection.trained_on import prompts_trained_on
 from kedge.planning import memory_finding, refuse_what_cannot_fit
 from kedge.recipe import EvaluateRecipe, PPORecipe, Recipe, RewardRecipe, SFTRecipe
 from kedge.tracking import RunFolder
 from kedge.training.ppo import PPO
 from kedge.training.reward_modeling import RewardModeling
 from kedge.training.sft import SFT
+from kedge.training.supervised import read_split
 
 # Preferences on which the doctor tries a reward model.
 DOCTORS_PAIRS = 128
@@ -48,12 +50,22 @@ def doctor_job(recipe: Recipe, scratch: Path) -> list[Finding]:
     def build() -> PPO:
         return _ppo(settings, RunFolder(scratch / "run", {"ppo": settings.resolved()}))
 
-    def pairs() -> list[Preference]:
+    def pairs() -> Pairs:
         preferred = recipe.stages.get("reward")
         if not isinstance(preferred, RewardRecipe):
-            return []
-        rows = rows_of(preferred.eval_data or preferred.data, rename=preferred.columns)
-        return preferences(rows, seed=preferred.seed)[:DOCTORS_PAIRS]
+            return Pairs()
+        # As the reward model's own job splits them.
+        trained_on, held_out = read_split(
+            partial(preferences, seed=preferred.seed),
+            preferred.data,
+            preferred.eval_data,
+            eval_size=preferred.eval_size,
+            columns=preferred.columns,
+            seed=preferred.seed,
+        )
+        if held_out:
+            return Pairs(held_out[:DOCTORS_PAIRS], "held-out pairs")
+        return Pairs(trained_on[:DOCTORS_PAIRS], "training pairs")
 
     return [memory_finding(recipe, "ppo"), *examine(build, pairs)]
 
@@ -73,8 +85,9 @@ def _ppo(settings: PPORecipe, run: RunFolder) -> PPO:
     )
 
 
-def evaluate_job(recipe: Recipe, *, overwrite: bool = False) -> tuple[Comparison, Path]:
-    """``[evaluate]``, done: the comparison, and the run folder where it stands."""
+def evaluate_job(recipe: Recipe, *, overwrite: bool = False) -> tuple[Comparison, Path, dict[str, int]]:
+    """``[evaluate]``, done: the comparison, the run folder where it stands, and how many of its prompts each run was
+    trained on, where that is known."""
     settings = recipe.stage("evaluate", EvaluateRecipe)
     run = recipe.run_folder("evaluate", overwrite=overwrite, resume=False)
     comparison = evaluate(
@@ -95,8 +108,11 @@ def evaluate_job(recipe: Recipe, *, overwrite: bool = False) -> tuple[Comparison
     run.start()
     for policy, evaluation in (("baseline", comparison.before), ("policy", comparison.after)):
         run.write_samples({"policy": policy} | sample for sample in evaluation.samples())
-    run.write_summary(comparison.summary())
-    return comparison, run.path
+    asked = [plain(prompt.text) for prompt in comparison.after.prompts]
+    known = {run: prompts_trained_on(run) for run in (settings.policy, settings.baseline)}
+    trained_on = {run: sum(text in texts for text in asked) for run, texts in known.items() if texts is not None}
+    run.write_summary(comparison.summary() | {"trained_on": trained_on})
+    return comparison, run.path, trained_on
 
 
 def _supervised(settings: SFTRecipe | RewardRecipe) -> dict[str, Any]:

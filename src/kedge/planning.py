@@ -76,7 +76,7 @@ def planned_job(recipe: Recipe, stage: str, machine: Machine, *, model: str | No
             evaluated=held_out,
         )
     else:
-        make = demonstration_work if isinstance(settings, SFTRecipe) else preference_work
+        make: Any = demonstration_work if isinstance(settings, SFTRecipe) else preference_work
         work = make(source, settings.data, settings, tokenizer=tokenizer, columns=settings.columns)
     return Job(stage, source, settings, work, machine)
 

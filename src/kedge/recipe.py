@@ -6,11 +6,11 @@ and what only a file has to say: which model, which data, which run folder.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from kedge.config import Config, nearest, override, read_recipe
+from kedge.config import Config, Several, nearest, override, read_recipe
 from kedge.engine.sampling import Sampling
 from kedge.errors import ConfigError
 from kedge.models.language_model import Device, DType
@@ -21,6 +21,13 @@ from kedge.training.reward_modeling import RewardConfig
 from kedge.training.sft import SFTConfig
 
 StageRecipe = TypeVar("StageRecipe", bound=Config)
+
+
+Reward = Annotated[
+    str | list[str | RewardSpec],
+    BeforeValidator(lambda given: [given] if isinstance(given, Mapping | RewardSpec) else given),
+]
+"""One reward, or a list of them."""
 
 
 class _Data(Config):
@@ -71,13 +78,13 @@ class PPORecipe(_Data, PPOConfig):
     """Where the tokenizer is, when not beside the policy."""
     prompts: str
     """Rows with a column ``prompt``; the other columns reach the reward."""
-    reward: str | list[RewardSpec]
-    """``package.module:name``, a reward model, or a list of ``{function | model, weight, name}``."""
+    reward: Reward
+    """``package.module:name``, a reward model, ``{function | model, weight, name}``, or a list of these."""
     eval_prompts: str | None = None
     """Prompts never trained on."""
     eval_size: int = Field(0, ge=0)
     """How many of ``prompts`` to set aside instead."""
-    metrics: tuple[str | RewardSpec, ...] = ()
+    metrics: Several[str | RewardSpec] = ()
     """Judges that the training never sees: ``package.module:name``, reward models, or ``{function | model, name}``."""
 
 
@@ -94,9 +101,9 @@ class EvaluateRecipe(_Data):
     """Rows with a column ``prompt``; prompts that neither was trained on."""
     limit: int | None = Field(None, ge=1)
     """At most so many of them."""
-    reward: str | list[RewardSpec] | None = None
+    reward: Reward | None = None
     """Scores the answers as ``score``."""
-    metrics: tuple[str | RewardSpec, ...] = ()
+    metrics: Several[str | RewardSpec] = ()
     """Further judges: ``package.module:name``, reward models, or ``{function | model, name}``."""
     response_length: int = Field(64, ge=1)
     """Longest answer, in tokens."""
@@ -108,9 +115,9 @@ class EvaluateRecipe(_Data):
     """Keep the likeliest tokens up to this probability."""
     min_p: float = Field(0.0, ge=0, lt=1)
     """Keep tokens at least this likely relative to the likeliest."""
-    stop_tokens: tuple[str, ...] = ()
+    stop_tokens: Several[str] = ()
     """Tokens that end an answer, besides the model's own EOS ids."""
-    stop_strings: tuple[str, ...] = ()
+    stop_strings: Several[str] = ()
     """Texts that end an answer."""
     seed: int = 0
     """Both policies draw the same random numbers for a prompt."""

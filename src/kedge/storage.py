@@ -5,13 +5,17 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from safetensors import SafetensorError
 
-from kedge.errors import StorageError
+from kedge.errors import ConfigError, StorageError
 
 # Bytes left on a disk that is as good as full.
 FULL = 2**20
+
+TRIAL = ".kedge-trial-"
+"""How the name of a folder begins that is made to see whether one can be."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -47,6 +51,26 @@ def whole_folder(target: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Raise where ``folder`` cannot be made, or nothing be made in it. What is made to find out is gone again.
+
+    Raises:
+        ConfigError: saying why.
+    """
+    there = folder
+    try:
+        while not there.exists():
+            there = there.parent
+        if there == folder and not folder.is_dir():
+            return  # a file: not a matter of rights
+        with TemporaryDirectory(prefix=TRIAL, dir=there) as aside:
+            (Path(aside) / folder.relative_to(there)).mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        where = "" if there == folder else f" in {there}"
+        raise ConfigError(f"{folder}: cannot be written{where}: {why}; name another folder with run=...") from None
 
 
 def remove_folder(folder: Path) -> None:

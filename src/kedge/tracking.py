@@ -11,7 +11,7 @@ from typing import Any
 from kedge.config import read_recipe, write_recipe
 from kedge.errors import ConfigError
 from kedge.parallel import join
-from kedge.storage import storage, sync, write_text
+from kedge.storage import TRIAL, refuse_unwritable, storage, sync, write_text
 from kedge.trackers import Past, Tracker, TrackerName, open_tracker, refuse_missing
 
 Metrics = dict[str, float]
@@ -53,8 +53,8 @@ class RunFolder:
             files: what the run writes, and all that overwriting it deletes.
 
         Raises:
-            ConfigError: it exists and neither flag was given; both were; it is not a run's folder; or it is to be
-                resumed with other settings.
+            ConfigError: it cannot be written; it exists and neither flag was given; both were; it is not a run's
+                folder; or it is to be resumed with other settings.
         """
         self.path = Path(path)
         self.processes = join()
@@ -64,6 +64,8 @@ class RunFolder:
         self._started = False
         self._report_to: Sequence[TrackerName] = ()
         self._trackers: list[Tracker] | None = None
+        if self.processes.leads:
+            refuse_unwritable(self.path)
         if overwrite and resume:
             raise ConfigError("--overwrite and --resume exclude each other")
         if self.path.resolve() in (Path.cwd(), *Path.cwd().parents):
@@ -118,6 +120,21 @@ class RunFolder:
         for tracker in self._open_trackers(Past(first=step)):
             tracker.log(step, metrics)
 
+    def complete_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """More metrics of a step whose line may be there already: it stays one line."""
+        if not self.processes.leads:
+            return
+        path = self.path / "metrics.jsonl"
+        *lines, _ = path.read_text(encoding="utf-8").split("\n") if path.is_file() else [""]
+        row = json.loads(lines.pop()) if lines else {}
+        if row.get("step") != step:
+            self.write_metrics(step, metrics)
+            return
+        whole = json.dumps(row | dict(metrics), ensure_ascii=False)
+        write_text(path, "".join(f"{line}\n" for line in [*lines, whole]))
+        for tracker in self._open_trackers(Past(first=step)):
+            tracker.log(step, metrics)
+
     def write_samples(self, samples: Iterable[Mapping[str, Any]]) -> None:
         """Lines of samples.jsonl."""
         self._append("samples.jsonl", samples)
@@ -159,8 +176,8 @@ class RunFolder:
                 # line end is nothing, or the line that was being written when the run was killed, cut off anywhere,
                 # in the midst of a character too; it is past the checkpoint.
                 *whole, cut_off = path.read_bytes().split(b"\n")
-                kept = [line.decode() for line in whole if not _forgotten(json.loads(line), step, evaluation_too)]
-                if cut_off or len(kept) < len(whole):
+                kept = [line for line in (_remembered(line.decode(), step, evaluation_too) for line in whole) if line]
+                if cut_off or kept != [line.decode() for line in whole]:
                     write_text(path, "".join(f"{line}\n" for line in kept))
                 if name == "metrics.jsonl":
                     past.rows.extend(map(json.loads, kept))
@@ -191,8 +208,9 @@ class RunFolder:
 
 
 def _counts(path: Path) -> bool:
-    """Whether a file makes a folder somebody's: not a recipe whose writing was broken off by a kill."""
-    return path.name != ".recipe.toml.writing"
+    """Whether a file makes a folder somebody's: not a recipe whose writing was broken off by a kill, or a
+    trial of another process."""
+    return path.name != ".recipe.toml.writing" and not path.name.startswith(TRIAL)
 
 
 def _settings(tables: Mapping[str, Any], path: str = "") -> dict[str, Any]:
@@ -204,9 +222,15 @@ def _settings(tables: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     return flat
 
 
-def _forgotten(row: Mapping[str, Any], step: int, evaluation_too: bool) -> bool:
-    evaluation = row.get("split") == "eval" or all(key.startswith("eval/") for key in row if key != "step")
-    return row["step"] > step or (row["step"] == step and evaluation and evaluation_too)
+def _remembered(line: str, step: int, evaluation_too: bool) -> str:
+    """A line without what is done again after ``step``; nothing where that is all of it."""
+    row = json.loads(line)
+    if row["step"] > step or (row["step"] == step and evaluation_too and row.get("split") == "eval"):
+        return ""
+    if row["step"] < step or not evaluation_too or not any(key.startswith("eval/") for key in row):
+        return line
+    rest = {key: value for key, value in row.items() if not key.startswith("eval/")}
+    return json.dumps(rest, ensure_ascii=False) if len(rest) > 1 else ""
 
 
 class Timer:

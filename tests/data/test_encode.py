@@ -3,7 +3,7 @@
 import pytest
 
 from kedge.data.encode import answer_start, decode_answer, encode_demonstration, encode_prompt, encode_whole
-from kedge.data.records import Demonstration
+from kedge.data.records import Demonstration, joined
 from kedge.errors import DataError
 
 CHAT = [
@@ -91,6 +91,57 @@ def test_a_template_that_forgets_earlier_turns(tiny_tokenizer):
     assert trained(tiny_tokenizer, ids, mask) == ["<think>the dog ran<eos>"]
 
 
+TRIMMING = "{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}<eos>\n{% endfor %}"
+TRIMMING += "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+BEGUN = [*CHAT[:2], {"role": "assistant", "content": "on the "}]
+
+
+@pytest.fixture
+def template(tiny_tokenizer):
+    """``template(text)`` for the length of a test."""
+    before = tiny_tokenizer.chat_template
+    yield lambda text: setattr(tiny_tokenizer, "chat_template", text or before)
+    tiny_tokenizer.chat_template = before
+
+
+@pytest.mark.parametrize(("own", "seen"), [(None, "on the "), (TRIMMING, "on the")], ids=["as it is", "trimming"])
+def test_a_message_of_the_assistants_is_continued(tiny_tokenizer, template, own, seen):
+    """The prompt ends in it, open; the answer is the rest of it, in training as in asking; no second turn begins."""
+    template(own)
+    asked = encode_prompt(tiny_tokenizer, BEGUN)
+    assert tiny_tokenizer.decode(asked).endswith(f"<|user|>sat?<eos>{chr(10) * bool(own)}<|assistant|>{seen}")
+    rest = [{"role": "assistant", "content": "mat"}]
+    for completion in (rest, [rest[0] | {"name": "cat"}]):
+        ids, mask = encode_demonstration(tiny_tokenizer, Demonstration(BEGUN, completion), ends=[1])
+        assert ids == encode_whole(tiny_tokenizer, joined(BEGUN, "mat"), ends=[1])
+        assert tiny_tokenizer.decode(ids).strip().endswith("<|assistant|>on the mat<eos>")
+        assert trained(tiny_tokenizer, ids, mask)[-1].strip() == "mat<eos>"
+        common = answer_start(asked, ids)
+        assert tiny_tokenizer.decode(asked[common:]).strip() == ""  # but for a space that merges with the next word
+        assert mask[:common] == [False] * common
+
+
+def test_two_turns_of_the_assistants_in_a_conversation_stay_two(tiny_tokenizer):
+    turns = Demonstration(BEGUN, ANSWER, begins_a_turn=True)
+    ids, mask = encode_demonstration(tiny_tokenizer, turns, ends=[1])
+    assert tiny_tokenizer.decode(ids).endswith("<|assistant|>on the <eos><|assistant|>the dog ran<eos>")
+    assert trained(tiny_tokenizer, ids, mask) == ["on the <eos>", "the dog ran<eos>"]
+
+
+def test_a_conversation_that_the_assistant_opens(tiny_tokenizer):
+    ids, mask = encode_demonstration(tiny_tokenizer, Demonstration([CHAT[2], CHAT[3]], ANSWER), ends=[1])
+    assert trained(tiny_tokenizer, ids, mask)[-1] == "the dog ran<eos>"
+    assert encode_demonstration(tiny_tokenizer, Demonstration([], ANSWER, begins_a_turn=True), ends=[1])[0]
+    with pytest.raises(DataError, match="x: no tokens in it"):
+        encode_prompt(tiny_tokenizer, [], origin="x")
+
+
+def test_a_template_that_cannot_be_continued(tiny_tokenizer, template):
+    template("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}")
+    with pytest.raises(DataError, match=r"f: row 1: the messages end with the assistant's, .*mend the template"):
+        encode_prompt(tiny_tokenizer, BEGUN, origin="f: row 1")
+
+
 def test_a_template_that_ends_with_a_newline_is_not_ended_twice(tiny_tokenizer):
     whole = tiny_tokenizer.chat_template
     tiny_tokenizer.chat_template = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<eos>\n{% endfor %}"
@@ -126,6 +177,26 @@ def test_a_short_text_is_ended_too(stories):
     bos, token = stories.tokenizer("a").input_ids
     assert bos in stories.eos_ids
     assert encode_whole(stories.tokenizer, "a", ends=stories.eos_ids) == [bos, token, 2]
+
+
+@pytest.mark.shared
+def test_a_text_that_was_rendered_before_has_one_bos(stories):
+    tokenizer = stories.tokenizer
+    assert tokenizer("<s>Once upon a time").input_ids[:2] == [1, 1]  # what careless encoding gives
+    prompt = encode_prompt(tokenizer, "<s>Once upon a time")
+    assert prompt == tokenizer("<s>Once upon a time").input_ids[1:]
+    ids, _ = encode_demonstration(tokenizer, Demonstration("<s>Once upon a time", " there was"), ends=[2])
+    assert ids[: len(prompt)] == prompt
+
+
+@pytest.mark.parametrize(
+    "text", ["a cat \ud83d", [{"role": "user", "content": "a cat \udc8d!"}]], ids=["text", "messages"]
+)
+def test_half_a_character_is_named(tiny_tokenizer, text):
+    for encode in (encode_prompt, lambda *a, **k: encode_whole(*a, ends=[1], **k)):
+        with pytest.raises(DataError, match=r"f\.jsonl: line 3: half a character, '\\ud.*after 'a cat '"):
+            encode(tiny_tokenizer, text, origin="f.jsonl: line 3")
+    assert encode_prompt(tiny_tokenizer, "\U0001f40d")  # a whole one
 
 
 @pytest.mark.shared

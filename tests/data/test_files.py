@@ -45,7 +45,8 @@ def test_text_formats(write, suffix, newline, bom, zipped):
     content = ("\ufeff" * bom + TEXTS[suffix].replace("\n", newline)).encode()
     path = write(f"data{suffix}{'.gz' * zipped}", gzip.compress(content) if zipped else content)
     assert columns(path) == ROWS
-    assert [row.origin for row in read_rows(path)] == [f"{path}: row 1", f"{path}: row 2"]
+    where = {".jsonl": ("line 1", "line 2"), ".json": ("row 1", "row 2")}.get(suffix, ("line 2", "line 3"))
+    assert [row.origin for row in read_rows(path)] == [f"{path}: {at}" for at in where]
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -64,18 +65,39 @@ def test_values_come_as_written(write):
     assert columns(write("a.tsv", "a\tb\n\"open\tit's\n")) == [{"a": '"open', "b": "it's"}]
 
 
-def test_rows_may_differ_and_blank_lines_do_not_count(write):
-    rows = read_rows(write("a.jsonl", '\n{"a": 1}\n  \n{"b": 2}'))
-    assert [(row.columns, row.origin[-5:]) for row in rows] == [({"a": 1}, "row 1"), ({"b": 2}, "row 2")]
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.jsonl", '\n{"a": 1}\n  \n{"b": 2}', [({"a": 1}, 2), ({"b": 2}, 4)]),
+        ("a.csv", '\na,b\n\n"two\nlines",1\n\nx,2\n', [({"a": "two\nlines", "b": "1"}, 4), ({"a": "x", "b": "2"}, 7)]),
+        ("a.tsv", 'a\n\n"x\ny\n', [({"a": '"x'}, 3), ({"a": "y"}, 4)]),
+    ],
+)
+def test_a_row_is_where_an_editor_shows_it(write, name, content, expected):
+    """Blank lines count, and a quoted cell of several lines stands where it begins."""
+    path = write(name, content)
+    assert [(row.columns, row.origin) for row in read_rows(path)] == [(c, f"{path}: line {n}") for c, n in expected]
+
+
+@pytest.mark.parametrize("name", ["A.JSONL", "a.Csv", "b.JSONL.GZ"])
+def test_suffixes_in_capitals(write, name):
+    content = TEXTS[".csv" if "sv" in name.lower() else ".jsonl"].encode()
+    assert columns(write(name, gzip.compress(content) if name.endswith("GZ") else content)) == ROWS
+    with pytest.raises(DataError, match="no such file or folder"):
+        read_rows(f"nowhere-{name}")
 
 
 def test_rename(write):
     path = write("a.jsonl", '{"question": "q", "answer": "a", "prompt": "old"}')
-    assert columns(path, rename={"prompt": "question"}) == [{"answer": "a", "prompt": "q"}]
+    assert columns(path, rename={"prompt": "question", "other": "prompt"}) == [
+        {"answer": "a", "prompt": "q", "other": "old"}
+    ]
+    with pytest.raises(DataError, match=r"line 1: columns: 'prompt' is .*own 'prompt' would be lost; name it too"):
+        read_rows(path, rename={"prompt": "question"})
     assert columns(path, rename={"question": "answer", "answer": "question"}) == [
         {"prompt": "old", "question": "a", "answer": "q"}
     ]
-    with pytest.raises(DataError, match=r"a\.jsonl: row 1: no column 'q'; columns there are: question, answer, prompt"):
+    with pytest.raises(DataError, match=r"jsonl: line 1: no column 'q'; columns there are: question, answer, prompt"):
         read_rows(path, rename={"prompt": "q"})
 
 
@@ -92,16 +114,16 @@ def test_column():
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", '{"a": 1}\n\n{"a": \n', "row 2: not JSON"),
-        ("a.jsonl", '{"a": 1}\n[1]\n', "row 2: a row is an object with named columns, not list"),
+        ("a.jsonl", '{"a": 1}\n\n{"a": \n', "line 3: not JSON"),
+        ("a.jsonl", '{"a": 1}\n[1]\n', "line 2: a row is an object with named columns, not list"),
         ("a.json", '{"a": 1}\n{"a": 2}\n', r"not JSON: .*one object a line ends in \.jsonl"),
         ("a.json", '{"a": 1}', "a .json file holds a list of rows, not dict"),
         ("a.json", '[{"a": 1}, 3]', "row 2: a row is an object with named columns, not int"),
         ("a.json", "", "not JSON"),
-        ("a.csv", "a,b\n1,2\n1,2,3\n", "row 2: 3 cells under 2 column names"),
+        ("a.csv", "a,b\n1,2\n1,2,3\n", "line 3: 3 cells under 2 column names"),
         ("a.csv", 'a,b\n"1"x,2\n', "line 2: "),
         ("a.csv", 'a,b\n1,"2\n', "line 2: unexpected end of data"),
-        ("a.tsv", "a\tb\n1\n", "row 1: 1 cells under 2 column names"),
+        ("a.tsv", "a\tb\n1\n", "line 2: 1 cells under 2 column names"),
         ("a.jsonl", "", "no rows in it"),
         ("a.jsonl", "\n \n", "no rows in it"),
         ("a.json", "[]", "no rows in it"),

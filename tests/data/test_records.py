@@ -20,6 +20,10 @@ from kedge.errors import DataError
 USER, BOT, AGAIN = ({"role": r, "content": c} for r, c in (("user", "hi"), ("assistant", "yes"), ("assistant", "no")))
 
 
+def says(content):
+    return {"role": "assistant", "content": content}
+
+
 def rows(*columns):
     return [Row(c, f"f.jsonl: row {i}") for i, c in enumerate(columns, start=1)]
 
@@ -37,12 +41,15 @@ def test_prompts_and_what_travels_along():
         ({"prompt": [USER], "completion": [BOT]}, ([USER], [BOT])),
         ({"prompt": [USER], "completion": "yes"}, ([USER], [BOT])),
         ({"messages": [USER, BOT, USER, AGAIN]}, ([USER, BOT, USER], [AGAIN])),
+        ({"messages": [USER, BOT, AGAIN]}, ([USER, BOT], [AGAIN])),
+        ({"prompt": [USER, BOT], "completion": "!"}, ([USER, BOT], [says("!")])),
         ({"text": "all of it"}, ("", "all of it")),
         ({"text": "not this", "prompt": "a", "completion": "b"}, ("a", "b")),
     ],
 )
 def test_demonstrations(row, expected):
-    assert demonstrations(rows(row)) == [Demonstration(*expected, origin="f.jsonl: row 1")]
+    [found] = demonstrations(rows(row))
+    assert found == Demonstration(*expected, origin="f.jsonl: row 1", begins_a_turn="messages" in row)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +60,7 @@ def test_demonstrations(row, expected):
         ({"prompt": [USER], "chosen": [BOT], "rejected": [AGAIN]}, ([USER, BOT], [USER, AGAIN])),
         ({"prompt": [USER], "chosen": "yes", "rejected": "no"}, ([USER, BOT], [USER, AGAIN])),
         ({"chosen": [USER, BOT], "rejected": [USER, AGAIN]}, ([USER, BOT], [USER, AGAIN])),
+        ({"prompt": [USER, BOT], "chosen": "!", "rejected": [AGAIN]}, ([USER, says("yes!")], [USER, says("yesno")])),
         ({"prompt": "a", "chosen": "b", "rejected": "c", "label": 1}, ("ab", "ac")),
     ],
 )
@@ -78,7 +86,8 @@ def test_preferences(row, expected):
         (preferences, {"chosen": "a", "rejected": [BOT]}, "must both be text or both be messages"),
         (preferences, {"prompt": "a", "chosen": [BOT], "rejected": "b"}, "'prompt' is text but 'chosen' is messages"),
         (preferences, {"prompt": None, "chosen": "a", "rejected": "b"}, "empty column 'prompt'"),
-        (preferences, {"text": "a", "label": 2}, "label '2'; labels are 1"),
+        (preferences, {"text": "a", "label": 2}, "label 2; labels are 1"),
+        (preferences, {"text": "a", "label": 0.5}, r"label 0\.5; labels are 1"),
         (preferences, {"text": "a", "label": 1}, "all labels are alike"),
     ],
 )
@@ -89,7 +98,7 @@ def test_errors_name_row_and_column(read, row, message):
 
 
 @pytest.mark.parametrize(("good", "bad"), [(3, 7), (7, 3), (4, 4), (1, 9)])
-@pytest.mark.parametrize("kind", [int, str])
+@pytest.mark.parametrize("kind", [int, str, float, bool, lambda x: str(float(x)), lambda x: str(bool(x))])
 def test_labelled_pairs_use_every_row(good, bad, kind):
     labelled = rows(*({"text": f"{'gb'[i >= good]}{i}", "label": kind(i < good)} for i in range(good + bad)))
     labelled = [Row(r.columns | {"label": kind(int(r.columns["text"][0] == "g"))}, r.origin) for r in labelled]
@@ -125,3 +134,6 @@ def test_plain_and_joined():
     prompt = [USER]
     assert joined(prompt, "yes") == [USER, BOT]
     assert prompt == [USER]
+    assert joined([USER, BOT], " sir") == [USER, says("yes sir")]  # one message, not two turns
+    parts = [{"type": "text", "text": "yes"}]
+    assert joined([USER, says(parts)], "!") == [USER, says([*parts, {"type": "text", "text": "!"}])]

@@ -43,6 +43,10 @@ def test_frequencies_and_logprobs(settings):
     assert logprobs.tolist() == pytest.approx(probabilities[tokens].log().tolist(), abs=1e-5)
 
 
+def test_one_stop_string_is_not_its_letters():
+    assert Sampling(stop_strings="\n\n") == Sampling(stop_strings=("\n\n",))
+
+
 def test_literal_truncation():
     logits = torch.tensor([0.4, 0.3, 0.2, 0.1]).log().expand(4, -1)
     u = torch.tensor([0.0, 0.5, 0.6, 0.999], dtype=torch.float64)

@@ -12,6 +12,7 @@ from kedge.errors import ConfigError, DataError
 from kedge.evaluation.evaluate import Comparison, Evaluation, evaluate, evaluate_policy, sequence_kl
 from kedge.parallel import ALONE
 from kedge.rewards.function import FunctionReward
+from kedge.rewards.weighted import WeightedReward
 
 PROMPTS = [Prompt(text) for text in ("the cat", "a little ship and", "the dog ran to", "x")]
 LETTERS = {"letters": FunctionReward(lambda prompts, completions: [len(text) for text in completions])}
@@ -50,6 +51,21 @@ def test_answers_and_scores(tiny_lm):
     other = evaluate_policy(lm, PROMPTS, LETTERS, SAMPLING, seed=4)
     ids = [[c.ids for c in e.completions] for e in (result, again, other)]
     assert ids[0] == ids[1] != ids[2]
+
+
+def test_the_parts_of_a_reward_are_reported(tiny_lm):
+    parts = [
+        (1.0, FunctionReward(lambda prompts, completions: [len(text) for text in completions], "letters")),
+        (-0.5, FunctionReward(lambda prompts, completions: [None, *[2.0] * (len(completions) - 1)], "manners")),
+    ]
+    result = evaluate_policy(tiny_lm("llama"), PROMPTS, {"score": WeightedReward(parts)} | LETTERS, SAMPLING)
+    letters = [len(completion.text) for completion in result.completions]
+    assert result.scores["score"] == [letters[0], *[n - 1.0 for n in letters[1:]]]
+    summary = result.summary()
+    assert (summary["rewards/letters"], summary["rewards/manners"]) == (pytest.approx(sum(letters) / 4), 2.0)
+    assert [row["scores"]["manners"] for row in result.samples()] == [None, 2.0, 2.0, 2.0]
+    alone = evaluate_policy(tiny_lm("llama"), PROMPTS, {"score": WeightedReward(parts[:1])}, SAMPLING)
+    assert not any(name.startswith("rewards/") for name in alone.summary())  # the score itself
 
 
 def test_a_prompt_keeps_its_random_numbers_whatever_the_policy(tiny_lm):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from kedge.evaluation.metrics import distinct_n, mean, wilson_interval, win_rate
+from kedge.evaluation.metrics import distinct_n, mean, wilson_interval, win_rate, words_of
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,11 @@ def test_win_rate_of_nothing(ours, theirs):
         (["a", ""], 2, 0.0),
         ([], 1, 0.0),
         (["x x x x"], 1, 0.25),
+        (["我喜欢你，你喜欢我。"], 1, 4 / 8),  # without spaces: a character is a word, punctuation is none
+        (["我喜欢你", "喜欢我"], 2, 4 / 5),
+        (["用PyTorch训练 模型"], 1, 1.0),
+        (["もも もも"], 1, 1 / 4),
+        (["กิน กิน"], 1, 2 / 4),  # a vowel sign belongs to its letter
     ],
 )
 def test_distinct_n(texts, n, expected):
@@ -58,3 +63,17 @@ def test_mean():
     assert mean([1.0, math.nan, 3.0]) == 2.0
     assert math.isnan(mean([math.nan]))
     assert math.isnan(mean([]))
+
+
+@pytest.mark.shared
+def test_distinct_words_of_chinese_do_not_hang_on_spaces(shared):
+    """The dialogues are written with a space after each character. As a reader writes them they say as much."""
+    lines = (shared / "data/lccc-toy/toy_valid.txt").read_text(encoding="utf-8").split("\n")[:500]
+    spaced = distinct_n(lines, 1)
+    assert distinct_n([line.replace(" ", "") for line in lines], 1) == pytest.approx(spaced, abs=0.02)
+    assert spaced < 0.3
+
+
+def test_words():
+    assert words_of("A bird's-eye view, isn't it?") == ["A", "bird's-eye", "view,", "isn't", "it?"]
+    assert words_of("他说：“好！”（真的）") == ["他", "说", "“", "好", "”", "真", "的"]

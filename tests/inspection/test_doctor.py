@@ -12,7 +12,7 @@ from tokenizers import normalizers
 from kedge import PPO, PPOConfig, cli
 from kedge.data.files import rows_of
 from kedge.data.records import preferences
-from kedge.inspection.doctor import examine
+from kedge.inspection.doctor import Pairs, examine
 from kedge.inspection.doctor.examine import CHECKS
 from kedge.inspection.doctor.finding import Patient
 from kedge.inspection.machine import Machine
@@ -47,7 +47,7 @@ def findings(tiny_lm, tmp_path):
 
         return {
             finding.check: finding
-            for finding in examine(build, lambda: preferences(rows_of(list(pairs)), seed=0) if pairs else [])
+            for finding in examine(build, lambda: Pairs(preferences(rows_of(list(pairs)), seed=0) if pairs else []))
         }
 
     return find
@@ -78,6 +78,15 @@ class TestHealthy:
         assert list(found) == [name for name, _ in CHECKS]
         assert failed(found) == set()
         assert {check for check, finding in found.items() if finding.status == "skip"} == NO_REWARD_MODEL
+
+    def test_prompts_that_were_rendered_before(self, findings, tiny_lm):
+        prompts = [f"<|user|>{prompt}<eos><|assistant|>" for prompt in PROMPTS]
+        assert failed(findings(prompts=prompts)) == set()
+
+    @pytest.mark.shared
+    def test_prompts_with_their_bos(self, findings, fresh_stories):
+        prompts = [f"<s>{prompt}" for prompt in PROMPTS]
+        assert findings(prompts=prompts, lm=fresh_stories())["tokenizer round trip"].status == "pass"
 
     def test_with_a_reward_model(self, findings, reward_model, monkeypatch):
         monkeypatch.setattr(RewardModel, "score", lambda self, texts, **_: [float(len(text)) for text in texts])
@@ -110,7 +119,11 @@ class TestWords:
 
     def test_prompts_too_long(self, findings):
         found = findings(response_length=127)
-        fails(found, "data and prompt lengths", "more than the model's 128 positions")
+        fails(found, "data and prompt lengths", "6 of 6 prompts have more than 1 tokens (the model's 128 positions")
+
+    def test_prompts_that_are_left_out(self, findings):
+        found = findings(prompts=[*PROMPTS, "the cat " * 90])["prompt lengths"]
+        assert (found.status, "1 of 7 prompts have more than 122 tokens" in found.found) == ("warn", True)
 
     def test_no_end(self, findings, tiny_lm):
         lm = tiny_lm("llama")

@@ -127,6 +127,23 @@ def test_only_prompts_that_ppo_would_take_count(recipe, tmp_path):
     assert max(len(prompt.text) for prompt in kept.work.prompts) <= len("the cat " * 3)
 
 
+@pytest.mark.parametrize("stage", ["sft", "reward"])
+def test_only_what_a_job_would_take_of_long_rows_counts(recipe, stage):
+    def longest(*words):
+        return max(max(example.lengths) for example in job(recipe(*words), stage).work.examples)
+
+    limit = longest() - 1
+    assert longest(f"{stage}.max_length={limit}", f"{stage}.too_long=truncate") == limit
+    assert longest(f"{stage}.max_length={limit}", f"{stage}.too_long=error") == limit + 1  # the job says it itself
+
+
+def test_prompts_that_ppo_would_cut_are_rehearsed_so(recipe, capsys):
+    made = recipe("ppo.max_prompt_length=2", "ppo.too_long=truncate")
+    assert phases(made)["generate"].peak <= phases(recipe())["generate"].peak
+    assert job(made).work.tokens <= 2
+    assert "too_long" not in capsys.readouterr().err  # the job says it, and its rehearsal does not
+
+
 @pytest.mark.parametrize(
     ("stage", "role", "weights"), [("sft", "policy", WEIGHTS), ("reward", "reward", TRUNK + 4 * 32)]
 )

@@ -86,6 +86,7 @@ def test_a_run_folder_stands_for_its_policy(tiny_lm, tmp_path):
 def test_stop_tokens(tiny_lm, tmp_path):
     tiny_lm("llama").save(tmp_path)
     assert load(tmp_path, stop_tokens=["<|user|>", "<eos>"]).eos_ids == (1, 3)
+    assert load(tmp_path, stop_tokens="<|user|>").eos_ids == (1, 3)
     with pytest.raises(ModelError, match=r"'\\nUser:' is not one token of this tokenizer; use stop_strings"):
         load(tmp_path, stop_tokens=["\nUser:"])
 

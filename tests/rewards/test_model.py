@@ -46,6 +46,12 @@ def test_chat_through_its_own_template(reward_model):
     assert score == pytest.approx(by_hand(reward_model, "<|user|>the cat<eos><|assistant|>sat<eos>"), abs=1e-5)
 
 
+def test_a_message_that_the_prompt_begins_is_judged_with_its_rest(reward_model):
+    begun = [*CHAT, {"role": "assistant", "content": "sat "}]
+    [score] = ModelReward(reward_model)([Prompt(begun)], [done("down")]).total
+    assert score == pytest.approx(by_hand(reward_model, "<|user|>the cat<eos><|assistant|>sat down<eos>"), abs=1e-5)
+
+
 def test_chat_without_a_template(reward_model):
     reward_model.tokenizer.chat_template = None
     with pytest.raises(RewardError, match="no chat template") as error:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from kedge import PPO, PPOConfig
+from kedge import PPO, PPOConfig, SFTConfig
 from kedge.engine.engine import Engine
 from kedge.engine.sampling import Sampling
 from kedge.engine.slots import SlotDecoder
@@ -147,6 +147,7 @@ def test_the_run_folder(make_ppo, tmp_path, lines):
 
     rows = lines(run, "metrics.jsonl")
     assert [row["step"] for row in rows if "objective/kl" in row] == [1, 2, 3, 4, 5]
+    assert [row["step"] for row in rows] == list(range(len(rows)))  # a line a step, the last one too
     evaluated = {row["step"]: row for row in rows if "eval/score" in row}
     assert list(evaluated) == [0, 2, 4, 5]
     assert evaluated[0]["eval/kl"] == pytest.approx(0, abs=1e-6)
@@ -263,8 +264,29 @@ def test_a_reward_that_fails_is_named(make_ppo):
 
 
 def test_a_loaded_model_needs_its_tokenizer(tiny_lm):
-    with pytest.raises(ConfigError, match="a loaded model needs its loaded tokenizer"):
+    with pytest.raises(ConfigError, match="a loaded model needs its tokenizer"):
         PPO(tiny_lm("llama").model, ["the cat"], by_low_token)
+
+
+def test_settings_as_a_dict_a_tokenizer_by_its_folder_and_one_metric(tiny_lm, tmp_path):
+    lm = tiny_lm("llama")
+    lm.save(tmp_path / "sft/policy")
+    settings = {"steps": 3, "stop_tokens": "<|user|>"}
+    for words in (tmp_path / "sft/policy", str(tmp_path / "sft")):
+        ppo = PPO(
+            lm.model, ["the cat", "a dog"], by_low_token, settings, tokenizer=words, eval_size=1, metrics=by_low_token
+        )
+        assert (ppo.config.steps, ppo.policy.eos_ids, list(ppo.judges)) == (3, (1, 3), ["score", "by_low_token"])
+    with pytest.raises(ConfigError, match="stepz: unknown key; did you mean 'steps'"):
+        PPO(lm.model, ["the cat"], by_low_token, {"stepz": 3}, tokenizer=lm.tokenizer)
+    with pytest.raises(ConfigError, match="config: PPOConfig or a dict of its settings, not SFTConfig"):
+        PPO(lm.model, ["the cat"], by_low_token, SFTConfig(), tokenizer=lm.tokenizer)
+
+
+def test_a_run_that_cannot_be_written_is_refused_before_anything_is_loaded(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"file/run: cannot be written in .*file: Not a directory; name another"):
+        PPO("no/such/policy", ["the cat"], by_low_token, run=tmp_path / "file/run")
 
 
 def test_answers_follow_the_seed_and_the_step(make_ppo, monkeypatch):

@@ -17,6 +17,9 @@ from kedge.errors import ConfigError
         ({"missing_eos_penalty": 1.0}, "missing_eos_penalty: not used with cutoff='keep'; set cutoff='penalty'"),
         ({"missing_eos_penalty": 1.0, "cutoff": "mask"}, "missing_eos_penalty: not used with cutoff='mask'"),
         ({"critic": "shared", "critic_init": "reward"}, "critic_init: not used with critic='shared'"),
+        ({"kl_coef": 0, "kl_in": "loss"}, "kl_in: 'loss' is not used with kl_coef=0; set kl_coef, or take kl_in out"),
+        ({"vf_coef": 0, "cliprange_value": 0.2}, r"cliprange_value: not used with vf_coef=0\.0; set vf_coef"),
+        ({"steps": True}, "steps: a number, and not true"),
         ({"keep_last": 3}, "keep_last: not used with checkpoint_every=0; set checkpoint_every, or take keep_last out"),
         ({"advantage_estimator": "grpo"}, "num_generations: 1 answer has no others .*'grpo'"),
         ({"advantage_estimator": "rloo"}, "num_generations: 1 answer"),
@@ -66,6 +69,7 @@ def test_refused(settings, message):
         {"steps": 5, "critic_warmup_steps": 4},
         {"response_length": 100, "micro_batch_tokens": 101},
         {"cliprange_value": "none", "max_grad_norm": "none"},
+        {"vf_coef": 0.0, "kl_coef": 0.0, "kl_in": "reward"},
     ],
     ids=str,
 )

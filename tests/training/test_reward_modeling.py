@@ -9,7 +9,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from kedge import RewardConfig, RewardModeling
-from kedge.errors import ConfigError
+from kedge.errors import ConfigError, DataError
 from kedge.models.reward_model import load_reward_model, new_reward_model
 
 GOOD, BAD = [" sat on the mat", " and the dog", " was a ship"], [" ran to the red house", " ran", " ran on"]
@@ -43,6 +43,11 @@ def make_rm(base):
         return RewardModeling(base(arch), data, config, progress=False, **kwargs)
 
     return make
+
+
+def test_settings_as_a_dict_with_a_large_seed(base):
+    config = {"seed": 10**30, "device": "cpu", "batch_size": 3}
+    assert RewardModeling(base("llama"), PAIRS, config, progress=False).train()["steps"] == 3
 
 
 @torch.no_grad()
@@ -152,15 +157,31 @@ def test_the_centre_pulls_scores_to_zero(make_rm):
     assert sums(1.0) < sums(0.0) / 2
 
 
-def test_long_texts_lose_their_beginning(make_rm):
-    long = make_rm([{"chosen": "the cat " * 200, "rejected": " ran"}])
-    [(chosen, _)] = long.pairs
-    assert len(chosen) == 128  # the model's positions
-    assert chosen[-1] == 1
-    [(chosen, rejected)] = make_rm([{"chosen": "the cat sat", "rejected": "a"}], {"max_length": 2}).pairs
+LONG, SHORT = {"chosen": "the cat " * 200, "rejected": " ran"}, {"chosen": "the cat sat", "rejected": "a"}
+
+
+def test_long_texts_lose_their_beginning_and_it_is_said(make_rm, capsys, tmp_path, lines):
+    long = make_rm([LONG, SHORT], run=tmp_path / "run")
+    (chosen, rejected), _ = long.pairs
+    assert (len(chosen), chosen[-1], long.model.tokenizer.decode(rejected)) == (128, 1, " ran<eos>")
+    long.train()
+    said = "1 of 2 rows of data have more than 128 tokens (the model's positions), row 1 the most, 402; they lose the "
+    said += "beginnings of their texts (too_long='truncate')"
+    assert said in capsys.readouterr().err
+    assert [event["message"] for event in lines(tmp_path / "run", "events.jsonl")] == [said]
+    assert make_rm([LONG, SHORT, SHORT], {"too_long": "skip"}).origins == ["row 2", "row 3"]
+    for way, what in (("error", "Set too_long='skip'"), ("skip", "too many to leave out")):
+        with pytest.raises(DataError, match=rf"2 of 3 rows of data .*{what}"):
+            make_rm([LONG, LONG, SHORT], {"too_long": way})
+
+
+def test_most_are_cut_only_if_that_is_asked_for(make_rm):
+    with pytest.raises(DataError, match=r"1 of 1 .* \(max_length=2\).*too many to cut unasked\. Set too_long='tr"):
+        make_rm([SHORT], {"max_length": 2})
+    [(chosen, rejected)] = make_rm([SHORT], {"max_length": 2, "too_long": "truncate"}).pairs
     assert (len(chosen), len(rejected)) == (2, 2)
     with pytest.raises(ConfigError, match="the longest example has 4 tokens; set micro_batch_tokens=4"):
-        make_rm([{"chosen": "the cat sat", "rejected": "a"}], {"max_length": 2, "micro_batch_tokens": 3})
+        make_rm([SHORT], {"max_length": 2, "too_long": "truncate", "micro_batch_tokens": 3})
 
 
 def test_a_loaded_model_is_trained_in_place(base, vector):

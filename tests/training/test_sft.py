@@ -20,6 +20,7 @@ ROWS = [
     {"prompt": "red", "completion": " house"},
 ]
 OTHERS = [{"prompt": "the", "completion": " dog ran"}, {"prompt": "Once upon a", "completion": " ship and a mat"}]
+LONG = {"prompt": "the", "completion": " cat" * 200}
 EOS = 1
 
 
@@ -171,6 +172,7 @@ def test_metrics_and_evaluations_on_the_way(make_sft, tmp_path, lines):
     sft = make_sft(settings={"epochs": 5, "batch_size": 4, "eval_every": 2}, eval_data=OTHERS, run=tmp_path / "run")
     summary = sft.train()
     rows = lines(tmp_path / "run", "metrics.jsonl")
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4, 5]
     assert [row["step"] for row in rows if "train/loss" in row] == [1, 2, 3, 4, 5]
     evaluated = {row["step"]: row["eval/loss"] for row in rows if "eval/loss" in row}
     assert list(evaluated) == [0, 2, 4, 5]
@@ -193,16 +195,51 @@ def test_rows_set_aside_are_not_trained_on(make_sft):
 
 
 def test_a_demonstration_that_does_not_fit_is_named(make_sft):
-    with pytest.raises(DataError, match=r"row 3: \d+ tokens, more than the 12 that fit; shorten it or leave it out"):
+    said = (
+        r"1 of 4 rows of data have more than 12 tokens \(max_length=12\), row 3 the most, \d+\. Set too_long='skip' .*"
+    )
+    with pytest.raises(DataError, match=said + "'truncate' .*, or raise max_length"):
         make_sft(settings={"max_length": 12})
-    long = [*ROWS, {"prompt": "the", "completion": " cat" * 200}]
-    with pytest.raises(DataError, match=r"row 5: \d+ tokens, more than the 128 that fit"):  # the model's positions
-        make_sft(long)
+    with pytest.raises(DataError, match=r"1 of 5 .* than 128 tokens \(the model's positions\), row 5"):
+        make_sft([*ROWS, LONG])
+    with pytest.raises(DataError, match="1 of 1 held-out rows have more than 128"):
+        make_sft(eval_data=[LONG])
     sft = make_sft()
     longest = max(sft.sizes)
     with pytest.raises(ConfigError, match=rf"longest example has {longest} tokens; set micro_batch_tokens={longest}"):
         make_sft(settings={"micro_batch_tokens": longest - 1})
     make_sft(settings={"micro_batch_tokens": longest})
+
+
+def test_too_long_demonstrations_are_left_out_or_cut_and_it_is_said(make_sft, lines, capsys, tmp_path):
+    settings = {"max_length": 12, "batch_size": 2, "epochs": 1}
+    skipped = make_sft(settings=settings | {"too_long": "skip"}, run=tmp_path / "run")
+    assert skipped.origins == ["row 1", "row 2", "row 4"]
+    said = "1 of 4 rows of data have more than 12 tokens (max_length=12), row 3 the most, 19; they are left out"
+    skipped.train()
+    assert said in capsys.readouterr().err
+    [event] = lines(tmp_path / "run", "events.jsonl")
+    assert (event["step"], event["event"], event["message"]) == (0, "too_long", f"{said} (too_long='skip')")
+    with pytest.raises(DataError, match=r"4 of 4 rows of data .*too many to leave out. Set too_long='truncate' to cut"):
+        make_sft(settings={"max_length": 4, "too_long": "skip"})
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        (10, " on the mat| and the dog ran<eos>"),  # the prompt loses its beginning
+        (9, " the mat| and the dog ran<eos>"),
+        (8, " the mat| and the dog ran"),  # and the answer its end, where a quarter is left to the prompt
+        (5, " mat| and the do"),
+        (2, " mat| a"),
+    ],
+)
+def test_what_cutting_keeps(make_sft, tiny_tokenizer, limit, expected):
+    rows = [{"prompt": "the cat sat on the mat", "completion": " and the dog ran"}]
+    [(ids, mask)] = make_sft(rows, {"max_length": limit, "too_long": "truncate", "batch_size": 1}).examples
+    asked, answered = ([i for i, on in zip(ids, mask, strict=True) if on is which] for which in (False, True))
+    assert f"{tiny_tokenizer.decode(asked)}|{tiny_tokenizer.decode(answered)}" == expected
+    assert len(ids) == len(mask) == limit
 
 
 def test_a_step_that_is_not_finite_is_left_out_and_three_in_a_row_stop(make_sft, vector, lines, tmp_path, capsys):
@@ -271,6 +308,23 @@ def test_a_learning_rate_is_above_zero(rate):
 def test_what_says_how_to_load_is_refused_with_a_loaded_model(tiny_lm, key, value):
     with pytest.raises(ConfigError, match=f"{key}: not used with a loaded model"):
         SFT(tiny_lm("llama"), OTHERS, SFTConfig(**{key: value}))
+
+
+@pytest.mark.parametrize("seed", [2**63, 10**30, -7])
+def test_any_whole_number_is_a_seed(make_sft, vector, seed):
+    weights = []
+    for _ in range(2):
+        sft = make_sft(settings={"seed": seed}, arch="gpt2")
+        sft.train()
+        weights.append(vector(sft.module))
+    assert torch.equal(*weights)
+
+
+def test_settings_as_a_dict_and_a_run_that_cannot_be_written(tiny_lm, tmp_path):
+    assert SFT(tiny_lm("llama"), ROWS, {"epochs": 2, "batch_size": 4}).config == SFTConfig(epochs=2, batch_size=4)
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="file/run: cannot be written"):
+        SFT("no/such/model", "no/such/data.jsonl", run=tmp_path / "file/run")
 
 
 def test_eval_every_needs_held_out_rows(make_sft):

@@ -137,7 +137,7 @@ SUPERVISED_MUTANTS = [
     Mutant(
         "supervised-dropout-not-seeded",
         SUPERVISED,
-        "torch.manual_seed(self.config.seed * 1_000_003 + self.step_done)",
+        "torch.manual_seed((self.config.seed * 1_000_003 + self.step_done) % 2**63)",
         "pass",
         RESUMED_SFT,
         "dropout goes on from wherever the global stream stands",

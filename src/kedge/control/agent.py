@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -46,12 +46,12 @@ class PPO:
     def __init__(
         self,
         env: str | gym.Env[Any, Any] | VectorEnv[Any, Any, Any],
-        config: ControlConfig | None = None,
+        config: ControlConfig | Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> None:
-        if config is not None and not isinstance(config, ControlConfig):
+        if config is not None and not isinstance(config, ControlConfig | Mapping):
             raise ConfigError('the environment comes first: PPO("CartPole-v1", policy="feedforward")')
-        given = ({} if config is None else config.model_dump(exclude_unset=True)) | settings
+        given = ControlConfig.of(config).model_dump(exclude_unset=True) | settings
         if isinstance(env, VectorEnv) and given.setdefault("n_envs", env.num_envs) != env.num_envs:
             raise ConfigError(f"n_envs: {given['n_envs']}, but the vector environment has {env.num_envs}; take it out")
         self.config = config = ControlConfig(**given)

@@ -5,12 +5,13 @@ an answer begins is found in ids, by the longest common prefix, so a tokenizer t
 nothing.
 """
 
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import TemplateError
 
-from kedge.data.records import Demonstration, Text
+from kedge.data.records import Demonstration, Text, is_begun
 from kedge.errors import DataError
 
 Tokenizer = Any
@@ -21,13 +22,15 @@ def encode_prompt(tokenizer: Tokenizer, text: Text, *, origin: str = "prompt") -
     """Ids that ask for an answer to ``text``: the chat template with its generation prompt, or the plain text with
     the special tokens that the tokenizer puts in front (and without those it would put at the end).
 
+    A conversation that ends with the assistant's message is left open there: the answer goes on with it.
+
     Raises:
-        DataError: messages for a tokenizer without chat template, or nothing to begin from.
+        DataError: messages for a tokenizer without chat template, nothing to begin from, or half a character.
     """
     if isinstance(text, str):
-        ids = _without_final_eos(tokenizer, tokenizer(text).input_ids) or _begin(tokenizer)
+        ids = _text_ids(tokenizer, text, origin) or _begin(tokenizer)
     else:
-        ids = _render(tokenizer, text, origin, add_generation_prompt=True)
+        ids = _render(tokenizer, text, origin, "continue" if is_begun(text) else "ask")
     if not ids:
         raise DataError(f"{origin}: no tokens in it, and the tokenizer has no BOS or EOS token to begin from")
     return ids
@@ -35,10 +38,7 @@ def encode_prompt(tokenizer: Tokenizer, text: Text, *, origin: str = "prompt") -
 
 def encode_whole(tokenizer: Tokenizer, text: Text, *, ends: Sequence[int], origin: str = "text") -> list[int]:
     """Ids of a finished text or conversation; the first of ``ends`` is appended unless one of them ends it already."""
-    if isinstance(text, str):
-        ids = _without_final_eos(tokenizer, tokenizer(text).input_ids)
-    else:
-        ids = _render(tokenizer, text, origin, add_generation_prompt=False)
+    ids = _text_ids(tokenizer, text, origin) if isinstance(text, str) else _render(tokenizer, text, origin, "end")
     return ids if not ends or _has_ended(tokenizer, ids, ends) else [*ids, ends[0]]
 
 
@@ -50,9 +50,12 @@ def encode_demonstration(
     In a conversation the assistant's earlier turns count too, where the template renders them the same in the middle
     as at the end (some drop a turn's reasoning later).
     """
-    prompt, completion, origin = demonstration.prompt, demonstration.completion, demonstration.origin
-    whole = encode_whole(tokenizer, prompt + completion, ends=ends, origin=origin)  # type: ignore[operator]
-    asked = encode_prompt(tokenizer, prompt, origin=origin)
+    prompt, origin = demonstration.prompt, demonstration.origin
+    whole = encode_whole(tokenizer, demonstration.whole, ends=ends, origin=origin)
+    if demonstration.begins_a_turn:
+        asked = _render(tokenizer, prompt, origin, "ask")
+    else:
+        asked = encode_prompt(tokenizer, prompt, origin=origin)
     if prompt == "" and whole[: len(asked)] != asked:
         whole = asked + whole  # a prompt of nothing is the token to begin from, which the tokenizer does not put there
     start = answer_start(asked, whole)
@@ -61,7 +64,7 @@ def encode_demonstration(
         if isinstance(message, dict) and message["role"] == "assistant":
             turn = encode_whole(tokenizer, prompt[: i + 1], ends=(), origin=origin)
             if whole[: len(turn)] == turn:
-                start = answer_start(encode_prompt(tokenizer, prompt[:i], origin=origin), turn)
+                start = answer_start(_render(tokenizer, prompt[:i], origin, "ask"), turn)
                 mask[start : len(turn)] = [True] * (len(turn) - start)
     return whole, [False, *mask[1:]]  # nothing stands before the first token to predict it from
 
@@ -87,19 +90,52 @@ def has_template(tokenizer: Tokenizer) -> bool:
     return bool(getattr(tokenizer, "chat_template", None))
 
 
-def _render(tokenizer: Tokenizer, messages: Text, origin: str, *, add_generation_prompt: bool) -> list[int]:
+def _render(tokenizer: Tokenizer, messages: Text, origin: str, then: Literal["ask", "continue", "end"]) -> list[int]:
+    """Ids of a conversation: with what asks for the assistant's turn, open at its last message, or ended."""
+    if not messages:
+        return []
     if not has_template(tokenizer):
         raise DataError(
             f"{origin}: chat messages, but the model's tokenizer has no chat template; "
             "give plain text, or set tokenizer.chat_template and save it with the model"
         )
+    for message in messages:
+        _refuse_half_characters(str(message["content"]), origin)  # type: ignore[index]
     try:
         ids = tokenizer.apply_chat_template(
-            messages, tokenize=True, return_dict=False, add_generation_prompt=add_generation_prompt
+            messages,
+            tokenize=True,
+            return_dict=False,
+            add_generation_prompt=then == "ask",
+            continue_final_message=then == "continue",
         )
     except TemplateError as error:
         raise DataError(f"{origin}: the tokenizer's chat template refuses these messages: {error}") from error
+    except ValueError as error:
+        if then != "continue":
+            raise
+        raise DataError(
+            f"{origin}: the messages end with the assistant's, and the tokenizer's chat template does not render that "
+            "so that it can be continued; end with the user's, or mend the template"
+        ) from error
     return list(ids)
+
+
+def _text_ids(tokenizer: Tokenizer, text: str, origin: str) -> list[int]:
+    _refuse_half_characters(text, origin)
+    ids = _without_final_eos(tokenizer, tokenizer(text).input_ids)
+    bos = tokenizer.bos_token_id
+    # A text that was rendered before begins with its own BOS, and the tokenizer puts another in front.
+    return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
+
+
+def _refuse_half_characters(text: str, origin: str) -> None:
+    half = re.search("[\ud800-\udfff]", text)
+    if half:
+        raise DataError(
+            f"{origin}: half a character, {half[0]!a}, after {text[: half.start()][-40:]!r}: UTF-16 "
+            "that was cut apart, or bytes that are not UTF-8; mend the text or leave it out"
+        )
 
 
 def _without_final_eos(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:

@@ -17,6 +17,9 @@ Messages = list[dict[str, Any]]
 Text = str | Messages
 """Plain text, or chat messages ``[{"role": ..., "content": ...}]``."""
 
+LABELS = {"0": "0", "0.0": "0", "false": "0", "1": "1", "1.0": "1", "true": "1"}
+"""How people and their tools write 0 and 1."""
+
 T = TypeVar("T")
 
 
@@ -36,6 +39,15 @@ class Demonstration:
     prompt: Text
     completion: Text
     origin: str = "demonstration"
+    begins_a_turn: bool = False
+    """After an assistant's message another turn of the assistant begins; else the completion goes on with that one."""
+
+    @property
+    def whole(self) -> Text:
+        """Both together."""
+        if isinstance(self.prompt, list) and self.begins_a_turn:
+            return self.prompt + self.completion  # type: ignore[operator]
+        return _answered(self.prompt, self.completion)
 
 
 @dataclass(frozen=True)
@@ -95,14 +107,19 @@ def preferences(rows: Sequence[Row], *, seed: int = 0) -> list[Preference]:
     return [_preference(row) for row in rows]
 
 
-def held_out(items: Sequence[T], size: int, *, seed: int, what: str) -> tuple[list[T], list[T]]:
+def held_out(
+    items: Sequence[T], size: int, *, seed: int, what: str, count: str | None = None
+) -> tuple[list[T], list[T]]:
     """Split off ``size`` items for evaluation: ``(training, evaluation)``, deterministic for a seed.
+
+    Args:
+        what: their setting, for the message. count: how many there are, where they are no rows.
 
     Raises:
         DataError: nothing would be left to train on.
     """
     if size >= len(items):
-        raise DataError(f"{what}: {len(items)} rows; eval_size={size} leaves none to train on")
+        raise DataError(f"{what}: {count or f'{len(items)} rows'}; eval_size={size} leaves none to train on")
     order = random.Random(f"held out {seed}").sample(range(len(items)), len(items))
     chosen = set(order[:size])
     return [x for i, x in enumerate(items) if i not in chosen], [items[i] for i in sorted(chosen)]
@@ -114,13 +131,34 @@ def plain(text: Text) -> str:
 
 
 def joined(prompt: Text, completion: str) -> Text:
-    """The whole text, or the whole conversation, that ``completion`` makes of ``prompt``."""
-    return prompt + completion if isinstance(prompt, str) else [*prompt, *as_messages(completion)]
+    """The whole text, or the whole conversation, that ``completion`` makes of ``prompt``.
+
+    A completion of a conversation that ends with the assistant's message is the rest of that message.
+    """
+    return _answered(prompt, completion if isinstance(prompt, str) else as_messages(completion))
+
+
+def is_begun(prompt: Text) -> bool:
+    """Whether a prompt is a conversation that ends with the assistant's message, which the answer goes on with."""
+    return isinstance(prompt, list) and bool(prompt) and prompt[-1]["role"] == "assistant"
 
 
 def as_messages(completion: str) -> Messages:
     """A completion as the assistant's turn."""
     return [{"role": "assistant", "content": completion}]
+
+
+def _answered(prompt: Text, answer: Text) -> Text:
+    """Prompt and answer together, in one form; an assistant's message that the prompt begins is one with its rest."""
+    if not (is_begun(prompt) and isinstance(answer, list) and answer and answer[0]["role"] == "assistant"):
+        return prompt + answer  # type: ignore[operator]
+    begun, rest = prompt[-1], answer[0]
+    contents = [message["content"] for message in (begun, rest)]  # type: ignore[index]
+    if all(isinstance(content, str) for content in contents):
+        content: Any = "".join(contents)
+    else:  # parts, as models of more than text have them
+        content = [p for c in contents for p in ([{"type": "text", "text": c}] if isinstance(c, str) else c)]
+    return [*prompt[:-1], {**begun, **rest, "content": content}, *answer[1:]]  # type: ignore[dict-item]
 
 
 def _text(value: Any, row: Row, name: str) -> Text:
@@ -129,11 +167,11 @@ def _text(value: Any, row: Row, name: str) -> Text:
             raise DataError(f"{row.origin}: column {name!r} is empty")
         return value
     if (
-        isinstance(value, list)
+        isinstance(value, list | tuple)
         and value
         and all(isinstance(m, dict) and m.get("role") and m.get("content") is not None for m in value)
     ):
-        return value
+        return list(value)
     raise DataError(
         f"{row.origin}: column {name!r} must be text or a list of messages with 'role' and 'content', "
         f"not {type(value).__name__}: {str(value)[:60]!r}"
@@ -145,7 +183,7 @@ def _demonstration(row: Row) -> Demonstration:
         messages = _text(column(row, "messages"), row, "messages")
         if isinstance(messages, str) or messages[-1]["role"] != "assistant":
             raise DataError(f"{row.origin}: 'messages' must be a list of messages that ends with role 'assistant'")
-        return Demonstration(messages[:-1], messages[-1:], row.origin)
+        return Demonstration(messages[:-1], messages[-1:], row.origin, begins_a_turn=True)
     if "text" in row.columns and "completion" not in row.columns:
         return Demonstration("", _text(column(row, "text"), row, "text"), row.origin)
     prompt = _text(column(row, "prompt"), row, "prompt")
@@ -158,8 +196,8 @@ def _preference(row: Row) -> Preference:
     rejected = _text(column(row, "rejected"), row, "rejected")
     if "prompt" in row.columns:
         prompt = _text(column(row, "prompt"), row, "prompt")
-        chosen = prompt + _like(prompt, chosen, row, "chosen")  # type: ignore[operator]
-        rejected = prompt + _like(prompt, rejected, row, "rejected")  # type: ignore[operator]
+        chosen = _answered(prompt, _like(prompt, chosen, row, "chosen"))
+        rejected = _answered(prompt, _like(prompt, rejected, row, "rejected"))
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise DataError(f"{row.origin}: 'chosen' and 'rejected' must both be text or both be messages")
     return Preference(chosen, rejected, row.origin)
@@ -177,12 +215,14 @@ def _like(prompt: Text, answer: Text, row: Row, name: str) -> Text:
 def _paired(rows: Sequence[Row], seed: int) -> list[Preference]:
     by_label: dict[str, list[Row]] = {"0": [], "1": []}
     for row in rows:
-        label = str(column(row, "label"))
-        if label not in by_label:
-            raise DataError(f"{row.origin}: label {label!r}; labels are 1 (preferred) and 0")
+        label = LABELS.get(str(column(row, "label")).lower())
+        if label is None:
+            raise DataError(f"{row.origin}: label {row.columns['label']!r}; labels are 1 (preferred) and 0")
         by_label[label].append(row)
     if not (by_label["0"] and by_label["1"]):
-        raise DataError(f"{rows[0].origin.split(': row')[0]}: all labels are alike; pairs need both 1 and 0")
+        raise DataError(
+            f"{rows[0].origin.rpartition(': ')[0] or 'data'}: all labels are alike; pairs need both 1 and 0"
+        )
     rng = random.Random(f"pairs {seed}")
     for side in by_label.values():
         rng.shuffle(side)

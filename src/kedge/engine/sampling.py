@@ -27,6 +27,8 @@ class Sampling:
     """An answer ends where one of these appears; its text is cut before it."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.stop_strings, str):  # and not its letters
+            object.__setattr__(self, "stop_strings", (self.stop_strings,))
         checks = {
             "max_new_tokens": (self.max_new_tokens >= 1, "at least 1"),
             "temperature": (self.temperature >= 0, "0 (greedy) or more"),

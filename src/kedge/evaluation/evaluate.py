@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kedge.config import several
 from kedge.core import kl
 from kedge.data.encode import encode_prompt
 from kedge.data.files import Source
@@ -40,15 +41,18 @@ class Evaluation:
     """``{judge: [N]}``."""
     kl: Sequence[float] | None
     """``[N]`` nats: sum over a sequence's tokens of log policy - log reference."""
+    components: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """``{"manners": [N]}`` of a reward of several parts, each part's own scores, unweighted."""
     failures: Mapping[str, int] = field(default_factory=dict)
     """``{"judge_timeouts": 0, ...}`` samples with a default score and why, of judges that have one."""
 
     def summary(self) -> dict[str, float]:
-        """Means over the prompts: scores, sequence KL, answer length in tokens, share ended by EOS, distinct-1/2; and
-        how many samples have a default score."""
+        """Means over the prompts: scores, ``rewards/NAME`` of the parts of a reward, sequence KL, answer length in
+        tokens, share ended by EOS, distinct-1/2; and how many samples have a default score."""
         n = len(self.completions)
         texts = [completion.text for completion in self.completions]
         numbers = {name: mean(values) for name, values in self.scores.items()}
+        numbers |= {f"rewards/{name}": mean(values) for name, values in self.components.items()}
         if self.kl is not None:
             numbers["kl"] = mean(self.kl)
         return numbers | {
@@ -61,7 +65,7 @@ class Evaluation:
 
     def samples(self, count: int | None = None) -> Iterator[dict[str, Any]]:
         """The first ``count`` answers (default all) as lines of samples.jsonl."""
-        return sample_rows(self.prompts, self.completions, self.scores, self.kl, count=count)
+        return sample_rows(self.prompts, self.completions, {**self.components, **self.scores}, self.kl, count=count)
 
 
 def evaluate_policy(
@@ -70,6 +74,7 @@ def evaluate_policy(
     judges: Mapping[str, Reward],
     sampling: Sampling,
     *,
+    ids: Sequence[list[int]] | None = None,
     reference: LanguageModel | None = None,
     seed: int = 0,
     micro_batch_tokens: int = MICRO_BATCH_TOKENS,
@@ -79,6 +84,7 @@ def evaluate_policy(
 
     Args:
         judges: ``{name: reward}``, the training reward and held-out metrics alike.
+        ids: the prompts' tokens, where they are no longer what the tokenizer makes of them (cut).
         reference: also measure the sequence KL from it.
         seed: the same seed gives every policy the same random numbers for the same prompt.
         micro_batch_tokens: of the passes that measure the KL.
@@ -88,7 +94,8 @@ def evaluate_policy(
     """
     if not prompts:
         return Evaluation([], [], {}, None)
-    ids = [encode_prompt(lm.tokenizer, prompt.text, origin=prompt.origin) for prompt in prompts]
+    if ids is None:
+        ids = [encode_prompt(lm.tokenizer, prompt.text, origin=prompt.origin) for prompt in prompts]
     completions = generate(Engine(lm), ids, sampling, processes, seed=seed)
     with torch.autocast(lm.device.type, enabled=False):  # whatever the policy computes in, judges are judges
         scores = {name: judge(by, prompts, completions, processes) for name, by in judges.items()}
@@ -101,7 +108,8 @@ def evaluate_policy(
     for name, judged in scores.items():
         for counts in judged.failure_counts().values():
             failures.update({f"{name}_{reason}": count for reason, count in counts.items()})
-    return Evaluation(prompts, completions, sums, divergence, failures)
+    parts = {k: v for judged in scores.values() if len(judged.components) > 1 for k, v in judged.components.items()}
+    return Evaluation(prompts, completions, sums, divergence, parts, failures)
 
 
 def sequence_kl(
@@ -158,10 +166,10 @@ def evaluate(
     prompts: Source,
     *,
     reward: RewardLike | Sequence[RewardLike] | None = None,
-    metrics: Sequence[RewardLike] = (),
+    metrics: RewardLike | Sequence[RewardLike] = (),
     sampling: Sampling | None = None,
     tokenizer: str | Path | None = None,
-    stop_tokens: Sequence[str] = (),
+    stop_tokens: str | Sequence[str] = (),
     columns: Mapping[str, str] | None = None,
     limit: int | None = None,
     seed: int = 0,
@@ -173,7 +181,7 @@ def evaluate(
     Args:
         policy, baseline: hub id, folder, run, or loaded; the KL is the policy's from the baseline, measured where both
             have the same vocabulary and answer from their whole distributions (no truncation, temperature above 0).
-        prompts: a data source with a column ``prompt`` (or a list), that neither was trained on.
+        prompts: a data source with a column ``prompt`` (or a table, or a list), that neither was trained on.
         reward: judges as ``score``. metrics: further judges, each under its own name.
         sampling: how both answer; default 64 tokens at temperature 1.
         tokenizer: where the tokenizers are, when not beside the models. stop_tokens: end an answer, besides EOS.
@@ -199,14 +207,14 @@ def evaluate(
     return Comparison(evaluate_policy(theirs, records, judges, sampling, reference=reference, seed=seed), after)
 
 
-def named_judges(metrics: Sequence[RewardLike], device: Device) -> dict[str, Reward]:
-    """The judges by name.
+def named_judges(metrics: RewardLike | Sequence[RewardLike], device: Device) -> dict[str, Reward]:
+    """The judges by name, of several metrics or of one.
 
     Raises:
         ConfigError: two of one name, or one named like a number that every evaluation has.
     """
     judges: dict[str, Reward] = {}
-    for found in (build_reward(metric, device=device, partial=True) for metric in metrics):
+    for found in (build_reward(metric, device=device, partial=True) for metric in several(metrics)):
         if found.name in judges or found.name in RESERVED:
             raise ConfigError(f"metrics: the name {found.name!r} is taken; give another: {{model = ..., name = ...}}")
         judges[found.name] = found

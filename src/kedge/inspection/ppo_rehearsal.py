@@ -20,13 +20,14 @@ from kedge.inspection.machine import Machine
 from kedge.inspection.rehearsal import CPU, Phase, Rehearsal, on_paper, padded_size
 from kedge.models.batch import by_token_budget, padded
 from kedge.models.head import untried_head, vocabulary_rows
-from kedge.models.language_model import LanguageModel, find, load_tokenizer
+from kedge.models.language_model import LanguageModel, find, load_config, load_tokenizer, max_positions
 from kedge.models.outline import outlined_language_model, outlined_reward_model
 from kedge.models.recompute import recomputing
 from kedge.models.reward_model import RewardModel
 from kedge.models.scoring import score_tokens, value_tokens
 from kedge.training.ppo import PPO, PPOConfig
 from kedge.training.ppo.batch import Batch
+from kedge.training.ppo.prompts import longest_prompt
 
 # Tokens of a batch that a reward model scores at a time.
 SCORING_TOKENS = 16_384
@@ -66,21 +67,23 @@ class PPOWork:
 
 
 def longest_prompts(
-    source: Source, columns: Mapping[str, str] | None, tokenizer: Tokenizer, config: PPOConfig
+    source: Source, columns: Mapping[str, str] | None, tokenizer: Tokenizer, config: PPOConfig, positions: int | None
 ) -> tuple[list[Prompt], float]:
     """The longest prompts that PPO would take, as many as a step has, and the tokens of an average one.
 
     Longest in characters, so that not all have to be encoded.
 
     Raises:
-        DataError: as :func:`read_prompts`.
+        DataError: as :func:`read_prompts`. ConfigError: as :func:`longest_prompt`.
     """
     records = read_prompts(source, columns)
-    limit = config.max_prompt_length or math.inf
+    longest_allowed = longest_prompt(config, positions)
+    limit = math.inf if longest_allowed is None else longest_allowed.tokens
 
     def sizes(chosen: Iterable[Prompt]) -> Iterable[tuple[Prompt, int]]:
         encoded = ((prompt, len(encode_prompt(tokenizer, prompt.text, origin=prompt.origin))) for prompt in chosen)
-        return ((prompt, size) for prompt, size in encoded if size <= limit)
+        cut = config.too_long == "truncate"
+        return ((prompt, int(min(size, limit))) for prompt, size in encoded if size <= limit or cut)
 
     by_characters = sorted(records, key=lambda prompt: len(plain(prompt.text)), reverse=True)
     longest = [prompt for prompt, _ in islice(sizes(by_characters), config.batch_size)]
@@ -237,8 +240,9 @@ def ppo_work(
     """A PPO job's work, from its data.
 
     Raises:
-        ModelError: no tokenizer. DataError: prompts that cannot be read.
+        ModelError: no model or no tokenizer. DataError: prompts that cannot be read.
     """
     words = load_tokenizer(tokenizer or find(policy, "policy"), key="tokenizer")
-    longest, tokens = longest_prompts(prompts, columns, words, config)
+    positions = max_positions(load_config(find(policy, "policy")))
+    longest, tokens = longest_prompts(prompts, columns, words, config, positions)
     return PPOWork(policy, tokenizer, longest, tokens, rewards, judges, evaluated)

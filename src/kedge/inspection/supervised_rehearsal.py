@@ -1,8 +1,8 @@
 """Supervised fine-tuning and reward modelling rehearsed: one optimizer step."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from heapq import nlargest
+from itertools import islice
 from typing import TypeVar
 
 import torch
@@ -22,7 +22,10 @@ from kedge.models.outline import outlined_language_model, outlined_reward_model
 from kedge.models.recompute import enable_recomputing
 from kedge.models.scoring import score_tokens
 from kedge.training.optimization import make_optimizer
+from kedge.training.reward_modeling import RewardConfig
+from kedge.training.sft import SFTConfig
 from kedge.training.supervised import SupervisedConfig
+from kedge.training.too_long import TooLong
 
 Record = TypeVar("Record")
 
@@ -69,14 +72,15 @@ class SupervisedWork:
 
 
 def demonstration_work(
-    model: str, data: Source, config: SupervisedConfig, *, tokenizer: str | None, columns: Mapping[str, str] | None
+    model: str, data: Source, config: SFTConfig, *, tokenizer: str | None, columns: Mapping[str, str] | None
 ) -> SupervisedWork:
     """An SFT job's work, from its data.
 
     Raises:
         ModelError: no tokenizer. DataError: data that cannot be read.
     """
-    words = load_tokenizer(tokenizer or find(model, "policy"), key="tokenizer")
+    source = find(model, "policy")
+    words, limit = load_tokenizer(tokenizer or source, key="tokenizer"), _limit(source, config)
 
     def encoded(record: Demonstration) -> Example:
         ids, trained = encode_demonstration(words, record, ends=[words.eos_token_id])
@@ -85,12 +89,13 @@ def demonstration_work(
     def characters(record: Demonstration) -> int:
         return len(plain(record.prompt)) + len(plain(record.completion))
 
-    longest, tokens = _longest(demonstrations(rows_of(data, rename=columns)), characters, encoded, config.batch_size)
+    records = demonstrations(rows_of(data, rename=columns))
+    longest, tokens = _longest(records, characters, encoded, config.batch_size, _fitting(config.too_long, limit))
     return SupervisedWork(model, tokenizer, longest, tokens, pairs=False)
 
 
 def preference_work(
-    model: str, data: Source, config: SupervisedConfig, *, tokenizer: str | None, columns: Mapping[str, str] | None
+    model: str, data: Source, config: RewardConfig, *, tokenizer: str | None, columns: Mapping[str, str] | None
 ) -> SupervisedWork:
     """A reward model's work, from its data.
 
@@ -98,29 +103,53 @@ def preference_work(
         ModelError: no tokenizer. DataError: data that cannot be read.
     """
     source = find(model, "policy")
-    words = load_tokenizer(tokenizer or source, key="tokenizer")
-    limits = [limit for limit in (config.max_length, max_positions(load_config(source))) if limit is not None]
+    words, limit = load_tokenizer(tokenizer or source, key="tokenizer"), _limit(source, config)
 
     def encoded(record: Preference) -> Example:
         sides = (record.chosen, record.rejected)
         ids = [encode_whole(words, text, ends=[words.eos_token_id], origin=record.origin) for text in sides]
-        return Example(tuple(min([len(side), *limits]) for side in ids))
+        return Example(tuple(map(len, ids)))
 
     def characters(record: Preference) -> int:
         return max(len(plain(record.chosen)), len(plain(record.rejected)))
 
     records = preferences(rows_of(data, rename=columns), seed=config.seed)
-    longest, tokens = _longest(records, characters, encoded, config.batch_size)
+    longest, tokens = _longest(records, characters, encoded, config.batch_size, _fitting(config.too_long, limit))
     return SupervisedWork(model, tokenizer, longest, tokens, pairs=True)
 
 
+def _limit(source: str, config: SupervisedConfig) -> int | None:
+    limits = [limit for limit in (config.max_length, max_positions(load_config(source))) if limit is not None]
+    return min(limits, default=None)
+
+
+def _fitting(way: TooLong, limit: int | None) -> Callable[[Example], Example | None]:
+    """An example as the job takes it, if it does; where that would be an error, the job says so itself."""
+
+    def fitted(example: Example) -> Example | None:
+        if limit is None or way == "error" or max(example.lengths) <= limit:
+            return example
+        lengths = tuple(min(length, limit) for length in example.lengths)
+        return Example(lengths, min(example.trained, limit - 1)) if way == "truncate" else None
+
+    return fitted
+
+
 def _longest(
-    records: Sequence[Record], characters: Callable[[Record], int], encode: Callable[[Record], Example], count: int
+    records: Sequence[Record],
+    characters: Callable[[Record], int],
+    encode: Callable[[Record], Example],
+    count: int,
+    fitted: Callable[[Example], Example | None],
 ) -> tuple[list[Example], float]:
     """The ``count`` longest in characters, so that not all have to be encoded; and the tokens of an average one."""
-    longest = [encode(record) for record in nlargest(count, records, key=characters)]
-    sample = [encode(record).size for record in records[:: -(-len(records) // SAMPLE)]]
-    return longest, sum(sample) / len(sample)
+
+    def those(chosen: Iterable[Record]) -> Iterator[Example]:
+        return (example for record in chosen if (example := fitted(encode(record))) is not None)
+
+    longest = list(islice(those(sorted(records, key=characters, reverse=True)), count))
+    sample = [example.size for example in those(records[:: -(-len(records) // SAMPLE)])]
+    return longest or [encode(records[0])], sum(sample) / max(1, len(sample))
 
 
 class SupervisedRehearsal(Rehearsal):

@@ -23,10 +23,18 @@ EXPLAINED = {
 SHARES = ("ended_by_eos", "distinct_1", "distinct_2")
 
 
-def comparison_table(summary: Mapping[str, Any], *, title: str) -> Table:
+def prompts_caption(trained_on: Mapping[str, int]) -> str:
+    """What may be said of an evaluation's prompts. ``trained_on``: ``{run: how many of them}``, where that is known."""
+    seen = [f"{count} of them trained on by {run}" for run, count in trained_on.items() if count]
+    unseen = [run for run, count in trained_on.items() if not count]
+    said = [*seen, *([f"none trained on by {' or '.join(unseen)}"] if unseen else [])]
+    return "prompts" + (f" ({'; '.join(said)})" if said else "")
+
+
+def comparison_table(summary: Mapping[str, Any], *, title: str, prompts: str = "prompts never trained on") -> Table:
     """Before, after and win rates of :meth:`Comparison.summary` (or of a run's summary.json)."""
     table = Table(title=title, title_justify="left", caption_justify="left", header_style="bold")
-    table.caption = f"{summary['eval_prompts']} prompts never trained on; win rate with its 95% interval"
+    table.caption = f"{summary['eval_prompts']} {prompts}; win rate with its 95% interval"
     table.add_column("")
     for heading in ("before", "after", "win rate"):
         table.add_column(heading, justify="right")

@@ -12,7 +12,9 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 import kedge.models.lstm  # noqa: F401, so that transformers' Auto classes know it
+from kedge.config import several
 from kedge.data.encode import Tokenizer
+from kedge.data.hub import asked_if_it_answers
 from kedge.errors import ModelError
 from kedge.models.head import OutputHead, output_head, vocabulary_rows
 
@@ -137,7 +139,8 @@ def load_tokenizer(source: str | Path, *, key: str) -> Tokenizer:
     if folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise ModelError(f"{source}: no tokenizer in this folder; save it there, or name one with {key}=...")
     try:
-        return AutoTokenizer.from_pretrained(source)
+        with asked_if_it_answers(source):
+            return AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{source}: cannot load a tokenizer: {_first_line(error)}{_offline_hint(source)}") from error
 
@@ -149,7 +152,8 @@ def load_config(source: str | Path) -> Any:
         ModelError: not found, or no network.
     """
     try:
-        return AutoConfig.from_pretrained(source)
+        with asked_if_it_answers(source):
+            return AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
         what = f"{source}: cannot read the model's configuration: {_first_line(error)}"
         raise ModelError(what + _offline_hint(source)) from error
@@ -163,9 +167,10 @@ def load_weights(auto_class: Any, source: str | Path, dtype: DType, **kwargs: An
     """
     torch_dtype = torch.float32 if dtype == "auto" else getattr(torch, dtype)
     try:
-        loaded: tuple[PreTrainedModel, dict] = auto_class.from_pretrained(
-            source, dtype=torch_dtype, output_loading_info=True, **kwargs
-        )
+        with asked_if_it_answers(source):
+            loaded: tuple[PreTrainedModel, dict] = auto_class.from_pretrained(
+                source, dtype=torch_dtype, output_loading_info=True, **kwargs
+            )
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"{source}: cannot load the model: {_first_line(error)}{_offline_hint(source)}") from error
     except RuntimeError as error:
@@ -257,7 +262,7 @@ def _eos_ids(model: PreTrainedModel, tokenizer: Tokenizer, stop_tokens: Sequence
     for source in (getattr(settings, "eos_token_id", None), model.config.eos_token_id, tokenizer.eos_token_id):
         found += source if isinstance(source, list) else [] if source is None else [source]
     vocabulary = tokenizer.get_vocab()
-    for token in stop_tokens:
+    for token in several(stop_tokens):
         if token not in vocabulary:
             raise ModelError(f"stop_tokens: {token!r} is not one token of this tokenizer; use stop_strings for text")
         found.append(vocabulary[token])

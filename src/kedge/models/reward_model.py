@@ -59,7 +59,19 @@ class RewardModel:
         return int(self.tokenizer.pad_token_id)
 
     def encode(self, text: Text, *, origin: str = "text") -> list[int]:
-        """Token ids of a finished text or conversation.
+        """Token ids of a finished text or conversation; of one that is too long, the last ones.
+
+        Raises:
+            DataError: messages without a chat template.
+        """
+        return self.ending(self.encode_whole(text, origin=origin))
+
+    def ending(self, ids: list[int]) -> list[int]:
+        """As much of the end as the model reads."""
+        return ids if self.max_length is None else ids[-self.max_length :]
+
+    def encode_whole(self, text: Text, *, origin: str = "text") -> list[int]:
+        """All token ids of a finished text or conversation.
 
         Raises:
             DataError: messages without a chat template.
@@ -67,7 +79,7 @@ class RewardModel:
         ids = encode_whole(self.tokenizer, text, ends=self._ends(text), origin=origin)
         while len(ids) > 1 and ids[-1] == self.pad_id:
             ids = ids[:-1]
-        return ids if self.max_length is None else ids[-self.max_length :]
+        return ids
 
     def __call__(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         """Scores ``[N]`` float32 of token sequences, carrying gradients where they are enabled."""

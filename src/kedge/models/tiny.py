@@ -53,7 +53,7 @@ def new_llama(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    torch.manual_seed(seed)
+    torch.manual_seed(seed % 2**63)
     return wrap(LlamaForCausalLM(config), tokenizer)
 
 
@@ -66,5 +66,5 @@ def new_lstm(tokenizer: Tokenizer, *, hidden: int, layers: int, seed: int) -> La
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    torch.manual_seed(seed)
+    torch.manual_seed(seed % 2**63)
     return wrap(LSTMForCausalLM(config), tokenizer)

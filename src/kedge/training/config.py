@@ -5,15 +5,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from kedge.config import Config
+from kedge.config import Config, Several
 from kedge.models.language_model import Device
 from kedge.trackers import TrackerName
-
-Trackers = Annotated[
-    tuple[TrackerName, ...],
-    BeforeValidator(lambda names: (names,) if isinstance(names, str) else () if names is None else names),
-]
-"""One name, a list of them, or none."""
 
 FLOAT16 = (
     "a model in float16 cannot be trained, for the squares of its gradients vanish in it; use float32, and set "
@@ -67,7 +61,7 @@ class TrainingConfig(Config):
     max_left_out: int = Field(3, ge=1)
     """A step with NaN or infinity in it is left out; after so many in a row the run stops."""
 
-    report_to: Trackers = ()
+    report_to: Several[TrackerName] = ()
     """Where metrics go besides metrics.jsonl: ``tensorboard``, ``wandb``, or both."""
 
     USED_WHEN: ClassVar[Mapping[str, tuple[str, tuple[object, ...]]]] = {

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -13,9 +14,9 @@ from kedge.data.files import Source
 from kedge.data.records import Preference, preferences
 from kedge.models.batch import by_token_budget
 from kedge.models.reward_model import RewardModel, new_reward_model
-from kedge.parallel import join
 from kedge.tracking import Metrics, RunFolder
 from kedge.training.supervised import Supervised, SupervisedConfig, read_split, refuse_loading_settings
+from kedge.training.too_long import TooLong
 
 Pair = tuple[list[int], list[int]]
 """Ids of the chosen and of the rejected text."""
@@ -28,17 +29,22 @@ class RewardConfig(SupervisedConfig):
     """Peak learning rate of AdamW."""
     center_rewards_coefficient: float = Field(0.0, ge=0)
     """Pulls scores towards 0 (Eisenstein et al. 2023), so that they mean the same from run to run; 0.01 is usual."""
+    too_long: TooLong = "truncate"
+    """What to do with pairs of which one text is too long: an ``error``; ``truncate`` it (it loses its beginning, as
+    texts do later that the model scores); or ``skip`` them."""
+
+
+CUTTING = "the beginnings of their texts"
 
 
 class RewardModeling(Supervised):
     """Trains a reward model on preferences.
 
     Args:
-        model: hub id, folder or run whose trunk to start from; or a :class:`RewardModel`, trained in place. Texts
-            longer than its ``max_length`` lose their beginning.
-        data: a data file, folder, hub id, or list of rows: ``chosen`` + ``rejected``, with or without ``prompt``; or
-            ``text`` + ``label``.
-        config: settings; see :class:`RewardConfig`.
+        model: hub id, folder or run whose trunk to start from; or a :class:`RewardModel`, trained in place.
+        data: a data file, folder, hub id, table or list of rows: ``chosen`` + ``rejected``, with or without ``prompt``;
+            or ``text`` + ``label``.
+        config: settings, see :class:`RewardConfig`; or a dict of them.
         tokenizer: where the tokenizer is, when not beside the model.
         eval_data: like ``data``, to measure the accuracy on; or ``eval_size`` rows of ``data`` are set aside.
         columns: ``{"chosen": "the data's name for it"}``.
@@ -60,7 +66,7 @@ class RewardModeling(Supervised):
         self,
         model: str | Path | RewardModel,
         data: Source,
-        config: RewardConfig | None = None,
+        config: RewardConfig | Mapping[str, Any] | None = None,
         *,
         tokenizer: str | Path | None = None,
         eval_data: Source | None = None,
@@ -71,23 +77,35 @@ class RewardModeling(Supervised):
         overwrite: bool = False,
         progress: bool = True,
     ) -> None:
-        join()  # before anything is loaded: each process goes to a GPU of its own
-        config = config or RewardConfig()
+        config = RewardConfig.of(config)
+        run = self.open_run(run, config, resume=resume, overwrite=overwrite)
         read = partial(preferences, seed=config.seed)
         train, held = read_split(read, data, eval_data, eval_size=eval_size, columns=columns, seed=config.seed)
         if isinstance(model, RewardModel):
             refuse_loading_settings(config, {"tokenizer": tokenizer}, ("device", "dtype", "max_length"))
         else:
-            torch.manual_seed(config.seed)  # the new head's weights
+            torch.manual_seed(config.seed % 2**63)  # the new head's weights
             model = new_reward_model(
                 model, tokenizer=tokenizer, max_length=config.max_length, device=config.device, dtype=config.dtype
             )
         self.model = model
-        self.examples = self.pairs = [self._encoded(row) for row in train]
-        self.origins = [row.origin for row in train]
-        self.held_out = [self._encoded(row) for row in held]
+        fitter = config.fitter(config.too_long, model.max_length, CUTTING)
+        (pairs, told), (held_out, also_told) = (
+            fitter.fit(
+                [self._encoded(row) for row in rows],
+                what,
+                size=lambda row: max(map(len, row[1])),
+                origin=lambda row: row[0],
+                cut=lambda row, _: (row[0], (self.model.ending(row[1][0]), self.model.ending(row[1][1]))),
+            )
+            for rows, what in ((train, "rows of data"), (held, "held-out rows"))
+        )
+        self.notes = told + also_told
+        self.examples = self.pairs = [pair for _, pair in pairs]
+        self.origins = [origin for origin, _ in pairs]
+        self.held_out = [pair for _, pair in held_out]
         sizes = _sizes(self.pairs)
-        super().__init__(config, model.model, sizes, run, resume=resume, overwrite=overwrite, progress=progress)
+        super().__init__(config, model.model, sizes, run, progress=progress)
 
     def weigh(self, rows: Sequence[int]) -> float:
         return float(len(rows))
@@ -109,11 +127,9 @@ class RewardModeling(Supervised):
     def load(self, folder: Path) -> None:
         self.model.load_weights(folder)
 
-    def _encoded(self, row: Preference) -> Pair:
-        return (
-            self.model.encode(row.chosen, origin=row.origin),
-            self.model.encode(row.rejected, origin=row.origin),
-        )
+    def _encoded(self, row: Preference) -> tuple[str, Pair]:
+        sides = (self.model.encode_whole(text, origin=row.origin) for text in (row.chosen, row.rejected))
+        return row.origin, (next(sides), next(sides))
 
     def _preference_loss(self, pairs: Sequence[Pair], denominator: float) -> tuple[Tensor, dict[str, Tensor]]:
         scores = self.model([chosen for chosen, _ in pairs] + [rejected for _, rejected in pairs])

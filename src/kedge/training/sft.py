@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 from torch import Tensor
 
+from kedge.config import Several
 from kedge.core import masked_mean
 from kedge.data.encode import encode_demonstration
 from kedge.data.files import Source
@@ -14,12 +16,17 @@ from kedge.errors import DataError
 from kedge.models.batch import by_token_budget, padded
 from kedge.models.language_model import LanguageModel, load_language_model
 from kedge.models.scoring import score_tokens
-from kedge.parallel import join
 from kedge.tracking import Metrics, RunFolder
 from kedge.training.supervised import Supervised, SupervisedConfig, read_split, refuse_loading_settings
+from kedge.training.too_long import TooLong, ending
 
 Example = tuple[list[int], list[bool]]
 """Ids, and which of them are trained on."""
+
+CUTTING = "the beginnings of their prompts, and of answers too long for that the ends"
+
+Encoded = tuple[str, list[int], list[bool]]
+"""The same, behind where it comes from."""
 
 
 class SFTConfig(SupervisedConfig):
@@ -27,8 +34,11 @@ class SFTConfig(SupervisedConfig):
 
     learning_rate: float = Field(1e-4, gt=0)
     """Peak learning rate of AdamW."""
-    stop_tokens: tuple[str, ...] = ()
+    stop_tokens: Several[str] = ()
     """Tokens that end an answer, besides the model's EOS."""
+    too_long: TooLong = "error"
+    """What to do with demonstrations that are too long: an ``error``; ``truncate`` (the prompt loses its beginning,
+    down to a quarter of the room, and then the answer its end, its EOS too); or ``skip`` them."""
 
 
 class SFT(Supervised):
@@ -36,8 +46,9 @@ class SFT(Supervised):
 
     Args:
         model: hub id, folder or run to start from; or a loaded :class:`LanguageModel`, trained in place.
-        data: a data file, folder, hub id, or list of rows: ``prompt`` + ``completion``, ``messages``, or ``text``.
-        config: settings; see :class:`SFTConfig`.
+        data: a data file, folder, hub id, table or list of rows: ``prompt`` + ``completion``, ``messages``, or
+            ``text``.
+        config: settings, see :class:`SFTConfig`; or a dict of them.
         tokenizer: where the tokenizer is, when not beside the model.
         eval_data: like ``data``, to measure the loss on; or ``eval_size`` rows of ``data`` are set aside.
         columns: ``{"prompt": "the data's name for it"}``.
@@ -46,7 +57,7 @@ class SFT(Supervised):
 
     Raises:
         KedgeError: anything in these that does not fit (such as a demonstration longer than the model's positions,
-            or ``max_length``), before any training.
+            or ``max_length``: see ``too_long``), before any training.
     """
 
     stage = "sft"
@@ -59,7 +70,7 @@ class SFT(Supervised):
         self,
         model: str | Path | LanguageModel,
         data: Source,
-        config: SFTConfig | None = None,
+        config: SFTConfig | Mapping[str, Any] | None = None,
         *,
         tokenizer: str | Path | None = None,
         eval_data: Source | None = None,
@@ -70,8 +81,8 @@ class SFT(Supervised):
         overwrite: bool = False,
         progress: bool = True,
     ) -> None:
-        join()  # before anything is loaded: each process goes to a GPU of its own
-        config = config or SFTConfig()
+        config = SFTConfig.of(config)
+        run = self.open_run(run, config, resume=resume, overwrite=overwrite)
         train, held = read_split(
             demonstrations, data, eval_data, eval_size=eval_size, columns=columns, seed=config.seed
         )
@@ -82,12 +93,23 @@ class SFT(Supervised):
                 model, tokenizer=tokenizer, stop_tokens=config.stop_tokens, device=config.device, dtype=config.dtype
             )
         self.lm = model
-        limits = [limit for limit in (config.max_length, model.positions) if limit is not None]
-        self.examples = [_encoded(model, row, limits) for row in train]
-        self.origins = [row.origin for row in train]
-        self.held_out = [_encoded(model, row, limits) for row in held]
+        fitter = config.fitter(config.too_long, model.positions, CUTTING)
+        (examples, told), (held_out, also_told) = (
+            fitter.fit(
+                [_encoded(model, row) for row in rows],
+                what,
+                size=lambda row: len(row[1]),
+                origin=lambda row: row[0],
+                cut=lambda row, limit: _cut(model, row, limit),
+            )
+            for rows, what in ((train, "rows of data"), (held, "held-out rows"))
+        )
+        self.notes = told + also_told
+        self.origins = [origin for origin, *_ in examples]
+        self.examples = [(ids, trained) for _, ids, trained in examples]
+        self.held_out = [(ids, trained) for _, ids, trained in held_out]
         sizes = [len(ids) for ids, _ in self.examples]
-        super().__init__(config, model.model, sizes, run, resume=resume, overwrite=overwrite, progress=progress)
+        super().__init__(config, model.model, sizes, run, progress=progress)
 
     def weigh(self, rows: Sequence[int]) -> float:
         return _targets([self.examples[row] for row in rows])
@@ -119,11 +141,18 @@ def _targets(examples: Sequence[Example]) -> float:
     return float(sum(sum(trained) for _, trained in examples))
 
 
-def _encoded(lm: LanguageModel, row: Demonstration, limits: Sequence[int]) -> Example:
+def _encoded(lm: LanguageModel, row: Demonstration) -> Encoded:
     ids, trained = encode_demonstration(lm.tokenizer, row, ends=lm.eos_ids)
-    limit = min(limits, default=len(ids))
-    if len(ids) > limit:
-        raise DataError(f"{row.origin}: {len(ids)} tokens, more than the {limit} that fit; shorten it or leave it out")
     if not any(trained):
         raise DataError(f"{row.origin}: the completion has no tokens to train on")
-    return ids, trained
+    return row.origin, ids, trained
+
+
+def _cut(lm: LanguageModel, row: Encoded, limit: int) -> Encoded:
+    """The prompt loses its beginning, down to a quarter of the room; then the answer its end."""
+    origin, ids, trained = row
+    start = len(trained) - trained[::-1].index(False)  # of the last answer
+    answer = min(len(ids) - start, limit - min(start, max(1, limit // 4)))
+    prompt = ending(lm.tokenizer, ids[:start], limit - answer)
+    mask = trained[start - len(prompt) : start + answer]
+    return origin, prompt + ids[start : start + answer], [False, *mask[1:]]

@@ -18,7 +18,7 @@ from kedge.interrupts import Interrupts
 from kedge.models.batch import by_token_budget
 from kedge.models.recompute import enable_recomputing
 from kedge.parallel import join
-from kedge.progress import ProgressBar
+from kedge.progress import ProgressBar, say
 from kedge.storage import whole_folder
 from kedge.tracking import Metrics, RunFolder, Timer, closed_when_broken_off, report
 from kedge.training.checkpoint import to_resume
@@ -33,6 +33,7 @@ from kedge.training.optimization import (
     schedule,
     set_learning_rate,
 )
+from kedge.training.too_long import Fitter, Limit, TooLong, tell_events
 
 Record = TypeVar("Record")
 
@@ -50,6 +51,15 @@ class SupervisedConfig(TrainingConfig):
     max_length: int | None = Field(None, ge=2)
     """Longest example in tokens; ``none``: the model's positions."""
 
+    def fitter(self, way: TooLong, positions: int | None, cutting: str) -> Fitter:
+        """What makes examples fit ``max_length`` and a model of so many positions."""
+        limit = (
+            None if positions is None else Limit(positions, "the model's positions", "take a model of more positions")
+        )
+        if self.max_length is not None and (positions is None or self.max_length <= positions):
+            limit = Limit(self.max_length, f"max_length={self.max_length}", "raise max_length")
+        return Fitter(way, "too_long" in self.model_fields_set, limit, cutting)
+
 
 class Supervised(ABC):
     """Trains ``module`` on examples. A subclass says what an example is, what it weighs and what it loses.
@@ -66,6 +76,8 @@ class Supervised(ABC):
     """File and row of each."""
     held_out: Sequence[Any]
     """Examples never trained on."""
+    notes: Sequence[str]
+    """What to tell the user, and to write down, before the training begins."""
     watched: str
     """The metric to show beside the progress bar."""
     best_by: str
@@ -78,10 +90,8 @@ class Supervised(ABC):
         config: SupervisedConfig,
         module: nn.Module,
         sizes: Sequence[int],
-        run: str | Path | RunFolder | None,
+        run: RunFolder | None,
         *,
-        resume: bool,
-        overwrite: bool,
         progress: bool,
     ) -> None:
         self.config = config
@@ -98,8 +108,6 @@ class Supervised(ABC):
         for key in ("eval_every", "best_metric"):
             if getattr(config, key) and not self.held_out:
                 raise ConfigError(f"{key}: not used without held-out rows; set eval_data or eval_size, or take it out")
-        if isinstance(run, str | Path):
-            run = RunFolder(run, {self.stage: config.resolved()}, overwrite=overwrite, resume=resume)
         self.run = run
         report(run, config.report_to)
         self.processes = join()
@@ -126,6 +134,20 @@ class Supervised(ABC):
         self.before: Metrics = {}
         if checkpoint := to_resume(run, checkpoint_every=config.checkpoint_every):
             self._restore(checkpoint)
+
+    @classmethod
+    def open_run(
+        cls, run: str | Path | RunFolder | None, config: SupervisedConfig, *, resume: bool, overwrite: bool
+    ) -> RunFolder | None:
+        """The run's folder, looked at before anything is loaded; and each process has gone to a GPU of its own.
+
+        Raises:
+            ConfigError: as :class:`RunFolder`.
+        """
+        join()
+        if run is None or isinstance(run, RunFolder):
+            return run
+        return RunFolder(run, {cls.stage: config.resolved()}, overwrite=overwrite, resume=resume)
 
     @abstractmethod
     def weigh(self, rows: Sequence[int]) -> float:
@@ -174,6 +196,8 @@ class Supervised(ABC):
             return self._summary()
 
     def _train(self) -> None:
+        for note in self.notes:
+            say(note)
         if self.step_done == 0:
             self.before = self._evaluate()
         self.keeper.check_best_metric(_short(self.before))
@@ -181,6 +205,7 @@ class Supervised(ABC):
             self.run.start()
             self.run.forget_after(self.step_done, evaluation_too=self.step_done in (0, self.total_steps))
         if self.step_done == 0:
+            tell_events(self.run, self.notes)
             self._write(self.before)
             self.keeper.after(0, self.before)
         with (
@@ -203,7 +228,7 @@ class Supervised(ABC):
         rows = batch_indices(len(self.sizes), self.config.batch_size, self.step_done, self.config.seed)
         factor = schedule(self.config, self.step_done, self.total_steps)
         set_learning_rate(self.optimizer, factor)
-        torch.manual_seed(self.config.seed * 1_000_003 + self.step_done)  # dropout, the same after a resume
+        torch.manual_seed((self.config.seed * 1_000_003 + self.step_done) % 2**63)  # dropout, the same after a resume
         metrics: Metrics = {}
         self.module.train()
         left_out = self.left_out.where_not_finite(self.step_done + 1, metrics)
@@ -264,7 +289,8 @@ class Supervised(ABC):
             summary["best"] = self.keeper.best
         summary["seconds"] = {phase: round(seconds, 3) for phase, seconds in self.timer.seconds.items()}
         if self.run is not None:
-            self._write(after)
+            if after:
+                self.run.complete_metrics(self.step_done, after)
             self.run.write_summary(summary)
         return summary
 

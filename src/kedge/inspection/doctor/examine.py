@@ -1,11 +1,10 @@
 """All checks, one after another."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from kedge.data.records import Preference
 from kedge.errors import ConfigError, DataError, KedgeError, ModelError, RewardError
 from kedge.inspection.doctor import learning, models, words
-from kedge.inspection.doctor.finding import Finding, NoAnswersError, Patient
+from kedge.inspection.doctor.finding import Finding, NoAnswersError, Pairs, Patient
 from kedge.training.ppo import PPO
 
 # In this order: an update changes the policy, so what looks at it as it was comes before.
@@ -35,12 +34,12 @@ REFUSED = {
 }
 
 
-def examine(build: Callable[[], PPO], pairs: Callable[[], Sequence[Preference]] = tuple) -> list[Finding]:
+def examine(build: Callable[[], PPO], pairs: Callable[[], Pairs] = Pairs) -> list[Finding]:
     """Build a run and check it as far as it can be checked. The run is trained by that, and of no further use.
 
     Args:
         build: makes the run, with a folder to write a checkpoint in.
-        pairs: preferences to check reward models on.
+        pairs: gives preferences to check reward models on.
     """
     try:
         patient = Patient(build(), pairs())

@@ -40,13 +40,21 @@ class NoAnswersError(Exception):
     """What a check looks at is not there, and an earlier check has said why."""
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """Preferences of the recipe's reward table; empty where it has none."""
+
+    preferences: Sequence[Preference] = ()
+    kind: str = "pairs"
+    """What to call them: whether the reward model was trained on them."""
+
+
 @dataclass
 class Patient:
     """A run before its first step. What several checks need is made once, when the first of them asks."""
 
     ppo: PPO
-    pairs: Sequence[Preference] = ()
-    """Of the recipe's reward table; empty where it has none."""
+    pairs: Pairs = Pairs()
     _experience: Experience | None = field(default=None, init=False)
     _tried: bool = field(default=False, init=False)
 

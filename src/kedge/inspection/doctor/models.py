@@ -96,15 +96,16 @@ def padding(patient: Patient) -> Finding:
 def pairs(patient: Patient) -> Finding:
     """A reward model that knows good from bad is wrong as often as it was right when the pairs are swapped."""
     check = "reward model: swapped pairs"
-    if not patient.reward_models or not patient.pairs:
+    preferences = patient.pairs.preferences
+    if not patient.reward_models or not preferences:
         return Finding(check, "skip", "no reward model in the reward, or no reward table in the recipe")
-    chosen, rejected = ([getattr(pair, side) for pair in patient.pairs] for side in ("chosen", "rejected"))
+    chosen, rejected = ([getattr(pair, side) for pair in preferences] for side in ("chosen", "rejected"))
     found, worst, apart = [], 1.0, 0.0
     for reward in patient.reward_models:
         right, swapped = (
             _accuracy(reward.score(a), reward.score(b)) for a, b in ((chosen, rejected), (rejected, chosen))
         )
-        found.append(f"{right:.0%} of {len(chosen)} pairs right, {swapped:.0%} when swapped")
+        found.append(f"{right:.0%} of {len(chosen)} {patient.pairs.kind} right, {swapped:.0%} when swapped")
         worst, apart = min(worst, right), max(apart, abs(right + swapped - 1.0))
     if apart > 1e-9:
         return Finding(check, "fail", "; ".join(found), "a score depends on what stands beside it: mend the model")

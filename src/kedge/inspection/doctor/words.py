@@ -5,7 +5,7 @@ import statistics
 import torch
 
 from kedge.data.encode import answer_start, encode_whole
-from kedge.data.records import Text, plain
+from kedge.data.records import Text, is_begun, joined, plain
 from kedge.inspection.doctor.finding import Finding, Patient
 from kedge.models.head import vocabulary_rows
 
@@ -29,14 +29,22 @@ def round_trip(patient: Patient) -> Finding:
 def _lost(patient: Patient, text: Text, ids: list[int]) -> str | None:
     tokenizer = patient.ppo.policy.tokenizer
     if isinstance(text, str):
-        back = tokenizer.decode(ids, skip_special_tokens=True)
-        return None if back.strip() == text.strip() else f"{text[:60]!r} comes back as {back[:60]!r}"
+        back, words = tokenizer.decode(ids, skip_special_tokens=True), text
+        for token in tokenizer.added_tokens_decoder.values():
+            words = words.replace(token.content, "") if token.special else words
+        # Some tokenizers put spaces around the special tokens of a text that was rendered before.
+        found = back.strip() == text.strip() or (words != text and back.split() == words.split())
+        return None if found else f"{text[:60]!r} comes back as {back[:60]!r}"
     back = tokenizer.decode(ids, skip_special_tokens=True)
     gone = [message["content"] for message in text if message["content"].strip() not in back]
     if gone:
         return f"the chat template leaves out {gone[0][:60]!r}"
-    answered = encode_whole(tokenizer, [*text, {"role": "assistant", "content": "Yes."}], ends=())
-    if answer_start(ids, answered) < len(ids):
+    answered = encode_whole(tokenizer, joined(text, "Yes."), ends=())
+    if is_begun(text):  # in the midst of a message tokens may merge
+        same = tokenizer.decode(answered).startswith(tokenizer.decode(ids).rstrip())
+    else:
+        same = answer_start(ids, answered) == len(ids)
+    if not same:
         return "the chat template renders the same messages otherwise once they are answered"
     return None
 
@@ -75,12 +83,13 @@ def _likeliest_end(patient: Patient) -> float:
 
 
 def lengths(patient: Patient) -> Finding:
-    """Prompts and answers fit the model's positions (those that do not are refused before there is a patient)."""
+    """Prompts and answers fit the model's positions; and what became of those that do not."""
     sizes = [len(prompt.ids) for prompt in patient.ppo.prompts]
     positions, answer = patient.ppo.policy.positions, patient.ppo.config.response_length
     room = "any length" if positions is None else f"{positions} positions"
     found = f"prompts of {min(sizes)} to {max(sizes)} tokens, median {statistics.median(sizes):.0f}, answers of up to "
-    return Finding("prompt lengths", "pass", f"{found}{answer}; room for {room}")
+    told = "".join(f". {note}" for note in patient.ppo.notes)
+    return Finding("prompt lengths", "warn" if told else "pass", f"{found}{answer}; room for {room}{told}")
 
 
 def cut_off(patient: Patient) -> Finding:

@@ -5,9 +5,11 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from kedge.config import Several
 from kedge.engine.sampling import Sampling
 from kedge.training.config import TrainingConfig
 from kedge.training.ppo.guards import GuardsConfig
+from kedge.training.too_long import TooLong
 
 _TRUNCATION = (
     "PPO samples from the whole distribution: under a truncated one the update's ratio would be of two different "
@@ -44,12 +46,14 @@ class PPOConfig(TrainingConfig):
     """Longest answer, in tokens; what is longer is cut off."""
     temperature: float = Field(1.0, gt=0)
     """Of sampling, and of every log-probability."""
-    stop_tokens: tuple[str, ...] = ()
+    stop_tokens: Several[str] = ()
     """Tokens that end an answer, besides the model's own EOS ids."""
-    stop_strings: tuple[str, ...] = ()
+    stop_strings: Several[str] = ()
     """Texts that end an answer."""
     max_prompt_length: int | None = Field(None, ge=1)
-    """Prompts with more tokens are left out; ``none``: one that does not fit the model is an error."""
+    """Longest prompt in tokens; ``none``: what the model's positions leave beside response_length."""
+    too_long: TooLong = "skip"
+    """What to do with prompts that are longer: an ``error``; ``truncate`` (they lose their beginning); or ``skip``."""
 
     learning_rate: float = Field(3e-6, gt=0)
     """Peak learning rate of the policy."""
@@ -126,6 +130,7 @@ class PPOConfig(TrainingConfig):
         "missing_eos_penalty": ("cutoff", ("penalty",)),
         "critic_init": ("critic", ("separate",)),
         **dict.fromkeys(_ONLY_WITH_GAE, ("advantage_estimator", ("gae",))),
+        "cliprange_value": ("vf_coef", ()),
     }
     REFUSED: ClassVar[Mapping[str, str]] = {"top_p": _TRUNCATION, "top_k": _TRUNCATION, "min_p": _TRUNCATION}
 
@@ -147,6 +152,8 @@ class PPOConfig(TrainingConfig):
                 f"micro_batch_tokens: {self.micro_batch_tokens} does not hold one answer of "
                 f"response_length={self.response_length} and its prompt; try {2 * self.response_length}"
             )
+        if self.kl_in == "loss" and self.kl_coef == 0:
+            raise ValueError("kl_in: 'loss' is not used with kl_coef=0; set kl_coef, or take kl_in out")
         if self.kl_controller == "adaptive" and self.kl_coef == 0:
             raise ValueError("kl_coef: 0 stays 0 however the adaptive controller multiplies it; try 0.05")
         if self.kl_controller == "adaptive" and self.kl_horizon < self.answers:

@@ -1,7 +1,7 @@
 """The prompts of a run: read, encoded, checked against the model, and split from those held out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kedge.data.encode import encode_prompt
 from kedge.data.files import Source
@@ -9,6 +9,7 @@ from kedge.data.records import Prompt, held_out, plain, read_prompts
 from kedge.errors import ConfigError, DataError
 from kedge.models.language_model import LanguageModel
 from kedge.training.ppo.config import PPOConfig
+from kedge.training.too_long import Fitter, Limit, ending
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,33 @@ def prepare_prompts(
     *,
     eval_size: int,
     columns: Mapping[str, str] | None,
-) -> tuple[list[EncodedPrompt], list[EncodedPrompt]]:
+) -> tuple[list[EncodedPrompt], list[EncodedPrompt], list[str]]:
+    """``(training, evaluation)`` prompts, disjoint by text; and what there is to say about those that are too long.
+
+    Raises:
+        ConfigError: both ways to hold out at once, no room for a prompt beside an answer, or a micro-batch too small
+            for the longest one.
+        DataError: rows without prompt, prompts that are too long, or held-out prompts among the training ones.
+    """
+    train, evaluation = split_prompts(source, eval_source, eval_size=eval_size, columns=columns, seed=config.seed)
+    encoded, notes = _encoded(lm, config, train, "prompts")
+    encoded_aside, more_notes = _encoded(lm, config, evaluation, "held-out prompts")
+    return encoded, encoded_aside, notes + more_notes
+
+
+def split_prompts(
+    source: Source,
+    eval_source: Source | None,
+    *,
+    eval_size: int,
+    columns: Mapping[str, str] | None,
+    seed: int,
+) -> tuple[list[Prompt], list[Prompt]]:
     """``(training, evaluation)`` prompts, disjoint by text.
 
     Raises:
-        ConfigError: both ways to hold out at once, or a micro-batch too small for the longest prompt.
-        DataError: rows without prompt, prompts that do not fit, or held-out prompts among the training ones.
+        ConfigError: both ways to hold out at once. DataError: rows without prompt, none left to train on, or held-out
+            prompts among the training ones.
     """
     if eval_source is not None and eval_size:
         raise ConfigError("eval_size: not used with eval_prompts, which are all held out; take one of them out")
@@ -43,10 +65,11 @@ def prepare_prompts(
     else:
         # Split by text: a prompt that stands in the data twice is on one side only.
         unique = list({plain(prompt.text): prompt for prompt in train}.values())
-        _, evaluation = held_out(unique, eval_size, seed=config.seed, what="prompts")
+        count = f"{len(unique)} different ones in {len(train)} rows"
+        _, evaluation = held_out(unique, eval_size, seed=seed, what="prompts", count=count)
         aside = {plain(prompt.text) for prompt in evaluation}
         train = [prompt for prompt in train if plain(prompt.text) not in aside]
-    return _encoded(lm, config, train, "prompts"), _encoded(lm, config, evaluation, "eval_prompts")
+    return train, evaluation
 
 
 def _refuse_overlap(train: Sequence[Prompt], evaluation: Sequence[Prompt]) -> None:
@@ -59,26 +82,45 @@ def _refuse_overlap(train: Sequence[Prompt], evaluation: Sequence[Prompt]) -> No
         )
 
 
-def _encoded(lm: LanguageModel, config: PPOConfig, records: Sequence[Prompt], key: str) -> list[EncodedPrompt]:
-    encoded = [EncodedPrompt(r, encode_prompt(lm.tokenizer, r.text, origin=r.origin)) for r in records]
-    if config.max_prompt_length is not None:
-        encoded = [prompt for prompt in encoded if len(prompt.ids) <= config.max_prompt_length]
-        if records and not encoded:
-            raise DataError(f"{key}: every prompt has more than max_prompt_length={config.max_prompt_length} tokens")
-    limit = lm.positions
+def _encoded(
+    lm: LanguageModel, config: PPOConfig, records: Sequence[Prompt], what: str
+) -> tuple[list[EncodedPrompt], list[str]]:
+    """The prompts that fit, in token ids, and what there is to say about the others."""
+    limit = longest_prompt(config, lm.positions)
+    fitter = Fitter(config.too_long, "too_long" in config.model_fields_set, limit, "their beginnings")
+    encoded, notes = fitter.fit(
+        [EncodedPrompt(r, encode_prompt(lm.tokenizer, r.text, origin=r.origin)) for r in records],
+        what,
+        size=lambda prompt: len(prompt.ids),
+        origin=lambda prompt: prompt.record.origin,
+        cut=lambda prompt, limit: replace(prompt, ids=ending(lm.tokenizer, prompt.ids, limit)),
+    )
     for prompt in encoded:
         total = len(prompt.ids) + config.response_length
-        if limit is not None and total > limit:
-            room = limit - config.response_length
-            leave_out = f"Set max_prompt_length={room} to leave such prompts out, or " if room > 0 else "Set "
-            raise DataError(
-                f"{prompt.record.origin}: the prompt has {len(prompt.ids)} tokens; with response_length="
-                f"{config.response_length} that is more than the model's {limit} positions. {leave_out}"
-                "response_length lower"
-            )
         if total > config.micro_batch_tokens:
             raise ConfigError(
                 f"micro_batch_tokens: {config.micro_batch_tokens} does not hold the longest sequence, {total} tokens "
                 f"({prompt.record.origin}); set {total} or more"
             )
-    return encoded
+    return encoded, notes
+
+
+def longest_prompt(config: PPOConfig, positions: int | None) -> Limit | None:
+    """How long a prompt may be.
+
+    Raises:
+        ConfigError: there is no room for any beside an answer.
+    """
+    limit, answer = None, config.response_length
+    if positions is not None:
+        if positions <= answer:
+            raise ConfigError(
+                f"response_length: {answer} leaves no room for a prompt in the model's {positions} positions; at most "
+                f"{positions - 1}"
+            )
+        why = f"the model's {positions} positions less response_length={answer}"
+        limit = Limit(positions - answer, why, "lower response_length")
+    if config.max_prompt_length is not None and (limit is None or config.max_prompt_length < limit.tokens):
+        why = f"max_prompt_length={config.max_prompt_length}"
+        limit = Limit(config.max_prompt_length, why, "raise max_prompt_length")
+    return limit

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from kedge.data.encode import Tokenizer
 from kedge.errors import ConfigError
 from kedge.models.critic import Critic, new_critic
-from kedge.models.language_model import LanguageModel, load_language_model, wrap
+from kedge.models.language_model import LanguageModel, find, load_language_model, load_tokenizer, wrap
 from kedge.rewards.build import reward_model_of
 from kedge.rewards.weighted import WeightedReward
 from kedge.training.ppo.config import PPOConfig
@@ -25,8 +25,10 @@ def policy_of(
     if isinstance(policy, nn.Module) and not isinstance(policy, PreTrainedModel):
         raise ConfigError(f"policy: a {type(policy).__name__} is no transformers model; merge its adapters first")
     if isinstance(policy, PreTrainedModel):
-        if tokenizer is None or isinstance(tokenizer, str | Path):
-            raise ConfigError("policy: a loaded model needs its loaded tokenizer beside it: PPO(..., tokenizer=...)")
+        if tokenizer is None:
+            raise ConfigError("policy: a loaded model needs its tokenizer beside it: PPO(..., tokenizer=...)")
+        if isinstance(tokenizer, str | Path):
+            tokenizer = load_tokenizer(find(tokenizer, "policy"), key="tokenizer")
         for key in {"device", "dtype"} & config.model_fields_set:
             raise ConfigError(f"{key}: not used with a loaded model, which is where and what it is; take it out")
         return wrap(policy, tokenizer, config.stop_tokens)

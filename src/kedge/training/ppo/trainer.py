@@ -23,7 +23,7 @@ from kedge.models.language_model import LanguageModel
 from kedge.models.recompute import enable_recomputing
 from kedge.models.scalar import ScalarModel
 from kedge.parallel import join
-from kedge.progress import ProgressBar
+from kedge.progress import ProgressBar, say
 from kedge.rewards.build import RewardLike, build_reward
 from kedge.rewards.scores import judge
 from kedge.storage import whole_folder
@@ -49,6 +49,7 @@ from kedge.training.ppo.roles import critic_of, policy_of
 from kedge.training.ppo.throughput import peak_flops, throughput
 from kedge.training.ppo.trust_region import TrustRegion
 from kedge.training.ppo.update import Update, rounding
+from kedge.training.too_long import tell_events
 
 # Added to the seed of evaluations, so that they never draw the random numbers of a rollout.
 EVALUATION_SEED = 0x5EED_0000
@@ -59,12 +60,13 @@ class PPO:
     """Trains a language model with PPO against any reward.
 
     Args:
-        policy: hub id, folder, run of ``kedge sft`` or ``kedge ppo``; or a loaded model, with its ``tokenizer``.
-        prompts: a data file, folder or hub id with a column ``prompt``; or a list of texts, of chat messages, or of
-            rows. Other columns reach the reward.
+        policy: hub id, folder, run of ``kedge sft`` or ``kedge ppo``; or a loaded model, with its ``tokenizer``
+            (loaded, or where it is).
+        prompts: a data file, folder, hub id or table with a column ``prompt``; or a list of texts, of chats or of rows.
+            Other columns reach the reward.
         reward: a function ``f(prompts, completions, **columns) -> list[float]``, ``"package.module:name"``, a reward
             model (folder, id or object), or a list of these or of ``{"function" | "model", "weight", "name"}``.
-        config: settings; see :class:`PPOConfig`.
+        config: settings, see :class:`PPOConfig`; or a dict of them.
         eval_prompts: like ``prompts``, never trained on; or ``eval_size`` of the prompts are set aside.
         metrics: judges that the training never sees, in the forms of a reward.
         columns: ``{"prompt": "the data's name for it"}``.
@@ -80,19 +82,19 @@ class PPO:
         policy: str | Path | PreTrainedModel,
         prompts: Source,
         reward: RewardLike | Sequence[RewardLike],
-        config: PPOConfig | None = None,
+        config: PPOConfig | Mapping[str, Any] | None = None,
         *,
         tokenizer: str | Path | Tokenizer | None = None,
         eval_prompts: Source | None = None,
         eval_size: int = 0,
-        metrics: Sequence[RewardLike] = (),
+        metrics: RewardLike | Sequence[RewardLike] = (),
         columns: Mapping[str, str] | None = None,
         run: str | Path | RunFolder | None = None,
         resume: bool = False,
         overwrite: bool = False,
         progress: bool = True,
     ) -> None:
-        self.config = config = config or PPOConfig()
+        self.config = config = PPOConfig.of(config)
         self.processes = join()
         if isinstance(run, str | Path):
             run = RunFolder(run, {"ppo": config.resolved()}, overwrite=overwrite, resume=resume)
@@ -100,7 +102,7 @@ class PPO:
         report(run, config.report_to)
         self.progress = progress and self.processes.leads
         self.policy = policy_of(policy, tokenizer, config)
-        self.prompts, self.eval_prompts = prepare_prompts(
+        self.prompts, self.eval_prompts, self.notes = prepare_prompts(
             self.policy, config, prompts, eval_prompts, eval_size=eval_size, columns=columns
         )
         self.reward = build_reward(reward, device=config.device)
@@ -171,6 +173,8 @@ class PPO:
     def __iter__(self) -> Iterator[Metrics]:
         """The remaining steps one by one, each giving its metrics; evaluations and checkpoints happen on the way."""
         config = self.config
+        for note in self.notes:
+            say(note)
         if self.before is None:
             self.before = self.evaluate(self.reference)
             self._try_reward()
@@ -179,6 +183,7 @@ class PPO:
             self.run.start()
             self.run.forget_after(self.step_done, evaluation_too=self.step_done in (0, config.steps))
             if self.step_done == 0:
+                tell_events(self.run, self.notes)
                 self.keeper.after(0, self._report_evaluation(self.before))
         with (
             ProgressBar("PPO", config.steps, enabled=self.progress, start=self.step_done) as bar,
@@ -325,6 +330,7 @@ class PPO:
                 [prompt.record for prompt in self.eval_prompts],
                 self.judges,
                 self.config.sampling,
+                ids=[prompt.ids for prompt in self.eval_prompts],
                 reference=self.reference,
                 seed=self.config.seed + EVALUATION_SEED,
                 micro_batch_tokens=self.config.micro_batch_tokens,
@@ -354,7 +360,7 @@ class PPO:
             self._write_samples(self.run, "eval", self.step_done, evaluation.samples(EVALUATION_SAMPLES))
         metrics = {f"eval/{name}": value for name, value in evaluation.summary().items()}
         if self.run is not None and self.step_done in (0, self.config.steps):
-            self.run.write_metrics(self.step_done, metrics)
+            self.run.complete_metrics(self.step_done, metrics)
         return metrics
 
     def _write_samples(self, run: RunFolder, split: str, version: int, samples: Iterator[dict[str, Any]]) -> None:
