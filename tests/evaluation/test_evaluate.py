@@ -81,6 +81,15 @@ def test_compare():
     assert (rate.rate, rate.n) == (1.0, 1)  # only what both were judged on
 
 
+def test_a_judge_that_abstains():
+    nothing = evaluation([math.nan, math.nan])
+    assert "judge" not in nothing.summary()
+    for before, after in ((nothing, nothing), (evaluation([1.0, math.nan]), evaluation([math.nan, 2.0]))):
+        summary = Comparison(before, after).summary()
+        assert summary["win_rate"] == {}  # nothing that both were judged on
+    assert summary["after"]["judge"] == 2.0
+
+
 def test_a_prompt_too_long(tiny_lm):
     with pytest.raises(DataError, match="more than the model's 128 positions"):
         evaluate_policy(tiny_lm("llama"), [Prompt("the cat " * 80)], LETTERS, SAMPLING)

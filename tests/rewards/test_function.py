@@ -10,8 +10,6 @@ import torch
 from kedge.data.records import Prompt
 from kedge.engine.engine import Completion
 from kedge.errors import ConfigError, RewardError
-from kedge.parallel import ALONE
-from kedge.rewards import scores as scoring
 from kedge.rewards.foreign import import_function, is_function_path
 from kedge.rewards.function import FunctionReward
 
@@ -211,9 +209,3 @@ def test_a_crash_inside_the_module_propagates(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ZeroDivisionError):
         import_function("kedge_judges_two:judge")
-
-
-def test_none_for_all_is_an_error_once_everything_is_judged():
-    with pytest.raises(RewardError, match="'<lambda>' returned None for all 2 samples"):
-        scoring.judge(FunctionReward(returning([None, None])), PROMPTS, ANSWERS, ALONE)
-    assert scoring.judge(FunctionReward(returning([None, 1])), PROMPTS, ANSWERS, ALONE).total[1] == 1

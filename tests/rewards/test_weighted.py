@@ -7,7 +7,9 @@ import pytest
 from kedge.data.records import Prompt
 from kedge.engine.engine import Completion
 from kedge.errors import ConfigError, RewardError
+from kedge.parallel import ALONE
 from kedge.rewards.function import FunctionReward
+from kedge.rewards.scores import judge
 from kedge.rewards.weighted import WeightedReward
 
 PROMPTS = [Prompt("ask one"), Prompt("ask two")]
@@ -60,6 +62,18 @@ def test_a_sample_that_nothing_judges():
         score((1.0, "a", [1, None]), (1.0, "b", [2, None]))
     assert "ask two" in str(error.value)
     assert "five" in str(error.value)
+
+
+def test_a_component_may_abstain_from_all_of_them():
+    reward = WeightedReward(
+        [
+            (1.0, FunctionReward(lambda prompts, completions: [None, None], "maths")),
+            (2.0, FunctionReward(lambda prompts, completions: [1, 2], "manners")),
+        ]
+    )
+    scores = judge(reward, PROMPTS, ANSWERS, ALONE)
+    assert scores.total == [2.0, 4.0]
+    assert all(map(math.isnan, scores.components["maths"]))
 
 
 def test_empty():

@@ -297,3 +297,37 @@ def test_autocast_computes_in_bfloat16_and_keeps_the_weights(make_ppo, critic):
     assert {weight.dtype for weight in ppo.policy.model.parameters()} == {torch.float32}
     assert isinstance(ppo.engine._decoder, SlotDecoder)
     assert sum(share[-3:]) / 3 > share[0] + 0.1
+
+
+def test_rewards_for_several_tasks(make_ppo, tmp_path):
+    """Each judges the prompts of its own task, and the first four are all of one."""
+    prompts = [{"prompt": f"the cat {i}", "task": "sums" if i < 6 else "manners"} for i in range(12)]
+
+    def of(name):
+        def judge(prompts, completions, task):
+            return [float(len(c)) if t == name else None for c, t in zip(completions, task, strict=True)]
+
+        return {"function": judge, "name": name}
+
+    ppo = make_ppo([of("sums"), of("manners")], {"steps": 5}, prompts=prompts, run=tmp_path / "run")
+    assert ppo.train()["steps"] == 5
+
+
+def test_a_metric_that_abstains_never_ends_a_run(make_ppo, tmp_path, lines):
+    calls = []
+
+    def moody(prompts, completions):
+        """Judges nobody at first, then the first sample, then the last."""
+        calls.append(1)
+        scores = [None] * len(prompts)
+        if len(calls) > 1:
+            scores[0 if len(calls) == 2 else -1] = 1.0
+        return scores
+
+    settings = {"steps": 4, "eval_every": 2, "checkpoint_every": 2, "best_metric": "moody"}
+    summary = make_ppo(settings=settings, eval_size=2, metrics=[moody], run=tmp_path / "run").train()
+    assert "moody" not in summary["before"]
+    assert summary["after"]["moody"] == 1.0
+    assert "moody" not in summary["win_rate"]
+    assert summary["best"] == {"step": 2, "metric": "moody", "value": 1.0}
+    json.loads((tmp_path / "run/summary.json").read_text(), parse_constant=pytest.fail)  # no NaN in it

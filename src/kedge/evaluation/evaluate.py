@@ -45,10 +45,12 @@ class Evaluation:
 
     def summary(self) -> dict[str, float]:
         """Means over the prompts: scores, sequence KL, answer length in tokens, share ended by EOS, distinct-1/2; and
-        how many samples have a default score."""
+        how many samples have a default score. A judge's mean is over those it judged, and left out where it judged
+        none."""
         n = len(self.completions)
         texts = [completion.text for completion in self.completions]
-        numbers = {name: mean(values) for name, values in self.scores.items()}
+        means = {name: mean(values) for name, values in self.scores.items()}
+        numbers = {name: value for name, value in means.items() if not math.isnan(value)}
         if self.kl is not None:
             numbers["kl"] = mean(self.kl)
         return numbers | {
@@ -135,12 +137,13 @@ class Comparison:
     after: Evaluation
 
     def win_rates(self) -> dict[str, WinRate]:
-        """How often ``after`` beats ``before``, by every judge that both were judged by."""
-        return {
-            name: win_rate(*_both_judged(self.after.scores[name], self.before.scores[name]))
-            for name in self.after.scores
+        """How often ``after`` beats ``before``, by every judge that judged both of some prompt's answers."""
+        pairs = {
+            name: _both_judged(scores, self.before.scores[name])
+            for name, scores in self.after.scores.items()
             if name in self.before.scores
         }
+        return {name: win_rate(ours, theirs) for name, (ours, theirs) in pairs.items() if ours}
 
     def summary(self) -> dict[str, Any]:
         """Number of prompts, both summaries, and the win rates with their 95% intervals."""

@@ -30,7 +30,8 @@ def comparison_table(summary: Mapping[str, Any], *, title: str) -> Table:
     table.add_column("")
     for heading in ("before", "after", "win rate"):
         table.add_column(heading, justify="right")
-    for name, after in summary["after"].items():
+    for name in {**summary["after"], **summary["before"]}:  # a judge may have abstained from either
+        after = summary["after"].get(name)
         if after == summary["before"].get(name) == 0 and isinstance(after, int):
             continue  # failures counted, and there were none
         rate = summary["win_rate"].get(name)

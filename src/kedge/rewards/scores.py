@@ -1,13 +1,11 @@
 """What a reward is: prompts and completions in, a number for each out, by named component."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args
 
 from kedge.data.records import Prompt, plain
 from kedge.engine.engine import Completion
-from kedge.errors import RewardError
 from kedge.parallel import Processes
 from kedge.progress import say
 
@@ -66,7 +64,7 @@ def judge(reward: Reward, prompts: Sequence[Prompt], completions: Sequence[Compl
     """The scores of all completions, each process having judged its share: the reward sees that share and no more.
 
     Raises:
-        RewardError: in whichever process the reward has no number for one of them; or a component judges none at all.
+        RewardError: in whichever process the reward has no number for one of them.
     """
 
     def mine() -> list[Scores]:
@@ -84,9 +82,6 @@ def judge(reward: Reward, prompts: Sequence[Prompt], completions: Sequence[Compl
         if failures:
             said, n = failures[0].said, len(whole.total)
             say(f"{len(failures)} of {n} samples got the default score of {name!r}; the first: {said}")
-    for name, scores in whole.components.items():
-        if all(math.isnan(score) for score in scores):
-            raise RewardError(f"{name!r} returned None for all {len(scores)} samples; it must score at least one")
     return whole
 
 

@@ -126,7 +126,8 @@ class Keeper:
         if not evaluation or step == 0:
             return False
         name = self.watched.removeprefix("-")
-        value, sign = evaluation[f"eval/{name}"], -1 if self.watched.startswith("-") else 1
+        # NaN where the judge abstained from all.
+        value, sign = evaluation.get(f"eval/{name}", math.nan), -1 if self.watched.startswith("-") else 1
         # What was the best by another metric, before best_metric was changed at a resume, is nothing to compare with.
         compared = self.best if self.best is not None and self.best["metric"] == name else None
         if math.isnan(value) or (compared is not None and sign * value <= sign * compared["value"]):

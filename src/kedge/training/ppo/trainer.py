@@ -172,7 +172,8 @@ class PPO:
         if self.before is None:
             self.before = self.evaluate(self.reference)
             self._try_reward()
-            self.keeper.check_best_metric(self.before.summary() if self.eval_prompts else {})
+            # A judge that has abstained so far is measured all the same.
+            self.keeper.check_best_metric(self.judges | self.before.summary() if self.eval_prompts else {})
         if self.run is not None:
             self.run.start()
             self.run.forget_after(self.step_done, evaluation_too=self.step_done in (0, config.steps))
