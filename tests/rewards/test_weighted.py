@@ -1,7 +1,9 @@
 """Several rewards as one."""
 
+import json
 import math
 
+import numpy as np
 import pytest
 
 from kedge.data.records import Prompt
@@ -43,6 +45,29 @@ def test_per_token_parts_add_up():
     assert scores.total == [7.0, 6.0]
     assert scores.sums() == [33.0, 46.0]
     assert scores.components["a"] == [3.0, 3.0]
+
+
+def test_a_function_that_changes_what_it_got_changes_nothing_for_the_others():
+    chat, box = [{"role": "user", "content": "hi"}], {"tags": ["a"]}
+    prompts = [Prompt(chat, {"box": box, "numbers": np.ones(2)})] * 2  # two answers to one prompt
+    seen = []
+
+    def rude(prompts, completions, completion_ids, box, numbers):
+        seen.append(json.dumps([prompts, completions, completion_ids, box, [x.tolist() for x in numbers]]))
+        for prompt, ids, inner, row in zip(prompts, completion_ids, box, numbers, strict=True):
+            prompt[0]["content"] = prompt[0]["content"] + "!"
+            prompt.append({"role": "user", "content": "more"})
+            ids.clear()
+            inner["tags"].append("b")
+            row += 1
+            assert [len(prompt), len(inner["tags"]), row[0]] == [2, 2, 2.0]  # of this sample alone
+        return [1.0, 1.0]
+
+    reward = WeightedReward([(1.0, FunctionReward(rude, name)) for name in "ab"])
+    reward(prompts, ANSWERS)
+    assert seen[0] == seen[1]
+    assert (chat, box) == ([{"role": "user", "content": "hi"}], {"tags": ["a"]})
+    assert [answer.ids for answer in ANSWERS] == [[7, 8], [9]]
 
 
 def test_equal_names_are_told_apart():

@@ -1,5 +1,6 @@
 """The user's function: where it is found, and what it gives, in plain Python. Imports no torch: workers import this."""
 
+import copy
 import importlib
 import re
 import sys
@@ -39,6 +40,19 @@ def import_function(path: str) -> RewardFunction:
         raise ConfigError(f"{path}: {name!r} is not a function")
     function: RewardFunction = target
     return function
+
+
+def own_copy(value: Any) -> Any:
+    """A copy that may be changed without anybody noticing. What is no list, dict, tuple or array goes as it is."""
+    if isinstance(value, str | int | float | None):  # nearly everything, and nobody can change it
+        return value
+    if isinstance(value, dict):
+        return {key: own_copy(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [own_copy(inner) for inner in value]
+    if type(value) is tuple:  # and not one with names
+        return tuple(own_copy(inner) for inner in value)
+    return copy.deepcopy(value) if hasattr(value, "__array__") else value
 
 
 def as_plain(result: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 from kedge.data.records import Prompt, as_messages
 from kedge.engine.engine import Completion
 from kedge.errors import RewardError, RewardNotFiniteError
-from kedge.rewards.foreign import RewardFunction, as_plain
+from kedge.rewards.foreign import RewardFunction, as_plain, own_copy
 from kedge.rewards.scores import Scores, shown
 
 Item = float | list[float] | None
@@ -35,17 +35,25 @@ class FunctionReward:
         return self.scores(self.checked(result, prompts, completions))
 
     def arguments(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> dict[str, Any]:
-        """What the function is called with, by name: a list of N for each thing that it takes."""
+        """What the function is called with, by name: a list of N for each thing that it takes.
+
+        All of it is the function's own, to be changed as it likes.
+        """
         names = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
-        columns: dict[str, list[Any]] = {name: [prompt.columns.get(name) for prompt in prompts] for name in names}
-        columns["completion_ids"] = [completion.ids for completion in completions]
+        columns: dict[str, list[Any]] = {
+            name: [own_copy(prompt.columns.get(name)) for prompt in prompts] for name in names if self._takes(name)
+        }
+        columns["completion_ids"] = [list(completion.ids) for completion in completions]
         texts = [
             completion.text if isinstance(prompt.text, str) else as_messages(completion.text)
             for prompt, completion in zip(prompts, completions, strict=True)
         ]
         # Last, so that a data column of the same name does not take an argument's place.
-        arguments = columns | {"prompts": [prompt.text for prompt in prompts], "completions": texts}
-        return arguments if self.takes_all else {k: v for k, v in arguments.items() if k in self.takes}
+        arguments = columns | {"prompts": [own_copy(prompt.text) for prompt in prompts], "completions": texts}
+        return {name: values for name, values in arguments.items() if self._takes(name)}
+
+    def _takes(self, name: str) -> bool:
+        return self.takes_all or name in self.takes
 
     def scores(self, items: Sequence[Item]) -> Scores:
         """The scores of N samples as everybody takes them."""

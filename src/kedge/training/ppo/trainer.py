@@ -173,7 +173,7 @@ class PPO:
             self.before = self.evaluate(self.reference)
             self._try_reward()
             # A judge that has abstained so far is measured all the same.
-            self.keeper.check_best_metric(self.judges | self.before.summary() if self.eval_prompts else {})
+            self.keeper.check_best_metric({**self.judges, **self.before.summary()} if self.eval_prompts else {})
         if self.run is not None:
             self.run.start()
             self.run.forget_after(self.step_done, evaluation_too=self.step_done in (0, config.steps))
