@@ -44,6 +44,7 @@ def world(kedge, tmp_path, tiny_lm):
         "nan = float('nan')\n"
         "def ends(prompts, completions, answer, **_): return [float(len(c)) / 9 for c in completions]\n"
         "def too_few(prompts, completions): return [1.0]\n"
+        "def picky(completions, colour): return [1.0] * len(completions)\n"
         "def nothing(prompts, completions): return [None] * len(prompts)\n"
         "def bad(prompts, completions): return [nan] * len(prompts)\n"
         "def hangs(prompts, completions): __import__('time').sleep(999)\n"
@@ -144,7 +145,7 @@ def empty_data(world):
 
 
 def long_prompt(world):
-    (world / "prompts.jsonl").write_text(json.dumps({"prompt": "the cat " * 200}) + "\n")
+    (world / "prompts.jsonl").write_text(json.dumps({"prompt": "the cat " * 200, "answer": "1"}) + "\n")
 
 
 def no_tokenizer(world):
@@ -175,6 +176,7 @@ def no_template(world):
         (no_template, "sft r.toml", ["demos.jsonl: row", "chat template"]),
         (None, "ppo r.toml ppo.policy=nobody/nothing", ["nobody/nothing", "network"]),
         (None, "ppo r.toml ppo.reward=rewards:too_few", ["'too_few'", "1 scores for 4"]),
+        (None, "ppo r.toml ppo.reward=rewards:picky", ["'picky' wants column 'colour'; there are: prompt, answer"]),
         (None, "ppo r.toml ppo.reward=rewards:nothing", ["no reward component gave a score for", "prompt ("]),
         (None, "ppo r.toml ppo.reward=rewards:bad", ["'bad'", "nan", "prompt (", "completion:"]),
         (None, f"ppo r.toml {WORKERS % ('hangs', 0.3)}", ["'hangs' took more than time_limit=0.3 seconds", "prompt ("]),

@@ -1,5 +1,6 @@
 """Python functions as rewards: TRL's signature, and an error with the sample for whatever is not a score."""
 
+import asyncio
 import math
 from functools import partial
 
@@ -10,8 +11,8 @@ import torch
 from kedge.data.records import Prompt
 from kedge.engine.engine import Completion
 from kedge.errors import ConfigError, RewardError
-from kedge.rewards.foreign import import_function, is_function_path
-from kedge.rewards.function import FunctionReward
+from kedge.rewards.foreign import TrainerState, import_function, is_function_path
+from kedge.rewards.function import FunctionReward, refuse_missing_columns
 
 
 def done(text, ids=(7, 8)):
@@ -44,6 +45,7 @@ def test_the_call_is_trls():
         "completion_ids": [[7, 8], [7, 8, 9]],
         "answer": ["4", "5"],
         "level": [1, None],
+        "trainer_state": TrainerState(0, 0, 0.0, 0),
     }
     assert scores.total == [4.0, 5.0]
     assert scores.per_token == [None, None]
@@ -209,3 +211,83 @@ def test_a_crash_inside_the_module_propagates(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ZeroDivisionError):
         import_function("kedge_judges_two:judge")
+
+
+def test_the_state_of_the_training_goes_to_whom_asks_for_it():
+    state = TrainerState(global_step=3, max_steps=12)
+    columns = [Prompt("ask one", {"trainer_state": "a column of that name"}), Prompt("ask two")]
+
+    def warming(completions, trainer_state):
+        return [len(text) * trainer_state.global_step / trainer_state.max_steps for text in completions]
+
+    assert FunctionReward(warming)(columns, ANSWERS, state).total == [1.0, 1.25]
+    assert FunctionReward(lambda prompts, **rest: [rest["trainer_state"].global_step] * 2)(
+        columns, ANSWERS, state
+    ).total == [3.0, 3.0]
+
+
+class Judge:
+    async def __call__(self, completions):
+        await asyncio.sleep(0)
+        return [len(text) for text in completions]
+
+
+async def notebook(function):
+    """A loop that runs already, as in a notebook."""
+    return score(function)
+
+
+def wrapped(completions):
+    """No coroutine function, and gives a coroutine."""
+    return Judge()(completions)
+
+
+@pytest.mark.parametrize("function", [Judge(), Judge().__call__, partial(Judge().__call__), wrapped], ids=str)
+def test_coroutines_are_awaited(function):
+    assert score(function).total == [4.0, 5.0]
+    assert asyncio.run(notebook(function)).total == [4.0, 5.0]
+
+
+def test_one_loop_for_all_calls():
+    loops = []
+
+    async def judge(completions):
+        loops.append(asyncio.get_running_loop())
+        return [1.0, 2.0]
+
+    score(judge), score(judge)
+    assert loops[0] is loops[1]
+    assert loops[0].is_running()
+
+
+def test_a_crash_inside_a_coroutine_propagates():
+    async def judge(completions):
+        raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        score(judge)
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (lambda prompts, answer: [], r"'<lambda>' wants column 'answer'; there are: prompt, level"),
+        (lambda answer, **rest: [], "wants column 'answer'"),
+        (lambda prompts, *, answer: [], "wants column 'answer'"),
+        (lambda prompts, /, completions: [], r"takes 'prompts' by position alone; .* take out the /"),
+    ],
+)
+def test_a_column_that_is_not_there(function, said):
+    with pytest.raises(RewardError, match=said):
+        refuse_missing_columns(function, None, ["level"])
+
+
+def test_columns_that_need_not_be_there():
+    for function in (
+        lambda prompts, completions, completion_ids, trainer_state, level: [],
+        lambda *args, **rest: [],
+        lambda completions, answer=None: [],
+        partial(lambda completions, answer: [], answer=3),
+        Judge(),
+    ):
+        refuse_missing_columns(function, None, ["level"])

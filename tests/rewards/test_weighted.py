@@ -1,5 +1,6 @@
 """Several rewards as one."""
 
+import asyncio
 import json
 import math
 
@@ -23,6 +24,11 @@ def score(*parts):
         [(weight, FunctionReward(lambda prompts, completions, v=value: v, name)) for weight, name, value in parts]
     )
     return reward(PROMPTS, ANSWERS)
+
+
+def score_functions(*functions):
+    parts = [(1.0, FunctionReward(function, str(i))) for i, function in enumerate(functions)]
+    return WeightedReward(parts)(PROMPTS, ANSWERS)
 
 
 def test_weights_and_components():
@@ -99,6 +105,25 @@ def test_a_component_may_abstain_from_all_of_them():
     scores = judge(reward, PROMPTS, ANSWERS, ALONE)
     assert scores.total == [2.0, 4.0]
     assert all(map(math.isnan, scores.components["maths"]))
+
+
+def test_coroutine_functions_wait_together():
+    met = []
+
+    def meeting(name):
+        async def judge(completions):
+            met.append(name)
+            for _ in range(1000):  # until the other has come too; alone it would never
+                if len(met) == 2:
+                    return [len(met)] * len(completions)
+                await asyncio.sleep(0.01)
+            return None
+
+        return judge
+
+    scores = score_functions(meeting("a"), lambda completions: [10.0, 20.0], meeting("b"))
+    assert scores.total == [14.0, 24.0]
+    assert scores.components == {"0": [2.0, 2.0], "1": [10.0, 20.0], "2": [2.0, 2.0]}
 
 
 def test_empty():

@@ -12,7 +12,7 @@ from kedge import PPO, PPOConfig
 from kedge.engine.engine import Engine
 from kedge.engine.sampling import Sampling
 from kedge.engine.slots import SlotDecoder
-from kedge.errors import ConfigError, NumericsError
+from kedge.errors import ConfigError, NumericsError, RewardError
 from kedge.models.critic import load_critic, new_critic
 from kedge.models.language_model import load_language_model
 from kedge.models.reward_model import new_reward_model
@@ -331,3 +331,34 @@ def test_a_metric_that_abstains_never_ends_a_run(make_ppo, tmp_path, lines):
     assert "moody" not in summary["win_rate"]
     assert summary["best"] == {"step": 2, "metric": "moody", "value": 1.0}
     json.loads((tmp_path / "run/summary.json").read_text(), parse_constant=pytest.fail)  # no NaN in it
+
+
+def test_rewards_are_told_how_far_the_training_is(make_ppo, tmp_path):
+    seen = []
+
+    def judge(completions, trainer_state):
+        seen.append((trainer_state.global_step, trainer_state.max_steps, trainer_state.epoch))
+        return [float(len(text)) for text in completions]
+
+    make_ppo(judge, {"steps": 3}, prompts=["a", "b", "c", "d", "e"], eval_size=1).train()
+    assert seen == [(0, 3, 0.0), (0, 3, 0.0), (1, 3, 1.0), (2, 3, 2.0), (3, 3, 3.0)]
+
+
+def wants_an_answer(completions, answer):
+    return [0.0] * len(completions)
+
+
+@pytest.mark.parametrize(
+    ("reward", "settings"),
+    [
+        (wants_an_answer, {}),
+        ([{"function": wants_an_answer, "workers": 2}], {}),
+        ([{"function": wants_an_answer, "name": "right"}], {}),
+        (lambda completions: [0.0], {"metrics": [wants_an_answer], "eval_size": 1}),
+        (wants_an_answer, {"prompts": [{"prompt": "a", "answer": "b"}], "eval_prompts": ["c"]}),
+    ],
+)
+def test_a_column_that_is_not_there_is_said_before_anything_is_loaded(tmp_path, reward, settings):
+    given = {"prompts": ["a", "b"], "run": tmp_path / "run"} | settings
+    with pytest.raises(RewardError, match=r"'(wants_an_answer|right)' wants column 'answer'; there are"):
+        PPO("no/such/model", reward=reward, **given)

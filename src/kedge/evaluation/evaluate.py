@@ -23,8 +23,9 @@ from kedge.evaluation.samples import sample_rows
 from kedge.models.language_model import Device, DType, LanguageModel, load_language_model
 from kedge.models.scoring import score_tokens
 from kedge.parallel import ALONE, Processes
-from kedge.rewards.build import RewardLike, build_reward
-from kedge.rewards.scores import Reward, judge
+from kedge.rewards.build import RewardLike, build_reward, refuse_missing_columns
+from kedge.rewards.foreign import TrainerState
+from kedge.rewards.scores import AT_REST, Reward, judge
 
 MICRO_BATCH_TOKENS = 16_384
 RESERVED = ("score", "kl", "length", "ended_by_eos", "distinct_1", "distinct_2")
@@ -76,6 +77,7 @@ def evaluate_policy(
     seed: int = 0,
     micro_batch_tokens: int = MICRO_BATCH_TOKENS,
     processes: Processes = ALONE,
+    state: TrainerState = AT_REST,
 ) -> Evaluation:
     """Let ``lm`` answer every prompt once and measure the answers.
 
@@ -84,6 +86,7 @@ def evaluate_policy(
         reference: also measure the sequence KL from it.
         seed: the same seed gives every policy the same random numbers for the same prompt.
         micro_batch_tokens: of the passes that measure the KL.
+        state: of the training, for judges that ask how far it is.
 
     Raises:
         DataError: a prompt that does not fit the model. RewardError: a judge that fails to judge.
@@ -93,7 +96,7 @@ def evaluate_policy(
     ids = [encode_prompt(lm.tokenizer, prompt.text, origin=prompt.origin) for prompt in prompts]
     completions = generate(Engine(lm), ids, sampling, processes, seed=seed)
     with torch.autocast(lm.device.type, enabled=False):  # whatever the policy computes in, judges are judges
-        scores = {name: judge(by, prompts, completions, processes) for name, by in judges.items()}
+        scores = {name: judge(by, prompts, completions, processes, state) for name, by in judges.items()}
     divergence = None
     if reference is not None:
         temperature = sampling.temperature or 1.0
@@ -186,6 +189,8 @@ def evaluate(
         KedgeError: anything in these that does not fit.
     """
     records = read_prompts(prompts, columns)[:limit]
+    for judging in [*([] if reward is None else [reward]), *metrics]:
+        refuse_missing_columns(judging, records[0].columns)
     judges: dict[str, Reward] = {} if reward is None else {"score": build_reward(reward, device=device)}
     judges |= named_judges(metrics, device)
 

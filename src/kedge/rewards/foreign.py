@@ -5,12 +5,30 @@ import importlib
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kedge.errors import ConfigError
 
 RewardFunction = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class TrainerState:
+    """How far the training is, under the names of transformers' ``TrainerState``, which TRL gives its functions.
+
+    Where nothing trains (``kedge evaluate``) it is all zeros.
+    """
+
+    global_step: int = 0
+    """Steps done."""
+    max_steps: int = 0
+    """Steps of the whole run."""
+    epoch: float = 0.0
+    """Passes over the prompts done."""
+    num_train_epochs: int = 0
+    """Passes over the prompts that the whole run begins."""
 
 
 def is_function_path(text: str) -> bool:

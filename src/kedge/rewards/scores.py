@@ -8,6 +8,10 @@ from kedge.data.records import Prompt, plain
 from kedge.engine.engine import Completion
 from kedge.parallel import Processes
 from kedge.progress import say
+from kedge.rewards.foreign import TrainerState
+
+AT_REST = TrainerState()
+"""Where nothing trains."""
 
 Reason = Literal["timeouts", "errors", "deaths"]
 
@@ -57,10 +61,18 @@ class Reward(Protocol):
         """Under which it is logged."""
         ...
 
-    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores: ...
+    def __call__(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], state: TrainerState = AT_REST
+    ) -> Scores: ...
 
 
-def judge(reward: Reward, prompts: Sequence[Prompt], completions: Sequence[Completion], processes: Processes) -> Scores:
+def judge(
+    reward: Reward,
+    prompts: Sequence[Prompt],
+    completions: Sequence[Completion],
+    processes: Processes,
+    state: TrainerState = AT_REST,
+) -> Scores:
     """The scores of all completions, each process having judged its share: the reward sees that share and no more.
 
     Raises:
@@ -69,7 +81,7 @@ def judge(reward: Reward, prompts: Sequence[Prompt], completions: Sequence[Compl
 
     def mine() -> list[Scores]:
         share = processes.share(completions)
-        return [reward(processes.share(prompts), share)] if share else []
+        return [reward(processes.share(prompts), share, state)] if share else []
 
     parts = processes.gather(mine)
     whole = Scores(

@@ -8,6 +8,7 @@ from kedge.data.files import Source
 from kedge.data.records import Prompt, held_out, plain, read_prompts
 from kedge.errors import ConfigError, DataError
 from kedge.models.language_model import LanguageModel
+from kedge.rewards.build import RewardLike, refuse_missing_columns
 from kedge.training.ppo.config import PPOConfig
 
 
@@ -19,20 +20,19 @@ class EncodedPrompt:
     ids: list[int]
 
 
-def prepare_prompts(
-    lm: LanguageModel,
+def split_prompts(
     config: PPOConfig,
     source: Source,
     eval_source: Source | None,
     *,
     eval_size: int,
     columns: Mapping[str, str] | None,
-) -> tuple[list[EncodedPrompt], list[EncodedPrompt]]:
+) -> tuple[list[Prompt], list[Prompt]]:
     """``(training, evaluation)`` prompts, disjoint by text.
 
     Raises:
-        ConfigError: both ways to hold out at once, or a micro-batch too small for the longest prompt.
-        DataError: rows without prompt, prompts that do not fit, or held-out prompts among the training ones.
+        ConfigError: both ways to hold out at once.
+        DataError: rows without prompt, or held-out prompts among the training ones.
     """
     if eval_source is not None and eval_size:
         raise ConfigError("eval_size: not used with eval_prompts, which are all held out; take one of them out")
@@ -46,6 +46,33 @@ def prepare_prompts(
         _, evaluation = held_out(unique, eval_size, seed=config.seed, what="prompts")
         aside = {plain(prompt.text) for prompt in evaluation}
         train = [prompt for prompt in train if plain(prompt.text) not in aside]
+    return train, evaluation
+
+
+def refuse_misfits(
+    reward: RewardLike | Sequence[RewardLike],
+    metrics: Sequence[RewardLike],
+    train: Sequence[Prompt],
+    evaluation: Sequence[Prompt],
+) -> None:
+    """Raise where a reward function must have a column that the prompts it judges do not have.
+
+    Raises:
+        RewardError: naming function and column.
+    """
+    for records in (train, evaluation):
+        for judging in [reward, *(metrics if records is evaluation else ())] if records else ():
+            refuse_missing_columns(judging, records[0].columns)
+
+
+def prepare_prompts(
+    lm: LanguageModel, config: PPOConfig, train: Sequence[Prompt], evaluation: Sequence[Prompt]
+) -> tuple[list[EncodedPrompt], list[EncodedPrompt]]:
+    """Both, encoded.
+
+    Raises:
+        ConfigError: a micro-batch too small for the longest prompt. DataError: prompts that do not fit.
+    """
     return _encoded(lm, config, train, "prompts"), _encoded(lm, config, evaluation, "eval_prompts")
 
 

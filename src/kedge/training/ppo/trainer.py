@@ -1,6 +1,7 @@
 """PPO of a language model: the loop. One step is `PPO.step`; the mathematics it calls is in `kedge.core`."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -25,7 +26,8 @@ from kedge.models.scalar import ScalarModel
 from kedge.parallel import join
 from kedge.progress import ProgressBar
 from kedge.rewards.build import RewardLike, build_reward
-from kedge.rewards.scores import judge
+from kedge.rewards.foreign import TrainerState
+from kedge.rewards.scores import Scores, judge
 from kedge.storage import whole_folder
 from kedge.tracking import Metrics, RunFolder, Timer, closed_when_broken_off, report
 from kedge.training.checkpoint import to_resume
@@ -43,7 +45,7 @@ from kedge.training.ppo.batch import Batch
 from kedge.training.ppo.config import PPOConfig
 from kedge.training.ppo.experience import Estimator, Experience
 from kedge.training.ppo.guards import Alarm, Guards
-from kedge.training.ppo.prompts import EncodedPrompt, prepare_prompts
+from kedge.training.ppo.prompts import EncodedPrompt, prepare_prompts, refuse_misfits, split_prompts
 from kedge.training.ppo.report import live_lines, rollout_metrics
 from kedge.training.ppo.roles import critic_of, policy_of
 from kedge.training.ppo.throughput import peak_flops, throughput
@@ -98,10 +100,10 @@ class PPO:
         self.run = run
         report(run, config.report_to)
         self.progress = progress and self.processes.leads
+        train, held = split_prompts(config, prompts, eval_prompts, eval_size=eval_size, columns=columns)
+        refuse_misfits(reward, metrics, train, held)
         self.policy = policy_of(policy, tokenizer, config)
-        self.prompts, self.eval_prompts = prepare_prompts(
-            self.policy, config, prompts, eval_prompts, eval_size=eval_size, columns=columns
-        )
+        self.prompts, self.eval_prompts = prepare_prompts(self.policy, config, train, held)
         self.reward = build_reward(reward, device=config.device)
         self.judges = {"score": self.reward} | named_judges(metrics, config.device)
         if not self.eval_prompts and (metrics or config.eval_every or config.best_metric):
@@ -222,7 +224,7 @@ class PPO:
         if self.run is not None and not self.eval_prompts:
             prompts = self.prompts[:4]
             completions, _ = self._generate(prompts)
-            judge(self.reward, [prompt.record for prompt in prompts], completions, self.processes)
+            self._judge(prompts, completions)
 
     def step(self) -> Metrics:
         """One step: answers, their scores, advantages, and the update on them."""
@@ -248,13 +250,12 @@ class PPO:
             NotFiniteError: logits, a score, log-probabilities, values or advantages are not finite.
         """
         seen, prompts = {} if seen is None else seen, self._next_prompts()
-        records = [prompt.record for prompt in prompts]
-        seen["prompts"] = [record.text for record in records]
+        seen["prompts"] = [prompt.record.text for prompt in prompts]
         with self.timer("generate"):
             completions, rollouts = self._generate(prompts)
             seen |= vars(rollouts)
         with self.timer("reward"), torch.autocast(self.policy.device.type, enabled=False):
-            scores = judge(self.reward, records, completions, self.processes)
+            scores = self._judge(prompts, completions)
             seen["scores"] = scores.sums()
         with self.timer("score"):
             kl_coef = self.kl_controller.coefficient
@@ -310,6 +311,16 @@ class PPO:
         )
         return completions, collate(completions, self.policy.pad_id, self.policy.device)
 
+    def _judge(self, prompts: Sequence[EncodedPrompt], completions: Sequence[Completion]) -> Scores:
+        records = [prompt.record for prompt in prompts]
+        return judge(self.reward, records, completions, self.processes, self._trainer_state())
+
+    def _trainer_state(self) -> TrainerState:
+        """What reward functions are told of the training."""
+        passes = self.config.batch_size / len(self.prompts)
+        whole = math.ceil(self.config.steps * passes)
+        return TrainerState(self.step_done, self.config.steps, self.step_done * passes, whole)
+
     # Looking ----------------------------------------------------------------------------------------------------
 
     def evaluate(self, policy: LanguageModel | None = None) -> Evaluation:
@@ -324,6 +335,7 @@ class PPO:
                 seed=self.config.seed + EVALUATION_SEED,
                 micro_batch_tokens=self.config.micro_batch_tokens,
                 processes=self.processes,
+                state=self._trainer_state(),
             )
 
     def summary(self) -> dict[str, Any]:
