@@ -60,7 +60,8 @@ def test_overwrite_deletes_what_a_run_writes_and_nothing_else(run):
     (run.path / "policy").mkdir()
     (run.path / "thesis.txt").write_text("years of work")
     RunFolder(run.path, RECIPE, overwrite=True).start()
-    assert sorted(path.name for path in run.path.iterdir()) == ["recipe.toml", "thesis.txt"]
+    left = sorted(path.name for path in run.path.iterdir())
+    assert left == [".lock", ".lock.json", "recipe.toml", "thesis.txt"]
 
 
 def test_where_you_work_is_no_run_folder(run, monkeypatch):

@@ -60,6 +60,7 @@ def quickstart(
     console.print()
     console.print(examples(ppo.comparison, 3, judge="gold"))
     console.print(what_next(folder), soft_wrap=True, highlight=False)
+    run.close()
     console.print(f"done in {time.perf_counter() - start:.0f} seconds; everything is in {folder}/", soft_wrap=True)
     return summary
 

@@ -3,13 +3,15 @@
 import json
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from kedge.config import read_recipe, write_recipe
 from kedge.errors import ConfigError
+from kedge.locking import LOCK_FILES, refuse_locked, take
 from kedge.parallel import join
 from kedge.storage import storage, sync, write_text
 from kedge.trackers import Past, Tracker, TrackerName, open_tracker, refuse_missing
@@ -68,33 +70,35 @@ class RunFolder:
             raise ConfigError("--overwrite and --resume exclude each other")
         if self.path.resolve() in (Path.cwd(), *Path.cwd().parents):
             raise ConfigError(f"{self.path}: is where you work; name another folder with run=...")
-        occupied = self.path.exists() and (not self.path.is_dir() or any(map(_counts, self.path.iterdir())))
-        if occupied and not (overwrite or resume):
-            going_on = "" if resume is None else "--resume goes on from its last checkpoint, "
-            raise ConfigError(
-                f"{self.path}: exists; {going_on}--overwrite begins anew, or name another folder with run=..."
-            )
-        if occupied and not (self.path / "recipe.toml").is_file():
-            raise ConfigError(f"{self.path}: exists and is not a run (no recipe.toml in it); name another with run=...")
-        if occupied and resume:
+        self.overwrite = overwrite
+        self._can_resume = resume is not None
+        self._give_back: Callable[[], object] | None = None
+        self.processes.gather(self._alone)
+        self._refuse_occupied()
+        if self.resume and self._is_occupied():
             self._refuse_other_settings()
+        self._seen = self._traces()
 
     def start(self) -> None:
         """Make the folder and write the recipe; a run to be overwritten is deleted only now, when all else is well.
 
-        Only the first call does anything, so that a loop that was left can be taken up again.
+        From here on no other process may use it, until :meth:`close`. Only the first call does more than that, so that
+        a loop that was left can be taken up again.
+
+        Raises:
+            ConfigError: another process uses it, or has used it since this one looked. StorageError: it cannot be made.
         """
+        self.processes.wait()  # until all have looked at what is there
+        self.processes.gather(self._taken)
         if self._started:
             return
         self._started = True
-        self.processes.wait()  # until all have looked at what is there
         if self.processes.leads:
             if not self.resume:
                 # The recipe last: it says that this is a run's folder, should a kill come between.
                 for name in sorted(self.files, key="recipe.toml".__eq__):
                     target = self.path / name
                     shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
-            self.path.mkdir(parents=True, exist_ok=True)
             write_recipe(self.path / "recipe.toml", self.recipe)
         self.processes.wait()
 
@@ -131,6 +135,15 @@ class RunFolder:
         self.close_trackers()
         if self.processes.leads:
             write_text(self.path / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+        self.close()
+
+    def close(self) -> None:
+        """Nothing more is written, until :meth:`start` is called again: others may use the folder."""
+        self.close_trackers()
+        if self._give_back is not None:
+            self._seen = self._traces()
+            self._give_back()
+            self._give_back = None
 
     def close_trackers(self) -> None:
         """Until :meth:`forget_after` opens them again."""
@@ -166,6 +179,48 @@ class RunFolder:
                     past.rows.extend(map(json.loads, kept))
         self._open_trackers(past)
 
+    def _is_occupied(self) -> bool:
+        return self.path.exists() and (not self.path.is_dir() or any(map(_counts, self.path.iterdir())))
+
+    def _refuse_occupied(self) -> None:
+        if not self._is_occupied():
+            return
+        if not (self.overwrite or self.resume):
+            going_on = "--resume goes on from its last checkpoint, " if self._can_resume else ""
+            raise ConfigError(
+                f"{self.path}: exists; {going_on}--overwrite begins anew, or name another folder with run=..."
+            )
+        if not (self.path / "recipe.toml").is_file():
+            raise ConfigError(f"{self.path}: exists and is not a run (no recipe.toml in it); name another with run=...")
+
+    def _alone(self) -> tuple[()]:
+        if self.processes.leads:
+            refuse_locked(self.path)
+        return ()
+
+    def _taken(self) -> tuple[()]:
+        """Lock the folder, and look again: another process may have come in between."""
+        if not self.processes.leads or self._give_back is not None:
+            return ()
+        with storage(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        give_back = weakref.finalize(self, take(self.path))
+        try:
+            if not self._started:
+                self._refuse_occupied()
+            if (self._started or self.resume) and self._traces() != self._seen:
+                raise ConfigError(f"{self.path}: has been worked on since it was read; start again")
+        except ConfigError:
+            give_back()
+            raise
+        self._give_back = give_back
+        return ()
+
+    def _traces(self) -> list[tuple[str, int, int]]:
+        """What tells a run from the same one after more work."""
+        files = [self.path / "metrics.jsonl", self.path / "summary.json", *sorted(self.checkpoints.glob("step-*"))]
+        return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.exists()]
+
     def _refuse_other_settings(self) -> None:
         before, now = _settings(read_recipe(self.path / "recipe.toml")), _settings(self.recipe)
         for key in sorted(before.keys() | now.keys()):
@@ -191,8 +246,8 @@ class RunFolder:
 
 
 def _counts(path: Path) -> bool:
-    """Whether a file makes a folder somebody's: not a recipe whose writing was broken off by a kill."""
-    return path.name != ".recipe.toml.writing"
+    """Whether a file makes a folder somebody's: not a lock, nor a recipe whose writing was broken off by a kill."""
+    return path.name not in (".recipe.toml.writing", *LOCK_FILES)
 
 
 def _settings(tables: Mapping[str, Any], path: str = "") -> dict[str, Any]:
@@ -248,10 +303,10 @@ def report(run: RunFolder | None, trackers: Sequence[TrackerName]) -> None:
 
 @contextmanager
 def closed_when_broken_off(run: RunFolder | None) -> Iterator[None]:
-    """Close the run's trackers where a loop is left before its end: this process may take the run up again."""
+    """Close the run where a loop is left before its end: this process, or another one, may take it up again."""
     try:
         yield
     except BaseException:
         if run is not None:
-            run.close_trackers()
+            run.close()
         raise

@@ -14,7 +14,7 @@ from kedge.errors import ConfigError, Stopped
 from kedge.interrupts import Interrupts
 from kedge.parallel import ALONE
 from kedge.progress import ProgressBar
-from kedge.tracking import RunFolder
+from kedge.tracking import RunFolder, closed_when_broken_off
 
 FILES = ("recipe.toml", "metrics.jsonl", "summary.json", "agent", "curve.png", "watched.gif")
 TABLES = ("control", "sft", "reward", "ppo", "evaluate")
@@ -65,7 +65,11 @@ def control_job(name: str, settings: ControlRecipe, *, overwrite: bool = False) 
     config = ControlConfig(**settings.model_dump(exclude_unset=True, exclude={"env", "run"}))
     agent = PPO(settings.env, config)
     run.start()
-    with ProgressBar(settings.env, config.total_timesteps) as bar, Interrupts(ALONE) as interrupts:
+    with (
+        closed_when_broken_off(run),
+        ProgressBar(settings.env, config.total_timesteps) as bar,
+        Interrupts(ALONE) as interrupts,
+    ):
         agent.learn(callback=Reporter(run, bar, interrupts))
         asked = interrupts.asked()
     agent.save(run.path / "agent")

@@ -169,7 +169,7 @@ class Supervised(ABC):
         Raises:
             Stopped: Ctrl-C or SIGTERM asked for it; a run with a folder has kept all that it needs to go on.
         """
-        with self.interrupts if self.run is not None else nullcontext():
+        with self.interrupts if self.run is not None else nullcontext(), closed_when_broken_off(self.run):
             self._train()
             return self._summary()
 

@@ -163,7 +163,7 @@ class PPO:
         Raises:
             Stopped: Ctrl-C, SIGTERM or a guard asked for it; a run with a folder has kept all that it needs to go on.
         """
-        with self.interrupts if self.run is not None else nullcontext():
+        with self.interrupts if self.run is not None else nullcontext(), closed_when_broken_off(self.run):
             for _ in self:
                 pass
             return self.summary()
