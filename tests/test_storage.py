@@ -22,7 +22,7 @@ def test_a_text_replaces_the_old_one(tmp_path):
 def test_a_text_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     write_text(tmp_path / "a.txt", "old")
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(StorageError, match=r"a\.txt: could not be written: .*No space left.*--resume"):
+    with pytest.raises(StorageError, match=r"a\.txt: could not be written: .*No space left.*resume=True"):
         write_text(tmp_path / "a.txt", "new")
     assert (tmp_path / "a.txt").read_text() == "old"
 

@@ -33,7 +33,7 @@ def test_nothing_is_written_before_start(tmp_path):
 
 
 def test_refuses_a_run_that_exists(run):
-    with pytest.raises(ConfigError, match=r"one: exists; --resume .*--overwrite"):
+    with pytest.raises(ConfigError, match=r"one: exists; resume=True .*overwrite=True"):
         RunFolder(run.path, RECIPE)
     with pytest.raises(ConfigError, match="exclude each other"):
         RunFolder(run.path, RECIPE, overwrite=True, resume=True)

@@ -233,10 +233,15 @@ def main() -> None:
         stderr.print(f"{escape(str(stopped))}\n{escape(_how_to_go_on(sys.argv[1:]))}", highlight=False)
         sys.exit(stopped.exit_status)
     except KedgeError as error:
-        stderr.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        stderr.print(f"[bold red]error:[/] {escape(_as_typed(str(error)))}", highlight=False)
         sys.exit(error.exit_status)
     finally:
         _leave()
+
+
+def _as_typed(message: str) -> str:
+    """A message that speaks to who calls from Python, for who types a command."""
+    return message.replace("resume=True", "--resume").replace("overwrite=True", "--overwrite")
 
 
 def _how_to_go_on(words: Sequence[str]) -> str:

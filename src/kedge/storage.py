@@ -81,7 +81,7 @@ def storage(path: Path) -> Iterator[None]:
             raise
         raise StorageError(
             f"{path}: could not be written: {error}. What was written before is whole; make room (or mend what is "
-            "named), then go on with --resume"
+            "named), then go on with resume=True"
         ) from error
 
 

@@ -19,7 +19,7 @@ from kedge.trackers import Past, Tracker, TrackerName, open_tracker, refuse_miss
 Metrics = dict[str, float]
 
 RUN_FILES = (
-    "recipe.toml", "metrics.jsonl", "samples.jsonl", "events.jsonl", "summary.json",
+    "recipe.toml", "fingerprints.json", "metrics.jsonl", "samples.jsonl", "events.jsonl", "summary.json",
     "checkpoints", "not_finite", "policy", "critic", "reward_model", "tensorboard", "wandb",
 )  # fmt: skip
 """What a run writes, and all that overwriting it deletes."""
@@ -30,6 +30,12 @@ LINES = ("metrics.jsonl", "samples.jsonl", "events.jsonl")
 MAY_CHANGE = {"steps", "epochs", "eval_every", "checkpoint_every", "keep_last", "samples_per_step", "device"}
 MAY_CHANGE |= {"micro_batch_tokens", "gradient_checkpointing", "run", "best_metric", "max_left_out", "report_to"}
 """Settings that a resumed run may be given anew."""
+
+SOURCES = {"policy", "model", "tokenizer", "prompts", "eval_prompts", "data", "eval_data", "eval_size", "columns"}
+SOURCES |= {"reward", "metrics"}
+"""Settings of which it matters what they name, and not how."""
+
+FINGERPRINTS_FILE = "fingerprints.json"
 
 
 class RunFolder:
@@ -64,10 +70,11 @@ class RunFolder:
         self.resume = bool(resume)
         self.files = files
         self._started = False
+        self._fingerprints: Mapping[str, str] = {}
         self._report_to: Sequence[TrackerName] = ()
         self._trackers: list[Tracker] | None = None
         if overwrite and resume:
-            raise ConfigError("--overwrite and --resume exclude each other")
+            raise ConfigError("overwrite=True and resume=True exclude each other")
         if self.path.resolve() in (Path.cwd(), *Path.cwd().parents):
             raise ConfigError(f"{self.path}: is where you work; name another folder with run=...")
         self.overwrite = overwrite
@@ -78,6 +85,27 @@ class RunFolder:
         if self.resume and self._is_occupied():
             self._refuse_other_settings()
         self._seen = self._traces()
+
+    def began_with(self, fingerprints: Mapping[str, str]) -> None:
+        """What models, data and rewards the run is given, which :meth:`start` writes down.
+
+        Raises:
+            ConfigError: it is to be resumed, and began with others.
+        """
+        self._fingerprints = fingerprints
+        file = self.path / FINGERPRINTS_FILE
+        if not (self.resume and file.is_file()):
+            return
+        before: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
+        known = {key for key in before.keys() | fingerprints.keys() if "?" not in _either(before, fingerprints, key)}
+        others = sorted(key for key in known if before.get(key) != fingerprints.get(key))
+        if others:
+            lines = [f"  {key}: {before.get(key, 'none')} then, {fingerprints.get(key, 'none')} now" for key in others]
+            raise ConfigError(
+                "\n".join([f"{self.path}: the run began with another {', '.join(others)}", *lines])
+                + "\nTake the change back, or begin a run of another name with run=...; where it is meant, delete "
+                f"{file} and resume again"
+            )
 
     def start(self) -> None:
         """Make the folder and write the recipe; a run to be overwritten is deleted only now, when all else is well.
@@ -99,6 +127,8 @@ class RunFolder:
                 for name in sorted(self.files, key="recipe.toml".__eq__):
                     target = self.path / name
                     shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+            if self._fingerprints and not (self.path / FINGERPRINTS_FILE).exists():
+                write_text(self.path / FINGERPRINTS_FILE, json.dumps(self._fingerprints, indent=2) + "\n")
             write_recipe(self.path / "recipe.toml", self.recipe)
         self.processes.wait()
 
@@ -186,9 +216,9 @@ class RunFolder:
         if not self._is_occupied():
             return
         if not (self.overwrite or self.resume):
-            going_on = "--resume goes on from its last checkpoint, " if self._can_resume else ""
+            going_on = "resume=True goes on from its last checkpoint, " if self._can_resume else ""
             raise ConfigError(
-                f"{self.path}: exists; {going_on}--overwrite begins anew, or name another folder with run=..."
+                f"{self.path}: exists; {going_on}overwrite=True begins anew, or name another folder with run=..."
             )
         if not (self.path / "recipe.toml").is_file():
             raise ConfigError(f"{self.path}: exists and is not a run (no recipe.toml in it); name another with run=...")
@@ -223,8 +253,11 @@ class RunFolder:
 
     def _refuse_other_settings(self) -> None:
         before, now = _settings(read_recipe(self.path / "recipe.toml")), _settings(self.recipe)
+        by_content = (self.path / FINGERPRINTS_FILE).is_file()
         for key in sorted(before.keys() | now.keys()):
             may_change = key.rpartition(".")[2] in MAY_CHANGE or ".guards." in key
+            if not SOURCES.isdisjoint(key.split(".")):  # those of an older run are known by name, or not at all
+                may_change = by_content or key not in before or key not in now
             if not may_change and before.get(key) != now.get(key):
                 raise ConfigError(
                     f"{self.path}: {key} was {before.get(key)!r} and is {now.get(key)!r} now; a resumed run keeps its "
@@ -248,6 +281,10 @@ class RunFolder:
 def _counts(path: Path) -> bool:
     """Whether a file makes a folder somebody's: not a lock, nor a recipe whose writing was broken off by a kill."""
     return path.name not in (".recipe.toml.writing", *LOCK_FILES)
+
+
+def _either(before: Mapping[str, str], now: Mapping[str, str], key: str) -> str:
+    return before.get(key, "") + now.get(key, "")
 
 
 def _settings(tables: Mapping[str, Any], path: str = "") -> dict[str, Any]:

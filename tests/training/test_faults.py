@@ -64,7 +64,7 @@ def same(run, whole, lines):
 def test_the_disk_is_full_at_a_checkpoint(model, whole, small_disk, lines, share):
     run = small_disk / "run"
     ppo = victim.trainer("shared", model, run)
-    with pytest.raises(StorageError, match=r"disk/run/.*could not be written: .*make room .*--resume"):  # noqa: PT012
+    with pytest.raises(StorageError, match=r"disk/run/.*could not be written: .*make room .*resume=True"):  # noqa: PT012
         for _ in ppo:
             if ppo.step_done == 3:
                 fill(small_disk, share * size(run / "checkpoints/step-000003"))

@@ -89,7 +89,8 @@ def to_resume(run: RunFolder | None, *, checkpoint_every: int) -> Path | None:
     found = checkpoints(run.checkpoints)
     if not found and not checkpoint_every:
         raise ConfigError(
-            f"{run.path}: no checkpoint in it to go on from; --overwrite begins anew, and checkpoint_every writes some"
+            f"{run.path}: no checkpoint in it to go on from; overwrite=True begins anew, and checkpoint_every "
+            "writes some"
         )
     damages = []
     for checkpoint in reversed(found):
@@ -99,7 +100,9 @@ def to_resume(run: RunFolder | None, *, checkpoint_every: int) -> Path | None:
         damages.append(damage)
         say(f"{damage}; it is left alone, and the checkpoint before it used")
     if damages:
-        raise StorageError("\n".join([*damages, f"{run.path}: no whole checkpoint is left; --overwrite begins anew"]))
+        raise StorageError(
+            "\n".join([*damages, f"{run.path}: no whole checkpoint is left; overwrite=True begins anew"])
+        )
     say(f"{run.path}: no checkpoint yet; the run begins again")
     return None
 

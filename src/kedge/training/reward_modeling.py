@@ -49,6 +49,7 @@ class RewardModeling(Supervised):
     """
 
     stage = "reward"
+    config_class = RewardConfig
     label = "reward model"
     watched = "accuracy"
     best_by = "accuracy"
@@ -71,6 +72,10 @@ class RewardModeling(Supervised):
         progress: bool = True,
     ) -> None:
         config = config or RewardConfig()
+        sources = {
+            "model": model, "tokenizer": tokenizer, "data": data, "eval_data": eval_data, "eval_size": eval_size,
+            "columns": columns,
+        }  # fmt: skip
         read = partial(preferences, seed=config.seed)
         train, held = read_split(read, data, eval_data, eval_size=eval_size, columns=columns, seed=config.seed)
         if isinstance(model, RewardModel):
@@ -85,7 +90,9 @@ class RewardModeling(Supervised):
         self.origins = [row.origin for row in train]
         self.held_out = [self._encoded(row) for row in held]
         sizes = _sizes(self.pairs)
-        super().__init__(config, model.model, sizes, run, resume=resume, overwrite=overwrite, progress=progress)
+        super().__init__(
+            config, model.model, sizes, run, sources, resume=resume, overwrite=overwrite, progress=progress
+        )
 
     def weigh(self, rows: Sequence[int]) -> float:
         return float(len(rows))

@@ -49,6 +49,7 @@ class SFT(Supervised):
     """
 
     stage = "sft"
+    config_class = SFTConfig
     label = "SFT"
     watched = "loss"
     best_by = "-loss"
@@ -70,6 +71,10 @@ class SFT(Supervised):
         progress: bool = True,
     ) -> None:
         config = config or SFTConfig()
+        sources = {
+            "model": model, "tokenizer": tokenizer, "data": data, "eval_data": eval_data, "eval_size": eval_size,
+            "columns": columns,
+        }  # fmt: skip
         train, held = read_split(
             demonstrations, data, eval_data, eval_size=eval_size, columns=columns, seed=config.seed
         )
@@ -85,7 +90,9 @@ class SFT(Supervised):
         self.origins = [row.origin for row in train]
         self.held_out = [_encoded(model, row, limits) for row in held]
         sizes = [len(ids) for ids, _ in self.examples]
-        super().__init__(config, model.model, sizes, run, resume=resume, overwrite=overwrite, progress=progress)
+        super().__init__(
+            config, model.model, sizes, run, sources, resume=resume, overwrite=overwrite, progress=progress
+        )
 
     def weigh(self, rows: Sequence[int]) -> float:
         return _targets([self.examples[row] for row in rows])

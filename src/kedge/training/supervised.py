@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from math import nan
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from pydantic import Field
@@ -23,6 +23,8 @@ from kedge.storage import whole_folder
 from kedge.tracking import Metrics, RunFolder, Timer, closed_when_broken_off, report
 from kedge.training.checkpoint import to_resume
 from kedge.training.config import TrainingConfig
+from kedge.training.fingerprints import of_rows, of_weights
+from kedge.training.going_on import kept, run_of
 from kedge.training.keeping import Keeper, trained_tensors
 from kedge.training.not_finite import LeftOut
 from kedge.training.optimization import (
@@ -54,11 +56,13 @@ class SupervisedConfig(TrainingConfig):
 class Supervised(ABC):
     """Trains ``module`` on examples. A subclass says what an example is, what it weighs and what it loses.
 
-    ``sizes`` are the tokens of each training example, as :func:`by_token_budget` takes them.
+    ``sizes`` are the tokens of each training example, as :func:`by_token_budget` takes them. ``sources`` are what the
+    constructor was given, by name.
     """
 
     stage: str
     """The recipe's table."""
+    config_class: type[SupervisedConfig]
     label: str
     examples: Sequence[Any]
     """What is trained on, in token ids."""
@@ -79,6 +83,7 @@ class Supervised(ABC):
         module: nn.Module,
         sizes: Sequence[int],
         run: str | Path | RunFolder | None,
+        sources: Mapping[str, Any],
         *,
         resume: bool,
         overwrite: bool,
@@ -99,7 +104,7 @@ class Supervised(ABC):
             if getattr(config, key) and not self.held_out:
                 raise ConfigError(f"{key}: not used without held-out rows; set eval_data or eval_size, or take it out")
         if isinstance(run, str | Path):
-            run = RunFolder(run, {self.stage: config.resolved()}, overwrite=overwrite, resume=resume)
+            run = run_of(run, self.stage, config, sources, resume=resume, overwrite=overwrite)
         self.run = run
         report(run, config.report_to)
         self.processes = join()
@@ -124,8 +129,24 @@ class Supervised(ABC):
         )
         self.step_done = 0
         self.before: Metrics = {}
+        if run is not None:
+            rows = {"data": self.examples, "held-out data": self.held_out}
+            run.began_with({"model": of_weights(module), **{name: of_rows(part) for name, part in rows.items()}})
         if checkpoint := to_resume(run, checkpoint_every=config.checkpoint_every):
             self._restore(checkpoint)
+
+    @classmethod
+    def resume(cls, run: str | Path, *, progress: bool = True, **given: Any) -> Self:
+        """Go on with a run from its last checkpoint, as its recipe says: ``SFT.resume("runs/x").train()``.
+
+        Args:
+            given: what the recipe cannot say (a loaded model, rows) under the names of the constructor, and settings
+                that a resumed run may change: ``SFT.resume("runs/x", data=rows, epochs=3)``.
+
+        Raises:
+            KedgeError: as the constructor; something is missing, or another one than the run began with.
+        """
+        return cls(**kept(run, cls.stage, cls.config_class, given), progress=progress)
 
     @abstractmethod
     def weigh(self, rows: Sequence[int]) -> float:

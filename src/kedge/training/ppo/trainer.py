@@ -31,6 +31,8 @@ from kedge.rewards.scores import Scores, judge
 from kedge.storage import whole_folder
 from kedge.tracking import Metrics, RunFolder, Timer, closed_when_broken_off, report
 from kedge.training.checkpoint import to_resume
+from kedge.training.fingerprints import of_rewards, of_rows, of_weights
+from kedge.training.going_on import kept, run_of
 from kedge.training.keeping import PAUSED, Keeper, trained_tensors
 from kedge.training.not_finite import LeftOut
 from kedge.training.optimization import (
@@ -96,7 +98,11 @@ class PPO:
         self.config = config = config or PPOConfig()
         self.processes = join()
         if isinstance(run, str | Path):
-            run = RunFolder(run, {"ppo": config.resolved()}, overwrite=overwrite, resume=resume)
+            sources = {
+                "policy": policy, "tokenizer": tokenizer, "prompts": prompts, "eval_prompts": eval_prompts,
+                "eval_size": eval_size, "reward": reward, "metrics": metrics, "columns": columns,
+            }  # fmt: skip
+            run = run_of(run, "ppo", config, sources, resume=resume, overwrite=overwrite)
         self.run = run
         report(run, config.report_to)
         self.progress = progress and self.processes.leads
@@ -152,8 +158,23 @@ class PPO:
         self.step_done = 0
         self.before: Evaluation | None = None
         self.comparison: Comparison | None = None
+        if self.run is not None:
+            self.run.began_with(self._fingerprints())
         if checkpoint := to_resume(self.run, checkpoint_every=config.checkpoint_every):
             self.restore(checkpoint)
+
+    @classmethod
+    def resume(cls, run: str | Path, *, progress: bool = True, **given: Any) -> "PPO":
+        """Go on with a run from its last checkpoint, as its recipe says: ``PPO.resume("runs/x").train()``.
+
+        Args:
+            given: what the recipe cannot say (a function, a loaded model, rows) under the names of the constructor, and
+                settings that a resumed run may change: ``PPO.resume("runs/x", reward=my_function, steps=300)``.
+
+        Raises:
+            KedgeError: as the constructor; something is missing, or another one than the run began with.
+        """
+        return cls(**kept(run, "ppo", PPOConfig, given), progress=progress)
 
     # The loop ---------------------------------------------------------------------------------------------------
 
@@ -392,6 +413,16 @@ class PPO:
     def _write_models(self, folder: Path) -> None:
         for name, write in self._models().items():
             write(folder / name)
+
+    def _fingerprints(self) -> dict[str, str]:
+        """What the run is given, before anything is trained."""
+        rows = {"prompts": self.prompts, "held-out prompts": self.eval_prompts}
+        rewards = [("reward" if name == "score" else "metric", by) for name, by in self.judges.items()]
+        return {
+            "policy": of_weights(self.policy.model),
+            **{name: of_rows([p.ids, p.record.text, p.record.columns] for p in part) for name, part in rows.items()},
+            **dict(of_rewards(rewards)),
+        }
 
     def _state(self) -> dict[str, Any]:
         # No random state: every stream is a function of the seed and the step.
