@@ -1,6 +1,7 @@
 """The commands as a user types them: what they print, what they leave behind, and every bad input with status 2."""
 
 import json
+import shutil
 
 import pytest
 from transformers import AutoModelForCausalLM
@@ -129,8 +130,6 @@ def test_resume_goes_on(kedge, world):
     words = ("ppo", "r.toml", "ppo.checkpoint_every=1")
     assert kedge(*words)[0] == 0
     whole = (world / "runs/r-ppo/policy/model.safetensors").read_bytes()
-    import shutil
-
     shutil.rmtree(world / "runs/r-ppo/checkpoints/step-000002")
     assert kedge(*words, "--resume")[0] == 0
     assert (world / "runs/r-ppo/policy/model.safetensors").read_bytes() == whole
@@ -254,3 +253,22 @@ def test_evaluate_refuses_a_truncation_that_greedy_would_ignore(kedge, world):
     status, _, err = kedge("evaluate", "r.toml", "evaluate.temperature=0", "evaluate.top_k=5")
     assert status == 2
     assert "top_k: not used with temperature=0" in err
+
+
+def test_an_interrupted_run_stands_for_its_last_whole_checkpoint(kedge, world, monkeypatch):
+    for stage, part in (("sft", "policy"), ("reward", "reward_model")):
+        assert kedge(stage, "r.toml", f"{stage}.checkpoint_every=1")[0] == 0
+        newest = world / f"runs/r-{stage}/checkpoints/step-000003"
+        (newest / "state.pt").write_bytes(b"")  # as a bad disk leaves it
+        shutil.rmtree(world / f"runs/r-{stage}/{part}")
+    words = ("ppo", "r.toml", "ppo.policy=runs/r-sft", "ppo.reward=runs/r-reward")
+    status, _, err = kedge(*words)
+    assert status == 0, err
+    for stage, part in (("sft", "policy"), ("reward", "reward_model")):
+        assert f"runs/r-{stage}: the run is not at its end; {part} is that of its last checkpoint, step-000002" in err
+    assert err.count("runs/r-sft: the run") == 1
+    status, _, err = kedge("evaluate", "r.toml", "evaluate.policy=runs/r-sft")
+    assert (status, "runs/r-sft: the run is not at its end" in err) == (0, True)
+    monkeypatch.setattr(cli.console, "input", lambda *_: (_ for _ in ()).throw(EOFError))
+    status, _, err = kedge("chat", "runs/r-sft")
+    assert (status, "step-000002" in err) == (0, True)

@@ -6,7 +6,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +18,6 @@ from kedge import __version__
 from kedge.errors import KedgeError, Stopped
 
 if TYPE_CHECKING:
-    from kedge.chat import Chat
     from kedge.recipe import Recipe
 
 # Everything that needs torch is imported inside the commands: `kedge --help` answers at once.
@@ -133,7 +132,7 @@ def control(
         from kedge.control.agent import PPO as Agent
         from kedge.control.pictures import film
 
-        frames = film(Agent.load(watch / "agent"), watch / "watched.gif")
+        frames = film(Agent.load(watch), watch / "watched.gif")
         console.print(f"{watch}/watched.gif: {frames} frames", highlight=False)
         return
     if target is None:
@@ -174,13 +173,14 @@ def chat(
 
     from kedge.chat import Chat, trained_sampling
     from kedge.models.language_model import load_language_model
+    from kedge.talking import converse
 
     asked: dict[str, Any] = {"temperature": temperature, "max_new_tokens": max_new_tokens, "top_p": top_p}
     sampling = replace(trained_sampling(Path(run)), **{k: v for k, v in asked.items() if v is not None})
     conversation = Chat(load_language_model(run), sampling, system=system, seed=seed)
     if system and not conversation.remembers:
         raise KedgeError(f"--system: the tokenizer of {run} has no chat template to say it in; leave it out")
-    _converse(conversation)
+    converse(conversation, console)
 
 
 @app.command()
@@ -297,31 +297,6 @@ def _say_where(folder: Path, result: str, then: str | None) -> None:
     console.print(
         f"run: {folder}\nresult: {result}" + (f"\nnext: {then}" if then else ""), highlight=False, soft_wrap=True
     )
-
-
-def _converse(conversation: "Chat") -> None:
-    kind = "/new begins anew" if conversation.remembers else "no chat template: it goes on with the text you give it"
-    console.print(f"Ctrl-D leaves; {kind}", style="dim")
-    while True:
-        try:
-            line = console.input("[bold]> [/]").strip()
-        except (EOFError, KeyboardInterrupt):
-            console.print()
-            return
-        if line == "/new":
-            conversation.restart()
-        elif line:
-            _answer(conversation, line)
-
-
-def _answer(conversation: "Chat", line: str) -> None:
-    forgotten = conversation.forgotten
-    with suppress(KeyboardInterrupt):  # the user has read enough of this answer
-        for piece in conversation.say(line):
-            console.out(piece, end="", highlight=False)
-    console.print()
-    if conversation.forgotten > forgotten:
-        console.print("(the beginning of the conversation no longer fits and is forgotten)", style="dim")
 
 
 def _quiet() -> None:

@@ -33,6 +33,7 @@ def test_an_id(kedge, tmp_path):
     assert Image.open(run / "curve.png").size == (960, 540)
     agent = PPO.load(run / "agent")
     assert evaluate_policy(agent, "CartPole-v1", 3, seed=10_000) == (summary["return"], summary["deviation"])
+    assert PPO.load("runs/CartPole-v1").num_timesteps == 256
     assert f"{summary['return']:.2f}" in out
 
     status, out, err = kedge("--watch", "runs/CartPole-v1")

@@ -160,12 +160,16 @@ class PPO:
 
     @classmethod
     def load(cls, folder: str | Path, env: str | gym.Env[Any, Any] | VectorEnv[Any, Any, Any] | None = None) -> "PPO":
-        """Read what :meth:`save` wrote. ``env`` is needed where it was not given by its id.
+        """Read what :meth:`save` wrote, or the agent of a run (``runs/CartPole-v1``).
+
+        ``env`` is needed where it was not given by its id.
 
         Raises:
             ModelError: no agent there, or it does not fit the environment.
         """
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
+        if (folder / "agent" / SETTINGS_FILE).is_file():
+            folder = folder / "agent"
         if not (folder / SETTINGS_FILE).is_file():
             raise ModelError(f"{folder}: no saved agent ({SETTINGS_FILE} is missing)")
         settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
