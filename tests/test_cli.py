@@ -1,6 +1,7 @@
 """The commands as a user types them: what they print, what they leave behind, and every bad input with status 2."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -272,3 +273,48 @@ def test_an_interrupted_run_stands_for_its_last_whole_checkpoint(kedge, world, m
     monkeypatch.setattr(cli.console, "input", lambda *_: (_ for _ in ()).throw(EOFError))
     status, _, err = kedge("chat", "runs/r-sft")
     assert (status, "step-000002" in err) == (0, True)
+
+
+def test_home_is_home(kedge, world, monkeypatch):
+    monkeypatch.setenv("HOME", str(world / "home"))
+    (world / "home").mkdir()
+    (world / "home/m").symlink_to(world / "model")
+    for name in ("prompts.jsonl", "prefs.jsonl", "demos.jsonl"):
+        (world / "home" / name).symlink_to(world / name)
+    home = ("model=~/m", "data=~/{}.jsonl", "run=~/runs/{}", "tokenizer=~/m")
+    for stage, data in (("sft", "demos"), ("reward", "prefs")):
+        status, _, err = kedge(stage, "r.toml", *(f"{stage}.{word.format(data)}" for word in home))
+        assert status == 0, err
+    words = (
+        "policy=~/runs/demos tokenizer=~/m prompts=~/prompts.jsonl eval_prompts=~/prompts.jsonl eval_size=0 run=~/ppo"
+    )
+    (world / "home/held.jsonl").write_text('{"prompt": "never seen"}\n')
+    words = words.replace("eval_prompts=~/prompts", "eval_prompts=~/held") + " reward=~/runs/prefs"
+    status, _, err = kedge("ppo", "r.toml", *(f"ppo.{word}" for word in words.split()))
+    assert status == 0, err
+    assert (world / "home/ppo/policy/config.json").is_file()
+    assert not (world / "~").exists()
+
+
+@pytest.mark.parametrize("run", ["runs/[red]x", "runs/[/x]"])
+def test_a_path_is_no_markup(kedge, world, run):
+    for stage in ("sft", "reward", "ppo"):
+        status, out, err = kedge(stage, "r.toml", f"{stage}.run={run}/{stage}")
+        assert status == 0, err
+        assert f"run: {run}/{stage}\n" in out
+    (world / "[b]").mkdir()
+    (world / "[b]/r.toml").write_text((world / "r.toml").read_text())
+    status, out, _ = kedge("doctor", "[b]/r.toml")
+    assert "kedge doctor [b]/r.toml" in out
+    metric = 'ppo.metrics=[{function="rewards:ends",name="[bold]"}]'
+    assert "[bold]" in kedge("ppo", "r.toml", metric)[1]
+
+
+def test_help_says_all_that_it_was_given(kedge):
+    for command in cli.app.registered_commands:
+        function = command.callback
+        said = " ".join(kedge(function.__name__, "--help")[1].split())
+        assert " ".join(function.__doc__.replace("\\[", "[").split()) in said
+        shown = [getattr(hint, "__metadata__", [None])[0] for hint in function.__annotations__.values()]
+        for option in filter(None, shown):
+            assert not re.search(r"(?<!\\)\[[a-z]", option.help)  # it would be taken for markup

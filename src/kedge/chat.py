@@ -81,7 +81,7 @@ def _asked(text: str) -> dict[str, str]:
 
 def trained_sampling(run: Path) -> Sampling:
     """How the policy of a PPO run answered in training; for anything else temperature 1 and 256 tokens."""
-    recipe = run / "recipe.toml"
+    recipe = run.expanduser() / "recipe.toml"
     settings = read_recipe(recipe).get("ppo", {}) if recipe.is_file() else {}
     if not settings:
         return Sampling(max_new_tokens=256)

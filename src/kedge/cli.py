@@ -111,7 +111,7 @@ def doctor(
     if as_json:
         print(json.dumps({"recipe": str(recipe), "failed": failed, "findings": [f.as_dict() for f in findings]}))
     else:
-        console.print(findings_table(findings, title=f"kedge doctor {recipe}"))
+        console.print(findings_table(findings, title=escape(f"kedge doctor {recipe}")))
         warned = sum(finding.status == "warn" for finding in findings)
         console.print(f"{failed} failed, {warned} to look at", highlight=False)
     raise typer.Exit(1 if failed else 0)
@@ -124,7 +124,7 @@ def control(
     watch: Annotated[Path | None, typer.Option(metavar="RUN", help="Render the agent of a run as a GIF.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """PPO on a Gymnasium task, with the same mathematics. Needs kedge[control]."""
+    r"""PPO on a Gymnasium task, with the same mathematics. Needs kedge\[control]."""
     _needs_gymnasium()
     if watch is not None:
         if target is not None or overrides or overwrite:
@@ -133,7 +133,7 @@ def control(
         from kedge.control.pictures import film
 
         frames = film(Agent.load(watch), watch / "watched.gif")
-        console.print(f"{watch}/watched.gif: {frames} frames", highlight=False)
+        console.print(f"{watch}/watched.gif: {frames} frames", highlight=False, markup=False)
         return
     if target is None:
         raise KedgeError("name an environment or a recipe: kedge control CartPole-v1")
@@ -148,7 +148,9 @@ def control(
             highlight=False,
         )
     run = summary["run"]
-    console.print(f"run: {run}\ncurve: {run}/curve.png\nnext: kedge control --watch {run}", highlight=False)
+    console.print(
+        f"run: {run}\ncurve: {run}/curve.png\nnext: kedge control --watch {run}", highlight=False, markup=False
+    )
 
 
 def _needs_gymnasium() -> None:
@@ -295,7 +297,10 @@ def _supervised(stage: str, recipe: "Recipe", *, overwrite: bool, resume: bool) 
 
 def _say_where(folder: Path, result: str, then: str | None) -> None:
     console.print(
-        f"run: {folder}\nresult: {result}" + (f"\nnext: {then}" if then else ""), highlight=False, soft_wrap=True
+        f"run: {folder}\nresult: {result}" + (f"\nnext: {then}" if then else ""),
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
     )
 
 

@@ -64,7 +64,7 @@ class RunFolder:
             ConfigError: it exists and neither flag was given; both were; it is not a run's folder; or it is to be
                 resumed with other settings.
         """
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self.processes = join()
         self.recipe = recipe
         self.resume = bool(resume)

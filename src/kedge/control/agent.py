@@ -144,7 +144,7 @@ class PPO:
             ConfigError: what is there is no agent's folder.
             StorageError: they cannot be written; what was there is as it was.
         """
-        folder = Path(folder).absolute()
+        folder = Path(folder).expanduser().absolute()
         others = {path.name for path in folder.iterdir()} - {AGENT_FILE, SETTINGS_FILE} if folder.is_dir() else set()
         if others or folder.is_file():
             raise ConfigError(

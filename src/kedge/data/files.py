@@ -43,6 +43,7 @@ def read_rows(source: str | Path, *, rename: dict[str, str] | None = None) -> li
         DataError: nothing there, unknown format, a line that cannot be read, no rows, or a column of ``rename``
             that a row lacks.
     """
+    source = Path(source).expanduser() if str(source).startswith("~") else source
     path = Path(source)
     if path.is_file():
         numbered = enumerate(_read_file(path), start=1)

@@ -37,7 +37,7 @@ def comparison_table(summary: Mapping[str, Any], *, title: str) -> Table:
         rate = summary["win_rate"].get(name)
         shown = "" if rate is None else f"{rate['rate']:.1%}  [{rate['low']:.1%}, {rate['high']:.1%}]"
         table.add_row(
-            EXPLAINED.get(name, name), _number(name, summary["before"].get(name)), _number(name, after), shown
+            EXPLAINED.get(name, escape(name)), _number(name, summary["before"].get(name)), _number(name, after), shown
         )
     return table
 

@@ -135,7 +135,8 @@ def load_tokenizer(source: str | Path, *, key: str) -> Tokenizer:
     Raises:
         ModelError: none there.
     """
-    folder = Path(source)
+    folder = Path(source).expanduser()
+    source = folder if folder.is_dir() else source
     if folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise ModelError(f"{source}: no tokenizer in this folder; save it there, or name one with {key}=...")
     try:

@@ -175,7 +175,7 @@ class Supervised(ABC):
             StorageError: it cannot be written; what was there is as it was.
         """
         if self.processes.leads:
-            with whole_folder(Path(folder) / self.result) as aside:
+            with whole_folder(Path(folder).expanduser() / self.result) as aside:
                 self.write(aside)
         self.processes.wait()
 

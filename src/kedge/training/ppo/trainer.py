@@ -400,7 +400,7 @@ class PPO:
         """
         if self.processes.leads:
             for name, write in self._models().items():
-                with whole_folder(Path(folder) / name) as aside:
+                with whole_folder(Path(folder).expanduser() / name) as aside:
                     write(aside)
         self.processes.wait()
 
