@@ -1,6 +1,5 @@
 """The commands. Each reads its arguments, calls one thing below, and shows what came of it."""
 
-import json
 import os
 import shlex
 import sys
@@ -109,7 +108,7 @@ def doctor(
         findings = doctor_job(read, Path(scratch))
     failed = sum(finding.status == "fail" for finding in findings)
     if as_json:
-        print(json.dumps({"recipe": str(recipe), "failed": failed, "findings": [f.as_dict() for f in findings]}))
+        print(as_json({"recipe": str(recipe), "failed": failed, "findings": [f.as_dict() for f in findings]}))
     else:
         console.print(findings_table(findings, title=escape(f"kedge doctor {recipe}")))
         warned = sum(finding.status == "warn" for finding in findings)
@@ -217,7 +216,7 @@ def plan(
         raise errors[0]
     if as_json:
         plain = {k: {"error": str(v)} if isinstance(v, KedgeError) else v.as_dict() for k, v in found.items()}
-        print(json.dumps(plain, indent=2))
+        print(as_json(plain, indent=2))
         return
     for stage, planned in found.items():
         if isinstance(planned, KedgeError):

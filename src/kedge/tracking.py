@@ -13,7 +13,7 @@ from kedge.config import read_recipe, write_recipe
 from kedge.errors import ConfigError
 from kedge.locking import LOCK_FILES, refuse_locked, take
 from kedge.parallel import join
-from kedge.storage import storage, sync, write_text
+from kedge.storage import as_json, storage, sync, write_text
 from kedge.trackers import Past, Tracker, TrackerName, open_tracker, refuse_missing
 
 Metrics = dict[str, float]
@@ -164,7 +164,7 @@ class RunFolder:
         """summary.json, the last thing that a run writes."""
         self.close_trackers()
         if self.processes.leads:
-            write_text(self.path / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+            write_text(self.path / "summary.json", as_json(summary, indent=2) + "\n")
         self.close()
 
     def close(self) -> None:
@@ -275,7 +275,7 @@ class RunFolder:
             return
         with storage(self.path / name), (self.path / name).open("a", encoding="utf-8") as file:
             for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.write(as_json(row) + "\n")
 
 
 def _counts(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import sys
 from functools import partial
 
 import numpy as np
@@ -11,6 +12,8 @@ import torch
 from kedge.data.records import Prompt
 from kedge.engine.engine import Completion
 from kedge.errors import ConfigError, RewardError
+from kedge.interrupts import Terminated
+from kedge.rewards.build import build_reward
 from kedge.rewards.foreign import TrainerState, import_function, is_function_path
 from kedge.rewards.function import FunctionReward, refuse_missing_columns
 
@@ -291,3 +294,35 @@ def test_columns_that_need_not_be_there():
         Judge(),
     ):
         refuse_missing_columns(function, None, ["level"])
+
+
+def leaves(completions):
+    sys.exit("no API key")
+
+
+async def leaves_later(completions):
+    await asyncio.sleep(0)
+    sys.exit("no API key")
+
+
+@pytest.mark.parametrize("function", [leaves, leaves_later, lambda completions: leaves_later(completions)], ids=str)
+def test_a_function_that_asks_for_the_end_has_made_an_error(function):
+    for reward in (FunctionReward(function, "f"), build_reward({"function": function, "name": "f"})):
+        with pytest.raises(RewardError, match=r"reward function 'f' called sys.exit\('no API key'\); return a score"):
+            reward(PROMPTS, ANSWERS)
+    assert score(Judge()).total == [4.0, 5.0]  # and the loop goes on
+
+
+def test_sigterm_in_a_function_is_no_error_of_its():
+    def judge(completions):
+        raise Terminated(143)
+
+    with pytest.raises(Terminated):
+        score(judge)
+
+
+def test_a_module_that_ends_the_program(tmp_path, monkeypatch):
+    (tmp_path / "kedge_judges_three.py").write_text("import sys\nsys.exit(3)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=r"kedge_judges_three calls sys.exit\(3\) when it is imported; .*__main__"):
+        import_function("kedge_judges_three:judge")

@@ -17,6 +17,7 @@ from kedge.data.encode import Tokenizer
 from kedge.errors import ModelError
 from kedge.models.head import OutputHead, output_head, vocabulary_rows
 from kedge.progress import say
+from kedge.storage import old_of
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -216,8 +217,9 @@ def find(source: str | Path, part: str) -> str:
         ModelError: it looks like a path and there is nothing.
     """
     path = Path(source).expanduser()
-    if (path / part / "config.json").is_file():
-        return str(path / part)
+    for result in (path / part, old_of(path / part)):
+        if (result / "config.json").is_file():
+            return str(result)
     if (path / "recipe.toml").is_file() and (kept := last_whole(path, part)):
         return str(kept / part)
     looks_like_a_path = str(source).startswith((".", "/", "~", "runs/")) or str(source).count("/") > 1

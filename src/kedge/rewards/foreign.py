@@ -50,6 +50,11 @@ def import_function(path: str) -> RewardFunction:
         target: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise ConfigError(f"{path}: {error}; modules are looked for in {here} and among the installed ones") from error
+    except SystemExit as error:
+        raise ConfigError(
+            f"{path}: {module_name} calls sys.exit({error.code!r}) when it is imported; what is only for running it "
+            "as a script belongs under `if __name__ == '__main__':`"
+        ) from error
     for part in name.split("."):
         if not hasattr(target, part):
             raise ConfigError(f"{path}: {module_name} has no {name!r}")

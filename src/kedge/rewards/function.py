@@ -8,12 +8,14 @@ this sample), or a list of floats, one a token. A coroutine function is awaited.
 
 import inspect
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from kedge.data.records import Prompt, as_messages
 from kedge.engine.engine import Completion
 from kedge.errors import RewardError, RewardNotFiniteError
+from kedge.interrupts import Terminated
 from kedge.rewards.foreign import RewardFunction, TrainerState, as_plain, own_copy
 from kedge.rewards.scores import AT_REST, Scores, shown
 from kedge.rewards.waiting import together
@@ -71,17 +73,35 @@ class FunctionReward:
     def __call__(
         self, prompts: Sequence[Prompt], completions: Sequence[Completion], state: TrainerState = AT_REST
     ) -> Scores:
-        result = self.function(**self.arguments(prompts, completions), **self.about(state))
+        with self._staying():
+            result = self.function(**self.arguments(prompts, completions), **self.about(state))
         if inspect.isawaitable(result):
-            [result] = together([result])
+            [result] = together([self._awaited(result)])
         return self.scores(self.checked(result, prompts, completions))
 
     async def later(
         self, prompts: Sequence[Prompt], completions: Sequence[Completion], state: TrainerState = AT_REST
     ) -> Scores:
         """The same of a coroutine function, to be awaited beside others."""
-        result = await self.function(**self.arguments(prompts, completions), **self.about(state))
-        return self.scores(self.checked(result, prompts, completions))
+        result = self.function(**self.arguments(prompts, completions), **self.about(state))
+        return self.scores(self.checked(await self._awaited(result), prompts, completions))
+
+    async def _awaited(self, result: Awaitable[Any]) -> Any:
+        with self._staying():
+            return await result
+
+    @contextmanager
+    def _staying(self) -> Iterator[None]:
+        """Where the function asks for the end of the whole run, that is its error."""
+        try:
+            yield
+        except Terminated:
+            raise
+        except SystemExit as error:
+            raise RewardError(
+                f"reward function {self.name!r} called sys.exit({error.code!r}); return a score, or None, or raise an "
+                "error"
+            ) from error
 
     def about(self, state: TrainerState) -> dict[str, TrainerState]:
         """The argument that is no list, where the function takes it."""

@@ -36,7 +36,7 @@ class Keeper:
     watched: str
     """Held-out metric that says which step is the best; with a minus in front, the smaller the better."""
     best: dict[str, Any] | None = field(default=None, init=False)
-    """``{"step", "metric", "value"}``."""
+    """``{"step", "metric", "value"}``; the metric as ``watched`` says it."""
     _kept: int = field(default=-1, init=False)
 
     def after(self, step: int, evaluation: Metrics) -> None:
@@ -128,11 +128,12 @@ class Keeper:
         name = self.watched.removeprefix("-")
         # NaN where the judge abstained from all.
         value, sign = evaluation.get(f"eval/{name}", math.nan), -1 if self.watched.startswith("-") else 1
-        # What was the best by another metric, before best_metric was changed at a resume, is nothing to compare with.
-        compared = self.best if self.best is not None and self.best["metric"] == name else None
-        if math.isnan(value) or (compared is not None and sign * value <= sign * compared["value"]):
+        # What was the best by another metric, or the other way round, before best_metric was changed at a resume, is
+        # nothing to compare with.
+        compared = self.best if self.best is not None and self.best["metric"] == self.watched else None
+        if not math.isfinite(value) or (compared is not None and sign * value <= sign * compared["value"]):
             return False
-        self.best = {"step": step, "metric": name, "value": value}
+        self.best = {"step": step, "metric": self.watched, "value": value}
         return True
 
 
