@@ -8,7 +8,7 @@ import pytest
 
 from kedge import storage
 from kedge.errors import StorageError
-from kedge.storage import as_json, old_of, remove_folder, whole_folder, write_text
+from kedge.storage import old_of, remove_folder, strict_json, whole_folder, write_text
 
 
 def names(folder):
@@ -63,7 +63,7 @@ def test_what_a_kill_left_is_not_in_the_way(tmp_path):
 
 
 def test_json_is_strict():
-    text = as_json({"a": [math.nan, (1.0, -math.inf)], "b": {"c": math.inf, "d": "NaN ü"}, "e": True})
+    text = strict_json({"a": [math.nan, (1.0, -math.inf)], "b": {"c": math.inf, "d": "NaN ü"}, "e": True})
     assert text == '{"a": [null, [1.0, null]], "b": {"c": null, "d": "NaN ü"}, "e": true}'
 
 
@@ -104,9 +104,10 @@ def test_where_folders_cannot_change_places(tmp_path, monkeypatch, how):
             raise KeyboardInterrupt
         rename(*args)
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(os, "rename", break_off)
+    monkeypatch.setattr(os, "rename", break_off)
+    with pytest.raises(KeyboardInterrupt):
         write("new")
+    monkeypatch.setattr(os, "rename", rename)
     where = tmp_path / "a" if how == "Ctrl-C" else old_of(tmp_path / "a")
     assert (where / "file").read_text() == "old"
     write("newest")

@@ -102,13 +102,14 @@ def doctor(
     read = _read(recipe, overrides)
     from kedge.inspection.tables import findings_table
     from kedge.jobs import doctor_job
+    from kedge.storage import strict_json
 
     # What a reward function prints is no part of what the doctor says.
     with tempfile.TemporaryDirectory(prefix="kedge-doctor-") as scratch, redirect_stdout(sys.stderr):
         findings = doctor_job(read, Path(scratch))
     failed = sum(finding.status == "fail" for finding in findings)
     if as_json:
-        print(as_json({"recipe": str(recipe), "failed": failed, "findings": [f.as_dict() for f in findings]}))
+        print(strict_json({"recipe": str(recipe), "failed": failed, "findings": [f.as_dict() for f in findings]}))
     else:
         console.print(findings_table(findings, title=escape(f"kedge doctor {recipe}")))
         warned = sum(finding.status == "warn" for finding in findings)
@@ -122,11 +123,12 @@ def control(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="n_envs=8")] = None,
     watch: Annotated[Path | None, typer.Option(metavar="RUN", help="Render the agent of a run as a GIF.")] = None,
     overwrite: Overwrite = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the agent that was saved last.")] = False,
 ) -> None:
     r"""PPO on a Gymnasium task, with the same mathematics. Needs kedge\[control]."""
     _needs_gymnasium()
     if watch is not None:
-        if target is not None or overrides or overwrite:
+        if target is not None or overrides or overwrite or resume:
             raise KedgeError("--watch RUN stands alone: the agent, and what it was trained on, are in the run")
         from kedge.control.agent import PPO as Agent
         from kedge.control.pictures import film
@@ -139,7 +141,7 @@ def control(
     from kedge.control.job import control_job, read_control
 
     name, settings = read_control(target, overrides or [])
-    summary = control_job(name, settings, overwrite=overwrite)
+    summary = control_job(name, settings, overwrite=overwrite, resume=resume)
     if "return" in summary:
         console.print(
             f"return {summary['return']:.2f} ± {summary['deviation']:.2f} over {summary['episodes']} episodes, "
@@ -199,6 +201,7 @@ def plan(
     from kedge.inspection.machine import read_bytes, read_rate
     from kedge.inspection.plan_table import plan_view
     from kedge.planning import plans
+    from kedge.storage import strict_json
 
     found = dict(
         plans(
@@ -216,7 +219,7 @@ def plan(
         raise errors[0]
     if as_json:
         plain = {k: {"error": str(v)} if isinstance(v, KedgeError) else v.as_dict() for k, v in found.items()}
-        print(as_json(plain, indent=2))
+        print(strict_json(plain, indent=2))
         return
     for stage, planned in found.items():
         if isinstance(planned, KedgeError):
@@ -247,7 +250,7 @@ def _as_typed(message: str) -> str:
 
 def _how_to_go_on(words: Sequence[str]) -> str:
     kept = [word for word in words if word not in ("--overwrite", "--resume")]
-    if words[:1] in (["quickstart"], ["control"]):  # minutes only
+    if words[:1] == ["quickstart"]:  # minutes only
         return f"begin anew: {shlex.join(['kedge', *kept, '--overwrite'])}"
     return f"go on: {shlex.join(['kedge', *kept, '--resume'])}"
 

@@ -32,7 +32,7 @@ def write_text(path: Path, text: str) -> None:
         sync(path.parent)
 
 
-def as_json(value: Any, *, indent: int | None = None) -> str:
+def strict_json(value: Any, *, indent: int | None = None) -> str:
     """Strict JSON, which every reader takes: null in place of NaN and infinity."""
     return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
 

@@ -13,7 +13,7 @@ from kedge.config import read_recipe, write_recipe
 from kedge.errors import ConfigError
 from kedge.locking import LOCK_FILES, refuse_locked, take
 from kedge.parallel import join
-from kedge.storage import as_json, storage, sync, write_text
+from kedge.storage import storage, strict_json, sync, write_text
 from kedge.trackers import Past, Tracker, TrackerName, open_tracker, refuse_missing
 
 Metrics = dict[str, float]
@@ -28,6 +28,7 @@ LINES = ("metrics.jsonl", "samples.jsonl", "events.jsonl")
 """What grows by lines."""
 
 MAY_CHANGE = {"steps", "epochs", "eval_every", "checkpoint_every", "keep_last", "samples_per_step", "device"}
+MAY_CHANGE |= {"total_timesteps", "eval_episodes"}
 MAY_CHANGE |= {"micro_batch_tokens", "gradient_checkpointing", "run", "best_metric", "max_left_out", "report_to"}
 """Settings that a resumed run may be given anew."""
 
@@ -164,7 +165,7 @@ class RunFolder:
         """summary.json, the last thing that a run writes."""
         self.close_trackers()
         if self.processes.leads:
-            write_text(self.path / "summary.json", as_json(summary, indent=2) + "\n")
+            write_text(self.path / "summary.json", strict_json(summary, indent=2) + "\n")
         self.close()
 
     def close(self) -> None:
@@ -275,7 +276,7 @@ class RunFolder:
             return
         with storage(self.path / name), (self.path / name).open("a", encoding="utf-8") as file:
             for row in rows:
-                file.write(as_json(row) + "\n")
+                file.write(strict_json(row) + "\n")
 
 
 def _counts(path: Path) -> bool:

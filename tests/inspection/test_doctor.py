@@ -244,7 +244,7 @@ class TestLearning:
         def leaves(completions):
             raise SystemExit(0)
 
-        fails(findings(reward=leaves), "reward", r"'leaves' called sys.exit\(0\)")
+        fails(findings(reward=leaves), "reward", "'leaves' called sys.exit(0)")
 
     def test_a_slow_reward(self, findings):
         import time
