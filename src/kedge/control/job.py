@@ -111,7 +111,8 @@ def _go_on(agent: PPO, saved: Path, config: ControlConfig) -> None:
         say(f"{saved.parent}: no agent in it yet; the run begins again")
         return
     agent.restore(saved)
-    if agent.num_timesteps > config.total_timesteps:
+    a_rollout = agent.environments.n * config.n_steps
+    if agent.num_timesteps >= config.total_timesteps + a_rollout:
         raise ConfigError(
             f"total_timesteps: {config.total_timesteps:,}, and {agent.num_timesteps:,} are done; set more, or leave it"
         )
