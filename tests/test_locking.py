@@ -123,8 +123,9 @@ def test_a_process_may_take_up_its_own_run(tmp_path):
 
 def test_a_lock_is_no_run(tmp_path):
     (tmp_path / "one").mkdir()
-    for name in (".lock", ".lock.json"):
+    for name in (".lock", ".lock.json", "fingerprints.json", ".recipe.toml.writing", ".fingerprints.json.writing"):
         (tmp_path / "one" / name).touch()
+    RunFolder(tmp_path / "one", RECIPE, resume=True).began_with({"policy": "x"})
     RunFolder(tmp_path / "one", RECIPE).start()
     assert read_recipe(tmp_path / "one/recipe.toml") == RECIPE
 

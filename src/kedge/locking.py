@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from kedge.errors import ConfigError, StorageError
-from kedge.storage import write_text
+from kedge.storage import storage
 
 LOCK_FILE, HOLDER_FILE = ".lock", ".lock.json"
 LOCK_FILES = (LOCK_FILE, HOLDER_FILE)
@@ -33,7 +33,8 @@ def take(folder: Path) -> Callable[[], None]:
     lock = _acquired(folder)
     holder = {"pid": os.getpid(), "host": platform.node(), "since": time.time()}
     try:
-        write_text(folder / HOLDER_FILE, json.dumps(holder) + "\n")
+        with storage(folder / HOLDER_FILE):
+            (folder / HOLDER_FILE).write_text(json.dumps(holder) + "\n", encoding="utf-8")
     except BaseException:
         lock.release()
         raise

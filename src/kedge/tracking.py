@@ -95,7 +95,7 @@ class RunFolder:
         """
         self._fingerprints = fingerprints
         file = self.path / FINGERPRINTS_FILE
-        if not (self.resume and file.is_file()):
+        if not (self.resume and file.is_file() and (self.path / "recipe.toml").is_file()):
             return
         before: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
         known = {key for key in before.keys() | fingerprints.keys() if "?" not in _either(before, fingerprints, key)}
@@ -280,8 +280,10 @@ class RunFolder:
 
 
 def _counts(path: Path) -> bool:
-    """Whether a file makes a folder somebody's: not a lock, nor a recipe whose writing was broken off by a kill."""
-    return path.name not in (".recipe.toml.writing", *LOCK_FILES)
+    """Whether a file makes a folder somebody's: not a lock, nor what a run writes before its recipe, should a kill or a
+    full disk have come there."""
+    broken_off = path.name.startswith(".") and path.name.endswith(".writing")
+    return not broken_off and path.name not in (FINGERPRINTS_FILE, *LOCK_FILES)
 
 
 def _either(before: Mapping[str, str], now: Mapping[str, str], key: str) -> str:

@@ -35,7 +35,7 @@ def test_the_highest_after_a_step(make_ppo, tmp_path):
 def test_a_minus_is_the_lowest(make_ppo, tmp_path):
     numbers = scripted(9.0, 1.0, 4.0, 0.5, 2.0, 3.5)
     found, kept = best_of(make_ppo, tmp_path / "run", numbers, best_metric="-judge")
-    assert found == {"step": 3, "metric": "-judge", "value": 0.5}
+    assert found == {"step": 3, "metric": "judge", "value": 0.5, "lowest": True}
     assert kept == ["best", "step-000003", "step-000005"]
 
 
@@ -68,7 +68,7 @@ def test_the_other_way_round_after_a_resume_is_nothing_to_compare_with(make_ppo,
     judged = scripted_completions(0.0, 9.5, 9.7, 9.7)
     changed = settings | {"steps": 4, "best_metric": "-judge"}
     resumed = make_ppo(settings=changed, run=tmp_path / "run", resume=True, **kwargs)
-    assert resumed.train()["best"] == {"step": 3, "metric": "-judge", "value": 9.5}  # below 9.0 is none
+    assert resumed.train()["best"] == {"step": 3, "metric": "judge", "value": 9.5, "lowest": True}  # below 9.0 is none
 
 
 def scripted_completions(*values):

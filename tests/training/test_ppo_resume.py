@@ -99,6 +99,18 @@ def test_going_on_after_a_break(make_ppo, tmp_path, lines):
     assert [row["step"] for row in lines(tmp_path / "run", "metrics.jsonl")] == [1, 2, 3, 4]
 
 
+def test_a_summary_after_a_break_is_written_under_the_lock(make_ppo, tmp_path, monkeypatch):
+    ppo = make_ppo(settings={"steps": 4}, run=tmp_path / "run", eval_size=1)
+    for _ in ppo:
+        break
+    assert ppo.run._give_back is None  # another process may take it up
+    locked, save = [], ppo.save
+    monkeypatch.setattr(ppo, "save", lambda folder: locked.append(ppo.run._give_back) or save(folder))
+    assert ppo.summary()["steps"] == 1
+    assert locked[0] is not None
+    assert ppo.run._give_back is None
+
+
 def test_resuming_a_finished_run_writes_no_line_twice(make_ppo, tmp_path, lines):
     kwargs = {"settings": {"checkpoint_every": 2}, "eval_size": 1, "run": tmp_path / "run"}
     make_ppo(**kwargs).train()

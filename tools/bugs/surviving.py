@@ -230,8 +230,8 @@ SURVIVING = [
     Mutant(
         "direction-forgotten",
         "training/keeping.py",
-        'if self.best is not None and self.best["metric"] == self.watched else None',
-        'if self.best is not None and self.best["metric"].strip("-") == name else None',
+        'for key in ("metric", "lowest"))',
+        'for key in ("metric",))',
         ("tests/training/test_best.py",),
         "the largest so far is what a smallest is compared with",
     ),

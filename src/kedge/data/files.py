@@ -43,8 +43,7 @@ def read_rows(source: str | Path, *, rename: dict[str, str] | None = None) -> li
         DataError: nothing there, unknown format, a line that cannot be read, no rows, or a column of ``rename``
             that a row lacks.
     """
-    source = Path(source).expanduser() if str(source).startswith("~") else source
-    path = Path(source)
+    path = Path(source).expanduser()
     if path.is_file():
         numbered = enumerate(_read_file(path), start=1)
         rows = [Row(columns, f"{source}: row {number}") for number, columns in numbered]
@@ -195,6 +194,8 @@ def _read_dataset(source: str) -> list[Row]:
     import datasets  # seconds to import, and most runs read a plain file
 
     name, _, asked = source.partition(":")
+    home = Path(name).expanduser()
+    name = str(home) if name.startswith("~") and home.exists() else name
     split = asked or "train"
     folder = Path(name)
     looks_like_a_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.suffix in (*SUFFIXES, ".gz")

@@ -363,6 +363,7 @@ class PPO:
         """Before and after on the held-out prompts, win rates with intervals, seconds by phase; written to the run."""
         summary: dict[str, Any] = {"steps": self.step_done, "episodes": self.step_done * self.config.answers}
         if self.run is not None:  # before the evaluation, which may fail as any judge may
+            self.run.start()  # once more, where the loop was left
             self.save(self.run.path)
         if self.eval_prompts:
             self.comparison = Comparison(self.before or self.evaluate(self.reference), self.evaluate())
