@@ -155,7 +155,10 @@ def test_the_run_folder(make_ppo, tmp_path, lines):
     assert (summary["steps"], summary["episodes"], summary["eval_prompts"]) == (5, 20, 2)
     assert summary["win_rate"]["score"].keys() == {"rate", "low", "high", "n"}
     recipe = tomllib.loads((run / "recipe.toml").read_text())
-    assert PPOConfig(**recipe["ppo"]) == ppo.config
+    settings = {name: value for name, value in recipe["ppo"].items() if name in PPOConfig.model_fields}
+    assert PPOConfig(**settings) == ppo.config
+    others = {name: value for name, value in recipe["ppo"].items() if name not in settings}
+    assert others == {"run": str(run), "eval_size": 2, "metrics": []}  # and no objects
     policy = AutoModelForCausalLM.from_pretrained(run / "policy")
     tokens = torch.tensor([[260, 261, 262]])
     assert torch.equal(policy(tokens).logits, ppo.policy.model(tokens).logits)
