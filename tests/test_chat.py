@@ -1,8 +1,11 @@
 """A conversation: it remembers where the model has a template, forgets the oldest first, and streams."""
 
+import pytest
+
 from kedge.chat import Chat, trained_sampling
 from kedge.config import write_recipe
 from kedge.engine.sampling import Sampling
+from kedge.errors import DataError
 
 
 def prompts_of(chat, monkeypatch, lines):
@@ -48,3 +51,53 @@ def test_a_run_is_talked_to_as_it_was_trained(tmp_path):
     write_recipe(tmp_path / "recipe.toml", {"ppo": {"response_length": 9, "temperature": 0.7, "stop_strings": ["\n"]}})
     assert trained_sampling(tmp_path) == Sampling(9, 0.7, stop_strings=("\n",))
     assert trained_sampling(tmp_path / "elsewhere") == Sampling(256)
+    long = {"ppo": {"response_length": 9000, "micro_batch_tokens": 10_000}}
+    write_recipe(tmp_path / "recipe.toml", long)
+    assert trained_sampling(tmp_path) == Sampling(9000)
+
+
+def streams(monkeypatch, *pieces, error=None):
+    def stream(self, ids, sampling, seed):
+        yield from pieces
+        if error:
+            raise error
+
+    monkeypatch.setattr("kedge.chat.Engine.stream", stream)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "turns"), [(["sat ", "on"], ["user", "assistant"] * 2), ([], ["user", "assistant"])]
+)
+@pytest.mark.parametrize("how", ["Ctrl-C in the model", "Ctrl-C at the terminal"])
+def test_an_answer_that_is_broken_off(tiny_lm, monkeypatch, pieces, turns, how):
+    chat = Chat(tiny_lm("llama"), Sampling(4))
+    streams(monkeypatch, "hello")
+    list(chat.say("hi"))
+    if how == "Ctrl-C in the model":
+        streams(monkeypatch, *pieces, error=KeyboardInterrupt)
+        with pytest.raises(KeyboardInterrupt):
+            list(chat.say("the cat"))
+    else:
+        streams(monkeypatch, *pieces, "never shown")
+        answer = chat.say("the cat")
+        for _ in pieces:
+            next(answer)
+        answer.close()
+    assert [turn["role"] for turn in chat.turns] == turns
+    if pieces:
+        assert chat.turns[-1]["content"] == "sat on"
+    streams(monkeypatch, "fine")
+    list(chat.say("and?"))  # the template takes what is remembered
+
+
+def test_a_line_that_is_too_long_costs_nothing(tiny_lm, monkeypatch):
+    chat = Chat(tiny_lm("llama"), Sampling(16))
+    streams(monkeypatch, "hello")
+    list(chat.say("hi"))
+    before = list(chat.turns)
+    with pytest.raises(
+        DataError, match=r"that has \d+ tokens and the model takes 112 beside an answer; say it in fewer"
+    ):
+        list(chat.say("the cat sat on the mat " * 40))
+    assert (chat.turns, chat.forgotten) == (before, 0)
+    list(chat.say("hi"))

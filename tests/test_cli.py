@@ -1,6 +1,8 @@
 """The commands as a user types them: what they print, what they leave behind, and every bad input with status 2."""
 
 import json
+import re
+import shutil
 
 import pytest
 from transformers import AutoModelForCausalLM
@@ -44,6 +46,7 @@ def world(kedge, tmp_path, tiny_lm):
         "nan = float('nan')\n"
         "def ends(prompts, completions, answer, **_): return [float(len(c)) / 9 for c in completions]\n"
         "def too_few(prompts, completions): return [1.0]\n"
+        "def picky(completions, colour): return [1.0] * len(completions)\n"
         "def nothing(prompts, completions): return [None] * len(prompts)\n"
         "def bad(prompts, completions): return [nan] * len(prompts)\n"
         "def hangs(prompts, completions): __import__('time').sleep(999)\n"
@@ -128,8 +131,6 @@ def test_resume_goes_on(kedge, world):
     words = ("ppo", "r.toml", "ppo.checkpoint_every=1")
     assert kedge(*words)[0] == 0
     whole = (world / "runs/r-ppo/policy/model.safetensors").read_bytes()
-    import shutil
-
     shutil.rmtree(world / "runs/r-ppo/checkpoints/step-000002")
     assert kedge(*words, "--resume")[0] == 0
     assert (world / "runs/r-ppo/policy/model.safetensors").read_bytes() == whole
@@ -144,7 +145,7 @@ def empty_data(world):
 
 
 def long_prompt(world):
-    (world / "prompts.jsonl").write_text(json.dumps({"prompt": "the cat " * 200}) + "\n")
+    (world / "prompts.jsonl").write_text(json.dumps({"prompt": "the cat " * 200, "answer": "1"}) + "\n")
 
 
 def no_tokenizer(world):
@@ -179,6 +180,7 @@ def no_template(world):
         (no_template, "sft r.toml", ["demos.jsonl: line", "chat template"]),
         (None, "ppo r.toml ppo.policy=nobody/nothing", ["nobody/nothing", "network"]),
         (None, "ppo r.toml ppo.reward=rewards:too_few", ["'too_few'", "1 scores for 4"]),
+        (None, "ppo r.toml ppo.reward=rewards:picky", ["'picky' wants column 'colour'; there are: prompt, answer"]),
         (None, "ppo r.toml ppo.reward=rewards:nothing", ["no reward component gave a score for", "prompt ("]),
         (None, "ppo r.toml ppo.reward=rewards:bad", ["'bad'", "nan", "prompt (", "completion:"]),
         (None, f"ppo r.toml {WORKERS % ('hangs', 0.3)}", ["'hangs' took more than time_limit=0.3 seconds", "prompt ("]),
@@ -299,3 +301,67 @@ def test_evaluate_refuses_a_truncation_that_greedy_would_ignore(kedge, world):
     status, _, err = kedge("evaluate", "r.toml", "evaluate.temperature=0", "evaluate.top_k=5")
     assert status == 2
     assert "top_k: not used with temperature=0" in err
+
+
+def test_an_interrupted_run_stands_for_its_last_whole_checkpoint(kedge, world, monkeypatch):
+    for stage, part in (("sft", "policy"), ("reward", "reward_model")):
+        assert kedge(stage, "r.toml", f"{stage}.checkpoint_every=1")[0] == 0
+        newest = world / f"runs/r-{stage}/checkpoints/step-000003"
+        (newest / "state.pt").write_bytes(b"")  # as a bad disk leaves it
+        shutil.rmtree(world / f"runs/r-{stage}/{part}")
+    words = ("ppo", "r.toml", "ppo.policy=runs/r-sft", "ppo.reward=runs/r-reward")
+    status, _, err = kedge(*words)
+    assert status == 0, err
+    for stage, part in (("sft", "policy"), ("reward", "reward_model")):
+        assert f"runs/r-{stage}: the run is not at its end; {part} is that of its last checkpoint, step-000002" in err
+    assert err.count("runs/r-sft: the run") == 1
+    status, _, err = kedge("evaluate", "r.toml", "evaluate.policy=runs/r-sft")
+    assert (status, "runs/r-sft: the run is not at its end" in err) == (0, True)
+    monkeypatch.setattr(cli.console, "input", lambda *_: (_ for _ in ()).throw(EOFError))
+    status, _, err = kedge("chat", "runs/r-sft")
+    assert (status, "step-000002" in err) == (0, True)
+
+
+def test_home_is_home(kedge, world, monkeypatch):
+    monkeypatch.setenv("HOME", str(world / "home"))
+    (world / "home").mkdir()
+    (world / "home/m").symlink_to(world / "model")
+    for name in ("prompts.jsonl", "prefs.jsonl", "demos.jsonl"):
+        (world / "home" / name).symlink_to(world / name)
+    home = ("model=~/m", "data=~/{}.jsonl", "run=~/runs/{}", "tokenizer=~/m")
+    for stage, data in (("sft", "demos"), ("reward", "prefs")):
+        status, _, err = kedge(stage, "r.toml", *(f"{stage}.{word.format(data)}" for word in home))
+        assert status == 0, err
+    words = (
+        "policy=~/runs/demos tokenizer=~/m prompts=~/prompts.jsonl eval_prompts=~/prompts.jsonl eval_size=0 run=~/ppo"
+    )
+    (world / "home/held.jsonl").write_text('{"prompt": "never seen"}\n')
+    words = words.replace("eval_prompts=~/prompts", "eval_prompts=~/held") + " reward=~/runs/prefs"
+    status, _, err = kedge("ppo", "r.toml", *(f"ppo.{word}" for word in words.split()))
+    assert status == 0, err
+    assert (world / "home/ppo/policy/config.json").is_file()
+    assert not (world / "~").exists()
+
+
+@pytest.mark.parametrize("run", ["runs/[red]x", "runs/[/x]"])
+def test_a_path_is_no_markup(kedge, world, run):
+    for stage in ("sft", "reward", "ppo"):
+        status, out, err = kedge(stage, "r.toml", f"{stage}.run={run}/{stage}")
+        assert status == 0, err
+        assert f"run: {run}/{stage}\n" in out
+    (world / "[b]").mkdir()
+    (world / "[b]/r.toml").write_text((world / "r.toml").read_text())
+    status, out, _ = kedge("doctor", "[b]/r.toml")
+    assert "kedge doctor [b]/r.toml" in out
+    metric = 'ppo.metrics=[{function="rewards:ends",name="[bold]"}]'
+    assert "[bold]" in kedge("ppo", "r.toml", metric)[1]
+
+
+def test_help_says_all_that_it_was_given(kedge):
+    for command in cli.app.registered_commands:
+        function = command.callback
+        said = " ".join(kedge(function.__name__, "--help")[1].split())
+        assert " ".join(function.__doc__.replace("\\[", "[").split()) in said
+        shown = [getattr(hint, "__metadata__", [None])[0] for hint in function.__annotations__.values()]
+        for option in filter(None, shown):
+            assert not re.search(r"(?<!\\)\[[a-z]", option.help)  # it would be taken for markup

@@ -43,7 +43,7 @@ def test_it_shows_and_leaves_what_it_did(tmp_path):
     assert json.loads((tmp_path / "q/ppo/summary.json").read_text()) == summary
     for result in ("sft/policy", "reward/reward_model", "ppo/policy", "ppo/critic"):
         assert (tmp_path / "q" / result).is_dir()
-    with pytest.raises(ConfigError, match="--overwrite"):
+    with pytest.raises(ConfigError, match="overwrite=True"):
         module.quickstart(tmp_path / "q", console=console)
 
 

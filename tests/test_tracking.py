@@ -50,7 +50,7 @@ def test_a_path_that_cannot_be_written_is_refused_at_once(tmp_path, path, why):
 
 
 def test_refuses_a_run_that_exists(run):
-    with pytest.raises(ConfigError, match=r"one: exists; --resume .*--overwrite"):
+    with pytest.raises(ConfigError, match=r"one: exists; resume=True .*overwrite=True"):
         RunFolder(run.path, RECIPE)
     with pytest.raises(ConfigError, match="exclude each other"):
         RunFolder(run.path, RECIPE, overwrite=True, resume=True)
@@ -77,7 +77,8 @@ def test_overwrite_deletes_what_a_run_writes_and_nothing_else(run):
     (run.path / "policy").mkdir()
     (run.path / "thesis.txt").write_text("years of work")
     RunFolder(run.path, RECIPE, overwrite=True).start()
-    assert sorted(path.name for path in run.path.iterdir()) == ["recipe.toml", "thesis.txt"]
+    left = sorted(path.name for path in run.path.iterdir())
+    assert left == [".lock", ".lock.json", "recipe.toml", "thesis.txt"]
 
 
 def test_where_you_work_is_no_run_folder(run, monkeypatch):

@@ -1,6 +1,6 @@
 """A conversation with a trained policy: streamed, and with a memory where the model has a chat template."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from kedge.data.encode import encode_prompt, has_template
 from kedge.data.records import Messages, as_messages
 from kedge.engine.engine import Engine
 from kedge.engine.sampling import Sampling
+from kedge.errors import DataError
 from kedge.models.language_model import LanguageModel
 from kedge.training.ppo import PPOConfig
 
@@ -35,45 +36,58 @@ class Chat:
         """Turns that no longer fit the model's positions."""
         self.seed = seed
 
-    def say(self, text: str) -> Iterator[str]:
+    def say(self, text: str) -> Generator[str, None, None]:
         """The answer to ``text``, in pieces as they are written.
 
+        One that is broken off is remembered as far as it came; where nothing had come, ``text`` is not either.
+
         Raises:
-            DataError: ``text`` alone is longer than the model's positions allow.
+            DataError: ``text`` alone is longer than the model's positions allow; nothing is forgotten for it.
         """
-        if self.remembers:
-            self.turns.append({"role": "user", "content": text})
-        answer = ""
-        for piece in self.engine.stream(self._prompt(text), self.sampling, seed=self.seed):
-            answer += piece
-            yield piece
-        self.seed += 1
-        if self.remembers:
-            self.turns += as_messages(answer)
+        ids, dropped = self._prompt(text)
+        answer, whole = "", False
+        try:
+            for piece in self.engine.stream(ids, self.sampling, seed=self.seed):
+                answer += piece
+                yield piece
+            whole = True
+        finally:
+            self.seed += 1
+            if self.remembers and (whole or answer):
+                self.turns = [*self.turns[dropped:], _asked(text), *as_messages(answer)]
+                self.forgotten += dropped
 
     def restart(self) -> None:
         """Forget everything said."""
         self.turns, self.forgotten = [], 0
 
-    def _prompt(self, text: str) -> list[int]:
-        if not self.remembers:
-            return encode_prompt(self.lm.tokenizer, text)
-        ids = encode_prompt(self.lm.tokenizer, self.opening + self.turns)
-        while len(self.turns) > 1 and not self._fits(ids):
-            del self.turns[:2]  # the oldest question and its answer
-            self.forgotten += 2
-            ids = encode_prompt(self.lm.tokenizer, self.opening + self.turns)
-        return ids
+    def _prompt(self, text: str) -> tuple[list[int], int]:
+        """Ids, and how many of the oldest turns had to be left out (a question and its answer at a time)."""
+        for dropped in range(0, len(self.turns) + 1, 2) if self.remembers else (0,):
+            turns = self.opening + self.turns[dropped:] + [_asked(text)]
+            ids = encode_prompt(self.lm.tokenizer, turns if self.remembers else text)
+            if self.lm.positions is None or len(ids) + self.sampling.max_new_tokens <= self.lm.positions:
+                return ids, dropped
+        assert self.lm.positions is not None
+        room = self.lm.positions - self.sampling.max_new_tokens
+        raise DataError(
+            f"that has {len(ids)} tokens and the model takes {room} beside an answer; say it in fewer words"
+        )
 
-    def _fits(self, ids: list[int]) -> bool:
-        return self.lm.positions is None or len(ids) + self.sampling.max_new_tokens <= self.lm.positions
+
+def _asked(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
 
 
 def trained_sampling(run: Path) -> Sampling:
     """How the policy of a PPO run answered in training; for anything else temperature 1 and 256 tokens."""
-    recipe = run / "recipe.toml"
+    recipe = run.expanduser() / "recipe.toml"
     settings = read_recipe(recipe).get("ppo", {}) if recipe.is_file() else {}
-    names = {"response_length", "temperature", "stop_strings"}
     if not settings:
         return Sampling(max_new_tokens=256)
-    return PPOConfig(**{name: value for name, value in settings.items() if name in names}).sampling
+    usual = PPOConfig()
+    return Sampling(
+        settings.get("response_length", usual.response_length),
+        settings.get("temperature", usual.temperature),
+        stop_strings=tuple(settings.get("stop_strings", usual.stop_strings)),
+    )

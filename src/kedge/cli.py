@@ -1,12 +1,11 @@
 """The commands. Each reads its arguments, calls one thing below, and shows what came of it."""
 
-import json
 import os
 import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +17,6 @@ from kedge import __version__
 from kedge.errors import KedgeError, Stopped
 
 if TYPE_CHECKING:
-    from kedge.chat import Chat
     from kedge.recipe import Recipe
 
 # Everything that needs torch is imported inside the commands: `kedge --help` answers at once.
@@ -105,15 +103,16 @@ def doctor(
     read = _read(recipe, overrides)
     from kedge.inspection.tables import findings_table
     from kedge.jobs import doctor_job
+    from kedge.storage import strict_json
 
     # What a reward function prints is no part of what the doctor says.
     with tempfile.TemporaryDirectory(prefix="kedge-doctor-") as scratch, redirect_stdout(sys.stderr):
         findings = doctor_job(read, Path(scratch))
     failed = sum(finding.status == "fail" for finding in findings)
     if as_json:
-        print(json.dumps({"recipe": str(recipe), "failed": failed, "findings": [f.as_dict() for f in findings]}))
+        print(strict_json({"recipe": str(recipe), "failed": failed, "findings": [f.as_dict() for f in findings]}))
     else:
-        console.print(findings_table(findings, title=f"kedge doctor {recipe}"))
+        console.print(findings_table(findings, title=escape(f"kedge doctor {recipe}")))
         warned = sum(finding.status == "warn" for finding in findings)
         console.print(f"{failed} failed, {warned} to look at", highlight=False)
     raise typer.Exit(1 if failed else 0)
@@ -125,24 +124,25 @@ def control(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="n_envs=8")] = None,
     watch: Annotated[Path | None, typer.Option(metavar="RUN", help="Render the agent of a run as a GIF.")] = None,
     overwrite: Overwrite = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the agent that was saved last.")] = False,
 ) -> None:
-    """PPO on a Gymnasium task, with the same mathematics. Needs kedge[control]."""
+    r"""PPO on a Gymnasium task, with the same mathematics. Needs kedge\[control]."""
     _needs_gymnasium()
     if watch is not None:
-        if target is not None or overrides or overwrite:
+        if target is not None or overrides or overwrite or resume:
             raise KedgeError("--watch RUN stands alone: the agent, and what it was trained on, are in the run")
         from kedge.control.agent import PPO as Agent
         from kedge.control.pictures import film
 
-        frames = film(Agent.load(watch / "agent"), watch / "watched.gif")
-        console.print(f"{watch}/watched.gif: {frames} frames", highlight=False)
+        frames = film(Agent.load(watch), watch / "watched.gif")
+        console.print(f"{watch}/watched.gif: {frames} frames", highlight=False, markup=False)
         return
     if target is None:
         raise KedgeError("name an environment or a recipe: kedge control CartPole-v1")
     from kedge.control.job import control_job, read_control
 
     name, settings = read_control(target, overrides or [])
-    summary = control_job(name, settings, overwrite=overwrite)
+    summary = control_job(name, settings, overwrite=overwrite, resume=resume)
     if "return" in summary:
         console.print(
             f"return {summary['return']:.2f} ± {summary['deviation']:.2f} over {summary['episodes']} episodes, "
@@ -150,7 +150,9 @@ def control(
             highlight=False,
         )
     run = summary["run"]
-    console.print(f"run: {run}\ncurve: {run}/curve.png\nnext: kedge control --watch {run}", highlight=False)
+    console.print(
+        f"run: {run}\ncurve: {run}/curve.png\nnext: kedge control --watch {run}", highlight=False, markup=False
+    )
 
 
 def _needs_gymnasium() -> None:
@@ -175,13 +177,14 @@ def chat(
 
     from kedge.chat import Chat, trained_sampling
     from kedge.models.language_model import load_language_model
+    from kedge.talking import converse
 
     asked: dict[str, Any] = {"temperature": temperature, "max_new_tokens": max_new_tokens, "top_p": top_p}
     sampling = replace(trained_sampling(Path(run)), **{k: v for k, v in asked.items() if v is not None})
     conversation = Chat(load_language_model(run), sampling, system=system, seed=seed)
     if system and not conversation.remembers:
         raise KedgeError(f"--system: the tokenizer of {run} has no chat template to say it in; leave it out")
-    _converse(conversation)
+    converse(conversation, console)
 
 
 @app.command()
@@ -199,6 +202,7 @@ def plan(
     from kedge.inspection.machine import read_bytes, read_rate
     from kedge.inspection.plan_table import plan_view
     from kedge.planning import plans
+    from kedge.storage import strict_json
 
     found = dict(
         plans(
@@ -216,7 +220,7 @@ def plan(
         raise errors[0]
     if as_json:
         plain = {k: {"error": str(v)} if isinstance(v, KedgeError) else v.as_dict() for k, v in found.items()}
-        print(json.dumps(plain, indent=2))
+        print(strict_json(plain, indent=2))
         return
     for stage, planned in found.items():
         if isinstance(planned, KedgeError):
@@ -234,15 +238,20 @@ def main() -> None:
         stderr.print(f"{escape(str(stopped))}\n{escape(_how_to_go_on(sys.argv[1:]))}", highlight=False)
         sys.exit(stopped.exit_status)
     except KedgeError as error:
-        stderr.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        stderr.print(f"[bold red]error:[/] {escape(_as_typed(str(error)))}", highlight=False)
         sys.exit(error.exit_status)
     finally:
         _leave()
 
 
+def _as_typed(message: str) -> str:
+    """A message that speaks to who calls from Python, for who types a command."""
+    return message.replace("resume=True", "--resume").replace("overwrite=True", "--overwrite")
+
+
 def _how_to_go_on(words: Sequence[str]) -> str:
     kept = [word for word in words if word not in ("--overwrite", "--resume")]
-    if words[:1] in (["quickstart"], ["control"]):  # minutes only
+    if words[:1] == ["quickstart"]:  # minutes only
         return f"begin anew: {shlex.join(['kedge', *kept, '--overwrite'])}"
     return f"go on: {shlex.join(['kedge', *kept, '--resume'])}"
 
@@ -291,33 +300,11 @@ def _supervised(stage: str, recipe: "Recipe", *, overwrite: bool, resume: bool) 
 
 def _say_where(folder: Path, result: str, then: str | None) -> None:
     console.print(
-        f"run: {folder}\nresult: {result}" + (f"\nnext: {then}" if then else ""), highlight=False, soft_wrap=True
+        f"run: {folder}\nresult: {result}" + (f"\nnext: {then}" if then else ""),
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
     )
-
-
-def _converse(conversation: "Chat") -> None:
-    kind = "/new begins anew" if conversation.remembers else "no chat template: it goes on with the text you give it"
-    console.print(f"Ctrl-D leaves; {kind}", style="dim")
-    while True:
-        try:
-            line = console.input("[bold]> [/]").strip()
-        except (EOFError, KeyboardInterrupt):
-            console.print()
-            return
-        if line == "/new":
-            conversation.restart()
-        elif line:
-            _answer(conversation, line)
-
-
-def _answer(conversation: "Chat", line: str) -> None:
-    forgotten = conversation.forgotten
-    with suppress(KeyboardInterrupt):  # the user has read enough of this answer
-        for piece in conversation.say(line):
-            console.out(piece, end="", highlight=False)
-    console.print()
-    if conversation.forgotten > forgotten:
-        console.print("(the beginning of the conversation no longer fits and is forgotten)", style="dim")
 
 
 def _quiet() -> None:

@@ -23,7 +23,8 @@ class ModelError(KedgeError):
 
 
 class RewardError(KedgeError):
-    """A reward function or reward model gave something that is not a score for every sample."""
+    """A reward function or reward model gave something that is not a score for every sample, or wants what is not
+    there."""
 
 
 class NumericsError(KedgeError):

@@ -11,6 +11,10 @@ from kedge.parallel import Processes
 from kedge.progress import say
 
 
+class Terminated(SystemExit):
+    """SIGTERM asked twice: the process ends, wherever it is."""
+
+
 class Interrupts:
     """While entered, takes note of the first SIGINT or SIGTERM instead of dying of it.
 
@@ -39,7 +43,7 @@ class Interrupts:
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self._signum:
             self._give_back()
-            raise KeyboardInterrupt if signum == signal.SIGINT else SystemExit(128 + signum)
+            raise KeyboardInterrupt if signum == signal.SIGINT else Terminated(128 + signum)
         self._signum = signum
         say(f"{signal.Signals(signum).name}: the step ends first, and all is kept; once more ends it now")
 

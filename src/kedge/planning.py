@@ -92,9 +92,14 @@ def origin(recipe: Recipe, stage: str) -> tuple[str, str | None]:
 def _untrained(recipe: Recipe, source: str) -> tuple[str, str | None]:
     """A run of the same recipe that is not there yet will have the shapes of what it starts from."""
     for stage in TRAINING:
-        if stage in recipe.stages and not Path(source).exists() and Path(source) == Path(recipe.run_path(stage)):
+        if stage in recipe.stages and _is_to_come(source, recipe.run_path(stage)):
             return origin(recipe, stage)
     return source, None
+
+
+def _is_to_come(source: str, run: str) -> bool:
+    path = Path(source).expanduser()
+    return not path.exists() and path == Path(run).expanduser()
 
 
 def _machine(settings: Any, gpu: int | None, flops: float | None, bandwidth: float | None) -> Machine:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from kedge.data.files import read_rows
 from kedge.data.support_desk import SupportDesk, write_support_desk
@@ -32,12 +33,14 @@ def quickstart(
     Raises:
         ConfigError: the folder exists and is not to be overwritten.
     """
-    start = time.perf_counter()
+    start, folder = time.perf_counter(), folder.expanduser()
     console = console or Console()
     tables = recipe_tables(folder, seed)
     run = RunFolder(folder, tables, overwrite=overwrite, resume=None, files=FILES)
     run.start()
-    console.print(f"[bold]kedge quickstart[/]: a support desk learns from preferences, in {folder}/", soft_wrap=True)
+    console.print(
+        f"[bold]kedge quickstart[/]: a support desk learns from preferences, in {escape(str(folder))}/", soft_wrap=True
+    )
     desk = write_support_desk(folder / "data", seed=seed)
     parameters = _new_model(desk, folder / "model", seed)
     console.print(f"data and a model of {parameters / 1e6:.1f} million random weights are written")
@@ -59,8 +62,10 @@ def quickstart(
     console.print(curve_table(evaluations(folder / "ppo"), curve, title="On the way"))
     console.print()
     console.print(examples(ppo.comparison, 3, judge="gold"))
-    console.print(what_next(folder), soft_wrap=True, highlight=False)
-    console.print(f"done in {time.perf_counter() - start:.0f} seconds; everything is in {folder}/", soft_wrap=True)
+    console.print(what_next(escape(str(folder))), soft_wrap=True, highlight=False)
+    run.close()
+    seconds = time.perf_counter() - start
+    console.print(f"done in {seconds:.0f} seconds; everything is in {folder}/", soft_wrap=True, markup=False)
     return summary
 
 
@@ -123,8 +128,8 @@ def evaluations(run: Path) -> list[dict[str, float]]:
     return [row for row in map(json.loads, lines) if "eval/score" in row]
 
 
-def what_next(folder: Path) -> str:
-    """What to type now."""
+def what_next(folder: str) -> str:
+    """What to type now, as markup."""
     return f"""
 [bold]What to type next[/]
   kedge chat {folder}/ppo

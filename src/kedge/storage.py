@@ -1,11 +1,15 @@
 """Writing that a crash, a kill or a full disk cannot spoil: aside, synced, renamed. What is there is whole."""
 
+import ctypes
+import json
+import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -30,6 +34,19 @@ def write_text(path: Path, text: str) -> None:
         sync(aside)
         os.replace(aside, path)
         sync(path.parent)
+
+
+def strict_json(value: Any, *, indent: int | None = None) -> str:
+    """Strict JSON, which every reader takes: null in place of NaN and infinity."""
+    return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 @contextmanager
@@ -105,7 +122,7 @@ def storage(path: Path) -> Iterator[None]:
             raise
         raise StorageError(
             f"{path}: could not be written: {error}. What was written before is whole; make room (or mend what is "
-            "named), then go on with --resume"
+            "named), then go on with resume=True"
         ) from error
 
 
@@ -113,11 +130,33 @@ def _full(folder: Path) -> bool:
     return folder.is_dir() and shutil.disk_usage(folder).free < FULL
 
 
+def old_of(target: Path) -> Path:
+    """Where the folder that was ``target`` stands, should a kill come between the two renames of
+    :func:`whole_folder`. On Linux there is only one."""
+    return target.with_name(f".{target.name}.old")
+
+
 def _take_the_place(aside: Path, target: Path) -> None:
-    old = target.with_name(f".{target.name}.old")
+    old = old_of(target)
+    if target.exists() and _exchange(aside, target):
+        sync(target.parent)
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            os.rename(target, old)
+        try:
+            os.rename(aside, target)
+        except BaseException:
+            if old.exists():
+                os.rename(old, target)
+            raise
+        sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        os.rename(target, old)
-    os.rename(aside, target)
-    sync(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Whether the two have changed places, at one stroke: Linux can, on most file systems."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return renameat2 is not None and renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0

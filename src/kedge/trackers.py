@@ -132,5 +132,5 @@ class WeightsAndBiases:
 
 
 def metrics_of(row: Row) -> dict[str, float]:
-    """The metrics of a line of metrics.jsonl."""
-    return {name: value for name, value in row.items() if name != "step"}
+    """The metrics of a line of metrics.jsonl; null, which stands for NaN and infinity, says nothing."""
+    return {name: value for name, value in row.items() if name != "step" and value is not None}

@@ -3,21 +3,23 @@
 import json
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from kedge.config import read_recipe, write_recipe
 from kedge.errors import ConfigError
+from kedge.locking import LOCK_FILES, refuse_locked, take
 from kedge.parallel import join
-from kedge.storage import TRIAL, refuse_unwritable, storage, sync, write_text
+from kedge.storage import TRIAL, refuse_unwritable, storage, strict_json, sync, write_text
 from kedge.trackers import Past, Tracker, TrackerName, open_tracker, refuse_missing
 
 Metrics = dict[str, float]
 
 RUN_FILES = (
-    "recipe.toml", "metrics.jsonl", "samples.jsonl", "events.jsonl", "summary.json",
+    "recipe.toml", "fingerprints.json", "metrics.jsonl", "samples.jsonl", "events.jsonl", "summary.json",
     "checkpoints", "not_finite", "policy", "critic", "reward_model", "tensorboard", "wandb",
 )  # fmt: skip
 """What a run writes, and all that overwriting it deletes."""
@@ -26,8 +28,15 @@ LINES = ("metrics.jsonl", "samples.jsonl", "events.jsonl")
 """What grows by lines."""
 
 MAY_CHANGE = {"steps", "epochs", "eval_every", "checkpoint_every", "keep_last", "samples_per_step", "device"}
+MAY_CHANGE |= {"total_timesteps", "eval_episodes"}
 MAY_CHANGE |= {"micro_batch_tokens", "gradient_checkpointing", "run", "best_metric", "max_left_out", "report_to"}
 """Settings that a resumed run may be given anew."""
+
+SOURCES = {"policy", "model", "tokenizer", "prompts", "eval_prompts", "data", "eval_data", "eval_size", "columns"}
+SOURCES |= {"reward", "metrics"}
+"""Settings of which it matters what they name, and not how."""
+
+FINGERPRINTS_FILE = "fingerprints.json"
 
 
 class RunFolder:
@@ -56,47 +65,73 @@ class RunFolder:
             ConfigError: it cannot be written; it exists and neither flag was given; both were; it is not a run's
                 folder; or it is to be resumed with other settings.
         """
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self.processes = join()
         self.recipe = recipe
         self.resume = bool(resume)
         self.files = files
         self._started = False
+        self._fingerprints: Mapping[str, str] = {}
         self._report_to: Sequence[TrackerName] = ()
         self._trackers: list[Tracker] | None = None
         if self.processes.leads:
             refuse_unwritable(self.path)
         if overwrite and resume:
-            raise ConfigError("--overwrite and --resume exclude each other")
+            raise ConfigError("overwrite=True and resume=True exclude each other")
         if self.path.resolve() in (Path.cwd(), *Path.cwd().parents):
             raise ConfigError(f"{self.path}: is where you work; name another folder with run=...")
-        occupied = self.path.exists() and (not self.path.is_dir() or any(map(_counts, self.path.iterdir())))
-        if occupied and not (overwrite or resume):
-            going_on = "" if resume is None else "--resume goes on from its last checkpoint, "
-            raise ConfigError(
-                f"{self.path}: exists; {going_on}--overwrite begins anew, or name another folder with run=..."
-            )
-        if occupied and not (self.path / "recipe.toml").is_file():
-            raise ConfigError(f"{self.path}: exists and is not a run (no recipe.toml in it); name another with run=...")
-        if occupied and resume:
+        self.overwrite = overwrite
+        self._can_resume = resume is not None
+        self._give_back: Callable[[], object] | None = None
+        self.processes.gather(self._alone)
+        self._refuse_occupied()
+        if self.resume and self._is_occupied():
             self._refuse_other_settings()
+        self._seen = self._traces()
+
+    def began_with(self, fingerprints: Mapping[str, str]) -> None:
+        """What models, data and rewards the run is given, which :meth:`start` writes down.
+
+        Raises:
+            ConfigError: it is to be resumed, and began with others.
+        """
+        self._fingerprints = fingerprints
+        file = self.path / FINGERPRINTS_FILE
+        if not (self.resume and file.is_file() and (self.path / "recipe.toml").is_file()):
+            return
+        before: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
+        known = {key for key in before.keys() | fingerprints.keys() if "?" not in _either(before, fingerprints, key)}
+        others = sorted(key for key in known if before.get(key) != fingerprints.get(key))
+        if others:
+            lines = [f"  {key}: {before.get(key, 'none')} then, {fingerprints.get(key, 'none')} now" for key in others]
+            raise ConfigError(
+                "\n".join([f"{self.path}: the run began with another {', '.join(others)}", *lines])
+                + "\nTake the change back, or begin a run of another name with run=...; where it is meant, delete "
+                f"{file} and resume again"
+            )
 
     def start(self) -> None:
         """Make the folder and write the recipe; a run to be overwritten is deleted only now, when all else is well.
 
-        Only the first call does anything, so that a loop that was left can be taken up again.
+        From here on no other process may use it, until :meth:`close`. Only the first call does more than that, so that
+        a loop that was left can be taken up again.
+
+        Raises:
+            ConfigError: another process uses it, or has used it since this one looked. StorageError: it cannot be made.
         """
+        self.processes.wait()  # until all have looked at what is there
+        self.processes.gather(self._taken)
         if self._started:
             return
         self._started = True
-        self.processes.wait()  # until all have looked at what is there
         if self.processes.leads:
             if not self.resume:
                 # The recipe last: it says that this is a run's folder, should a kill come between.
                 for name in sorted(self.files, key="recipe.toml".__eq__):
                     target = self.path / name
                     shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
-            self.path.mkdir(parents=True, exist_ok=True)
+            if self._fingerprints and not (self.path / FINGERPRINTS_FILE).exists():
+                write_text(self.path / FINGERPRINTS_FILE, json.dumps(self._fingerprints, indent=2) + "\n")
             write_recipe(self.path / "recipe.toml", self.recipe)
         self.processes.wait()
 
@@ -147,7 +182,16 @@ class RunFolder:
         """summary.json, the last thing that a run writes."""
         self.close_trackers()
         if self.processes.leads:
-            write_text(self.path / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+            write_text(self.path / "summary.json", strict_json(summary, indent=2) + "\n")
+        self.close()
+
+    def close(self) -> None:
+        """Nothing more is written, until :meth:`start` is called again: others may use the folder."""
+        self.close_trackers()
+        if self._give_back is not None:
+            self._seen = self._traces()
+            self._give_back()
+            self._give_back = None
 
     def close_trackers(self) -> None:
         """Until :meth:`forget_after` opens them again."""
@@ -183,10 +227,55 @@ class RunFolder:
                     past.rows.extend(map(json.loads, kept))
         self._open_trackers(past)
 
+    def _is_occupied(self) -> bool:
+        return self.path.exists() and (not self.path.is_dir() or any(map(_counts, self.path.iterdir())))
+
+    def _refuse_occupied(self) -> None:
+        if not self._is_occupied():
+            return
+        if not (self.overwrite or self.resume):
+            going_on = "resume=True goes on from its last checkpoint, " if self._can_resume else ""
+            raise ConfigError(
+                f"{self.path}: exists; {going_on}overwrite=True begins anew, or name another folder with run=..."
+            )
+        if not (self.path / "recipe.toml").is_file():
+            raise ConfigError(f"{self.path}: exists and is not a run (no recipe.toml in it); name another with run=...")
+
+    def _alone(self) -> tuple[()]:
+        if self.processes.leads:
+            refuse_locked(self.path)
+        return ()
+
+    def _taken(self) -> tuple[()]:
+        """Lock the folder, and look again: another process may have come in between."""
+        if not self.processes.leads or self._give_back is not None:
+            return ()
+        with storage(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        give_back = weakref.finalize(self, take(self.path))
+        try:
+            if not self._started:
+                self._refuse_occupied()
+            if (self._started or self.resume) and self._traces() != self._seen:
+                raise ConfigError(f"{self.path}: has been worked on since it was read; start again")
+        except ConfigError:
+            give_back()
+            raise
+        self._give_back = give_back
+        return ()
+
+    def _traces(self) -> list[tuple[str, int, int]]:
+        """What tells a run from the same one after more work."""
+        files = [self.path / "metrics.jsonl", self.path / "summary.json", *sorted(self.checkpoints.glob("step-*"))]
+        return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.exists()]
+
     def _refuse_other_settings(self) -> None:
         before, now = _settings(read_recipe(self.path / "recipe.toml")), _settings(self.recipe)
+        by_content = (self.path / FINGERPRINTS_FILE).is_file()
         for key in sorted(before.keys() | now.keys()):
             may_change = key.rpartition(".")[2] in MAY_CHANGE or ".guards." in key
+            if not SOURCES.isdisjoint(key.split(".")):  # those of an older run are known by name, or not at all
+                may_change = by_content or key not in before or key not in now
             if not may_change and before.get(key) != now.get(key):
                 raise ConfigError(
                     f"{self.path}: {key} was {before.get(key)!r} and is {now.get(key)!r} now; a resumed run keeps its "
@@ -204,13 +293,18 @@ class RunFolder:
             return
         with storage(self.path / name), (self.path / name).open("a", encoding="utf-8") as file:
             for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.write(strict_json(row) + "\n")
 
 
 def _counts(path: Path) -> bool:
-    """Whether a file makes a folder somebody's: not a recipe whose writing was broken off by a kill, or a
-    trial of another process."""
-    return path.name != ".recipe.toml.writing" and not path.name.startswith(TRIAL)
+    """Whether a file makes a folder somebody's: not a lock or a trial of another process, nor what a run writes before
+    its recipe, should a kill or a full disk have come there."""
+    broken_off = path.name.startswith(".") and path.name.endswith(".writing")
+    return not broken_off and not path.name.startswith((TRIAL, FINGERPRINTS_FILE, *LOCK_FILES))
+
+
+def _either(before: Mapping[str, str], now: Mapping[str, str], key: str) -> str:
+    return before.get(key, "") + now.get(key, "")
 
 
 def _settings(tables: Mapping[str, Any], path: str = "") -> dict[str, Any]:
@@ -272,10 +366,10 @@ def report(run: RunFolder | None, trackers: Sequence[TrackerName]) -> None:
 
 @contextmanager
 def closed_when_broken_off(run: RunFolder | None) -> Iterator[None]:
-    """Close the run's trackers where a loop is left before its end: this process may take the run up again."""
+    """Close the run where a loop is left before its end: this process, or another one, may take it up again."""
     try:
         yield
     except BaseException:
         if run is not None:
-            run.close_trackers()
+            run.close()
         raise

@@ -9,7 +9,7 @@ import torch
 from kedge.control import PPO
 from kedge.control.callbacks import Callback
 from kedge.control.job import control_job, read_control
-from kedge.errors import Stopped
+from kedge.errors import ConfigError, Stopped
 
 
 class Noting(Callback):
@@ -44,6 +44,23 @@ def test_in_their_order():
     assert noting.told == expected
     agent.learn(32, [noting, Noting()])
     assert noting.told[6:] == [("start", 64), ("rollout", 96), ("update", 96), ("end", 96)]
+
+
+def test_functions():
+    seen = []
+
+    def look(agent, metrics):
+        seen.append((agent.num_timesteps, "approx_kl" in metrics))
+        return agent.num_timesteps < 64
+
+    noting = Noting()
+    assert PPO("CartPole-v1", n_steps=32).learn(320, [look, noting]).num_timesteps == 64
+    assert PPO("CartPole-v1", n_steps=32).learn(320, look).num_timesteps == 64
+    assert seen == [(32, True), (64, True)] * 2
+    assert noting.told[-1] == ("end", 64)
+    for wrong in (3, Noting, [look, "x"], object()):
+        with pytest.raises(ConfigError, match=r"callback: .* is neither a kedge\.control Callback nor a function"):
+            PPO("CartPole-v1", n_steps=32).learn(32, wrong)
 
 
 @pytest.mark.parametrize("hook", ["rollout", "update"])

@@ -13,7 +13,7 @@ from gymnasium.vector import SyncVectorEnv
 from kedge.control import PPO, PlainPPO, evaluate_policy
 from kedge.control.observations import flatten, pixels_first
 from kedge.control.pictures import film
-from kedge.errors import ConfigError, ModelError
+from kedge.errors import ConfigError, ModelError, NotFiniteError
 
 
 class Strict(Counting):
@@ -210,3 +210,53 @@ def test_what_the_plain_class_refuses(change, said):
             "next_states": np.zeros((6, 3)), "dones": np.zeros(6)}  # fmt: skip
     with pytest.raises(ValueError, match=said):
         plain().update(**(data | change))
+
+
+class Ill(gym.Env):
+    """Shows a number that is none at its fourth step; or, where it is cut off then, only at its last."""
+
+    def __init__(self, value, *, dict_space, cut_off=False):
+        box = gym.spaces.Box(-1, 1, (3,))
+        self.observation_space = (
+            gym.spaces.Dict({"arm": gym.spaces.Dict({"lidar": box}), "leg": gym.spaces.Discrete(2)})
+            if dict_space
+            else box
+        )
+        self.action_space, self.value, self.cut_off, self.t = gym.spaces.Discrete(2), value, cut_off, 0
+
+    def show(self):
+        box = np.array([0, self.value if self.t == 4 else 0, 0], np.float32)
+        return {"arm": {"lidar": box}, "leg": 0} if isinstance(self.observation_space, gym.spaces.Dict) else box
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return self.show(), {}
+
+    def step(self, action):
+        self.t += 1
+        return self.show(), 1.0, False, self.cut_off and self.t == 4, {}
+
+
+@pytest.mark.parametrize("settings", [{}, {"normalize_observations": True}], ids=str)
+@pytest.mark.parametrize("cut_off", [False, True])
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+@pytest.mark.parametrize(
+    ("dict_space", "said"), [(True, r"gave observation 'arm\.lidar' with"), (False, "gave an observation with")]
+)
+def test_an_observation_with_nan(dict_space, said, value, cut_off, settings):
+    agent = PPO(Ill(value, dict_space=dict_space, cut_off=cut_off), n_steps=16, batch_size=16, **settings)
+    with pytest.raises(NotFiniteError, match=rf"the environment \(Ill\) {said} {value} in it, at position 1"):
+        agent.learn(16)
+    assert np.isfinite(agent.normalization.seen.mean).all()
+
+
+def test_which_of_several_environments():
+    healthy, ill = (lambda: Ill(0.0, dict_space=False)), (lambda: Ill(np.nan, dict_space=False))
+    several = gym.vector.SyncVectorEnv([healthy, ill, healthy])
+    with pytest.raises(NotFiniteError, match=r"environment 1 of 3 \(SyncVectorEnv\) gave an observation with nan"):
+        PPO(several, n_steps=16).learn(48)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_large_observation_is_no_infinity():
+    PPO(Ill(1e30, dict_space=False), n_steps=16, batch_size=16, normalize_observations=True).collector.collect(16)

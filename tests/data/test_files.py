@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+from pathlib import Path
 
 import datasets
 import pyarrow
@@ -246,3 +247,12 @@ def test_real_files(shared, name, count):
         assert len(read_rows(path)) == len(path.read_text(encoding="utf-8").splitlines()) - 1
     else:
         assert len(read_rows(path)) == count
+
+
+def test_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/a.jsonl").write_text('{"prompt": "x"}\n')
+    [row] = read_rows("~/folder/a.jsonl")
+    assert (row.columns, row.origin) == ({"prompt": "x"}, "~/folder/a.jsonl: row 1")
+    assert read_rows(Path("~/folder"))[0].columns == {"prompt": "x"}

@@ -8,7 +8,7 @@ import torch
 from kedge.data.records import Prompt
 from kedge.engine.engine import Completion
 from kedge.engine.sampling import Sampling
-from kedge.errors import ConfigError, DataError
+from kedge.errors import ConfigError, DataError, RewardError
 from kedge.evaluation.evaluate import Comparison, Evaluation, evaluate, evaluate_policy, sequence_kl
 from kedge.parallel import ALONE
 from kedge.rewards.function import FunctionReward
@@ -97,6 +97,15 @@ def test_compare():
     assert (rate.rate, rate.n) == (1.0, 1)  # only what both were judged on
 
 
+def test_a_judge_that_abstains():
+    nothing = evaluation([math.nan, math.nan])
+    assert "judge" not in nothing.summary()
+    for before, after in ((nothing, nothing), (evaluation([1.0, math.nan]), evaluation([math.nan, 2.0]))):
+        summary = Comparison(before, after).summary()
+        assert summary["win_rate"] == {}  # nothing that both were judged on
+    assert summary["after"]["judge"] == 2.0
+
+
 def test_a_prompt_too_long(tiny_lm):
     with pytest.raises(DataError, match="more than the model's 128 positions"):
         evaluate_policy(tiny_lm("llama"), [Prompt("the cat " * 80)], LETTERS, SAMPLING)
@@ -148,3 +157,8 @@ class TestAgainstAnother:
     def test_names_that_are_taken(self, tiny_lm, metrics):
         with pytest.raises(ConfigError, match=r"the name .* is taken"):
             evaluate(tiny_lm("llama"), tiny_lm("llama"), ["the cat"], reward=always_one, metrics=metrics)
+
+    def test_a_column_that_is_not_there_is_said_before_anything_is_loaded(self):
+        for judges in ({"reward": lambda answer: []}, {"metrics": [lambda answer: []]}):
+            with pytest.raises(RewardError, match="wants column 'answer'; there are: prompt, level"):
+                evaluate("no/such/policy", "none/such", [{"prompt": "a", "level": 1}], **judges)

@@ -254,6 +254,12 @@ class TestLearning:
         assert found["dropout is off"].status == "skip"
         assert found["checkpoint round trip"].status == "pass"
 
+    def test_a_reward_that_asks_for_the_end(self, findings):
+        def leaves(completions):
+            raise SystemExit(0)
+
+        fails(findings(reward=leaves), "reward", "'leaves' called sys.exit(0)")
+
     def test_a_slow_reward(self, findings):
         import time
 

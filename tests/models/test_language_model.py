@@ -192,3 +192,10 @@ def test_positions_that_depend_on_the_longest_row_are_not_used(kind, limit):
     if kind != "dynamic":
         config.rope_parameters = rope if kind else {"rope_type": "default", "rope_theta": 1e4}
     assert max_positions(config) == limit
+
+
+def test_a_result_that_a_kill_left_under_its_other_name(tiny_lm, tmp_path):
+    tiny_lm("llama").save(tmp_path / "run/.policy.old")
+    assert find(tmp_path / "run", "policy") == str(tmp_path / "run/.policy.old")
+    tiny_lm("llama").save(tmp_path / "run/policy")
+    assert find(tmp_path / "run", "policy") == str(tmp_path / "run/policy")

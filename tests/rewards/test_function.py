@@ -1,6 +1,8 @@
 """Python functions as rewards: TRL's signature, and an error with the sample for whatever is not a score."""
 
+import asyncio
 import math
+import sys
 from functools import partial
 
 import numpy as np
@@ -10,10 +12,10 @@ import torch
 from kedge.data.records import Prompt
 from kedge.engine.engine import Completion
 from kedge.errors import ConfigError, RewardError
-from kedge.parallel import ALONE
-from kedge.rewards import scores as scoring
-from kedge.rewards.foreign import import_function, is_function_path
-from kedge.rewards.function import FunctionReward
+from kedge.interrupts import Terminated
+from kedge.rewards.build import build_reward
+from kedge.rewards.foreign import TrainerState, import_function, is_function_path
+from kedge.rewards.function import FunctionReward, refuse_missing_columns
 
 
 def done(text, ids=(7, 8)):
@@ -46,6 +48,7 @@ def test_the_call_is_trls():
         "completion_ids": [[7, 8], [7, 8, 9]],
         "answer": ["4", "5"],
         "level": [1, None],
+        "trainer_state": TrainerState(0, 0, 0.0, 0),
     }
     assert scores.total == [4.0, 5.0]
     assert scores.per_token == [None, None]
@@ -213,7 +216,113 @@ def test_a_crash_inside_the_module_propagates(tmp_path, monkeypatch):
         import_function("kedge_judges_two:judge")
 
 
-def test_none_for_all_is_an_error_once_everything_is_judged():
-    with pytest.raises(RewardError, match="'<lambda>' returned None for all 2 samples"):
-        scoring.judge(FunctionReward(returning([None, None])), PROMPTS, ANSWERS, ALONE)
-    assert scoring.judge(FunctionReward(returning([None, 1])), PROMPTS, ANSWERS, ALONE).total[1] == 1
+def test_the_state_of_the_training_goes_to_whom_asks_for_it():
+    state = TrainerState(global_step=3, max_steps=12)
+    columns = [Prompt("ask one", {"trainer_state": "a column of that name"}), Prompt("ask two")]
+
+    def warming(completions, trainer_state):
+        return [len(text) * trainer_state.global_step / trainer_state.max_steps for text in completions]
+
+    assert FunctionReward(warming)(columns, ANSWERS, state).total == [1.0, 1.25]
+    assert FunctionReward(lambda prompts, **rest: [rest["trainer_state"].global_step] * 2)(
+        columns, ANSWERS, state
+    ).total == [3.0, 3.0]
+
+
+class Judge:
+    async def __call__(self, completions):
+        await asyncio.sleep(0)
+        return [len(text) for text in completions]
+
+
+async def notebook(function):
+    """A loop that runs already, as in a notebook."""
+    return score(function)
+
+
+def wrapped(completions):
+    """No coroutine function, and gives a coroutine."""
+    return Judge()(completions)
+
+
+@pytest.mark.parametrize("function", [Judge(), Judge().__call__, partial(Judge().__call__), wrapped], ids=str)
+def test_coroutines_are_awaited(function):
+    assert score(function).total == [4.0, 5.0]
+    assert asyncio.run(notebook(function)).total == [4.0, 5.0]
+
+
+def test_one_loop_for_all_calls():
+    loops = []
+
+    async def judge(completions):
+        loops.append(asyncio.get_running_loop())
+        return [1.0, 2.0]
+
+    score(judge), score(judge)
+    assert loops[0] is loops[1]
+    assert loops[0].is_running()
+
+
+def test_a_crash_inside_a_coroutine_propagates():
+    async def judge(completions):
+        raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        score(judge)
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (lambda prompts, answer: [], r"'<lambda>' wants column 'answer'; there are: prompt, level"),
+        (lambda answer, **rest: [], "wants column 'answer'"),
+        (lambda prompts, *, answer: [], "wants column 'answer'"),
+        (lambda prompts, /, completions: [], r"takes 'prompts' by position alone; .* take out the /"),
+    ],
+)
+def test_a_column_that_is_not_there(function, said):
+    with pytest.raises(RewardError, match=said):
+        refuse_missing_columns(function, None, ["level"])
+
+
+def test_columns_that_need_not_be_there():
+    for function in (
+        lambda prompts, completions, completion_ids, trainer_state, level: [],
+        lambda *args, **rest: [],
+        lambda completions, answer=None: [],
+        partial(lambda completions, answer: [], answer=3),
+        Judge(),
+    ):
+        refuse_missing_columns(function, None, ["level"])
+
+
+def leaves(completions):
+    sys.exit("no API key")
+
+
+async def leaves_later(completions):
+    await asyncio.sleep(0)
+    sys.exit("no API key")
+
+
+@pytest.mark.parametrize("function", [leaves, leaves_later, lambda completions: leaves_later(completions)], ids=str)
+def test_a_function_that_asks_for_the_end_has_made_an_error(function):
+    for reward in (FunctionReward(function, "f"), build_reward({"function": function, "name": "f"})):
+        with pytest.raises(RewardError, match=r"reward function 'f' called sys.exit\('no API key'\); return a score"):
+            reward(PROMPTS, ANSWERS)
+    assert score(Judge()).total == [4.0, 5.0]  # and the loop goes on
+
+
+def test_sigterm_in_a_function_is_no_error_of_its():
+    def judge(completions):
+        raise Terminated(143)
+
+    with pytest.raises(Terminated):
+        score(judge)
+
+
+def test_a_module_that_ends_the_program(tmp_path, monkeypatch):
+    (tmp_path / "kedge_judges_three.py").write_text("import sys\nsys.exit(3)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=r"kedge_judges_three calls sys.exit\(3\) when it is imported; .*__main__"):
+        import_function("kedge_judges_three:judge")

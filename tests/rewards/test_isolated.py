@@ -17,6 +17,7 @@ from kedge.engine.engine import Completion
 from kedge.errors import ConfigError, RewardError
 from kedge.parallel import ALONE, Processes
 from kedge.rewards.build import build_reward
+from kedge.rewards.foreign import TrainerState
 from kedge.rewards.function import FunctionReward
 from kedge.rewards.scores import judge
 
@@ -133,6 +134,11 @@ def test_the_scores_are_those_of_the_function_called_in_this_process(ask):
     assert there.per_token[1] == [0.0, 1.0]
     assert there.total == here.total
     assert there.sums()[0] - os.getpid() == len(ask if ask == "ask" else "hello") + 30 + 100 + 1000
+
+
+def test_a_coroutine_function_in_workers():
+    reward = build_reward(spec("unruly:ponders", default=-1.0))
+    assert reward(*samples("a", "sleep", "abc"), TrainerState(global_step=2)).total == [21.0, -1.0, 23.0]
 
 
 def test_workers_do_not_import_torch():

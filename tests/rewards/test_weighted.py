@@ -1,13 +1,18 @@
 """Several rewards as one."""
 
+import asyncio
+import json
 import math
 
+import numpy as np
 import pytest
 
 from kedge.data.records import Prompt
 from kedge.engine.engine import Completion
 from kedge.errors import ConfigError, RewardError
+from kedge.parallel import ALONE
 from kedge.rewards.function import FunctionReward
+from kedge.rewards.scores import judge
 from kedge.rewards.weighted import WeightedReward
 
 PROMPTS = [Prompt("ask one"), Prompt("ask two")]
@@ -19,6 +24,11 @@ def score(*parts):
         [(weight, FunctionReward(lambda prompts, completions, v=value: v, name)) for weight, name, value in parts]
     )
     return reward(PROMPTS, ANSWERS)
+
+
+def score_functions(*functions):
+    parts = [(1.0, FunctionReward(function, str(i))) for i, function in enumerate(functions)]
+    return WeightedReward(parts)(PROMPTS, ANSWERS)
 
 
 def test_weights_and_components():
@@ -43,6 +53,29 @@ def test_per_token_parts_add_up():
     assert scores.components["a"] == [3.0, 3.0]
 
 
+def test_a_function_that_changes_what_it_got_changes_nothing_for_the_others():
+    chat, box = [{"role": "user", "content": "hi"}], {"tags": ["a"]}
+    prompts = [Prompt(chat, {"box": box, "numbers": np.ones(2)})] * 2  # two answers to one prompt
+    seen = []
+
+    def rude(prompts, completions, completion_ids, box, numbers):
+        seen.append(json.dumps([prompts, completions, completion_ids, box, [x.tolist() for x in numbers]]))
+        for prompt, ids, inner, row in zip(prompts, completion_ids, box, numbers, strict=True):
+            prompt[0]["content"] = prompt[0]["content"] + "!"
+            prompt.append({"role": "user", "content": "more"})
+            ids.clear()
+            inner["tags"].append("b")
+            row += 1
+            assert [len(prompt), len(inner["tags"]), row[0]] == [2, 2, 2.0]  # of this sample alone
+        return [1.0, 1.0]
+
+    reward = WeightedReward([(1.0, FunctionReward(rude, name)) for name in "ab"])
+    reward(prompts, ANSWERS)
+    assert seen[0] == seen[1]
+    assert (chat, box) == ([{"role": "user", "content": "hi"}], {"tags": ["a"]})
+    assert [answer.ids for answer in ANSWERS] == [[7, 8], [9]]
+
+
 def test_equal_names_are_told_apart():
     scores = score((1.0, "f", [1, 1]), (1.0, "f", [2, 2]), (1.0, "f", [3, 3]))
     assert scores.components == {"f": [1.0, 1.0], "f_2": [2.0, 2.0], "f_3": [3.0, 3.0]}
@@ -60,6 +93,37 @@ def test_a_sample_that_nothing_judges():
         score((1.0, "a", [1, None]), (1.0, "b", [2, None]))
     assert "ask two" in str(error.value)
     assert "five" in str(error.value)
+
+
+def test_a_component_may_abstain_from_all_of_them():
+    reward = WeightedReward(
+        [
+            (1.0, FunctionReward(lambda prompts, completions: [None, None], "maths")),
+            (2.0, FunctionReward(lambda prompts, completions: [1, 2], "manners")),
+        ]
+    )
+    scores = judge(reward, PROMPTS, ANSWERS, ALONE)
+    assert scores.total == [2.0, 4.0]
+    assert all(map(math.isnan, scores.components["maths"]))
+
+
+def test_coroutine_functions_wait_together():
+    met = []
+
+    def meeting(name):
+        async def judge(completions):
+            met.append(name)
+            for _ in range(1000):  # until the other has come too; alone it would never
+                if len(met) == 2:
+                    return [len(met)] * len(completions)
+                await asyncio.sleep(0.01)
+            return None
+
+        return judge
+
+    scores = score_functions(meeting("a"), lambda completions: [10.0, 20.0], meeting("b"))
+    assert scores.total == [14.0, 24.0]
+    assert scores.components == {"0": [2.0, 2.0], "1": [10.0, 20.0], "2": [2.0, 2.0]}
 
 
 def test_empty():

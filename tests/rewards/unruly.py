@@ -1,5 +1,6 @@
 """Reward functions for worker processes, most of them with a bad day. Imports no torch: workers start at once."""
 
+import asyncio
 import os
 import re
 import signal
@@ -73,3 +74,9 @@ def naps(prompts, completions):
     """As long as the answer says, in seconds; which is the score."""
     time.sleep(float(completions[0]))
     return [float(completions[0])]
+
+
+async def ponders(completions, trainer_state):
+    """Awaited in the worker, which knows how far the training is."""
+    await asyncio.sleep(0 if completions != ["sleep"] else 1000)
+    return [float(len(completions[0]) + 10 * trainer_state.global_step)]

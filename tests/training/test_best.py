@@ -35,7 +35,7 @@ def test_the_highest_after_a_step(make_ppo, tmp_path):
 def test_a_minus_is_the_lowest(make_ppo, tmp_path):
     numbers = scripted(9.0, 1.0, 4.0, 0.5, 2.0, 3.5)
     found, kept = best_of(make_ppo, tmp_path / "run", numbers, best_metric="-judge")
-    assert found == {"step": 3, "metric": "judge", "value": 0.5}
+    assert found == {"step": 3, "metric": "judge", "value": 0.5, "lowest": True}
     assert kept == ["best", "step-000003", "step-000005"]
 
 
@@ -58,3 +58,25 @@ def test_without_another_judge_it_is_the_score(make_ppo, tmp_path):
     settings = {"steps": 3, "eval_every": 1, "checkpoint_every": 3}
     summary = make_ppo(settings=settings, run=tmp_path / "run", eval_size=2).train()
     assert summary["best"]["metric"] == "score"
+
+
+def test_the_other_way_round_after_a_resume_is_nothing_to_compare_with(make_ppo, tmp_path):
+    settings = {"steps": 2, "eval_every": 1, "checkpoint_every": 1, "best_metric": "judge"}
+    kwargs = {"metrics": [{"function": lambda completions: judged(completions), "name": "judge"}], "eval_size": 2}
+    judged = scripted_completions(0.0, 1.0, 9.0)
+    make_ppo(settings=settings, run=tmp_path / "run", **kwargs).train()
+    judged = scripted_completions(0.0, 9.5, 9.7, 9.7)
+    changed = settings | {"steps": 4, "best_metric": "-judge"}
+    resumed = make_ppo(settings=changed, run=tmp_path / "run", resume=True, **kwargs)
+    assert resumed.train()["best"] == {"step": 3, "metric": "judge", "value": 9.5, "lowest": True}  # below 9.0 is none
+
+
+def scripted_completions(*values):
+    judge = scripted(*values)
+    return lambda completions: judge(None, completions)
+
+
+def test_infinity_is_not_the_best(make_ppo, tmp_path):
+    ppo = make_ppo(settings={"checkpoint_every": 1}, run=tmp_path / "run", eval_size=1)
+    assert not ppo.keeper._is_best(1, {"eval/score": float("inf")})
+    assert ppo.keeper._is_best(1, {"eval/score": 1.0})

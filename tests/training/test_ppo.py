@@ -12,7 +12,7 @@ from kedge import PPO, PPOConfig, SFTConfig
 from kedge.engine.engine import Engine
 from kedge.engine.sampling import Sampling
 from kedge.engine.slots import SlotDecoder
-from kedge.errors import ConfigError, NumericsError
+from kedge.errors import ConfigError, NumericsError, RewardError
 from kedge.models.critic import load_critic, new_critic
 from kedge.models.language_model import load_language_model
 from kedge.models.reward_model import new_reward_model
@@ -172,7 +172,10 @@ def test_the_run_folder(make_ppo, tmp_path, lines):
     assert (summary["steps"], summary["episodes"], summary["eval_prompts"]) == (5, 20, 2)
     assert summary["win_rate"]["score"].keys() == {"rate", "low", "high", "n"}
     recipe = tomllib.loads((run / "recipe.toml").read_text())
-    assert PPOConfig(**recipe["ppo"]) == ppo.config
+    settings = {name: value for name, value in recipe["ppo"].items() if name in PPOConfig.model_fields}
+    assert PPOConfig(**settings) == ppo.config
+    others = {name: value for name, value in recipe["ppo"].items() if name not in settings}
+    assert others == {"run": str(run), "eval_size": 2, "metrics": []}  # and no objects
     policy = AutoModelForCausalLM.from_pretrained(run / "policy")
     tokens = torch.tensor([[260, 261, 262]])
     assert torch.equal(policy(tokens).logits, ppo.policy.model(tokens).logits)
@@ -335,3 +338,68 @@ def test_autocast_computes_in_bfloat16_and_keeps_the_weights(make_ppo, critic):
     assert {weight.dtype for weight in ppo.policy.model.parameters()} == {torch.float32}
     assert isinstance(ppo.engine._decoder, SlotDecoder)
     assert sum(share[-3:]) / 3 > share[0] + 0.1
+
+
+def test_rewards_for_several_tasks(make_ppo, tmp_path):
+    """Each judges the prompts of its own task, and the first four are all of one."""
+    prompts = [{"prompt": f"the cat {i}", "task": "sums" if i < 6 else "manners"} for i in range(12)]
+
+    def of(name):
+        def judge(prompts, completions, task):
+            return [float(len(c)) if t == name else None for c, t in zip(completions, task, strict=True)]
+
+        return {"function": judge, "name": name}
+
+    ppo = make_ppo([of("sums"), of("manners")], {"steps": 5}, prompts=prompts, run=tmp_path / "run")
+    assert ppo.train()["steps"] == 5
+
+
+def test_a_metric_that_abstains_never_ends_a_run(make_ppo, tmp_path, lines):
+    calls = []
+
+    def moody(prompts, completions):
+        """Judges nobody at first, then the first sample, then the last."""
+        calls.append(1)
+        scores = [None] * len(prompts)
+        if len(calls) > 1:
+            scores[0 if len(calls) == 2 else -1] = 1.0
+        return scores
+
+    settings = {"steps": 4, "eval_every": 2, "checkpoint_every": 2, "best_metric": "moody"}
+    summary = make_ppo(settings=settings, eval_size=2, metrics=[moody], run=tmp_path / "run").train()
+    assert "moody" not in summary["before"]
+    assert summary["after"]["moody"] == 1.0
+    assert "moody" not in summary["win_rate"]
+    assert summary["best"] == {"step": 2, "metric": "moody", "value": 1.0}
+    json.loads((tmp_path / "run/summary.json").read_text(), parse_constant=pytest.fail)  # no NaN in it
+
+
+def test_rewards_are_told_how_far_the_training_is(make_ppo, tmp_path):
+    seen = []
+
+    def judge(completions, trainer_state):
+        seen.append((trainer_state.global_step, trainer_state.max_steps, trainer_state.epoch))
+        return [float(len(text)) for text in completions]
+
+    make_ppo(judge, {"steps": 3}, prompts=["a", "b", "c", "d", "e"], eval_size=1).train()
+    assert seen == [(0, 3, 0.0), (0, 3, 0.0), (1, 3, 1.0), (2, 3, 2.0), (3, 3, 3.0)]
+
+
+def wants_an_answer(completions, answer):
+    return [0.0] * len(completions)
+
+
+@pytest.mark.parametrize(
+    ("reward", "settings"),
+    [
+        (wants_an_answer, {}),
+        ([{"function": wants_an_answer, "workers": 2}], {}),
+        ([{"function": wants_an_answer, "name": "right"}], {}),
+        (lambda completions: [0.0], {"metrics": [wants_an_answer], "eval_size": 1}),
+        (wants_an_answer, {"prompts": [{"prompt": "a", "answer": "b"}], "eval_prompts": ["c"]}),
+    ],
+)
+def test_a_column_that_is_not_there_is_said_before_anything_is_loaded(tmp_path, reward, settings):
+    given = {"prompts": ["a", "b"], "run": tmp_path / "run"} | settings
+    with pytest.raises(RewardError, match=r"'(wants_an_answer|right)' wants column 'answer'; there are"):
+        PPO("no/such/model", reward=reward, **given)

@@ -1,10 +1,27 @@
 """A run that is killed and resumed is the run that was not."""
 
+import json
+import linecache
+import sys
+from pathlib import Path
+from typing import ClassVar
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from victim import by_letters
 
+from kedge import PPO, SFT, PPOConfig, RewardConfig, RewardModeling, SFTConfig
 from kedge.errors import ConfigError, RewardError
+from kedge.models.language_model import load_language_model
+from kedge.models.reward_model import new_reward_model
+from kedge.recipe import Recipe
+from kedge.rewards.build import RewardSpec
+from kedge.rewards.foreign import import_function
+from kedge.tracking import RunFolder
 
+PROMPTS = ["the cat", "a dog ran", "Once upon", "red house", "the mat and", "a little ship"]
+SMALL = {"batch_size": 4, "mini_batch_size": 2, "num_ppo_epochs": 2, "response_length": 6, "learning_rate": 3e-3}
 SETTINGS = {"steps": 5, "checkpoint_every": 2, "eval_every": 2, "weight_decay": 0.1, "warmup_steps": 2}
 
 
@@ -82,6 +99,18 @@ def test_going_on_after_a_break(make_ppo, tmp_path, lines):
     assert [row["step"] for row in lines(tmp_path / "run", "metrics.jsonl")] == [1, 2, 3, 4]
 
 
+def test_a_summary_after_a_break_is_written_under_the_lock(make_ppo, tmp_path, monkeypatch):
+    ppo = make_ppo(settings={"steps": 4}, run=tmp_path / "run", eval_size=1)
+    for _ in ppo:
+        break
+    assert ppo.run._give_back is None  # another process may take it up
+    locked, save = [], ppo.save
+    monkeypatch.setattr(ppo, "save", lambda folder: locked.append(ppo.run._give_back) or save(folder))
+    assert ppo.summary()["steps"] == 1
+    assert locked[0] is not None
+    assert ppo.run._give_back is None
+
+
 def test_resuming_a_finished_run_writes_no_line_twice(make_ppo, tmp_path, lines):
     kwargs = {"settings": {"checkpoint_every": 2}, "eval_size": 1, "run": tmp_path / "run"}
     make_ppo(**kwargs).train()
@@ -94,7 +123,7 @@ def test_resuming_a_finished_run_writes_no_line_twice(make_ppo, tmp_path, lines)
 def test_a_run_without_a_checkpoint_is_not_begun_anew(make_ppo, tmp_path):
     make_ppo(run=tmp_path / "run").train()
     policy = (tmp_path / "run/policy/model.safetensors").read_bytes()
-    with pytest.raises(ConfigError, match=r"no checkpoint in it .*--overwrite"):
+    with pytest.raises(ConfigError, match=r"no checkpoint in it .*overwrite=True"):
         make_ppo(run=tmp_path / "run", resume=True)
     assert (tmp_path / "run/policy/model.safetensors").read_bytes() == policy
 
@@ -122,3 +151,175 @@ def test_a_reward_that_fails_leaves_the_old_run_alone(make_ppo, tmp_path):
             lambda prompts, completions: [float("nan")] * len(prompts), run=tmp_path / "run", overwrite=True
         ).train()
     assert (tmp_path / "run/policy/model.safetensors").is_file()
+
+
+class TestGivenOthers:
+    """A run that is resumed must be given what it began with."""
+
+    KEPT: ClassVar = {"checkpoint_every": 1}
+
+    @pytest.fixture
+    def begun(self, make_ppo, tmp_path):
+        ppo = make_ppo(by_letters, self.KEPT, run=tmp_path / "run", eval_size=1, metrics=[by_length])
+        ppo.train()
+        return ppo
+
+    def contents(self, run):
+        return {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name[:5] != ".lock"}
+
+    @pytest.mark.parametrize(
+        ("other", "said"),
+        [
+            ({"seed": 1}, r"another policy\n  policy: weights \w+ then, weights \w+ now"),
+            ({"prompts": ["the cat", "a dog", "b", "c", "d"]}, r"another held-out prompts, prompts\n.*prompts: 1 rows"),
+            ({"prompts": [{"prompt": p, "answer": "x"} for p in "abcdef"]}, "another held-out prompts, prompts"),
+            ({"reward": by_length}, "another reward 'by_length', reward 'by_letters'"),
+            (
+                {"reward": [{"function": by_letters, "weight": 2.0}]},
+                r"reward 'by_letters': weight 1, .* then, weight 2, ",
+            ),
+            ({"metrics": []}, r"another metric 'by_length'\n  metric 'by_length': .* then, none now"),
+        ],
+        ids=str,
+    )
+    def test_others_are_refused(self, make_ppo, tiny_lm, tmp_path, begun, other, said):
+        before = self.contents(tmp_path / "run")
+        if "seed" in other:
+            other = {"lm": tiny_lm("llama", **other)}
+        given = {"reward": by_letters, "run": tmp_path / "run", "eval_size": 1, "metrics": [by_length]} | other
+        with pytest.raises(ConfigError, match=f"(?s)the run began with .*{said}"):
+            make_ppo(settings=self.KEPT, resume=True, **given)
+        assert self.contents(tmp_path / "run") == before
+
+    def test_a_trained_model_is_another_one(self, begun, tmp_path):
+        with pytest.raises(ConfigError, match="began with another policy"):  # a notebook's variable, and not the file
+            PPO.resume(
+                tmp_path / "run",
+                policy=begun.policy.model,
+                tokenizer=begun.policy.tokenizer,
+                prompts=PROMPTS,
+                reward=by_letters,
+                metrics=[by_length],
+            )
+
+    def test_a_changed_function_is_another_one(self, make_ppo, tmp_path, monkeypatch):
+        def judge(text):
+            (tmp_path / "kedge_judge.py").write_text(text)
+            sys.modules.pop("kedge_judge", None)
+            linecache.clearcache()
+            return import_function("kedge_judge:judge")
+
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(tmp_path)
+        first = "def judge(completions):\n    return [1.0 * len(c) for c in completions]\n"
+        kwargs = {"settings": self.KEPT, "run": tmp_path / "run"}
+        make_ppo(judge(first), **kwargs).train()
+        with pytest.raises(
+            ConfigError, match=r"(?s)another reward 'judge'\n.*source \w+ then.*delete .*fingerprints.json"
+        ):
+            make_ppo(judge(first.replace("1.0", "2.0")), resume=True, **kwargs)
+        make_ppo(judge("# another line above\n\n" + first), resume=True, **kwargs)
+        (tmp_path / "run/fingerprints.json").unlink()
+        make_ppo(judge(first.replace("1.0", "2.0")), resume=True, **kwargs).train()
+        assert (tmp_path / "run/fingerprints.json").is_file()
+
+    def test_what_is_typed_in_has_no_source(self, make_ppo, tmp_path):
+        functions = [eval("lambda completions: [1.0 * len(c) for c in completions]") for _ in range(2)]
+        kwargs = {"settings": self.KEPT, "run": tmp_path / "run"}
+        make_ppo(functions[0], **kwargs).train()
+        make_ppo(functions[1], resume=True, **kwargs)
+
+    def test_a_reward_model_trained_in_place(self, make_ppo, tiny_lm, tmp_path):
+        tiny_lm("llama").save(tmp_path / "m")
+        kwargs = {"settings": self.KEPT, "run": tmp_path / "run"}
+        rm = new_reward_model(tmp_path / "m", device="cpu")
+        make_ppo(rm, **kwargs).train()
+        with torch.no_grad():
+            rm.model.score.weight[0, 5] += 1e-4
+        with pytest.raises(ConfigError, match="another reward 'reward_model'"):
+            make_ppo(rm, resume=True, **kwargs)
+
+
+class TestFromPythonAgain:
+    """``PPO.resume(run)`` takes everything from the run."""
+
+    SETTINGS: ClassVar = {**SMALL, "steps": 4, "checkpoint_every": 1, "stop_strings": ("z",), "device": "cpu"}
+
+    @pytest.fixture
+    def model(self, tiny_lm, tmp_path):
+        tiny_lm("llama").save(tmp_path / "model")
+        (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": p}) + "\n" for p in PROMPTS))
+        return tmp_path / "model"
+
+    def begin(self, run, **given):
+        ppo = PPO(config=PPOConfig(**self.SETTINGS), run=run, progress=False, **given)
+        for _ in ppo:
+            if ppo.step_done == 2:
+                break
+
+    def test_what_a_recipe_can_say_need_not_be_said_again(self, model, tmp_path, monkeypatch, lines):
+        monkeypatch.setattr("sys.path", [str(Path(__file__).parent), *sys.path])
+        given = {
+            "policy": model, "prompts": tmp_path / "prompts.jsonl", "eval_size": 2,
+            "reward": [RewardSpec(function="victim:by_letters", weight=0.5)], "metrics": ["victim:by_length"],
+        }  # fmt: skip
+        PPO(config=PPOConfig(**self.SETTINGS), run=tmp_path / "whole", progress=False, **given).train()
+        self.begin(tmp_path / "run", **given)
+        resumed = PPO.resume(tmp_path / "run", progress=False)
+        assert resumed.step_done == 2
+        resumed.train()
+        assert lines(tmp_path / "run", "metrics.jsonl") == lines(tmp_path / "whole", "metrics.jsonl")
+        assert Recipe(tmp_path / "run/recipe.toml", []).run_path("ppo") == str(tmp_path / "run")
+
+    def test_objects_are_given_again(self, model, tmp_path):
+        self.begin(tmp_path / "run", policy=model, prompts=PROMPTS, reward=by_letters)
+        with pytest.raises(ConfigError, match=r"prompts was an object of Python.*resume\(run, prompts=\.\.\.\)"):
+            PPO.resume(tmp_path / "run", reward=by_letters)
+        resumed = PPO.resume(tmp_path / "run", reward=by_letters, prompts=PROMPTS, steps=3, progress=False)
+        resumed.train()
+        assert resumed.step_done == 3
+        lm = load_language_model(model)
+        again = {"reward": by_letters, "prompts": PROMPTS, "policy": lm.model, "tokenizer": lm.tokenizer}
+        assert PPO.resume(tmp_path / "run", progress=False, steps=5, **again).step_done == 3
+
+    @pytest.mark.parametrize(
+        ("given", "said"),
+        [
+            ({"polcy": "x"}, "polcy: unknown; did you mean 'policy'"),
+            ({"learning_rate": 1e-9}, r"ppo\.learning_rate was .* and is 1e-09 now"),
+        ],
+    )
+    def test_what_cannot_be_given(self, model, tmp_path, given, said):
+        self.begin(tmp_path / "run", policy=model, prompts=PROMPTS, reward=by_letters)
+        with pytest.raises(ConfigError, match=said):
+            PPO.resume(tmp_path / "run", reward=by_letters, prompts=PROMPTS, **given)
+
+    def test_no_run(self, tmp_path):
+        with pytest.raises(ConfigError, match="no run to go on with"):
+            PPO.resume(tmp_path / "none")
+        RunFolder(tmp_path / "sft", {"sft": {}}).start()
+        with pytest.raises(ConfigError, match=r"no table \[ppo\]; it is the run of another job"):
+            PPO.resume(tmp_path / "sft")
+
+    @pytest.mark.parametrize(
+        ("job", "config", "rows"),
+        [
+            (SFT, SFTConfig, [{"prompt": p, "completion": " sat"} for p in PROMPTS]),
+            (RewardModeling, RewardConfig, [{"prompt": p, "chosen": " sat", "rejected": " ran"} for p in PROMPTS]),
+        ],
+    )
+    def test_supervised_jobs_too(self, model, tmp_path, job, config, rows):
+        settings = config(epochs=2, batch_size=2, checkpoint_every=2, device="cpu")
+        job(model, rows, settings, run=tmp_path / "run", progress=False).train()
+        with pytest.raises(ConfigError, match=r"data was an object of Python"):
+            job.resume(tmp_path / "run")
+        with pytest.raises(ConfigError, match=r"began with another data\n"):
+            job.resume(tmp_path / "run", data=rows[1:] + rows[:1])
+        weights = load_file(model / "model.safetensors")
+        save_file({k: v + 1e-5 for k, v in weights.items()}, model / "model.safetensors", {"format": "pt"})
+        with pytest.raises(ConfigError, match=r"began with another model\n"):
+            job.resume(tmp_path / "run", data=rows)
+        save_file(weights, model / "model.safetensors", {"format": "pt"})
+        resumed = job.resume(tmp_path / "run", data=rows, epochs=3, progress=False)
+        assert (resumed.step_done, resumed.total_steps) == (6, 9)
+        resumed.train()

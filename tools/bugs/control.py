@@ -5,6 +5,8 @@ from bugs.mutant import Mutant
 NETWORKS, LSTM = ("tests/control/test_networks.py",), ("tests/models/test_lstm.py",)
 DISTRIBUTIONS, CALLBACKS = ("tests/control/test_distributions.py",), ("tests/control/test_callbacks.py",)
 LEARNING, SB3 = ("tests/control/test_learning.py",), ("tests/control/test_sb3.py",)
+COMMAND = ("tests/control/test_command.py",)
+ODD = ("tests/control/test_odd_input.py",)
 
 CONTROL = [
     Mutant(
@@ -114,7 +116,7 @@ CONTROL = [
     Mutant(
         "adam-forgets-when-saved",
         "control/agent.py",
-        "agent.update.optimizer.load_state_dict(",
+        "self.update.optimizer.load_state_dict(",
         "dict(",
         NETWORKS,
         "an agent that goes on learning begins Adam anew",
@@ -174,6 +176,22 @@ CONTROL = [
         "self.state = hidden[:, : len(rows)], cell[:, : len(rows)]",
         ("tests/engine/test_engine.py",),
         "a row goes on from another one's memory",
+    ),
+    Mutant(
+        "resumed-from-the-full-rate",
+        "control/agent.py",
+        "self._learn(total, callbacks, 0 if resume else self.num_timesteps)",
+        "self._learn(total, callbacks, self.num_timesteps)",
+        COMMAND,
+        "a resumed run anneals from the beginning, and learns for too long",
+    ),
+    Mutant(
+        "cut-off-at-nan",
+        "control/rollout.py",
+        "row = self._tensor(self._scaled(self._flat(batched(space, [last]), 1), learn=False))",
+        "row = self._tensor(self._scaled(flatten(space, batched(space, [last]), 1), learn=False))",
+        ODD,
+        "an episode's last observation may be NaN",
     ),
     Mutant(
         "lstm-begun-by-transformers",

@@ -6,6 +6,8 @@ CHECKPOINTS = ("tests/training/test_checkpoint.py", "tests/test_storage.py")
 FAULTS = ("tests/training/test_faults.py",)
 GUARDED = ("tests/training/test_guards.py",)
 STOPPED = ("tests/training/test_interrupts.py",)
+LOCKED = ("tests/test_locking.py",)
+RESUMED = ("tests/training/test_ppo_resume.py",)
 EXAMINED = ("tests/inspection/test_doctor.py",)
 
 SURVIVING = [
@@ -35,9 +37,9 @@ SURVIVING = [
     ),
     Mutant(
         "damage-unseen",
-        "training/checkpoint.py",
-        "        if _checksum(path) != checksum:",
-        "        if not checksum:",
+        "checkpoints.py",
+        "        if checksum(path) != sum_then:",
+        "        if not sum_then:",
         CHECKPOINTS,
         "a flipped bit is loaded",
     ),
@@ -52,7 +54,7 @@ SURVIVING = [
     Mutant(
         "best-deleted",
         "training/checkpoint.py",
-        "            if best_step is None or _step(old) != best_step:",
+        "            if best_step is None or step_of(old) != best_step:",
         "            if True:",
         CHECKPOINTS,
         "the best checkpoint goes with the old ones",
@@ -100,7 +102,7 @@ SURVIVING = [
     Mutant(
         "second-signal-noted",
         "interrupts.py",
-        "            raise KeyboardInterrupt if signum == signal.SIGINT else SystemExit(128 + signum)",
+        "            raise KeyboardInterrupt if signum == signal.SIGINT else Terminated(128 + signum)",
         "            return",
         STOPPED,
         "a second Ctrl-C does nothing",
@@ -200,5 +202,45 @@ SURVIVING = [
         "        tensor.add_(0.0)",
         EXAMINED,
         "a checkpoint passes because nothing was changed before it was read",
+    ),
+    Mutant(
+        "lock-looked-at",
+        "tracking.py",
+        "        give_back = weakref.finalize(self, take(self.path))",
+        "        refuse_locked(self.path)\n        give_back = weakref.finalize(self, int)",
+        LOCKED,
+        "a run looks whether another one is there, and two do so at once",
+    ),
+    Mutant(
+        "free-when-it-looked",
+        "tracking.py",
+        "            if not self._started:\n                self._refuse_occupied()\n",
+        "",
+        LOCKED,
+        "what came between the look and the lock is overwritten",
+    ),
+    Mutant(
+        "weights-by-their-sum-of-sizes",
+        "training/fingerprints.py",
+        "{tuple(tensor.shape)} {_content(tensor)}",
+        "{tuple(tensor.shape)}",
+        RESUMED,
+        "a model trained in place is the one that the run began with",
+    ),
+    Mutant(
+        "direction-forgotten",
+        "training/keeping.py",
+        'for key in ("metric", "lowest"))',
+        'for key in ("metric",))',
+        ("tests/training/test_best.py",),
+        "the largest so far is what a smallest is compared with",
+    ),
+    Mutant(
+        "place-taken-in-two-steps",
+        "storage.py",
+        "    if target.exists() and _exchange(aside, target):",
+        "    if False:",
+        ("tests/test_storage.py",),
+        "a kill leaves a finished run without its result",
     ),
 ]

@@ -40,7 +40,7 @@ WATCHING = [
     Mutant(
         "left-open",
         "tracking.py",
-        "            run.close_trackers()\n        raise",
+        "            run.close()\n        raise",
         "            pass\n        raise",
         ("tests/training/test_watching.py",),
         "a run that is broken off holds its tracker, and cannot be taken up in the same process",

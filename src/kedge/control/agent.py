@@ -14,7 +14,7 @@ from gymnasium.vector import VectorEnv
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from kedge.control.callbacks import Callback
+from kedge.control.callbacks import Callback, CallbackLike, callbacks_of
 from kedge.control.config import ControlConfig
 from kedge.control.dense import single_threaded
 from kedge.control.distributions import distribution_for
@@ -79,15 +79,26 @@ class PPO:
         """A line for each rollout so far."""
         self._generator = torch.Generator(config.device).manual_seed(config.seed)
 
-    def learn(self, total_timesteps: int | None = None, callback: Callback | Sequence[Callback] | None = None) -> "PPO":
+    def learn(
+        self,
+        total_timesteps: int | None = None,
+        callback: CallbackLike | Sequence[CallbackLike] | None = None,
+        *,
+        resume: bool = False,
+    ) -> "PPO":
         """Learn for so many steps of all environments together (default: the settings'); returns itself.
 
         Episodes begin anew; learning twice goes on from the same weights, with other episodes.
 
+        Args:
+            callback: looks on: a :class:`Callback`, a function ``f(agent, metrics)`` to be called after each update, or
+                several of them.
+            resume: the steps that the agent has behind it count, towards ``total_timesteps`` and in what is annealed.
+
         Raises:
-            NotFiniteError: a loss or a gradient is not finite.
+            NotFiniteError: a loss, a gradient or an observation is not finite. ConfigError: no callback.
         """
-        callbacks = [callback] if isinstance(callback, Callback) else list(callback or ())
+        callbacks = callbacks_of(callback)
         total = self.config.total_timesteps if total_timesteps is None else total_timesteps
         seed = self.config.seed + self.num_timesteps
         self.collector.begin(seed)
@@ -95,20 +106,20 @@ class PPO:
         for each in callbacks:
             each.on_training_start(self)
         with nullcontext() if has_images(self.observation_space) else single_threaded():
-            self._learn(total, callbacks)
+            self._learn(total, callbacks, 0 if resume else self.num_timesteps)
         for each in callbacks:
             each.on_training_end(self)
         return self
 
-    def _learn(self, total: int, callbacks: Sequence[Callback]) -> None:
-        begun, start, going = self.num_timesteps, time.perf_counter(), True
+    def _learn(self, total: int, callbacks: Sequence[Callback], begun: int) -> None:
+        before, start, going = self.num_timesteps, time.perf_counter(), True
         while going and self.num_timesteps - begun < total:
             left = 1.0 - (self.num_timesteps - begun) / total
             rollout = self.collector.collect(self.config.n_steps)
             self.num_timesteps += rollout.logprobs.numel()
             answers = [each.on_rollout_end(self) for each in callbacks]
             metrics = self._episodes() | self.update(rollout, left)
-            metrics["steps_per_second"] = (self.num_timesteps - begun) / (time.perf_counter() - start)
+            metrics["steps_per_second"] = (self.num_timesteps - before) / (time.perf_counter() - start)
             self.metrics.append({"step": float(self.num_timesteps), **metrics})
             answers += [each.on_update_end(self, metrics) for each in callbacks]
             going = False not in answers
@@ -144,7 +155,7 @@ class PPO:
             ConfigError: what is there is no agent's folder.
             StorageError: they cannot be written; what was there is as it was.
         """
-        folder = Path(folder).absolute()
+        folder = Path(folder).expanduser().absolute()
         others = {path.name for path in folder.iterdir()} - {AGENT_FILE, SETTINGS_FILE} if folder.is_dir() else set()
         if others or folder.is_file():
             raise ConfigError(
@@ -160,12 +171,16 @@ class PPO:
 
     @classmethod
     def load(cls, folder: str | Path, env: str | gym.Env[Any, Any] | VectorEnv[Any, Any, Any] | None = None) -> "PPO":
-        """Read what :meth:`save` wrote. ``env`` is needed where it was not given by its id.
+        """Read what :meth:`save` wrote, or the agent of a run (``runs/CartPole-v1``).
+
+        ``env`` is needed where it was not given by its id.
 
         Raises:
             ModelError: no agent there, or it does not fit the environment.
         """
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
+        if (folder / "agent" / SETTINGS_FILE).is_file():
+            folder = folder / "agent"
         if not (folder / SETTINGS_FILE).is_file():
             raise ModelError(f"{folder}: no saved agent ({SETTINGS_FILE} is missing)")
         settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
@@ -176,6 +191,16 @@ class PPO:
             )
         n_envs = {} if isinstance(env, str) else {"n_envs": env.num_envs if isinstance(env, VectorEnv) else 1}
         agent = cls(env, ControlConfig(**settings["config"] | n_envs))
+        agent.restore(folder)
+        return agent
+
+    def restore(self, folder: Path) -> None:
+        """Become the agent that :meth:`save` wrote, with the settings and the environment that this one has.
+
+        Raises:
+            ModelError: it cannot be read, or does not fit.
+        """
+        settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
         parts: dict[str, dict[str, np.ndarray]] = {"network": {}, "normalization": {}, "adam": {}}
         try:
             saved = load_file(folder / AGENT_FILE)
@@ -185,14 +210,13 @@ class PPO:
             part, _, rest = name.partition(".")
             parts[part][rest] = x
         weights = {name: torch.as_tensor(x) for name, x in parts["network"].items()}
-        shapes = {name: tuple(x.shape) for name, x in agent.network.state_dict().items()}
+        shapes = {name: tuple(x.shape) for name, x in self.network.state_dict().items()}
         if {name: tuple(x.shape) for name, x in weights.items()} != shapes:
             raise ModelError(f"{folder}: the agent's networks do not fit this environment's spaces")
-        agent.network.load_state_dict(weights)
-        agent.normalization.load_state_dict(parts["normalization"])
-        agent.update.optimizer.load_state_dict({name: torch.as_tensor(x) for name, x in parts["adam"].items()})
-        agent.num_timesteps = settings["num_timesteps"]
-        return agent
+        self.network.load_state_dict(weights)
+        self.normalization.load_state_dict(parts["normalization"])
+        self.update.optimizer.load_state_dict({name: torch.as_tensor(x) for name, x in parts["adam"].items()})
+        self.num_timesteps = settings["num_timesteps"]
 
     def _episodes(self) -> dict[str, float]:
         finished, self.collector.finished = self.collector.finished, []

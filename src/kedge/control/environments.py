@@ -39,6 +39,8 @@ class Environments(Protocol):
     """N environments that go on for ever."""
 
     n: int
+    name: str
+    """The environments' id, or their class where they have none."""
     observation_space: gym.Space[Any]
     action_space: gym.Space[Any]
 
@@ -57,6 +59,7 @@ class Several:
     def __init__(self, environments: Sequence[gym.Env[Any, Any]]) -> None:
         self.environments = list(environments)
         self.n = len(self.environments)
+        self.name = _name(self.environments[0])
         self.observation_space = self.environments[0].observation_space
         self.action_space = self.environments[0].action_space
 
@@ -84,6 +87,7 @@ class Vectorized:
     def __init__(self, environment: VectorEnv[Any, Any, Any]) -> None:
         self.environment = environment
         self.n = environment.num_envs
+        self.name = _name(environment)
         self.observation_space = environment.single_observation_space
         self.action_space = environment.single_action_space
         self.mode = AutoresetMode(environment.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
@@ -154,6 +158,11 @@ def make(name: str, **kwargs: Any) -> gym.Env[Any, Any]:
         return gym.make(name, disable_env_checker=True, **kwargs)
     except gym.error.Error as error:
         raise ConfigError(f"environment {name!r}: {error}") from None
+
+
+def _name(environment: Any) -> str:
+    spec = getattr(environment, "spec", None)
+    return type(environment).__name__ if spec is None else str(spec.id)
 
 
 def _one(observations: Any, i: int) -> Any:

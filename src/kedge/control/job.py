@@ -1,5 +1,7 @@
 """``kedge control``: from an environment's id or a recipe to a saved agent, its learning curve and its evaluation."""
 
+import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,15 @@ from kedge.control.pictures import learning_curve
 from kedge.errors import ConfigError, Stopped
 from kedge.interrupts import Interrupts
 from kedge.parallel import ALONE
-from kedge.progress import ProgressBar
-from kedge.tracking import RunFolder
+from kedge.progress import ProgressBar, say
+from kedge.storage import old_of
+from kedge.tracking import RunFolder, closed_when_broken_off
 
 FILES = ("recipe.toml", "metrics.jsonl", "summary.json", "agent", "curve.png", "watched.gif")
 TABLES = ("control", "sft", "reward", "ppo", "evaluate")
 SHOWN = ("return", "length")
+SAVED_EVERY = 30.0
+"""Seconds between two times that the agent is saved while it learns: what a kill can cost."""
 
 
 class ControlRecipe(ControlConfig):
@@ -52,27 +57,45 @@ def read_control(target: str, overrides: Sequence[str]) -> tuple[str, ControlRec
     return name, ControlRecipe(**tables["control"])
 
 
-def control_job(name: str, settings: ControlRecipe, *, overwrite: bool = False) -> dict[str, Any]:
+def control_job(name: str, settings: ControlRecipe, *, overwrite: bool = False, resume: bool = False) -> dict[str, Any]:
     """Train, evaluate and save; returns the summary, with the run's folder in it.
+
+    A run that is resumed goes on from the agent that was saved last, in new episodes: what an environment was at cannot
+    be saved, so that it is not to the last bit what the uninterrupted run would have been.
 
     Raises:
         KedgeError: anything in the settings that does not fit, before any training.
         Stopped: Ctrl-C or SIGTERM asked for it; the agent so far and its curve are saved.
     """
     run = RunFolder(
-        settings.run or f"runs/{name}", {"control": settings.resolved()}, overwrite=overwrite, resume=None, files=FILES
+        settings.run or f"runs/{name}",
+        {"control": settings.resolved()},
+        overwrite=overwrite,
+        resume=resume,
+        files=FILES,
     )
     config = ControlConfig(**settings.model_dump(exclude_unset=True, exclude={"env", "run"}))
     agent = PPO(settings.env, config)
+    saved = run.path / "agent"
+    if run.resume:
+        _go_on(agent, saved, config)
     run.start()
-    with ProgressBar(settings.env, config.total_timesteps) as bar, Interrupts(ALONE) as interrupts:
-        agent.learn(callback=Reporter(run, bar, interrupts))
+    if run.resume:
+        run.forget_after(agent.num_timesteps)
+        agent.metrics = read_metrics(run.path / "metrics.jsonl")
+    with (
+        closed_when_broken_off(run),
+        ProgressBar(settings.env, config.total_timesteps, start=agent.num_timesteps) as bar,
+        Interrupts(ALONE) as interrupts,
+    ):
+        agent.learn(callback=Reporter(run, bar, interrupts, agent.num_timesteps), resume=True)
         asked = interrupts.asked()
-    agent.save(run.path / "agent")
+        agent.save(saved)
     learning_curve(agent.metrics, run.path / "curve.png", title=settings.env)
     if asked and agent.num_timesteps < config.total_timesteps:
         done = f"{agent.num_timesteps:,} of {config.total_timesteps:,} steps"
-        raise Stopped(f"{asked.name} after {done}; the agent so far is in {run.path}/agent", 128 + asked)
+        run.close()
+        raise Stopped(f"{asked.name} after {done}; the agent so far is in {saved}", 128 + asked)
     summary: dict[str, Any] = {"env": settings.env, "steps": agent.num_timesteps}
     summary["steps_per_second"] = round(agent.metrics[-1]["steps_per_second"])
     if config.eval_episodes:
@@ -82,15 +105,38 @@ def control_job(name: str, settings: ControlRecipe, *, overwrite: bool = False) 
     return summary | {"run": str(run.path)}
 
 
-class Reporter(Callback):
-    """Writes a line a rollout, and moves the bar; stops where it was asked for."""
+def _go_on(agent: PPO, saved: Path, config: ControlConfig) -> None:
+    saved = saved if saved.is_dir() else old_of(saved)
+    if not saved.is_dir():
+        say(f"{saved.parent}: no agent in it yet; the run begins again")
+        return
+    agent.restore(saved)
+    a_rollout = agent.environments.n * config.n_steps
+    if agent.num_timesteps >= config.total_timesteps + a_rollout:
+        raise ConfigError(
+            f"total_timesteps: {config.total_timesteps:,}, and {agent.num_timesteps:,} are done; set more, or leave it"
+        )
 
-    def __init__(self, run: RunFolder, bar: ProgressBar, interrupts: Interrupts) -> None:
-        self.run, self.bar, self.interrupts, self.last = run, bar, interrupts, 0
+
+def read_metrics(file: Path) -> list[dict[str, float]]:
+    """The lines of a run's metrics, as an agent has them; none where there is no file."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    return [{name: value for name, value in json.loads(line).items() if value is not None} for line in lines]
+
+
+class Reporter(Callback):
+    """Writes a line a rollout, moves the bar, and saves the agent now and then; stops where it was asked for."""
+
+    def __init__(self, run: RunFolder, bar: ProgressBar, interrupts: Interrupts, done: int) -> None:
+        self.run, self.bar, self.interrupts, self.last = run, bar, interrupts, done
+        self.saved = time.monotonic()
 
     def on_update_end(self, agent: PPO, metrics: dict[str, float]) -> bool:
         self.run.write_metrics(agent.num_timesteps, metrics)
         shown = {name: metrics[name] for name in SHOWN if name in metrics}
         self.bar.advance(by=agent.num_timesteps - self.last, **shown)
         self.last = agent.num_timesteps
+        if time.monotonic() - self.saved > SAVED_EVERY:
+            agent.save(self.run.path / "agent")
+            self.saved = time.monotonic()
         return self.interrupts.asked() is None

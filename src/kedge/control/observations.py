@@ -1,12 +1,12 @@
 """From observations of any supported space to one array a step, and the network that reads it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from kedge.errors import ConfigError
+from kedge.errors import ConfigError, NotFiniteError
 
 SMALLEST_IMAGE = 8  # smaller ones leave nothing for two convolutions
 
@@ -100,6 +100,33 @@ def length(space: spaces.Space[Any], observations: Any) -> int:
         name, part = next(iter(space.spaces.items()))
         return length(part, observations[name])
     return len(observations)
+
+
+def refuse_not_finite(observations: Any, n: int, where: str) -> None:
+    """Raise where one of n observations, batched, has a number in it that is none.
+
+    Raises:
+        NotFiniteError: naming environment, key and value.
+    """
+    for key, part in _named(observations):
+        numbers = np.asarray(part)
+        if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
+            rows = numbers.reshape(n, -1)
+            i, column = np.argwhere(~np.isfinite(rows))[0]
+            which = f"environment {i} of {n} ({where})" if n > 1 else f"the environment ({where})"
+            what = f"observation {key!r}" if key else "an observation"
+            raise NotFiniteError(
+                f"{which} gave {what} with {rows[i, column]} in it, at position {column}; mend it there"
+            )
+
+
+def _named(observations: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The parts of Dict observations by their keys; of others all, without a name."""
+    if not isinstance(observations, Mapping):
+        yield name, observations
+        return
+    for key, part in observations.items():
+        yield from _named(part, f"{name}.{key}" if name else str(key))
 
 
 def _one_hot(values: np.ndarray, sizes: list[int]) -> np.ndarray:

@@ -13,7 +13,7 @@ from kedge.control.distributions import Distribution
 from kedge.control.environments import Environments, Step
 from kedge.control.networks import ActorCritic, Memory
 from kedge.control.normalization import Normalization
-from kedge.control.observations import batched, flatten
+from kedge.control.observations import batched, flatten, refuse_not_finite, width
 from kedge.core import gae
 
 Played = list[tuple[np.ndarray, ...]]
@@ -80,6 +80,7 @@ class Collector:
         self.generator = torch.Generator(config.device)
         self.finished: list[tuple[float, int]] = []
         """``(return, length)`` of the episodes that ended since this was last emptied."""
+        self._zeros = np.zeros(environments.n * width(environments.observation_space), np.float32)
         self._now = np.empty(0)  # what the environments show; nothing before they begin
 
     def begin(self, seed: int) -> None:
@@ -124,7 +125,7 @@ class Collector:
     def _value_after(self, last: Any, i: int) -> Tensor:
         """V of the observation that environment i was cut off at."""
         space = self.environments.observation_space
-        row = self._tensor(self._scaled(flatten(space, batched(space, [last]), 1), learn=False))
+        row = self._tensor(self._scaled(self._flat(batched(space, [last]), 1), learn=False))
         memory = self.memories[1]
         mine = None if memory is None else (memory[0][:, i : i + 1], memory[1][:, i : i + 1])
         return self.network.values(row[None], torch.zeros(1, 1, dtype=torch.bool, device=row.device), mine)[0][0, 0]
@@ -161,7 +162,15 @@ class Collector:
         return Steps(observations, actions, logprobs, values, advantages.T, returns.T, starts, mask, memory)
 
     def _seen(self, observations: Any) -> np.ndarray:
-        return self._scaled(flatten(self.environments.observation_space, observations, self.environments.n), learn=True)
+        return self._scaled(self._flat(observations, self.environments.n), learn=True)
+
+    def _flat(self, observations: Any, n: int) -> np.ndarray:
+        space = self.environments.observation_space
+        rows = flatten(space, observations, n)
+        # The fastest way to ask, for it is asked at every step: only what is not finite is not 0 times 0.
+        if rows.dtype == np.float32 and np.dot(rows.ravel(), self._zeros[: rows.size]) != 0.0:
+            refuse_not_finite(observations, n, self.environments.name)
+        return rows
 
     def _scaled(self, rows: np.ndarray, *, learn: bool) -> np.ndarray:
         return self.normalization.observations(rows, learn=learn)

@@ -47,7 +47,7 @@ def read_rows(source: str | Path, *, rename: dict[str, str] | None = None) -> li
         DataError: nothing there, unknown format, a line that cannot be read, no rows, or a column of ``rename``
             that a row lacks.
     """
-    path = Path(source)
+    path = Path(source).expanduser()
     rows = list(_read_file(path)) if path.is_file() else _read_dataset(str(source))
     if not rows:
         raise DataError(f"{source}: no rows in it")
@@ -209,6 +209,8 @@ def _read_dataset(source: str) -> list[Row]:
     import datasets  # seconds to import, and most runs read a plain file
 
     name, _, asked = source.partition(":")
+    home = Path(name).expanduser()
+    name = str(home) if name.startswith("~") and home.exists() else name
     split = asked or "train"
     folder = Path(name)
     looks_like_a_path = (

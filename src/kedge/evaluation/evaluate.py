@@ -24,8 +24,9 @@ from kedge.evaluation.samples import sample_rows
 from kedge.models.language_model import Device, DType, LanguageModel, load_language_model
 from kedge.models.scoring import score_tokens
 from kedge.parallel import ALONE, Processes
-from kedge.rewards.build import RewardLike, build_reward
-from kedge.rewards.scores import Reward, judge
+from kedge.rewards.build import RewardLike, build_reward, refuse_missing_columns
+from kedge.rewards.foreign import TrainerState
+from kedge.rewards.scores import AT_REST, Reward, judge
 
 MICRO_BATCH_TOKENS = 16_384
 RESERVED = ("score", "kl", "length", "ended_by_eos", "distinct_1", "distinct_2")
@@ -48,11 +49,13 @@ class Evaluation:
 
     def summary(self) -> dict[str, float]:
         """Means over the prompts: scores, ``rewards/NAME`` of the parts of a reward, sequence KL, answer length in
-        tokens, share ended by EOS, distinct-1/2; and how many samples have a default score."""
+        tokens, share ended by EOS, distinct-1/2; and how many samples have a default score. A judge's mean is over
+        those it judged, and left out where it judged none."""
         n = len(self.completions)
         texts = [completion.text for completion in self.completions]
-        numbers = {name: mean(values) for name, values in self.scores.items()}
-        numbers |= {f"rewards/{name}": mean(values) for name, values in self.components.items()}
+        means = {name: mean(values) for name, values in self.scores.items()}
+        means |= {f"rewards/{name}": mean(values) for name, values in self.components.items()}
+        numbers = {name: value for name, value in means.items() if not math.isnan(value)}
         if self.kl is not None:
             numbers["kl"] = mean(self.kl)
         return numbers | {
@@ -79,6 +82,7 @@ def evaluate_policy(
     seed: int = 0,
     micro_batch_tokens: int = MICRO_BATCH_TOKENS,
     processes: Processes = ALONE,
+    state: TrainerState = AT_REST,
 ) -> Evaluation:
     """Let ``lm`` answer every prompt once and measure the answers.
 
@@ -88,6 +92,7 @@ def evaluate_policy(
         reference: also measure the sequence KL from it.
         seed: the same seed gives every policy the same random numbers for the same prompt.
         micro_batch_tokens: of the passes that measure the KL.
+        state: of the training, for judges that ask how far it is.
 
     Raises:
         DataError: a prompt that does not fit the model. RewardError: a judge that fails to judge.
@@ -98,7 +103,7 @@ def evaluate_policy(
         ids = [encode_prompt(lm.tokenizer, prompt.text, origin=prompt.origin) for prompt in prompts]
     completions = generate(Engine(lm), ids, sampling, processes, seed=seed)
     with torch.autocast(lm.device.type, enabled=False):  # whatever the policy computes in, judges are judges
-        scores = {name: judge(by, prompts, completions, processes) for name, by in judges.items()}
+        scores = {name: judge(by, prompts, completions, processes, state) for name, by in judges.items()}
     divergence = None
     if reference is not None:
         temperature = sampling.temperature or 1.0
@@ -143,12 +148,13 @@ class Comparison:
     after: Evaluation
 
     def win_rates(self) -> dict[str, WinRate]:
-        """How often ``after`` beats ``before``, by every judge that both were judged by."""
-        return {
-            name: win_rate(*_both_judged(self.after.scores[name], self.before.scores[name]))
-            for name in self.after.scores
+        """How often ``after`` beats ``before``, by every judge that judged both of some prompt's answers."""
+        pairs = {
+            name: _both_judged(scores, self.before.scores[name])
+            for name, scores in self.after.scores.items()
             if name in self.before.scores
         }
+        return {name: win_rate(ours, theirs) for name, (ours, theirs) in pairs.items() if ours}
 
     def summary(self) -> dict[str, Any]:
         """Number of prompts, both summaries, and the win rates with their 95% intervals."""
@@ -191,6 +197,8 @@ def evaluate(
         KedgeError: anything in these that does not fit.
     """
     records = read_prompts(prompts, columns)[:limit]
+    for judging in [*([] if reward is None else [reward]), *several(metrics)]:
+        refuse_missing_columns(judging, records[0].columns)
     judges: dict[str, Reward] = {} if reward is None else {"score": build_reward(reward, device=device)}
     judges |= named_judges(metrics, device)
 

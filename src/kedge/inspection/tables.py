@@ -38,13 +38,14 @@ def comparison_table(summary: Mapping[str, Any], *, title: str, prompts: str = "
     table.add_column("")
     for heading in ("before", "after", "win rate"):
         table.add_column(heading, justify="right")
-    for name, after in summary["after"].items():
+    for name in {**summary["after"], **summary["before"]}:  # a judge may have abstained from either
+        after = summary["after"].get(name)
         if after == summary["before"].get(name) == 0 and isinstance(after, int):
             continue  # failures counted, and there were none
         rate = summary["win_rate"].get(name)
         shown = "" if rate is None else f"{rate['rate']:.1%}  [{rate['low']:.1%}, {rate['high']:.1%}]"
         table.add_row(
-            EXPLAINED.get(name, name), _number(name, summary["before"].get(name)), _number(name, after), shown
+            EXPLAINED.get(name, escape(name)), _number(name, summary["before"].get(name)), _number(name, after), shown
         )
     return table
 

@@ -12,11 +12,14 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 import kedge.models.lstm  # noqa: F401, so that transformers' Auto classes know it
+from kedge.checkpoints import last_whole
 from kedge.config import several
 from kedge.data.encode import Tokenizer
 from kedge.data.hub import asked_if_it_answers
 from kedge.errors import ModelError
 from kedge.models.head import OutputHead, output_head, vocabulary_rows
+from kedge.progress import say
+from kedge.storage import old_of
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -102,7 +105,7 @@ def load_language_model(
         ModelError: not found (or a hub id without a network), no tokenizer, weights missing or misshapen, tokenizer
             and model of different vocabularies, an unknown stop token.
     """
-    folder = find(source, "policy")
+    folder = find_and_tell(source, "policy")
     loaded_tokenizer = load_tokenizer(tokenizer or folder, key="tokenizer")
     model, info = load_weights(AutoModelForCausalLM, folder, dtype)
     refuse_missing(info, source, "it is no causal language model (a reward model or a critic has no output head)")
@@ -135,7 +138,8 @@ def load_tokenizer(source: str | Path, *, key: str) -> Tokenizer:
     Raises:
         ModelError: none there.
     """
-    folder = Path(source)
+    folder = Path(source).expanduser()
+    source = folder if folder.is_dir() else source
     if folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise ModelError(f"{source}: no tokenizer in this folder; save it there, or name one with {key}=...")
     try:
@@ -202,15 +206,27 @@ def refuse_missing(info: dict, source: object, meaning: str) -> None:
         raise ModelError(f"{source}: weights missing: {', '.join(missing[:4])}; {meaning}")
 
 
+def find_and_tell(source: str | Path, part: str) -> str:
+    """:func:`find`, which says so where it had to take a checkpoint of a run that is not at its end."""
+    found = Path(find(source, part))
+    if found.parent.parent.name == "checkpoints" and Path(source).expanduser() == found.parent.parent.parent:
+        say(f"{source}: the run is not at its end; {part} is that of its last checkpoint, {found.parent.name}")
+    return str(found)
+
+
 def find(source: str | Path, part: str) -> str:
-    """``source``, or the folder ``part`` inside it where ``source`` is a run folder.
+    """``source``, or the folder ``part`` inside it where ``source`` is a run folder: its result, or that of its last
+    whole checkpoint.
 
     Raises:
         ModelError: it looks like a path and there is nothing.
     """
     path = Path(source).expanduser()
-    if (path / part / "config.json").is_file():
-        return str(path / part)
+    for result in (path / part, old_of(path / part)):
+        if (result / "config.json").is_file():
+            return str(result)
+    if (path / "recipe.toml").is_file() and (kept := last_whole(path, part)):
+        return str(kept / part)
     looks_like_a_path = str(source).startswith((".", "/", "~", "runs/")) or str(source).count("/") > 1
     if looks_like_a_path and not path.exists():
         raise ModelError(f"{source}: no such folder")

@@ -25,7 +25,7 @@ from kedge.models.language_model import (
     Device,
     DType,
     copy_weights,
-    find,
+    find_and_tell,
     load_config,
     load_tokenizer,
     load_weights,
@@ -139,7 +139,7 @@ def new_reward_model(
     Raises:
         ModelError: not found, no tokenizer, or weights of the trunk missing.
     """
-    folder = find(source, "policy")
+    folder = find_and_tell(source, "policy")
     model: PreTrainedModel | ScalarModel
     if type(load_config(folder)) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         model, info = load_weights(AutoModelForSequenceClassification, folder, dtype, num_labels=1)
@@ -161,7 +161,7 @@ def load_reward_model(
     Raises:
         ModelError: not found, no tokenizer, head missing or misshapen, or an architecture without that class.
     """
-    folder = find(source, "reward_model")
+    folder = find_and_tell(source, "reward_model")
     if (Path(folder) / HEAD_FILE).is_file():
         model: PreTrainedModel | ScalarModel = ScalarModel.load(Path(folder), HEAD_FILE, dtype=dtype)
     else:

@@ -1,6 +1,6 @@
 """From what a user writes (a function, ``package.module:name``, a reward model, a weighted list) to a reward."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ from kedge.models.language_model import Device
 from kedge.models.reward_model import RewardModel, load_reward_model
 from kedge.rewards.foreign import import_function, is_function_path
 from kedge.rewards.function import FunctionReward
+from kedge.rewards.function import refuse_missing_columns as check_columns
 from kedge.rewards.isolated import IsolatedReward
 from kedge.rewards.model import ModelReward
 from kedge.rewards.weighted import WeightedReward
@@ -60,8 +61,24 @@ def build_reward(
     Raises:
         ConfigError: not a reward. ModelError: a reward model that cannot be loaded.
     """
-    parts = [what] if not isinstance(what, Sequence) or isinstance(what, str) else what
-    return WeightedReward([_part(part, device) for part in parts], partial=partial)
+    return WeightedReward([_part(part, device) for part in _parts(what)], partial=partial)
+
+
+def refuse_missing_columns(what: RewardLike | Sequence[RewardLike], there: Collection[str]) -> None:
+    """Before anything is loaded: raise where one of the functions must have what is no column of the data.
+
+    Raises:
+        RewardError: naming function and column. ConfigError: not a reward.
+    """
+    for part in _parts(what):
+        spec = RewardSpec(**part) if isinstance(part, Mapping) else part
+        function = spec.function if isinstance(spec, RewardSpec) else spec
+        name = spec.name if isinstance(spec, RewardSpec) else None
+        if isinstance(function, str) and is_function_path(function):
+            name = name or function.rpartition(":")[2]
+            function = import_function(function)
+        if callable(function) and not isinstance(function, RewardModel):
+            check_columns(function, name, there)
 
 
 def reward_model_of(reward: WeightedReward) -> RewardModel | None:
@@ -74,6 +91,10 @@ def reward_model_sources(what: str | RewardSpec | Sequence[str | RewardSpec]) ->
     parts = [what] if isinstance(what, str | RewardSpec) else what
     models = [part.model if isinstance(part, RewardSpec) else part for part in parts]
     return [str(model) for model in models if model is not None and not is_function_path(str(model))]
+
+
+def _parts(what: RewardLike | Sequence[RewardLike]) -> Sequence[RewardLike]:
+    return [what] if not isinstance(what, Sequence) or isinstance(what, str) else what
 
 
 def _part(what: RewardLike, device: Device) -> tuple[float, FunctionReward | ModelReward]:

@@ -2,22 +2,56 @@
 
 TRL's signature, so that functions written for its GRPO work as they are: chat prompts arrive as messages and their
 completions as ``[{"role": "assistant", "content": ...}]``; ``completion_ids`` and the data's other columns come as
-keyword lists; an item may be None (this function does not judge this sample), or a list of floats, one a token.
+keyword lists, and ``trainer_state`` says how far the training is; an item may be None (this function does not judge
+this sample), or a list of floats, one a token. A coroutine function is awaited.
 """
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from kedge.data.records import Prompt, as_messages
 from kedge.engine.engine import Completion
 from kedge.errors import RewardError, RewardNotFiniteError
-from kedge.rewards.foreign import RewardFunction, as_plain
-from kedge.rewards.scores import Scores, shown
+from kedge.interrupts import Terminated
+from kedge.rewards.foreign import RewardFunction, TrainerState, as_plain, own_copy
+from kedge.rewards.scores import AT_REST, Scores, shown
+from kedge.rewards.waiting import together
 
 Item = float | list[float] | None
 """What a function gives for a sample: a score, one a token, or that it does not judge it."""
+
+
+GIVEN = frozenset({"prompts", "completions", "completion_ids", "trainer_state"})
+"""Arguments that every function can have, whatever the data's columns."""
+
+
+def refuse_missing_columns(function: RewardFunction, name: str | None, there: Collection[str]) -> None:
+    """Raise where a function must have an argument that is no column.
+
+    Args:
+        name: of the function, where it is logged under another one than its own. there: the data's columns.
+
+    Raises:
+        RewardError: naming the function, the column, and those that there are.
+    """
+    name = name or function_name(function)
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        who = f"reward function {name!r}"
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise RewardError(f"{who} takes {parameter.name!r} by position alone; it is called by name: take out the /")
+        if parameter.default is parameter.empty and parameter.name not in GIVEN.union(there):
+            columns = ", ".join(["prompt", *there])
+            raise RewardError(f"{who} wants column {parameter.name!r}; there are: {columns}")
+
+
+def function_name(function: RewardFunction) -> str:
+    """Under which it is logged, unless it is given another name."""
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 class FunctionReward:
@@ -25,27 +59,74 @@ class FunctionReward:
 
     def __init__(self, function: RewardFunction, name: str | None = None) -> None:
         self.function = function
-        self.name: str = name or str(getattr(function, "__name__", type(function).__name__))
+        self.name: str = name or function_name(function)
         parameters = inspect.signature(function).parameters.values()
         self.takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
         self.takes = {p.name for p in parameters}
 
-    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
-        result = self.function(**self.arguments(prompts, completions))
+    @property
+    def is_async(self) -> bool:
+        """Whether calling it gives something to be awaited."""
+        call = getattr(self.function, "__call__", None)  # noqa: B004  an object's method is what is looked at
+        return inspect.iscoroutinefunction(self.function) or inspect.iscoroutinefunction(call)
+
+    def __call__(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], state: TrainerState = AT_REST
+    ) -> Scores:
+        with self._staying():
+            result = self.function(**self.arguments(prompts, completions), **self.about(state))
+        if inspect.isawaitable(result):
+            [result] = together([self._awaited(result)])
         return self.scores(self.checked(result, prompts, completions))
 
+    async def later(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], state: TrainerState = AT_REST
+    ) -> Scores:
+        """The same of a coroutine function, to be awaited beside others."""
+        result = self.function(**self.arguments(prompts, completions), **self.about(state))
+        return self.scores(self.checked(await self._awaited(result), prompts, completions))
+
+    async def _awaited(self, result: Awaitable[Any]) -> Any:
+        with self._staying():
+            return await result
+
+    @contextmanager
+    def _staying(self) -> Iterator[None]:
+        """Where the function asks for the end of the whole run, that is its error."""
+        try:
+            yield
+        except Terminated:
+            raise
+        except SystemExit as error:
+            raise RewardError(
+                f"reward function {self.name!r} called sys.exit({error.code!r}); return a score, or None, or raise an "
+                "error"
+            ) from error
+
+    def about(self, state: TrainerState) -> dict[str, TrainerState]:
+        """The argument that is no list, where the function takes it."""
+        return {"trainer_state": state} if self._takes("trainer_state") else {}
+
     def arguments(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> dict[str, Any]:
-        """What the function is called with, by name: a list of N for each thing that it takes."""
+        """What the function is called with, by name: a list of N for each thing that it takes.
+
+        All of it is the function's own, to be changed as it likes.
+        """
         names = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
-        columns: dict[str, list[Any]] = {name: [prompt.columns.get(name) for prompt in prompts] for name in names}
-        columns["completion_ids"] = [completion.ids for completion in completions]
+        columns: dict[str, list[Any]] = {
+            name: [own_copy(prompt.columns.get(name)) for prompt in prompts] for name in names if self._takes(name)
+        }
+        columns["completion_ids"] = [list(completion.ids) for completion in completions]
         texts = [
             completion.text if isinstance(prompt.text, str) else as_messages(completion.text)
             for prompt, completion in zip(prompts, completions, strict=True)
         ]
         # Last, so that a data column of the same name does not take an argument's place.
-        arguments = columns | {"prompts": [prompt.text for prompt in prompts], "completions": texts}
-        return arguments if self.takes_all else {k: v for k, v in arguments.items() if k in self.takes}
+        arguments = columns | {"prompts": [own_copy(prompt.text) for prompt in prompts], "completions": texts}
+        return {name: values for name, values in arguments.items() if self._takes(name) and name != "trainer_state"}
+
+    def _takes(self, name: str) -> bool:
+        return self.takes_all or name in self.takes
 
     def scores(self, items: Sequence[Item]) -> Scores:
         """The scores of N samples as everybody takes them."""

@@ -9,10 +9,10 @@ from typing import Literal
 from kedge.data.records import Prompt
 from kedge.engine.engine import Completion
 from kedge.errors import ConfigError, RewardError
-from kedge.rewards.foreign import RewardFunction, import_function
+from kedge.rewards.foreign import RewardFunction, TrainerState, import_function
 from kedge.rewards.function import FunctionReward, Item
 from kedge.rewards.pool import OWN_MODULE, Reply, WorkerPool
-from kedge.rewards.scores import Failure, Reason, Scores, shown
+from kedge.rewards.scores import AT_REST, Failure, Reason, Scores, shown
 
 REASONS: dict[Literal["raised", "hung", "died"], Reason] = {"raised": "errors", "hung": "timeouts", "died": "deaths"}
 FIXES: dict[Reason, str] = {
@@ -46,12 +46,20 @@ class IsolatedReward(FunctionReward):
         who = f"reward function {self.name!r}"
         self.pool = WorkerPool(_sendable(function, who), workers, time_limit, who=who)
 
-    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
+    @property
+    def is_async(self) -> bool:
+        """Whatever the function is, it is the workers that await it."""
+        return False
+
+    def __call__(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], state: TrainerState = AT_REST
+    ) -> Scores:
         samples = list(zip(prompts, completions, strict=True))
         items: list[Item] = [self.default] * len(samples)
         failures: dict[int, Failure] = {}
         whole = self.arguments(prompts, completions)
-        calls = [{name: values[i : i + 1] for name, values in whole.items()} for i in range(len(samples))]
+        about = self.about(state)
+        calls = [{name: values[i : i + 1] for name, values in whole.items()} | about for i in range(len(samples))]
         with closing(self.pool.run(calls)) as replies:
             for i, reply in replies:
                 judged = self._judged(reply, *samples[i])

@@ -8,7 +8,8 @@ from kedge.data.records import Prompt, joined, plain
 from kedge.engine.engine import Completion
 from kedge.errors import RewardError, RewardNotFiniteError
 from kedge.models.reward_model import RewardModel
-from kedge.rewards.scores import Scores, shown
+from kedge.rewards.foreign import TrainerState
+from kedge.rewards.scores import AT_REST, Scores, shown
 
 
 class ModelReward:
@@ -18,7 +19,9 @@ class ModelReward:
         self.model = model
         self.name = name
 
-    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
+    def __call__(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], state: TrainerState = AT_REST
+    ) -> Scores:
         whole = [joined(p.text, c.text) for p, c in zip(prompts, completions, strict=True)]
         if not has_template(self.model.tokenizer) and not all(isinstance(text, str) for text in whole):
             raise RewardError(

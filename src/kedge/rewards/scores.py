@@ -1,15 +1,17 @@
 """What a reward is: prompts and completions in, a number for each out, by named component."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args
 
 from kedge.data.records import Prompt, plain
 from kedge.engine.engine import Completion
-from kedge.errors import RewardError
 from kedge.parallel import Processes
 from kedge.progress import say
+from kedge.rewards.foreign import TrainerState
+
+AT_REST = TrainerState()
+"""Where nothing trains."""
 
 Reason = Literal["timeouts", "errors", "deaths"]
 
@@ -59,19 +61,27 @@ class Reward(Protocol):
         """Under which it is logged."""
         ...
 
-    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores: ...
+    def __call__(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], state: TrainerState = AT_REST
+    ) -> Scores: ...
 
 
-def judge(reward: Reward, prompts: Sequence[Prompt], completions: Sequence[Completion], processes: Processes) -> Scores:
+def judge(
+    reward: Reward,
+    prompts: Sequence[Prompt],
+    completions: Sequence[Completion],
+    processes: Processes,
+    state: TrainerState = AT_REST,
+) -> Scores:
     """The scores of all completions, each process having judged its share: the reward sees that share and no more.
 
     Raises:
-        RewardError: in whichever process the reward has no number for one of them; or a component judges none at all.
+        RewardError: in whichever process the reward has no number for one of them.
     """
 
     def mine() -> list[Scores]:
         share = processes.share(completions)
-        return [reward(processes.share(prompts), share)] if share else []
+        return [reward(processes.share(prompts), share, state)] if share else []
 
     parts = processes.gather(mine)
     whole = Scores(
@@ -84,9 +94,6 @@ def judge(reward: Reward, prompts: Sequence[Prompt], completions: Sequence[Compl
         if failures:
             said, n = failures[0].said, len(whole.total)
             say(f"{len(failures)} of {n} samples got the default score of {name!r}; the first: {said}")
-    for name, scores in whole.components.items():
-        if all(math.isnan(score) for score in scores):
-            raise RewardError(f"{name!r} returned None for all {len(scores)} samples; it must score at least one")
     return whole
 
 

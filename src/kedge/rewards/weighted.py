@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from kedge.data.records import Prompt
 from kedge.engine.engine import Completion
 from kedge.errors import ConfigError, RewardError
-from kedge.rewards.scores import Failure, Reward, Scores, shown
+from kedge.rewards.foreign import TrainerState
+from kedge.rewards.function import FunctionReward
+from kedge.rewards.scores import AT_REST, Failure, Reward, Scores, shown
+from kedge.rewards.waiting import together
 
 
 class WeightedReward:
@@ -34,14 +37,15 @@ class WeightedReward:
             weights[_unused(reward.name, weights)] = weight
         return weights
 
-    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
+    def __call__(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], state: TrainerState = AT_REST
+    ) -> Scores:
         n = len(completions)
         total, judged = [0.0] * n, [False] * n
         per_token: list[list[float] | None] = [None] * n
         components: dict[str, list[float]] = {}
         failures: dict[str, list[Failure]] = {}
-        for weight, reward in self.parts:
-            scores = reward(prompts, completions)
+        for (weight, _), scores in zip(self.parts, self._each(prompts, completions, state), strict=True):
             for name, values in scores.components.items():
                 unused = _unused(name, components)
                 components[unused] = values
@@ -56,6 +60,14 @@ class WeightedReward:
             i = judged.index(False)
             raise RewardError(f"no reward component gave a score for{shown(prompts[i], completions[i])}")
         return Scores(total, per_token, components, failures)
+
+    def _each(self, prompts: Sequence[Prompt], completions: Sequence[Completion], state: TrainerState) -> list[Scores]:
+        """Every part's scores. Coroutine functions wait together, and before the others."""
+        rewards = [reward for _, reward in self.parts]
+        waiting = [i for i, reward in enumerate(rewards) if isinstance(reward, FunctionReward) and reward.is_async]
+        coroutines = [rewards[i].later(prompts, completions, state) for i in waiting]  # type: ignore[attr-defined]
+        found = dict(zip(waiting, together(coroutines) if waiting else [], strict=True))
+        return [found[i] if i in found else reward(prompts, completions, state) for i, reward in enumerate(rewards)]
 
 
 def _added(so_far: list[float] | None, more: list[float] | None, weight: float) -> list[float] | None:

@@ -10,6 +10,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from functools import cache
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -44,12 +45,23 @@ def answer(function: Callable[..., Any], arguments: bytes) -> bytes:
     from kedge.rewards.foreign import as_plain
 
     def whole() -> bytes:
-        packed = pickle.dumps(("done", as_plain(function(**pickle.loads(arguments)))))
+        result = function(**pickle.loads(arguments))
+        if hasattr(result, "__await__"):  # asyncio is imported for this only where it is needed
+            result = loop().run_until_complete(result)
+        packed = pickle.dumps(("done", as_plain(result)))
         pickle.loads(packed)  # what cannot be unpacked fails here, and not in the run
         return packed
 
     status, packed = attempt(whole)
     return packed if status == "done" else pickle.dumps((status, packed))
+
+
+@cache
+def loop() -> Any:
+    """The one loop of this process: what a function keeps open from one call to the next works on no other."""
+    import asyncio
+
+    return asyncio.new_event_loop()
 
 
 def attempt(act: Callable[[], Any]) -> tuple[str, Any]:

@@ -1,6 +1,5 @@
 """Checkpoints: written aside, synced and renamed, so that one that is there is whole; checked before one is used."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 
+from kedge.checkpoints import CHECKSUMS_FILE, checkpoints, checksum, damage_in, step_of
 from kedge.errors import ConfigError, StorageError
 from kedge.parallel import Processes
 from kedge.progress import say
@@ -17,7 +17,6 @@ from kedge.storage import remove_folder, storage, whole_folder
 from kedge.tracking import RunFolder
 
 STATE_FILE = "state.pt"
-CHECKSUMS_FILE = "checksums.json"
 BEST = "best"
 
 
@@ -47,7 +46,7 @@ def save_checkpoint(
         with whole_folder(target) as aside:
             write_models(aside)
             torch.save(state | {"step": step}, aside / STATE_FILE)
-            sums = {name: _checksum(aside / name) for name in _files(aside)}
+            sums = {name: checksum(aside / name) for name in _files(aside)}
             (aside / CHECKSUMS_FILE).write_text(json.dumps(sums, indent=1), encoding="utf-8")
         tidy(folder, step, keep_last=keep_last, best_step=best_step)
     processes.wait()
@@ -65,15 +64,10 @@ def tidy(folder: Path, step: int, *, keep_last: int, best_step: int | None) -> N
             _link(folder / BEST, _named(folder, best_step).name)
         for left_by_a_kill in folder.glob(".step-*"):
             shutil.rmtree(left_by_a_kill)
-        older = [path for path in checkpoints(folder) if _step(path) < step]
+        older = [path for path in checkpoints(folder) if step_of(path) < step]
         for old in older[: max(0, len(older) - (keep_last - 1))]:
-            if best_step is None or _step(old) != best_step:
+            if best_step is None or step_of(old) != best_step:
                 remove_folder(old)
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints there are, oldest first."""
-    return sorted((path for path in folder.glob("step-*") if path.is_dir()), key=_step)
 
 
 def to_resume(run: RunFolder | None, *, checkpoint_every: int) -> Path | None:
@@ -89,7 +83,8 @@ def to_resume(run: RunFolder | None, *, checkpoint_every: int) -> Path | None:
     found = checkpoints(run.checkpoints)
     if not found and not checkpoint_every:
         raise ConfigError(
-            f"{run.path}: no checkpoint in it to go on from; --overwrite begins anew, and checkpoint_every writes some"
+            f"{run.path}: no checkpoint in it to go on from; overwrite=True begins anew, and checkpoint_every "
+            "writes some"
         )
     damages = []
     for checkpoint in reversed(found):
@@ -99,25 +94,10 @@ def to_resume(run: RunFolder | None, *, checkpoint_every: int) -> Path | None:
         damages.append(damage)
         say(f"{damage}; it is left alone, and the checkpoint before it used")
     if damages:
-        raise StorageError("\n".join([*damages, f"{run.path}: no whole checkpoint is left; --overwrite begins anew"]))
+        raise StorageError(
+            "\n".join([*damages, f"{run.path}: no whole checkpoint is left; overwrite=True begins anew"])
+        )
     say(f"{run.path}: no checkpoint yet; the run begins again")
-    return None
-
-
-def damage_in(checkpoint: Path) -> str | None:
-    """What is not as it was written, where something is not."""
-    if not (checkpoint / CHECKSUMS_FILE).is_file():
-        return f"{checkpoint / CHECKSUMS_FILE}: missing"
-    try:
-        sums: dict[str, str] = json.loads((checkpoint / CHECKSUMS_FILE).read_text(encoding="utf-8"))
-    except ValueError:  # no JSON, or no text at all
-        return f"{checkpoint / CHECKSUMS_FILE}: damaged"
-    for name, checksum in sums.items():
-        path = checkpoint / name
-        if not path.is_file():
-            return f"{path}: missing"
-        if _checksum(path) != checksum:
-            return f"{path}: damaged (its checksum is not that of what was written)"
     return None
 
 
@@ -131,17 +111,8 @@ def _named(folder: Path, step: int) -> Path:
     return folder / f"step-{step:06d}"
 
 
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.partition("-")[2])
-
-
 def _files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _link(link: Path, target: str) -> None:

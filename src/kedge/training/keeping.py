@@ -36,7 +36,7 @@ class Keeper:
     watched: str
     """Held-out metric that says which step is the best; with a minus in front, the smaller the better."""
     best: dict[str, Any] | None = field(default=None, init=False)
-    """``{"step", "metric", "value"}``."""
+    """``{"step", "metric", "value"}``, and ``"lowest": True`` where the smaller is the better."""
     _kept: int = field(default=-1, init=False)
 
     def after(self, step: int, evaluation: Metrics) -> None:
@@ -126,12 +126,16 @@ class Keeper:
         if not evaluation or step == 0:
             return False
         name = self.watched.removeprefix("-")
-        value, sign = evaluation[f"eval/{name}"], -1 if self.watched.startswith("-") else 1
-        # What was the best by another metric, before best_metric was changed at a resume, is nothing to compare with.
-        compared = self.best if self.best is not None and self.best["metric"] == name else None
-        if math.isnan(value) or (compared is not None and sign * value <= sign * compared["value"]):
+        value = evaluation.get(f"eval/{name}", math.nan)  # where the judge abstained from all
+        found = {"step": step, "metric": name, "value": value}
+        found, sign = (found | {"lowest": True}, -1) if self.watched.startswith("-") else (found, 1)
+        # What was the best by another metric, or the other way round, before best_metric was changed at a resume, is
+        # nothing to compare with.
+        alike = self.best is not None and all(self.best.get(key) == found.get(key) for key in ("metric", "lowest"))
+        compared = self.best if alike else None
+        if not math.isfinite(value) or (compared is not None and sign * value <= sign * compared["value"]):
             return False
-        self.best = {"step": step, "metric": name, "value": value}
+        self.best = found
         return True
 
 

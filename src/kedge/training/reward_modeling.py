@@ -56,6 +56,7 @@ class RewardModeling(Supervised):
     """
 
     stage = "reward"
+    config_class = RewardConfig
     label = "reward model"
     watched = "accuracy"
     best_by = "accuracy"
@@ -78,7 +79,11 @@ class RewardModeling(Supervised):
         progress: bool = True,
     ) -> None:
         config = RewardConfig.of(config)
-        run = self.open_run(run, config, resume=resume, overwrite=overwrite)
+        sources = {
+            "model": model, "tokenizer": tokenizer, "data": data, "eval_data": eval_data, "eval_size": eval_size,
+            "columns": columns,
+        }  # fmt: skip
+        run = self.open_run(run, config, sources, resume=resume, overwrite=overwrite)
         read = partial(preferences, seed=config.seed)
         train, held = read_split(read, data, eval_data, eval_size=eval_size, columns=columns, seed=config.seed)
         if isinstance(model, RewardModel):

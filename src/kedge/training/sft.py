@@ -61,6 +61,7 @@ class SFT(Supervised):
     """
 
     stage = "sft"
+    config_class = SFTConfig
     label = "SFT"
     watched = "loss"
     best_by = "-loss"
@@ -82,7 +83,11 @@ class SFT(Supervised):
         progress: bool = True,
     ) -> None:
         config = SFTConfig.of(config)
-        run = self.open_run(run, config, resume=resume, overwrite=overwrite)
+        sources = {
+            "model": model, "tokenizer": tokenizer, "data": data, "eval_data": eval_data, "eval_size": eval_size,
+            "columns": columns,
+        }  # fmt: skip
+        run = self.open_run(run, config, sources, resume=resume, overwrite=overwrite)
         train, held = read_split(
             demonstrations, data, eval_data, eval_size=eval_size, columns=columns, seed=config.seed
         )

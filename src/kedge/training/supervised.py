@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from math import nan
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from pydantic import Field
@@ -23,6 +23,8 @@ from kedge.storage import whole_folder
 from kedge.tracking import Metrics, RunFolder, Timer, closed_when_broken_off, report
 from kedge.training.checkpoint import to_resume
 from kedge.training.config import TrainingConfig
+from kedge.training.fingerprints import of_rows, of_weights
+from kedge.training.going_on import kept, run_of
 from kedge.training.keeping import Keeper, trained_tensors
 from kedge.training.not_finite import LeftOut
 from kedge.training.optimization import (
@@ -64,11 +66,13 @@ class SupervisedConfig(TrainingConfig):
 class Supervised(ABC):
     """Trains ``module`` on examples. A subclass says what an example is, what it weighs and what it loses.
 
-    ``sizes`` are the tokens of each training example, as :func:`by_token_budget` takes them.
+    ``sizes`` are the tokens of each training example, as :func:`by_token_budget` takes them. ``sources`` are what the
+    constructor was given, by name.
     """
 
     stage: str
     """The recipe's table."""
+    config_class: type[SupervisedConfig]
     label: str
     examples: Sequence[Any]
     """What is trained on, in token ids."""
@@ -132,12 +136,21 @@ class Supervised(ABC):
         )
         self.step_done = 0
         self.before: Metrics = {}
+        if run is not None:
+            rows = {"data": self.examples, "held-out data": self.held_out}
+            run.began_with({"model": of_weights(module), **{name: of_rows(part) for name, part in rows.items()}})
         if checkpoint := to_resume(run, checkpoint_every=config.checkpoint_every):
             self._restore(checkpoint)
 
     @classmethod
     def open_run(
-        cls, run: str | Path | RunFolder | None, config: SupervisedConfig, *, resume: bool, overwrite: bool
+        cls,
+        run: str | Path | RunFolder | None,
+        config: SupervisedConfig,
+        sources: Mapping[str, Any],
+        *,
+        resume: bool,
+        overwrite: bool,
     ) -> RunFolder | None:
         """The run's folder, looked at before anything is loaded; and each process has gone to a GPU of its own.
 
@@ -147,7 +160,20 @@ class Supervised(ABC):
         join()
         if run is None or isinstance(run, RunFolder):
             return run
-        return RunFolder(run, {cls.stage: config.resolved()}, overwrite=overwrite, resume=resume)
+        return run_of(run, cls.stage, config, sources, resume=resume, overwrite=overwrite)
+
+    @classmethod
+    def resume(cls, run: str | Path, *, progress: bool = True, **given: Any) -> Self:
+        """Go on with a run from its last checkpoint, as its recipe says: ``SFT.resume("runs/x").train()``.
+
+        Args:
+            given: what the recipe cannot say (a loaded model, rows) under the names of the constructor, and settings
+                that a resumed run may change: ``SFT.resume("runs/x", data=rows, epochs=3)``.
+
+        Raises:
+            KedgeError: as the constructor; something is missing, or another one than the run began with.
+        """
+        return cls(**kept(run, cls.stage, cls.config_class, given), progress=progress)
 
     @abstractmethod
     def weigh(self, rows: Sequence[int]) -> float:
@@ -176,7 +202,7 @@ class Supervised(ABC):
             StorageError: it cannot be written; what was there is as it was.
         """
         if self.processes.leads:
-            with whole_folder(Path(folder) / self.result) as aside:
+            with whole_folder(Path(folder).expanduser() / self.result) as aside:
                 self.write(aside)
         self.processes.wait()
 
@@ -191,7 +217,7 @@ class Supervised(ABC):
         Raises:
             Stopped: Ctrl-C or SIGTERM asked for it; a run with a folder has kept all that it needs to go on.
         """
-        with self.interrupts if self.run is not None else nullcontext():
+        with self.interrupts if self.run is not None else nullcontext(), closed_when_broken_off(self.run):
             self._train()
             return self._summary()
 

@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from kedge.config import several
 from kedge.data.encode import encode_prompt
 from kedge.data.files import Source
 from kedge.data.records import Prompt, held_out, plain, read_prompts
 from kedge.errors import ConfigError, DataError
 from kedge.models.language_model import LanguageModel
+from kedge.rewards.build import RewardLike, refuse_missing_columns
 from kedge.training.ppo.config import PPOConfig
 from kedge.training.too_long import Fitter, Limit, ending
 
@@ -18,28 +20,6 @@ class EncodedPrompt:
 
     record: Prompt
     ids: list[int]
-
-
-def prepare_prompts(
-    lm: LanguageModel,
-    config: PPOConfig,
-    source: Source,
-    eval_source: Source | None,
-    *,
-    eval_size: int,
-    columns: Mapping[str, str] | None,
-) -> tuple[list[EncodedPrompt], list[EncodedPrompt], list[str]]:
-    """``(training, evaluation)`` prompts, disjoint by text; and what there is to say about those that are too long.
-
-    Raises:
-        ConfigError: both ways to hold out at once, no room for a prompt beside an answer, or a micro-batch too small
-            for the longest one.
-        DataError: rows without prompt, prompts that are too long, or held-out prompts among the training ones.
-    """
-    train, evaluation = split_prompts(source, eval_source, eval_size=eval_size, columns=columns, seed=config.seed)
-    encoded, notes = _encoded(lm, config, train, "prompts")
-    encoded_aside, more_notes = _encoded(lm, config, evaluation, "held-out prompts")
-    return encoded, encoded_aside, notes + more_notes
 
 
 def split_prompts(
@@ -70,6 +50,36 @@ def split_prompts(
         aside = {plain(prompt.text) for prompt in evaluation}
         train = [prompt for prompt in train if plain(prompt.text) not in aside]
     return train, evaluation
+
+
+def refuse_misfits(
+    reward: RewardLike | Sequence[RewardLike],
+    metrics: RewardLike | Sequence[RewardLike],
+    train: Sequence[Prompt],
+    evaluation: Sequence[Prompt],
+) -> None:
+    """Raise where a reward function must have a column that the prompts it judges do not have.
+
+    Raises:
+        RewardError: naming function and column.
+    """
+    for records in (train, evaluation):
+        for judging in [reward, *(several(metrics) if records is evaluation else ())] if records else ():
+            refuse_missing_columns(judging, records[0].columns)
+
+
+def prepare_prompts(
+    lm: LanguageModel, config: PPOConfig, train: Sequence[Prompt], evaluation: Sequence[Prompt]
+) -> tuple[list[EncodedPrompt], list[EncodedPrompt], list[str]]:
+    """Both, encoded; and what there is to say about those that are too long.
+
+    Raises:
+        ConfigError: no room for a prompt beside an answer, or a micro-batch too small for the longest one.
+        DataError: prompts that are too long.
+    """
+    encoded, notes = _encoded(lm, config, train, "prompts")
+    encoded_aside, more_notes = _encoded(lm, config, evaluation, "held-out prompts")
+    return encoded, encoded_aside, notes + more_notes
 
 
 def _refuse_overlap(train: Sequence[Prompt], evaluation: Sequence[Prompt]) -> None:

@@ -1,6 +1,7 @@
 """PPO of a language model: the loop. One step is `PPO.step`; the mathematics it calls is in `kedge.core`."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -25,10 +26,13 @@ from kedge.models.scalar import ScalarModel
 from kedge.parallel import join
 from kedge.progress import ProgressBar, say
 from kedge.rewards.build import RewardLike, build_reward
-from kedge.rewards.scores import judge
+from kedge.rewards.foreign import TrainerState
+from kedge.rewards.scores import Scores, judge
 from kedge.storage import whole_folder
 from kedge.tracking import Metrics, RunFolder, Timer, closed_when_broken_off, report
 from kedge.training.checkpoint import to_resume
+from kedge.training.fingerprints import of_rewards, of_rows, of_weights
+from kedge.training.going_on import kept, run_of
 from kedge.training.keeping import PAUSED, Keeper, trained_tensors
 from kedge.training.not_finite import LeftOut
 from kedge.training.optimization import (
@@ -43,7 +47,7 @@ from kedge.training.ppo.batch import Batch
 from kedge.training.ppo.config import PPOConfig
 from kedge.training.ppo.experience import Estimator, Experience
 from kedge.training.ppo.guards import Alarm, Guards
-from kedge.training.ppo.prompts import EncodedPrompt, prepare_prompts
+from kedge.training.ppo.prompts import EncodedPrompt, prepare_prompts, refuse_misfits, split_prompts
 from kedge.training.ppo.report import live_lines, rollout_metrics
 from kedge.training.ppo.roles import critic_of, policy_of
 from kedge.training.ppo.throughput import peak_flops, throughput
@@ -97,14 +101,18 @@ class PPO:
         self.config = config = PPOConfig.of(config)
         self.processes = join()
         if isinstance(run, str | Path):
-            run = RunFolder(run, {"ppo": config.resolved()}, overwrite=overwrite, resume=resume)
+            sources = {
+                "policy": policy, "tokenizer": tokenizer, "prompts": prompts, "eval_prompts": eval_prompts,
+                "eval_size": eval_size, "reward": reward, "metrics": metrics, "columns": columns,
+            }  # fmt: skip
+            run = run_of(run, "ppo", config, sources, resume=resume, overwrite=overwrite)
         self.run = run
         report(run, config.report_to)
         self.progress = progress and self.processes.leads
+        train, held = split_prompts(prompts, eval_prompts, eval_size=eval_size, columns=columns, seed=config.seed)
+        refuse_misfits(reward, metrics, train, held)
         self.policy = policy_of(policy, tokenizer, config)
-        self.prompts, self.eval_prompts, self.notes = prepare_prompts(
-            self.policy, config, prompts, eval_prompts, eval_size=eval_size, columns=columns
-        )
+        self.prompts, self.eval_prompts, self.notes = prepare_prompts(self.policy, config, train, held)
         self.reward = build_reward(reward, device=config.device)
         self.judges = {"score": self.reward} | named_judges(metrics, config.device)
         if not self.eval_prompts and (metrics or config.eval_every or config.best_metric):
@@ -154,8 +162,23 @@ class PPO:
         self.step_done = 0
         self.before: Evaluation | None = None
         self.comparison: Comparison | None = None
+        if self.run is not None:
+            self.run.began_with(self._fingerprints())
         if checkpoint := to_resume(self.run, checkpoint_every=config.checkpoint_every):
             self.restore(checkpoint)
+
+    @classmethod
+    def resume(cls, run: str | Path, *, progress: bool = True, **given: Any) -> "PPO":
+        """Go on with a run from its last checkpoint, as its recipe says: ``PPO.resume("runs/x").train()``.
+
+        Args:
+            given: what the recipe cannot say (a function, a loaded model, rows) under the names of the constructor, and
+                settings that a resumed run may change: ``PPO.resume("runs/x", reward=my_function, steps=300)``.
+
+        Raises:
+            KedgeError: as the constructor; something is missing, or another one than the run began with.
+        """
+        return cls(**kept(run, "ppo", PPOConfig, given), progress=progress)
 
     # The loop ---------------------------------------------------------------------------------------------------
 
@@ -165,7 +188,7 @@ class PPO:
         Raises:
             Stopped: Ctrl-C, SIGTERM or a guard asked for it; a run with a folder has kept all that it needs to go on.
         """
-        with self.interrupts if self.run is not None else nullcontext():
+        with self.interrupts if self.run is not None else nullcontext(), closed_when_broken_off(self.run):
             for _ in self:
                 pass
             return self.summary()
@@ -178,7 +201,8 @@ class PPO:
         if self.before is None:
             self.before = self.evaluate(self.reference)
             self._try_reward()
-            self.keeper.check_best_metric(self.before.summary() if self.eval_prompts else {})
+            # A judge that has abstained so far is measured all the same.
+            self.keeper.check_best_metric({**self.judges, **self.before.summary()} if self.eval_prompts else {})
         if self.run is not None:
             self.run.start()
             self.run.forget_after(self.step_done, evaluation_too=self.step_done in (0, config.steps))
@@ -228,7 +252,7 @@ class PPO:
         if self.run is not None and not self.eval_prompts:
             prompts = self.prompts[:4]
             completions, _ = self._generate(prompts)
-            judge(self.reward, [prompt.record for prompt in prompts], completions, self.processes)
+            self._judge(prompts, completions)
 
     def step(self) -> Metrics:
         """One step: answers, their scores, advantages, and the update on them."""
@@ -254,13 +278,12 @@ class PPO:
             NotFiniteError: logits, a score, log-probabilities, values or advantages are not finite.
         """
         seen, prompts = {} if seen is None else seen, self._next_prompts()
-        records = [prompt.record for prompt in prompts]
-        seen["prompts"] = [record.text for record in records]
+        seen["prompts"] = [prompt.record.text for prompt in prompts]
         with self.timer("generate"):
             completions, rollouts = self._generate(prompts)
             seen |= vars(rollouts)
         with self.timer("reward"), torch.autocast(self.policy.device.type, enabled=False):
-            scores = judge(self.reward, records, completions, self.processes)
+            scores = self._judge(prompts, completions)
             seen["scores"] = scores.sums()
         with self.timer("score"):
             kl_coef = self.kl_controller.coefficient
@@ -320,6 +343,16 @@ class PPO:
     def _precision(self) -> torch.autocast:
         return precision(self.config, self.policy.device)
 
+    def _judge(self, prompts: Sequence[EncodedPrompt], completions: Sequence[Completion]) -> Scores:
+        records = [prompt.record for prompt in prompts]
+        return judge(self.reward, records, completions, self.processes, self._trainer_state())
+
+    def _trainer_state(self) -> TrainerState:
+        """What reward functions are told of the training."""
+        passes = self.config.batch_size / len(self.prompts)
+        whole = math.ceil(self.config.steps * passes)
+        return TrainerState(self.step_done, self.config.steps, self.step_done * passes, whole)
+
     # Looking ----------------------------------------------------------------------------------------------------
 
     def evaluate(self, policy: LanguageModel | None = None) -> Evaluation:
@@ -335,12 +368,14 @@ class PPO:
                 seed=self.config.seed + EVALUATION_SEED,
                 micro_batch_tokens=self.config.micro_batch_tokens,
                 processes=self.processes,
+                state=self._trainer_state(),
             )
 
     def summary(self) -> dict[str, Any]:
         """Before and after on the held-out prompts, win rates with intervals, seconds by phase; written to the run."""
         summary: dict[str, Any] = {"steps": self.step_done, "episodes": self.step_done * self.config.answers}
         if self.run is not None:  # before the evaluation, which may fail as any judge may
+            self.run.start()  # once more, where the loop was left
             self.save(self.run.path)
         if self.eval_prompts:
             self.comparison = Comparison(self.before or self.evaluate(self.reference), self.evaluate())
@@ -378,7 +413,7 @@ class PPO:
         """
         if self.processes.leads:
             for name, write in self._models().items():
-                with whole_folder(Path(folder) / name) as aside:
+                with whole_folder(Path(folder).expanduser() / name) as aside:
                     write(aside)
         self.processes.wait()
 
@@ -391,6 +426,16 @@ class PPO:
     def _write_models(self, folder: Path) -> None:
         for name, write in self._models().items():
             write(folder / name)
+
+    def _fingerprints(self) -> dict[str, str]:
+        """What the run is given, before anything is trained."""
+        rows = {"prompts": self.prompts, "held-out prompts": self.eval_prompts}
+        rewards = [("reward" if name == "score" else "metric", by) for name, by in self.judges.items()]
+        return {
+            "policy": of_weights(self.policy.model),
+            **{name: of_rows([p.ids, p.record.text, p.record.columns] for p in part) for name, part in rows.items()},
+            **dict(of_rewards(rewards)),
+        }
 
     def _state(self) -> dict[str, Any]:
         # No random state: every stream is a function of the seed and the step.

@@ -1,0 +1,95 @@
+"""Taking a run up again from Python: what its recipe says need not be said twice."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kedge.config import Config, nearest, read_recipe
+from kedge.errors import ConfigError
+from kedge.rewards.build import RewardSpec
+from kedge.tracking import RunFolder
+
+SOURCES: Mapping[str, Sequence[str]] = {
+    "ppo": ("policy", "tokenizer", "prompts", "reward", "eval_prompts", "eval_size", "metrics", "columns"),
+    **dict.fromkeys(("sft", "reward"), ("model", "tokenizer", "data", "eval_data", "eval_size", "columns")),
+}
+"""What a job is given, besides its settings."""
+
+NEEDED = {"ppo": ("policy", "prompts", "reward"), "sft": ("model", "data"), "reward": ("model", "data")}
+"""Those that it cannot be without."""
+
+
+def run_of(
+    path: str | Path,
+    stage: str,
+    config: Config,
+    sources: Mapping[str, Any],
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> RunFolder:
+    """The folder of a run that begins or goes on from Python; its recipe says of the sources what a file can say."""
+    recipe = Path(path).expanduser() / "recipe.toml"
+    before = read_recipe(recipe) if resume and recipe.is_file() else {}
+    said = {name: value for name, value in before.get(stage, {}).items() if name in SOURCES[stage]}
+    said |= {name: plain for name, value in sources.items() if (plain := _sayable(name, value)) is not None}
+    table = said | {"run": str(path)} | config.resolved()
+    return RunFolder(path, before | {stage: table}, overwrite=overwrite, resume=resume)
+
+
+def kept(path: str | Path, stage: str, config: type[Config], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of the trainer that goes on with a run.
+
+    Args:
+        given: settings that a resumed run may change, and sources that its recipe cannot say, or anew.
+
+    Raises:
+        ConfigError: no such run, nothing of that name to be given, or a source that must be given.
+    """
+    path = Path(path).expanduser()
+    recipe = path / "recipe.toml"
+    if not recipe.is_file():
+        raise ConfigError(f"{path}: no run to go on with (no recipe.toml in it)")
+    table = read_recipe(recipe).get(stage)
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{recipe}: no table [{stage}]; it is the run of another job")
+    sources = {name: value for name, value in table.items() if name not in config.model_fields and value != "none"}
+    sources.pop("run", None)
+    for name in given:
+        if name not in (*config.model_fields, *SOURCES[stage]):
+            raise ConfigError(f"{name}: unknown; {nearest(name, [*SOURCES[stage], *config.model_fields])}")
+    default = config().resolved()  # what a loaded model does not use must not be set; but for the device it is not
+    set_then = {name: value for name, value in table.items() if name in config.model_fields}
+    settings = {name: value for name, value in set_then.items() if value != default.get(name)}
+    sources |= {name: value for name, value in given.items() if name not in config.model_fields}
+    if not isinstance(sources.get(NEEDED[stage][0]), str | Path):
+        settings.pop("device", None)
+    settings |= {name: value for name, value in given.items() if name in config.model_fields}
+    for name in NEEDED[stage]:
+        if name not in sources:
+            raise ConfigError(
+                f"{path}: {name} was an object of Python, which no recipe can say; give it again: resume(run, "
+                f"{name}=...)"
+            )
+    return sources | {"config": config(**settings), "run": path, "resume": True}
+
+
+def _sayable(name: str, value: Any) -> Any:
+    """As it reads in a recipe; None where it does not."""
+    if isinstance(value, str | Path):
+        return str(value)
+    if name in ("reward", "metrics"):
+        return _judges(value)
+    return value if name in ("columns", "eval_size") else None
+
+
+def _judges(value: Any) -> Any:
+    if isinstance(value, RewardSpec):
+        value = {name: getattr(value, name) for name in value.model_fields_set}
+    if isinstance(value, Mapping):
+        plain = {name: inner for name, inner in value.items() if inner is not None}
+        return plain if all(isinstance(inner, str | int | float) for inner in plain.values()) else None
+    if isinstance(value, list | tuple):
+        items = [str(item) if isinstance(item, str | Path) else _judges(item) for item in value]
+        return None if None in items else items
+    return None
