@@ -245,7 +245,7 @@ def wrapped(completions):
     return Judge()(completions)
 
 
-@pytest.mark.parametrize("function", [Judge(), Judge().__call__, partial(Judge().__call__), wrapped], ids=str)
+@pytest.mark.parametrize("function", [Judge(), Judge().__call__, partial(Judge().__call__), wrapped])
 def test_coroutines_are_awaited(function):
     assert score(function).total == [4.0, 5.0]
     assert asyncio.run(notebook(function)).total == [4.0, 5.0]
@@ -305,7 +305,7 @@ async def leaves_later(completions):
     sys.exit("no API key")
 
 
-@pytest.mark.parametrize("function", [leaves, leaves_later, lambda completions: leaves_later(completions)], ids=str)
+@pytest.mark.parametrize("function", [leaves, leaves_later, lambda completions: leaves_later(completions)])
 def test_a_function_that_asks_for_the_end_has_made_an_error(function):
     for reward in (FunctionReward(function, "f"), build_reward({"function": function, "name": "f"})):
         with pytest.raises(RewardError, match=r"reward function 'f' called sys.exit\('no API key'\); return a score"):
