@@ -322,7 +322,9 @@ def test_sigterm_in_a_function_is_no_error_of_its():
 
 
 def test_a_module_that_ends_the_program(tmp_path, monkeypatch):
-    (tmp_path / "kedge_judges_three.py").write_text("import sys\nsys.exit(3)\n")
+    (tmp_path / "kedge_judges_that_leave.py").write_text("import sys\nsys.exit(3)\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ConfigError, match=r"kedge_judges_three calls sys.exit\(3\) when it is imported; .*__main__"):
-        import_function("kedge_judges_three:judge")
+    with pytest.raises(
+        ConfigError, match=r"kedge_judges_that_leave calls sys.exit\(3\) when it is imported; .*__main__"
+    ):
+        import_function("kedge_judges_that_leave:judge")
