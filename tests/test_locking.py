@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from kedge.config import read_recipe
-from kedge.errors import ConfigError, StorageError
+from kedge.errors import ConfigError
 from kedge.tracking import RunFolder
 
 RECIPE = {"ppo": {"steps": 3}}
@@ -132,7 +132,7 @@ def test_a_lock_is_no_run(tmp_path):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match=r"file/one.*(Not a directory|File exists)"):
+    with pytest.raises(ConfigError, match=r"file/one.*(Not a directory|File exists)"):
         RunFolder(tmp_path / "file/one", RECIPE).start()
 
 
@@ -145,7 +145,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     subprocess.run(["mount", "-o", "remount,ro,bind", disk], check=True)
     try:
         for folder, flags in (("one", {"resume": True}), ("one", {"overwrite": True}), ("two", {})):
-            with pytest.raises(StorageError, match=rf"disk/{folder}.*Read-only"):
+            with pytest.raises(ConfigError, match=rf"disk/{folder}.*Read-only"):
                 RunFolder(disk / folder, RECIPE, **flags).start()
     finally:
         subprocess.run(["umount", disk], check=True)
