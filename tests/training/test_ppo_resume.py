@@ -180,7 +180,7 @@ class TestGivenOthers:
             ),
             ({"metrics": []}, r"another metric 'by_length'\n  metric 'by_length': .* then, none now"),
         ],
-        ids=str,
+        ids=lambda given: str(given).partition(" at 0x")[0],
     )
     def test_others_are_refused(self, make_ppo, tiny_lm, tmp_path, begun, other, said):
         before = self.contents(tmp_path / "run")
