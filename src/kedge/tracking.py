@@ -110,6 +110,10 @@ class RunFolder:
                 f"{file} and resume again"
             )
 
+    def settle(self, stage: str, **settings: Any) -> None:
+        """Before :meth:`start`: write what was chosen for these settings of a table, in place of how to choose it."""
+        self.recipe = {**self.recipe, stage: {**self.recipe[stage], **settings}}
+
     def start(self) -> None:
         """Make the folder and write the recipe; a run to be overwritten is deleted only now, when all else is well.
 

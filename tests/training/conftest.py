@@ -65,7 +65,7 @@ class UpdateSetup:
 
     def __init__(self, lm, settings):
         settings = {"batch_size": 4, "mini_batch_size": 4, "num_ppo_epochs": 1, "response_length": 9} | settings
-        settings = {"max_grad_norm": "none", "steps": 9, "target_kl": "none"} | settings
+        settings = {"max_grad_norm": "none", "steps": 9, "target_kl": "none", "micro_batch_tokens": 8192} | settings
         self.config, self.lm = PPOConfig(**settings), lm
         self.critic = new_critic(self.config.critic, lm)
         head = self.critic if isinstance(self.critic, ScalarHead) else self.critic.head

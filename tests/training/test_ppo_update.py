@@ -152,7 +152,13 @@ def test_kl_in_the_loss_has_the_gradient_of_the_exact_kl(vector):
     want = torch.cat([g.flatten() for g in torch.autograd.grad(divergence, list(policy.parameters()))])
 
     settings = PPOConfig(
-        batch_size=1, mini_batch_size=1, num_ppo_epochs=1, kl_in="loss", vf_coef=0.0, max_grad_norm="none"
+        batch_size=1,
+        mini_batch_size=1,
+        num_ppo_epochs=1,
+        kl_in="loss",
+        vf_coef=0.0,
+        max_grad_norm="none",
+        micro_batch_tokens=8192,
     )
     before, expected_change = vector(policy), 0.0
     for answer in range(7):

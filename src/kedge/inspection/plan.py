@@ -11,6 +11,7 @@ from kedge.inspection.ppo_rehearsal import PPOWork
 from kedge.inspection.rehearsal import Phase
 from kedge.inspection.supervised_rehearsal import SupervisedWork
 from kedge.training.config import TrainingConfig
+from kedge.training.micro_batches import ENOUGH
 
 # An architecture may refuse tensors without numbers in any of these ways; what it does with them is its own code.
 NOT_ON_PAPER = (
@@ -189,7 +190,7 @@ class Offer:
 
 
 def _fewer_tokens(config: TrainingConfig) -> Iterator[Mapping[str, Any]]:
-    tokens = config.micro_batch_tokens
+    tokens = max(ENOUGH.values()) if config.micro_batch_tokens == "auto" else config.micro_batch_tokens
     while tokens > 64:
         tokens //= 2
         yield {"micro_batch_tokens": tokens}

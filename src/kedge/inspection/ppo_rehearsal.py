@@ -25,6 +25,7 @@ from kedge.models.outline import outlined_language_model, outlined_reward_model
 from kedge.models.recompute import recomputing
 from kedge.models.reward_model import RewardModel
 from kedge.models.scoring import score_tokens, value_tokens
+from kedge.training.micro_batches import choose_micro_batch
 from kedge.training.ppo import PPO, PPOConfig
 from kedge.training.ppo.batch import Batch
 from kedge.training.ppo.prompts import longest_prompt
@@ -97,9 +98,13 @@ class PPORehearsal(Rehearsal):
     config: PPOConfig
 
     def __init__(self, work: PPOWork, config: PPOConfig, ledger: Ledger, machine: Machine) -> None:
+        policy = outlined_language_model(work.policy, ledger.fake, tokenizer=work.tokenizer, dtype=config.dtype)
+        sizes = [len(encode_prompt(policy.tokenizer, p.text, origin=p.origin)) for p in work.prompts]
+        longest = max(sizes) + config.response_length
+        chosen = choose_micro_batch(policy.model.config, machine.device, machine.total, longest)
+        config = config.with_micro_batch(chosen)
         super().__init__(config, ledger, machine)
         self.work = work
-        policy = outlined_language_model(work.policy, ledger.fake, tokenizer=work.tokenizer, dtype=config.dtype)
         self.rewards = [outlined_reward_model(source, ledger.fake) for source in work.rewards]
         self.judges = [outlined_reward_model(source, ledger.fake) for source in work.judges]
         self.trainer = trainer = _trainer(policy, work.prompts, self.rewards, config)
@@ -203,7 +208,7 @@ class PPORehearsal(Rehearsal):
             return update.loss(part, int(mask.sum()), self.config.kl_coef, train_policy=True)[0]
 
     def _cut(self, lengths: Sequence[int]) -> list[list[int]]:
-        return by_token_budget(lengths, self.config.micro_batch_tokens)
+        return by_token_budget(lengths, self.config.tokens_at_a_time)
 
     def _micro_batch(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Tokens and response mask."""

@@ -21,6 +21,7 @@ from kedge.models.language_model import find, load_config, load_tokenizer, max_p
 from kedge.models.outline import outlined_language_model, outlined_reward_model
 from kedge.models.recompute import enable_recomputing
 from kedge.models.scoring import score_tokens
+from kedge.training.micro_batches import choose_micro_batch
 from kedge.training.optimization import make_optimizer
 from kedge.training.reward_modeling import RewardConfig
 from kedge.training.sft import SFTConfig
@@ -171,6 +172,10 @@ class SupervisedRehearsal(Rehearsal):
             vars(self.lm)["head"] = untried_head(self.lm.model)  # there are no numbers to try it on
             self.module = self.lm.model
             ledger.weights(self.module, "policy", vocabulary=vocabulary_rows(self.lm.model))
+        longest = max(example.size for example in work.examples)
+        model_config = getattr(self.module, "trunk", self.module).config
+        chosen = choose_micro_batch(model_config, machine.device, machine.total, longest)
+        self.config = config = config.with_micro_batch(chosen)
         if config.gradient_checkpointing:
             enable_recomputing(self.module)
         self._optimizer = make_optimizer([{"params": list(self.module.parameters()), "lr": 1.0}], config)
@@ -187,7 +192,7 @@ class SupervisedRehearsal(Rehearsal):
         loss = self._pairs if self.work.pairs else self._demonstrations
         self.module.train()
         with self.running():
-            cut = by_token_budget(sizes, config.micro_batch_tokens)
+            cut = by_token_budget(sizes, config.tokens_at_a_time)
             a_token = self.accumulate(cut, sizes, lambda rows: loss([examples[row] for row in rows]))
             step = self.apply()
         return [self.phase("train", config.batch_size * self.work.tokens * a_token + step)]

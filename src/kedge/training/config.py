@@ -1,7 +1,7 @@
 """Settings that every training job shares."""
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field
 
@@ -42,9 +42,9 @@ class TrainingConfig(Config):
     """AdamW's."""
     max_grad_norm: float | None = Field(1.0, gt=0)
     """Gradients of all trained weights together are clipped to this norm; ``none``: not."""
-    micro_batch_tokens: int = Field(8192, ge=1)
+    micro_batch_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     """Tokens, padding included, of one forward and backward pass: lower it when memory runs out. Does not change
-    the result."""
+    the result. ``auto``: by machine and model, said at the start and written into the run's recipe."""
     gradient_checkpointing: bool = False
     """Make activations again in the backward pass instead of keeping them: less memory, a third more computing. Does
     not change the result."""
@@ -68,3 +68,13 @@ class TrainingConfig(Config):
         "keep_last": ("checkpoint_every", ()),
         "best_metric": ("checkpoint_every", ()),
     }
+
+    @property
+    def tokens_at_a_time(self) -> int:
+        """``micro_batch_tokens``, once it is known."""
+        assert self.micro_batch_tokens != "auto"
+        return self.micro_batch_tokens
+
+    def with_micro_batch(self, tokens: int) -> Self:
+        """The same with ``micro_batch_tokens`` known: as it is, or these where it is ``auto``."""
+        return self if self.micro_batch_tokens != "auto" else self.model_copy(update={"micro_batch_tokens": tokens})

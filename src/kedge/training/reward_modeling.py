@@ -120,7 +120,7 @@ class RewardModeling(Supervised):
 
     def evaluate(self) -> Metrics:
         totals: Metrics = {}
-        for batch in by_token_budget(_sizes(self.held_out), self.config.micro_batch_tokens):
+        for batch in by_token_budget(_sizes(self.held_out), self.config.tokens_at_a_time):
             loss, metrics = self._preference_loss([self.held_out[i] for i in batch], len(self.held_out))
             for name, value in (metrics | {"loss": loss}).items():
                 totals[name] = totals.get(name, 0.0) + float(value)

@@ -126,7 +126,7 @@ class SFT(Supervised):
         if not self.held_out:
             return {}
         total = _targets(self.held_out)
-        batches = by_token_budget([len(ids) for ids, _ in self.held_out], self.config.micro_batch_tokens)
+        batches = by_token_budget([len(ids) for ids, _ in self.held_out], self.config.tokens_at_a_time)
         return {"loss": sum(float(self._cross_entropy([self.held_out[i] for i in b], total)) for b in batches)}
 
     def write(self, folder: Path) -> None:

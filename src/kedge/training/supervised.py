@@ -26,6 +26,7 @@ from kedge.training.config import TrainingConfig
 from kedge.training.fingerprints import of_rows, of_weights
 from kedge.training.going_on import kept, run_of
 from kedge.training.keeping import Keeper, trained_tensors
+from kedge.training.micro_batches import with_micro_batch
 from kedge.training.not_finite import LeftOut
 from kedge.training.optimization import (
     batch_indices,
@@ -98,7 +99,7 @@ class Supervised(ABC):
         *,
         progress: bool,
     ) -> None:
-        self.config = config
+        self.config = config = with_micro_batch(config, module, max(sizes), run, self.stage, tell=progress)
         self.module = module
         if config.gradient_checkpointing:  # training mode is all that the layers wait for
             enable_recomputing(module)
@@ -270,7 +271,7 @@ class Supervised(ABC):
         denominator = self.weigh(rows)
         totals: dict[str, Tensor] = {}
         mine = self.processes.deal(sorted(rows, key=self.sizes.__getitem__))
-        for part in by_token_budget([self.sizes[row] for row in mine], self.config.micro_batch_tokens):
+        for part in by_token_budget([self.sizes[row] for row in mine], self.config.tokens_at_a_time):
             loss, metrics = self.loss([mine[i] for i in part], denominator)
             loss.backward()
             for name, value in (metrics | {"loss": loss.detach()}).items():
@@ -354,9 +355,9 @@ class Supervised(ABC):
 
     def _check_budget(self) -> None:
         longest = max(self.sizes)
-        if longest > self.config.micro_batch_tokens:
+        if longest > self.config.tokens_at_a_time:
             raise ConfigError(
-                f"micro_batch_tokens={self.config.micro_batch_tokens}: the longest example has {longest} tokens; "
+                f"micro_batch_tokens={self.config.tokens_at_a_time}: the longest example has {longest} tokens; "
                 f"set micro_batch_tokens={longest} or more"
             )
 

@@ -147,7 +147,7 @@ class PPOConfig(TrainingConfig):
                 f"num_generations: 1 answer has no others to be compared with (advantage_estimator="
                 f"{self.advantage_estimator!r}); try 8"
             )
-        if self.micro_batch_tokens <= self.response_length:
+        if self.micro_batch_tokens != "auto" and self.micro_batch_tokens <= self.response_length:
             raise ValueError(
                 f"micro_batch_tokens: {self.micro_batch_tokens} does not hold one answer of "
                 f"response_length={self.response_length} and its prompt; try {2 * self.response_length}"

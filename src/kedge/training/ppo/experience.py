@@ -86,7 +86,7 @@ class Estimator:
         return self._scored(rollouts, lambda *part: score_tokens(lm, *part, temperature=temperature).logprobs)
 
     def _scored(self, rollouts: Rollouts, score: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        return in_micro_batches(rollouts, self.config.micro_batch_tokens, score, self.processes)
+        return in_micro_batches(rollouts, self.config.tokens_at_a_time, score, self.processes)
 
     def _values(self, tokens: Tensor, mask: Tensor) -> Tensor:
         assert self.critic is not None

@@ -107,7 +107,7 @@ def _encoded(
     )
     for prompt in encoded:
         total = len(prompt.ids) + config.response_length
-        if total > config.micro_batch_tokens:
+        if config.micro_batch_tokens != "auto" and total > config.micro_batch_tokens:
             raise ConfigError(
                 f"micro_batch_tokens: {config.micro_batch_tokens} does not hold the longest sequence, {total} tokens "
                 f"({prompt.record.origin}); set {total} or more"

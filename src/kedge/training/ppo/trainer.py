@@ -34,6 +34,7 @@ from kedge.training.checkpoint import to_resume
 from kedge.training.fingerprints import of_rewards, of_rows, of_weights
 from kedge.training.going_on import kept, run_of
 from kedge.training.keeping import PAUSED, Keeper, trained_tensors
+from kedge.training.micro_batches import with_micro_batch
 from kedge.training.not_finite import LeftOut
 from kedge.training.optimization import (
     batch_indices,
@@ -113,6 +114,8 @@ class PPO:
         refuse_misfits(reward, metrics, train, held)
         self.policy = policy_of(policy, tokenizer, config)
         self.prompts, self.eval_prompts, self.notes = prepare_prompts(self.policy, config, train, held)
+        longest = max(len(prompt.ids) for prompt in [*self.prompts, *self.eval_prompts]) + config.response_length
+        self.config = config = with_micro_batch(config, self.policy.model, longest, run, "ppo", tell=self.progress)
         self.reward = build_reward(reward, device=config.device)
         self.judges = {"score": self.reward} | named_judges(metrics, config.device)
         if not self.eval_prompts and (metrics or config.eval_every or config.best_metric):
@@ -366,7 +369,7 @@ class PPO:
                 ids=[prompt.ids for prompt in self.eval_prompts],
                 reference=self.reference,
                 seed=self.config.seed + EVALUATION_SEED,
-                micro_batch_tokens=self.config.micro_batch_tokens,
+                micro_batch_tokens=self.config.tokens_at_a_time,
                 processes=self.processes,
                 state=self._trainer_state(),
             )

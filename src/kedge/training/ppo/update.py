@@ -101,7 +101,7 @@ class Update:
     def _divergence(self, part: Batch) -> float:
         """KL (k3, nats a token) of the policy now from the one that sampled, over a few answers."""
         rollouts = Rollouts(part.tokens, part.lengths, part.mask, part.old_logprobs)
-        now = in_micro_batches(rollouts, self.config.micro_batch_tokens, self._logprobs, self.processes)
+        now = in_micro_batches(rollouts, self.config.tokens_at_a_time, self._logprobs, self.processes)
         return float(masked_mean(kl(part.old_logprobs, now, estimator="k3"), part.mask))
 
     def _logprobs(self, tokens: Tensor, mask: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ class Update:
         fine: list[tuple[list[int], Tensor]] = []
         lengths = batch.lengths[list(rows)].tolist()
         mine = self.processes.deal(sorted(range(len(rows)), key=lambda i: lengths[i]))
-        for part in by_token_budget([lengths[i] for i in mine], self.config.micro_batch_tokens):
+        for part in by_token_budget([lengths[i] for i in mine], self.config.tokens_at_a_time):
             samples = [rows[mine[i]] for i in part]
             with recomputing(self.recomputed):
                 loss, metrics, drift = self.loss(batch.rows(samples), trained, kl_coef, train_policy)
