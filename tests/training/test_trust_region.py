@@ -2,12 +2,14 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn import Parameter
 
 from kedge.core import kl
+from kedge.errors import NotFiniteError
 from kedge.models.scoring import score_tokens
 from kedge.training.config import TrainingConfig
 from kedge.training.optimization import make_optimizer, retake_step
@@ -153,6 +155,27 @@ class TestInAnUpdate:
         )
         assert torch.equal(held, free)
         assert (metrics["policy/stopped_early"], metrics["policy/updates"]) == (0, 4)
+
+    def test_a_step_that_leads_to_nan_is_taken_back(self, make_update, vector):
+        """The next minibatch finds it: that one is refused, and the policy can be sampled from again."""
+        for target_kl, finite in ((0.05, True), ("none", False)):
+            setup = with_adam(make_update, learning_rate=10.0, num_ppo_epochs=2, target_kl=target_kl)
+            overflow = lambda module, _, hidden: hidden * (math.nan if module.weight.abs().max() > 5 else 1.0)  # noqa: E731
+            setup.lm.model.get_input_embeddings().register_forward_hook(overflow)
+            with pytest.raises(NotFiniteError):
+                setup.update()
+            assert math.isfinite(moved_by(setup)) == finite
+            assert (moved_by(setup) <= 0.05) == finite
+
+    def test_answers_that_are_masked_are_not_measured(self, make_update):
+        setup = with_adam(make_update, learning_rate=0.1, cutoff="mask")
+        mask = setup.batch.mask.clone()
+        mask[[0, 1, 2]] = False
+        many = replace(setup.batch, mask=mask).rows([0, 1, 2] * 20 + [3])
+        setup.config = setup.config.model_copy(update={"mini_batch_size": 61})
+        setup.batch = many
+        assert setup.update()["policy/update_kl"] == pytest.approx(moved_by(setup), rel=1e-4)
+        assert moved_by(setup) > 0.1
 
     def test_the_critic_is_not_held(self, make_update, vector):
         settings = {"critic": "separate", "learning_rate": 0.1}

@@ -25,8 +25,8 @@ TRUST_REGION = [
     Mutant(
         "target-kl-not-after-the-last-step",
         UPDATE,
-        "measured() if left is None else",
-        "0.0 if left is None else",
+        "measured() if found is None else",
+        "0.0 if found is None else",
         TESTS,
         "the last step, or the only one, may go as far as it likes",
     ),
@@ -37,6 +37,22 @@ TRUST_REGION = [
         "if seen:",
         TESTS,
         "a policy that does not move is measured and its step taken again",
+    ),
+    Mutant(
+        "a-step-that-leads-to-nan-stays",
+        UPDATE,
+        "                    self._end(batch, rows)\n",
+        "                    pass\n",
+        TESTS,
+        "the weights are safe from the minibatch that is NaN, and not from the step that made it so",
+    ),
+    Mutant(
+        "masked-answers-are-measured",
+        UPDATE,
+        "[row for row in rows if batch.mask[row].any()][:MEASURED]",
+        "rows[:MEASURED]",
+        TESTS,
+        "where most answers are masked nothing is measured, and every update is within",
     ),
     Mutant(
         "region-of-the-critic",

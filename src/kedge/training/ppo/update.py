@@ -67,7 +67,12 @@ class Update:
         rows: Sequence[int] = ()
         left = None
         for rows in self._minibatches(batch, step):
-            metrics = self._accumulate(batch, rows, kl_coef, train_policy)
+            try:
+                metrics = self._accumulate(batch, rows, kl_coef, train_policy)
+            except NotFiniteError:
+                if seen and train_policy:  # it may be the step before that leads there
+                    self._end(batch, rows)
+                raise
             if not seen:
                 metrics |= self._check_first(metrics, fatal=step == 0)
             elif train_policy and self.region.is_left(metrics["policy/approxkl_avg"]):
@@ -78,10 +83,8 @@ class Update:
             seen.append(metrics)
         averages = _averages(seen)
         if seen and train_policy:
-            measured = partial(self._divergence, batch.rows(rows[:MEASURED]))
-            averages["policy/update_kl"] = self.region.end(
-                measured() if left is None else left["policy/approxkl_avg"], measured
-            )
+            found = None if left is None else left["policy/approxkl_avg"]
+            averages["policy/update_kl"] = self._end(batch, rows, found)
         return averages | {
             "policy/stopped_early": float(left is not None),
             "policy/updates": len(seen),
@@ -96,6 +99,16 @@ class Update:
             for first in range(0, len(order), size):
                 if batch.mask[order[first : first + size]].any():  # else all were cut off and are left out
                     yield order[first : first + size]
+
+    def _end(self, batch: Batch, rows: Sequence[int], found: float | None = None) -> float:
+        """Hold the update within its region, and measure how far it went: nats a token.
+
+        Args:
+            rows: answers of a minibatch. found: the KL over all of them, where it is known.
+        """
+        part = batch.rows([row for row in rows if batch.mask[row].any()][:MEASURED])
+        measured = partial(self._divergence, part)
+        return self.region.end(measured() if found is None else found, measured)
 
     @torch.no_grad()
     def _divergence(self, part: Batch) -> float:
