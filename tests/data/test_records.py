@@ -14,6 +14,7 @@ from kedge.data.records import (
     plain,
     preferences,
     prompts,
+    read_prompts,
 )
 from kedge.errors import DataError
 
@@ -32,6 +33,11 @@ def test_prompts_and_what_travels_along():
     text, chat = prompts(rows({"prompt": "hi", "answer": 4}, {"prompt": [USER], "x": None}))
     assert (text.text, text.columns, text.origin) == ("hi", {"answer": 4}, "f.jsonl: row 1")
     assert (chat.text, chat.columns, chat.origin) == ([USER], {"x": None}, "f.jsonl: row 2")
+
+
+def test_every_prompt_has_the_columns_of_all():
+    found = read_prompts([{"prompt": "a", "answer": 4}, {"prompt": "b", "level": 1}])
+    assert [prompt.columns for prompt in found] == [{"answer": 4, "level": None}, {"answer": None, "level": 1}]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Reward models: the score is read at the last token, and plain transformers reads the same one."""
 
+import copy
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -131,6 +133,20 @@ def test_chat_goes_through_the_template(make, tiny_tokenizer):
     model.tokenizer.chat_template = None
     with pytest.raises(DataError, match="no chat template"):
         model.score([chat])
+
+
+@torch.no_grad()
+def test_a_chat_that_ends_with_the_pad_token_is_read_before_it(make, tiny_tokenizer, tmp_path):
+    """Where pad is EOS, a template ends with it, and plain transformers takes it for padding."""
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.pad_token = "<eos>"
+    model = make("llama", tokenizer=tokenizer, pad_token_id=1)
+    chat = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat"}]
+    rendered = tokenizer("<|user|>the cat<eos><|assistant|>sat").input_ids
+    assert model.encode(chat) == rendered
+    theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "rm").eval()
+    [[score]] = theirs(torch.tensor([[*rendered, 1]])).logits.tolist()
+    assert model.score([chat]) == pytest.approx([score], abs=1e-5)
 
 
 def save_head(folder, head):

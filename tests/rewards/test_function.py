@@ -82,7 +82,14 @@ def test_only_the_columns_that_are_asked_for():
 
 @pytest.mark.parametrize("column", ["prompts", "completions"])
 def test_a_column_named_like_an_argument(column):
-    assert score(lambda prompts, completions: [1], [Prompt("a", {column: "x"})], ANSWERS[:1]).total == [1.0]
+    """The function judges the answers, and not what the data says under their name."""
+    seen = []
+    score(
+        lambda prompts, completions: seen.append((prompts, completions)) or [1],
+        [Prompt("a", {column: "x"})],
+        ANSWERS[:1],
+    )
+    assert seen == [(["a"], ["four"])]
 
 
 def test_names():

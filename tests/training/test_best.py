@@ -71,6 +71,18 @@ def test_the_other_way_round_after_a_resume_is_nothing_to_compare_with(make_ppo,
     assert resumed.train()["best"] == {"step": 3, "metric": "judge", "value": 9.5, "lowest": True}  # below 9.0 is none
 
 
+def test_what_was_the_best_before_a_resume_still_is(make_ppo, tmp_path):
+    settings = {"steps": 2, "eval_every": 1, "checkpoint_every": 1, "keep_last": 1}
+    kwargs = {"metrics": [{"function": lambda completions: judged(completions), "name": "judge"}], "eval_size": 2}
+    judged = scripted_completions(0.0, 9.0, 1.0)
+    make_ppo(settings=settings, run=tmp_path / "run", **kwargs).train()
+    judged = scripted_completions(0.0, 3.0, 2.0)
+    resumed = make_ppo(settings=settings | {"steps": 4}, run=tmp_path / "run", resume=True, **kwargs)
+    assert resumed.train()["best"] == {"step": 1, "metric": "judge", "value": 9.0}
+    kept = sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir())
+    assert kept == ["best", "step-000001", "step-000004"]
+
+
 def scripted_completions(*values):
     judge = scripted(*values)
     return lambda completions: judge(None, completions)

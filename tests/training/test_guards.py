@@ -406,6 +406,19 @@ class TestNotFinite:
         assert "the evaluation after step 2 is left out" in capsys.readouterr().err
         assert [row["step"] for row in lines(tmp_path / "run", "metrics.jsonl") if "eval/score" in row] == [0, 4]
 
+    def test_three_in_a_row_are_three_across_a_resume(self, make_ppo, tmp_path):
+        def broken(**kwargs):
+            ppo = make_ppo(settings={"steps": 9, "checkpoint_every": 1}, run=tmp_path / "run", **kwargs)
+            ppo.policy.model.lm_head.weight.register_hook(lambda gradient: gradient * torch.inf)
+            return ppo
+
+        for metrics in broken():
+            assert metrics["train/left_out"] == 1.0
+            if metrics["episode"] == 8:
+                break
+        with pytest.raises(NumericsError, match=r"(?s)step 3 is left out.*3 in a row \(max_left_out\)"):
+            broken(resume=True).train()
+
     def test_three_in_a_row_stop_and_nothing_broken_is_kept(self, make_ppo, tmp_path, lines):
         ppo = make_ppo(settings={"steps": 9, "checkpoint_every": 1, "keep_last": 9}, run=tmp_path / "run")
         seen = []

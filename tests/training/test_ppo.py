@@ -3,6 +3,7 @@
 import json
 import math
 import tomllib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from kedge.errors import ConfigError, NumericsError, RewardError
 from kedge.models.critic import load_critic, new_critic
 from kedge.models.language_model import load_language_model
 from kedge.models.reward_model import new_reward_model
+from kedge.training.ppo.report import _critic_metrics
 
 LEARNS = {
     "steps": 15,
@@ -292,7 +294,8 @@ def test_a_run_that_cannot_be_written_is_refused_before_anything_is_loaded(tmp_p
         PPO("no/such/policy", ["the cat"], by_low_token, run=tmp_path / "file/run")
 
 
-def test_answers_follow_the_seed_and_the_step(make_ppo, monkeypatch):
+@pytest.mark.parametrize("groups", [{}, {"batch_size": 2, "num_generations": 2, "advantage_estimator": "rloo"}])
+def test_answers_follow_the_seed_and_the_step(make_ppo, monkeypatch, groups):
     """No step draws the numbers of another, nor does an evaluation."""
     asked = []
     generate = Engine.generate
@@ -302,7 +305,7 @@ def test_answers_follow_the_seed_and_the_step(make_ppo, monkeypatch):
         return generate(self, prompts, sampling, seed=seed, first_request=first_request)
 
     monkeypatch.setattr(Engine, "generate", spy)
-    for _ in make_ppo(settings={"steps": 3, "eval_every": 1, "seed": 7}, eval_size=2):
+    for _ in make_ppo(settings={"steps": 3, "eval_every": 1, "seed": 7} | groups, eval_size=2):
         pass
     training = [one for one in asked if one[0] == 7]
     evaluations = [one for one in asked if one[0] != 7]
@@ -338,6 +341,42 @@ def test_autocast_computes_in_bfloat16_and_keeps_the_weights(make_ppo, critic):
     assert {weight.dtype for weight in ppo.policy.model.parameters()} == {torch.float32}
     assert isinstance(ppo.engine._decoder, SlotDecoder)
     assert sum(share[-3:]) / 3 > share[0] + 0.1
+
+
+def test_judges_are_not_in_autocast(make_ppo):
+    """A judge is what it is, whatever the policy computes in."""
+    seen = []
+
+    def judge(completions):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return [float(len(text)) for text in completions]
+
+    ppo = make_ppo(judge, {"autocast": "bfloat16", "steps": 1}, eval_size=1)
+    ppo.step()
+    assert seen == [False]
+    ppo.evaluate()
+    assert seen == [False, False]
+
+
+def test_an_answer_that_a_stop_string_ends_is_not_cut_off(make_ppo):
+    ppo = make_ppo(settings={"cutoff": "mask", "stop_strings": ("a", "e", "t"), "batch_size": 16, "steps": 1})
+    experience = ppo.collect()
+    reasons = [completion.finish_reason for completion in experience.completions]
+    assert {"stop", "length"} <= set(reasons)
+    assert experience.batch.mask.any(-1).tolist() == [reason != "length" for reason in reasons]
+    [metrics] = ppo
+    assert metrics["completions/cut_off"] == metrics["completions/masked"] == reasons.count("length") / 16
+
+
+def test_the_critic_is_judged_on_what_is_trained_on(make_ppo):
+    """Prompts and padding, where values and returns are 0, would flatter it."""
+    ppo = make_ppo(settings={"batch_size": 8})
+    batch = ppo.collect().batch
+    values = torch.tensor([1.0, 3.0]).repeat(99)[: int(batch.mask.sum())]
+    put = lambda x: torch.zeros(batch.mask.shape).masked_scatter(batch.mask, x)  # noqa: E731
+    # Returns of 2 and 6, errors of 1 and 3: a quarter of the variance is left.
+    found = _critic_metrics(replace(batch, old_values=put(values), returns=put(2 * values)))
+    assert found == {"val/explained_variance": pytest.approx(0.75)}
 
 
 def test_rewards_for_several_tasks(make_ppo, tmp_path):

@@ -63,6 +63,27 @@ def test_masked_answers_are_not_whitened_over():
     assert batch.advantages.tolist() == near([0] * 5, [0, -1, 1, 0, 0])
 
 
+def test_masked_answers_do_not_set_the_scale_of_the_rewards():
+    """1 and 3: mean 2, deviation 1, whatever a cut-off answer earned."""
+    rewards = [[0, 0, 0, 0, 1e6], [0, 1.0, 3.0, 0, 0]]
+    batch = estimate(rewards, cut_off=FIRST, cutoff="mask", lam=0.0, whiten_rewards=True)
+    assert batch.advantages.tolist() == near([0] * 5, [0, 1, 3, 0, 0])
+
+
+def test_masked_answers_are_compared_with_all_the_same():
+    """1 and 3: the second is better by 1 than their mean, though the first was cut off and is not trained on."""
+    config = PPOConfig(advantage_estimator="dr_grpo", num_generations=2, cutoff="mask")
+    reward = torch.tensor([[0, 0, 0, 0, 1.0], [0, 0, 3.0, 0, 0]])
+    batch = estimate_advantages(ROLLOUTS, reward, ROLLOUTS.logprobs, None, FIRST, 0.0, config)
+    assert batch.advantages.tolist() == [[0] * 5, [0, 1, 1, 0, 0]]
+
+
+def test_the_penalty_is_scaled_with_the_scores():
+    """4 less 2, and 6: 2 and 6 deviate by 2."""
+    settings = {"cutoff": "penalty", "missing_eos_penalty": 2.0, "scale_rewards": True}
+    assert rewards([4, 6], cut_off=FIRST, **settings) == near([0, 0, 0, 0, 1], [0, 0, 3, 0, 0])
+
+
 def test_scores_are_divided_by_their_running_deviation():
     moments = RunningMoments()
     # 2 and 6 deviate by 2; with 0 and 0 the four numbers deviate by the root of 6.

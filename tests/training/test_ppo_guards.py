@@ -57,6 +57,14 @@ class TestFirstMinibatch:
         assert metrics["policy/first_drift_avg"] == pytest.approx(0.01, abs=1e-4)
 
 
+@pytest.mark.parametrize("row", range(4))
+def test_the_worst_token_is_found_in_whichever_micro_batch(make_update, row):
+    setup = make_update(micro_batch_tokens=10)
+    wrong = setup.batch.old_logprobs.clone()
+    wrong[row, setup.batch.lengths[row] - 1] -= 0.5
+    assert setup.update(step=1, old_logprobs=wrong)["policy/first_drift_max"] == pytest.approx(0.5, abs=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["separate", "shared"])
 def test_warm_up_trains_the_critic_alone(make_update, vector, kind):
     setup = make_update(critic=kind, critic_warmup_steps=2, kl_in="loss", entropy_coef=0.5, num_ppo_epochs=2)

@@ -63,11 +63,32 @@ def test_resumed_is_uninterrupted(make_ppo, tmp_path, vector, lines, settings, k
     assert again["seconds"].keys() == summary["seconds"].keys()
 
 
-def test_the_adaptive_coefficient_moves(make_ppo):
-    settings = {"steps": 4, "kl_controller": "adaptive", "kl_coef": 0.1, "kl_target": 6.0, "kl_horizon": 40.0}
-    coefficients = [metrics["objective/kl_coef"] for metrics in make_ppo(settings=settings)]
-    # KL stays far below 6: the error is -20%, and 4 of 40 episodes make a tenth of it.
+ADAPTIVE = {"kl_controller": "adaptive", "kl_coef": 0.1, "kl_target": 6.0}
+
+
+@pytest.mark.parametrize(
+    "settings", [{"kl_horizon": 40.0}, {"kl_horizon": 80.0, "num_generations": 2, "advantage_estimator": "rloo"}]
+)
+def test_the_adaptive_coefficient_moves(make_ppo, settings):
+    ppo = make_ppo(settings=ADAPTIVE | {"steps": 4} | settings)
+    coefficients = [metrics["objective/kl_coef"] for metrics in ppo]
+    # KL stays far below 6: the error is -20%, and 4 of 40 episodes, or 8 answers of 80, make a tenth of it.
     assert coefficients == pytest.approx([0.1, 0.098, 0.09604, 0.0941192])
+
+
+@pytest.mark.parametrize("kl_in", ["reward", "loss"])
+def test_the_steered_coefficient_is_the_one_that_counts(make_ppo, vector, kl_in):
+    """One that was steered from .1 to .7 trains as one that began with .7."""
+
+    def trained(coefficient, steered):
+        ppo = make_ppo(settings=ADAPTIVE | {"kl_coef": coefficient, "kl_horizon": 1e9, "kl_in": kl_in})
+        ppo.kl_controller.coefficient = steered
+        for _ in ppo:
+            pass
+        return state(ppo, vector)
+
+    assert torch.equal(trained(0.1, 0.7), trained(0.7, 0.7))
+    assert not torch.equal(trained(0.1, 0.1), trained(0.7, 0.7))
 
 
 def test_the_same_seed_is_the_same_run(make_ppo, vector):

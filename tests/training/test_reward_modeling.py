@@ -85,6 +85,17 @@ def test_micro_batches_change_nothing(make_rm, vector, arch):
         assert a == pytest.approx(b, rel=1e-3, abs=1e-6)
 
 
+def test_held_out_metrics_are_the_same_in_micro_batches(make_rm):
+    found = []
+    for budget in (50, 10_000):
+        rm = make_rm(settings={"micro_batch_tokens": budget}, eval_data=PAIRS)
+        with torch.no_grad():
+            rm.model.model.score.weight.copy_(torch.linspace(1, -1, 32))
+        found.append(rm._evaluate())
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+    assert 0 < found[1]["eval/accuracy"] <= 1
+
+
 @pytest.mark.parametrize("arch", ["llama", "gpt2", "mamba", "kedge_lstm"])
 def test_learns_to_tell_them_apart(make_rm, arch, tmp_path):
     rm = make_rm(arch=arch, settings={"epochs": 15}, eval_data=PAIRS, run=tmp_path / "run")

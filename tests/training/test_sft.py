@@ -182,6 +182,16 @@ def test_metrics_and_evaluations_on_the_way(make_sft, tmp_path, lines):
     assert [row["lr"] for row in rows if "lr" in row] == pytest.approx([0.003, 0.0024, 0.0018, 0.0012, 0.0006])
 
 
+def test_the_held_out_loss_is_the_same_in_micro_batches(make_sft):
+    rows = [*OTHERS, *ROWS]
+    losses = [
+        make_sft(settings={"micro_batch_tokens": budget}, eval_data=rows)._evaluate()["eval/loss"]
+        for budget in (40, 10_000)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[1] == pytest.approx(loss_of_transformers(make_sft().lm, rows), rel=1e-4)
+
+
 def test_rows_set_aside_are_not_trained_on(make_sft):
     sft = make_sft(eval_size=1)
     assert (len(sft.examples), len(sft.held_out)) == (3, 1)
@@ -242,6 +252,17 @@ def test_what_cutting_keeps(make_sft, tiny_tokenizer, limit, expected):
     assert len(ids) == len(mask) == limit
 
 
+def test_cutting_a_conversation_keeps_its_last_answer(make_sft, tiny_tokenizer):
+    turns = [("user", "the cat"), ("assistant", "sat on the mat"), ("user", "and"), ("assistant", "the dog ran")]
+    rows = [{"messages": [{"role": role, "content": content} for role, content in turns]}]
+    [(ids, mask)] = make_sft(rows, {"max_length": 12, "too_long": "truncate", "batch_size": 1}).examples
+    assert tiny_tokenizer.decode(ids).endswith("<|user|>and<eos><|assistant|>the dog ran<eos>")
+    trained = tiny_tokenizer.decode([i for i, on in zip(ids, mask, strict=True) if on])
+    assert trained.endswith("the dog ran<eos>")
+    assert "<|assistant|>" not in trained
+    assert len(ids) == 12
+
+
 def test_a_step_that_is_not_finite_is_left_out_and_three_in_a_row_stop(make_sft, vector, lines, tmp_path, capsys):
     def broken_at(*steps):
         sft = make_sft(settings={"epochs": 6, "batch_size": 2, "checkpoint_every": 1}, run=tmp_path / str(steps))
@@ -274,6 +295,27 @@ def test_a_step_that_is_not_finite_is_left_out_and_three_in_a_row_stop(make_sft,
     with pytest.raises(NumericsError, match=r"step 6 is left out.*\n.*3 in a row"):
         sft.train()
     assert vector(sft.module).isfinite().all()
+
+
+def test_steps_left_out_in_a_row_are_counted_across_a_resume(make_sft, tmp_path):
+    def broken(**kwargs):
+        sft = make_sft(settings={"epochs": 6, "batch_size": 2, "checkpoint_every": 1}, run=tmp_path / "run", **kwargs)
+        sft.lm.model.lm_head.weight.register_hook(lambda gradient: gradient * math.inf)
+        return sft
+
+    sft = broken()
+    step = sft.step
+
+    def killed_at_2():
+        if sft.step_done == 2:
+            raise KeyboardInterrupt
+        return step()
+
+    sft.step = killed_at_2
+    with pytest.raises(KeyboardInterrupt):
+        sft.train()
+    with pytest.raises(NumericsError, match=r"step 3 is left out.*\n.*3 in a row"):
+        broken(resume=True).train()
 
 
 def test_an_infinite_loss_whose_gradient_is_finite_is_left_out(make_sft, vector, tmp_path):

@@ -148,6 +148,13 @@ class TestInAnUpdate:
         assert metrics["policy/stopped_early"] == (epochs > 1)
         assert all(weight.grad is None for weight in held.parameters)  # nothing left for the next step
 
+    def test_a_policy_that_stays_where_it_is_has_not_moved(self, make_update):
+        """Whatever the temperature that it samples at."""
+        setup = make_update(temperature=0.5, target_kl=1e-6)
+        for group in setup.optimizer.param_groups:
+            group["lr"] = 0.0
+        assert setup.update()["policy/update_kl"] == pytest.approx(0, abs=1e-8)
+
     def test_one_that_stays_within_is_as_without(self, make_update):
         settings = {"num_ppo_epochs": 4, "learning_rate": 1e-5}
         (held, metrics), (free, _) = (

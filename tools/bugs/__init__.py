@@ -13,6 +13,7 @@ from bugs.surviving import SURVIVING
 from bugs.together import TOGETHER
 from bugs.training import TRAINING
 from bugs.trust_region import TRUST_REGION
+from bugs.unseen import UNSEEN
 from bugs.update import UPDATE_MUTANTS
 from bugs.watching import WATCHING
 
@@ -20,5 +21,5 @@ __all__ = ["MUTANTS", "Mutant"]
 
 MUTANTS = [
     *CORE, *LOSSES_MUTANTS, *LOWER, *ENGINE_BUGS, *REWARDS, *SURVIVING, *TRAINING, *PPO, *UPDATE_MUTANTS, *TOGETHER,
-    *TRUST_REGION, *WATCHING, *CONTROL, *PLAN,
+    *TRUST_REGION, *WATCHING, *CONTROL, *PLAN, *UNSEEN,
 ]  # fmt: skip
