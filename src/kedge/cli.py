@@ -29,7 +29,9 @@ app = typer.Typer(
 console = Console(quiet=os.environ.get("RANK", "0") != "0")  # of several processes the first one speaks
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="The recipe; see docs/recipes.md.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key.path=value]...", help="ppo.kl_coef=0.1")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[key.path=value]...", help="ppo.kl_coef=0.1; see `kedge settings`.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete the run that is there and begin anew.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")]
 
@@ -50,7 +52,7 @@ def quickstart(
 @app.command()
 def sft(recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwrite = False, resume: Resume = False) -> None:
     """Supervised fine-tuning on demonstrations: the recipe's sft table."""
-    _supervised("sft", _read(recipe, overrides), overwrite=overwrite, resume=resume)
+    _supervised("sft", _read(recipe, overrides, "sft"), overwrite=overwrite, resume=resume)
 
 
 @app.command()
@@ -58,13 +60,13 @@ def reward(
     recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwrite = False, resume: Resume = False
 ) -> None:
     """A reward model from preferences: the recipe's reward table."""
-    _supervised("reward", _read(recipe, overrides), overwrite=overwrite, resume=resume)
+    _supervised("reward", _read(recipe, overrides, "reward"), overwrite=overwrite, resume=resume)
 
 
 @app.command()
 def ppo(recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwrite = False, resume: Resume = False) -> None:
     """PPO of a policy against a reward: the recipe's ppo table."""
-    read = _read(recipe, overrides)
+    read = _read(recipe, overrides, "ppo")
     from kedge.inspection.tables import comparison_table
     from kedge.jobs import ppo_job
 
@@ -83,7 +85,7 @@ def ppo(recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwrite = 
 @app.command()
 def evaluate(recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwrite = False) -> None:
     """One policy against another on the same prompts: the recipe's evaluate table."""
-    read = _read(recipe, overrides)
+    read = _read(recipe, overrides, "evaluate")
     from kedge.inspection.tables import comparison_table, prompts_caption
     from kedge.jobs import evaluate_job
 
@@ -100,7 +102,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
 ) -> None:
     """Check a PPO recipe before it runs: text, models, reward, one update, a checkpoint. Exit status 1 on a failure."""
-    read = _read(recipe, overrides)
+    read = _read(recipe, overrides, "ppo")
     from kedge.inspection.tables import findings_table
     from kedge.jobs import doctor_job
     from kedge.storage import strict_json
@@ -276,11 +278,11 @@ def _root(
     pass
 
 
-def _read(path: Path, overrides: list[str] | None) -> "Recipe":
+def _read(path: Path, overrides: list[str] | None, stage: str | None = None) -> "Recipe":
     _quiet()
     from kedge.recipe import Recipe
 
-    return Recipe(path, overrides or [])
+    return Recipe(path, overrides or [], stage=stage)
 
 
 def _supervised(stage: str, recipe: "Recipe", *, overwrite: bool, resume: bool) -> None:

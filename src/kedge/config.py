@@ -1,8 +1,9 @@
 """Recipes: one TOML file, overrides from the command line, and settings that cannot be wrong silently.
 
 A configuration is a frozen pydantic class beside what it configures, with a docstring a field. This module gives
-those classes their manners: an unknown key is an error that names the nearest right one, a key that the chosen mode
-does not use is an error that says which mode would, and ``"none"`` stands for "off" because TOML has no null.
+those classes their manners: an unknown key is an error that names the right one (for another library's name kedge's,
+see :mod:`kedge.names`; else the nearest there is), a key that the chosen mode does not use is an error that says which
+mode would, and ``"none"`` stands for "off" because TOML has no null.
 """
 
 import datetime
@@ -24,6 +25,7 @@ from pydantic import (
 )
 
 from kedge.errors import ConfigError
+from kedge.names import elsewhere
 from kedge.storage import write_text
 
 Item = TypeVar("Item")
@@ -44,6 +46,9 @@ class Config(BaseModel):
     """Base of every configuration class."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    STAGE: ClassVar[str] = ""
+    """The recipe's table that these settings are of, where there is one."""
 
     USED_WHEN: ClassVar[Mapping[str, tuple[str, tuple[object, ...]]]] = {}
     """``{key: (other key, its values)}``: the key means something only with one of those values; with no values given,
@@ -171,6 +176,9 @@ def _readable(error: ValidationError, cls: type[Config]) -> ConfigError:
                 lines.append(f"{where}: {cls.REFUSED[key]}")
                 continue
             known = list(cls.model_fields) if len(problem["loc"]) == 1 else []
+            if known and cls.STAGE and (said := elsewhere(key, cls.STAGE, known)):
+                lines.append(f"{where}: {said}")
+                continue
             lines.append(f"{where}: unknown key; {nearest(key, known)}" if known else f"{where}: unknown key")
         elif problem["type"] == "value_error":
             said = str(problem["ctx"]["error"])

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -24,6 +24,8 @@ Pair = tuple[list[int], list[int]]
 
 class RewardConfig(SupervisedConfig):
     """Settings of reward modelling."""
+
+    STAGE: ClassVar[str] = "reward"
 
     learning_rate: float = Field(1e-4, gt=0)
     """Peak learning rate of AdamW."""

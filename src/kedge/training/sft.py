@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor
@@ -31,6 +31,8 @@ Encoded = tuple[str, list[int], list[bool]]
 
 class SFTConfig(SupervisedConfig):
     """Settings of supervised fine-tuning."""
+
+    STAGE: ClassVar[str] = "sft"
 
     learning_rate: float = Field(1e-4, gt=0)
     """Peak learning rate of AdamW."""
