@@ -231,6 +231,18 @@ def plan(
             console.print(plan_view(planned), "")
 
 
+@app.command()
+def settings(
+    table: Annotated[
+        str | None, typer.Argument(metavar="[sft|reward|ppo|evaluate|control]", help="Default: all.")
+    ] = None,
+) -> None:
+    """Every setting with its default and its meaning."""
+    from kedge.settings import settings_text
+
+    print(settings_text(table, width=max(40, min(console.width, 120) - 1)))
+
+
 def main() -> None:
     """The entry point: what the user can mend is said in one message, with exit status 2."""
     stderr = Console(stderr=True, soft_wrap=True, quiet=console.quiet)

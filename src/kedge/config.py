@@ -8,6 +8,7 @@ mode would, and ``"none"`` stands for "off" because TOML has no null.
 
 import datetime
 import difflib
+import inspect
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from pydantic import (
     model_validator,
 )
 
+from kedge.described import as_text
 from kedge.errors import ConfigError
 from kedge.names import elsewhere
 from kedge.storage import write_text
@@ -56,6 +58,12 @@ class Config(BaseModel):
 
     REFUSED: ClassVar[Mapping[str, str]] = {}
     """``{key: why}``: keys that users of other libraries will try, and why they are not here."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if cls.__doc__:  # for `help`
+            cls.__doc__ = f"{inspect.cleandoc(cls.__doc__)}\n\nSettings:\n\n{as_text(cls, indent='  ')}\n"
 
     def __init__(self, **data: Any) -> None:
         for name, value in data.items():
