@@ -63,7 +63,8 @@ class RewardRecipe(_Data, RewardConfig):
     tokenizer: str | None = None
     """Where the tokenizer is, when not beside the model."""
     data: str
-    """Preferences: ``chosen`` + ``rejected``, with or without ``prompt``; or ``text`` + ``label``."""
+    """Preferences: ``chosen`` + ``rejected``, with or without ``prompt``; or ``label`` beside a ``text``, ``messages``,
+    or ``prompt`` + ``completion``."""
     eval_data: str | None = None
     """Held-out preferences."""
     eval_size: int = Field(0, ge=0)

@@ -45,7 +45,7 @@ class RewardModeling(Supervised):
     Args:
         model: hub id, folder or run whose trunk to start from; or a :class:`RewardModel`, trained in place.
         data: a data file, folder, hub id, table or list of rows: ``chosen`` + ``rejected``, with or without ``prompt``;
-            or ``text`` + ``label``.
+            or ``label`` beside a ``text``, ``messages``, or ``prompt`` + ``completion``.
         config: settings, see :class:`RewardConfig`; or a dict of them.
         tokenizer: where the tokenizer is, when not beside the model.
         eval_data: like ``data``, to measure the accuracy on; or ``eval_size`` rows of ``data`` are set aside.
