@@ -172,6 +172,7 @@ def chat(
     top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens up to this probability.")] = 1.0,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer. Default: the run's.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed and lines, same answers.")] = 0,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code.")] = False,
 ) -> None:
     """Talk to a policy in the terminal."""
     _quiet()
@@ -183,7 +184,8 @@ def chat(
 
     asked: dict[str, Any] = {"temperature": temperature, "max_new_tokens": max_new_tokens, "top_p": top_p}
     sampling = replace(trained_sampling(Path(run)), **{k: v for k, v in asked.items() if v is not None})
-    conversation = Chat(load_language_model(run), sampling, system=system, seed=seed)
+    lm = load_language_model(run, trust_remote_code=trust_remote_code)
+    conversation = Chat(lm, sampling, system=system, seed=seed)
     if system and not conversation.remembers:
         raise KedgeError(f"--system: the tokenizer of {run} has no chat template to say it in; leave it out")
     converse(conversation, console)

@@ -129,6 +129,10 @@ class EvaluateRecipe(_Data):
     """``auto``: cuda, else mps, else cpu."""
     dtype: DType = "auto"
     """Of the weights."""
+    trust_remote_code: bool = False
+    """Whether a model may bring code of its own, which is then run. Read it before."""
+    attn_implementation: str | None = None
+    """Of the models: ``sdpa``, ``eager``, ``flash_attention_2``, ...; ``none``: the model's own."""
 
     @model_validator(mode="after")
     def _sampling_fits(self) -> Self:

@@ -15,6 +15,7 @@ from kedge.data.records import Preference, preferences
 from kedge.models.batch import by_token_budget
 from kedge.models.reward_model import RewardModel, new_reward_model
 from kedge.tracking import Metrics, RunFolder
+from kedge.training.config import LOADING
 from kedge.training.supervised import Supervised, SupervisedConfig, read_split, refuse_loading_settings
 from kedge.training.too_long import TooLong
 
@@ -89,12 +90,10 @@ class RewardModeling(Supervised):
         read = partial(preferences, seed=config.seed)
         train, held = read_split(read, data, eval_data, eval_size=eval_size, columns=columns, seed=config.seed)
         if isinstance(model, RewardModel):
-            refuse_loading_settings(config, {"tokenizer": tokenizer}, ("device", "dtype", "max_length"))
+            refuse_loading_settings(config, {"tokenizer": tokenizer}, (*LOADING, "max_length"))
         else:
             torch.manual_seed(config.seed % 2**63)  # the new head's weights
-            model = new_reward_model(
-                model, tokenizer=tokenizer, max_length=config.max_length, device=config.device, dtype=config.dtype
-            )
+            model = new_reward_model(model, tokenizer=tokenizer, max_length=config.max_length, **config.loading)
         self.model = model
         fitter = config.fitter(config.too_long, model.max_length, CUTTING)
         (pairs, told), (held_out, also_told) = (

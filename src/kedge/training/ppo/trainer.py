@@ -113,8 +113,9 @@ class PPO:
         refuse_misfits(reward, metrics, train, held)
         self.policy = policy_of(policy, tokenizer, config)
         self.prompts, self.eval_prompts, self.notes = prepare_prompts(self.policy, config, train, held)
-        self.reward = build_reward(reward, device=config.device)
-        self.judges = {"score": self.reward} | named_judges(metrics, config.device)
+        loading = {name: value for name, value in config.loading.items() if name != "dtype"}
+        self.reward = build_reward(reward, **loading)
+        self.judges = {"score": self.reward} | named_judges(metrics, **loading)
         if not self.eval_prompts and (metrics or config.eval_every or config.best_metric):
             raise ConfigError(
                 "metrics, eval_every, best_metric: not used without held-out prompts; set eval_prompts or eval_size"
