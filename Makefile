@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-slow check mutants clean
+.PHONY: quickstart test test-slow check pages mutants clean
 
 quickstart: .venv/ready
 	$(BIN)/kedge quickstart --overwrite
@@ -20,6 +20,10 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# docs/settings.md and docs/coming-from.md are made from the code.
+pages: .venv/ready
+	$(BIN)/python tools/pages.py
 
 # All of them take hours: make mutants ONLY=gae, ONLY=src/kedge/core/kl.py, SINCE=HEAD~3
 mutants: .venv/ready

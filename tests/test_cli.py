@@ -161,6 +161,13 @@ def no_template(world):
     ("damage", "words", "said"),
     [
         (None, "ppo r.toml ppo.kl_coeff=0.1", ["[ppo]", "kl_coeff", "did you mean 'kl_coef'?"]),
+        (None, "ppo r.toml beta=0.1", ["[ppo]", "beta", "'kl_coef'"]),
+        (None, "ppo r.toml kl_coeff=0.1", ["[ppo]", "did you mean 'kl_coef'?"]),
+        (None, "ppo r.toml kl_coef=much", ["[ppo]", "kl_coef", "'much'"]),
+        (None, "sft r.toml kl_coef=0.1", ["[sft] has no 'kl_coef'", "write ppo.kl_coef=0.1"]),
+        (None, "plan r.toml batch_size=8", ["write sft.batch_size=8 or reward.batch_size=8 or ppo.batch_size=8"]),
+        (None, "plan r.toml kl_coef=much", ["[ppo]", "kl_coef", "'much'"]),
+        (None, "ppo r.toml grpo.steps=3", ["'grpo'", 'advantage_estimator = "grpo"']),
         (None, "ppo r.toml ppoo.kl_coef=0.1", ["'ppoo'", "did you mean 'ppo'?"]),
         (None, "ppo r.toml ppo.kl_target=3", ["kl_target", "not used", "kl_controller='adaptive'"]),
         (None, "ppo r.toml ppo.top_p=0.9", ["top_p", "whole distribution"]),

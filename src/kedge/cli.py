@@ -29,7 +29,9 @@ app = typer.Typer(
 console = Console(quiet=os.environ.get("RANK", "0") != "0")  # of several processes the first one speaks
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="The recipe; see docs/recipes.md.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key.path=value]...", help="ppo.kl_coef=0.1")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[key.path=value]...", help="ppo.kl_coef=0.1; see `kedge settings`.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete the run that is there and begin anew.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")]
 
@@ -50,7 +52,7 @@ def quickstart(
 @app.command()
 def sft(recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwrite = False, resume: Resume = False) -> None:
     """Supervised fine-tuning on demonstrations: the recipe's sft table."""
-    _supervised("sft", _read(recipe, overrides), overwrite=overwrite, resume=resume)
+    _supervised("sft", _read(recipe, overrides, "sft"), overwrite=overwrite, resume=resume)
 
 
 @app.command()
@@ -58,13 +60,13 @@ def reward(
     recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwrite = False, resume: Resume = False
 ) -> None:
     """A reward model from preferences: the recipe's reward table."""
-    _supervised("reward", _read(recipe, overrides), overwrite=overwrite, resume=resume)
+    _supervised("reward", _read(recipe, overrides, "reward"), overwrite=overwrite, resume=resume)
 
 
 @app.command()
 def ppo(recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwrite = False, resume: Resume = False) -> None:
     """PPO of a policy against a reward: the recipe's ppo table."""
-    read = _read(recipe, overrides)
+    read = _read(recipe, overrides, "ppo")
     from kedge.inspection.tables import comparison_table
     from kedge.jobs import ppo_job
 
@@ -83,7 +85,7 @@ def ppo(recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwrite = 
 @app.command()
 def evaluate(recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwrite = False) -> None:
     """One policy against another on the same prompts: the recipe's evaluate table."""
-    read = _read(recipe, overrides)
+    read = _read(recipe, overrides, "evaluate")
     from kedge.inspection.tables import comparison_table, prompts_caption
     from kedge.jobs import evaluate_job
 
@@ -100,7 +102,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
 ) -> None:
     """Check a PPO recipe before it runs: text, models, reward, one update, a checkpoint. Exit status 1 on a failure."""
-    read = _read(recipe, overrides)
+    read = _read(recipe, overrides, "ppo")
     from kedge.inspection.tables import findings_table
     from kedge.jobs import doctor_job
     from kedge.storage import strict_json
@@ -170,6 +172,7 @@ def chat(
     top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens up to this probability.")] = 1.0,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer. Default: the run's.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed and lines, same answers.")] = 0,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code.")] = False,
 ) -> None:
     """Talk to a policy in the terminal."""
     _quiet()
@@ -181,7 +184,8 @@ def chat(
 
     asked: dict[str, Any] = {"temperature": temperature, "max_new_tokens": max_new_tokens, "top_p": top_p}
     sampling = replace(trained_sampling(Path(run)), **{k: v for k, v in asked.items() if v is not None})
-    conversation = Chat(load_language_model(run), sampling, system=system, seed=seed)
+    lm = load_language_model(run, trust_remote_code=trust_remote_code)
+    conversation = Chat(lm, sampling, system=system, seed=seed)
     if system and not conversation.remembers:
         raise KedgeError(f"--system: the tokenizer of {run} has no chat template to say it in; leave it out")
     converse(conversation, console)
@@ -227,6 +231,84 @@ def plan(
             console.print(f"{stage}: {escape(str(planned))}\n", style="yellow", highlight=False)
         else:
             console.print(plan_view(planned), "")
+
+
+new = typer.Typer(
+    help="Something to begin with: a small model of your own texts, or the support desk.", no_args_is_help=True
+)
+app.add_typer(new, name="new")
+
+
+@new.command("model")
+def new_model(
+    texts: Annotated[str, typer.Argument(metavar="TEXTS", help="A data file, folder or hub id, or a .txt file.")],
+    to: Annotated[Path, typer.Option(metavar="FOLDER", help="Where it goes.")] = Path("model"),
+    column: Annotated[str | None, typer.Option(help="The only column to read. Default: all that hold texts.")] = None,
+    kind: Annotated[str, typer.Option(metavar="llama|lstm", help="What it is.")] = "llama",
+    vocabulary: Annotated[int, typer.Option(help="Tokens, at most.")] = 2048,
+    hidden: Annotated[int, typer.Option(help="Width.")] = 128,
+    layers: Annotated[int, typer.Option(help="Depth.")] = 2,
+    heads: Annotated[int, typer.Option(help="Attention heads (llama).")] = 4,
+    positions: Annotated[int, typer.Option(help="Longest text, in tokens (llama).")] = 512,
+    seed: Annotated[int, typer.Option(help="Of the weights.")] = 0,
+) -> None:
+    """A small chat model of random weights, with a tokenizer made for your texts."""
+    _quiet()
+    if kind not in ("llama", "lstm"):
+        raise KedgeError(f"--kind: llama or lstm, not {kind!r}")
+    from kedge.starting import new_model as write_model
+    from kedge.starting import parameters
+
+    lm = write_model(
+        texts,
+        to,
+        column=column,
+        kind=kind,  # type: ignore[arg-type]
+        vocabulary=vocabulary,
+        hidden=hidden,
+        layers=layers,
+        heads=heads,
+        positions=positions,
+        seed=seed,
+    )
+    console.print(
+        f"{to}: {parameters(lm) / 1e6:.1f} million random weights, {len(lm.tokenizer):,} tokens\n"
+        f'next: teach it, with a recipe of [sft] model = "{to}" and your data (learning_rate = 4e-3 suits its size)',
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+@new.command("desk")
+def new_desk(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where data/ and model/ go.")] = Path("runs/desk"),
+    seed: Annotated[int, typer.Option(help="Of the data and the weights.")] = 0,
+) -> None:
+    """The support desk: data for every stage, and a model of random weights. What recipes/desk-*.toml begin from."""
+    _quiet()
+    from kedge.starting import new_desk as write_desk
+
+    write_desk(folder, seed=seed)
+    console.print(
+        f"{folder}/data: demonstrations, preferences, prompts\n{folder}/model: random weights\n"
+        "next: kedge sft recipes/desk-sft.toml",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def settings(
+    table: Annotated[
+        str | None, typer.Argument(metavar="[sft|reward|ppo|evaluate|control]", help="Default: all.")
+    ] = None,
+) -> None:
+    """Every setting with its default and its meaning."""
+    from kedge.settings import settings_text
+
+    print(settings_text(table, width=max(40, min(console.width, 120) - 1)))
 
 
 def main() -> None:
@@ -276,11 +358,11 @@ def _root(
     pass
 
 
-def _read(path: Path, overrides: list[str] | None) -> "Recipe":
+def _read(path: Path, overrides: list[str] | None, stage: str | None = None) -> "Recipe":
     _quiet()
     from kedge.recipe import Recipe
 
-    return Recipe(path, overrides or [])
+    return Recipe(path, overrides or [], stage=stage)
 
 
 def _supervised(stage: str, recipe: "Recipe", *, overwrite: bool, resume: bool) -> None:

@@ -1,12 +1,14 @@
 """Recipes: one TOML file, overrides from the command line, and settings that cannot be wrong silently.
 
 A configuration is a frozen pydantic class beside what it configures, with a docstring a field. This module gives
-those classes their manners: an unknown key is an error that names the nearest right one, a key that the chosen mode
-does not use is an error that says which mode would, and ``"none"`` stands for "off" because TOML has no null.
+those classes their manners: an unknown key is an error that names the right one (for another library's name kedge's,
+see :mod:`kedge.names`; else the nearest there is), a key that the chosen mode does not use is an error that says which
+mode would, and ``"none"`` stands for "off" because TOML has no null.
 """
 
 import datetime
 import difflib
+import inspect
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +25,9 @@ from pydantic import (
     model_validator,
 )
 
+from kedge.described import as_text
 from kedge.errors import ConfigError
+from kedge.names import elsewhere
 from kedge.storage import write_text
 
 Item = TypeVar("Item")
@@ -45,12 +49,21 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
+    STAGE: ClassVar[str] = ""
+    """The recipe's table that these settings are of, where there is one."""
+
     USED_WHEN: ClassVar[Mapping[str, tuple[str, tuple[object, ...]]]] = {}
     """``{key: (other key, its values)}``: the key means something only with one of those values; with no values given,
     where the other key is on at all (not 0, false or none)."""
 
     REFUSED: ClassVar[Mapping[str, str]] = {}
     """``{key: why}``: keys that users of other libraries will try, and why they are not here."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if cls.__doc__:  # for `help`
+            cls.__doc__ = f"{inspect.cleandoc(cls.__doc__)}\n\nSettings:\n\n{as_text(cls, indent='  ')}\n"
 
     def __init__(self, **data: Any) -> None:
         for name, value in data.items():
@@ -171,6 +184,9 @@ def _readable(error: ValidationError, cls: type[Config]) -> ConfigError:
                 lines.append(f"{where}: {cls.REFUSED[key]}")
                 continue
             known = list(cls.model_fields) if len(problem["loc"]) == 1 else []
+            if known and cls.STAGE and (said := elsewhere(key, cls.STAGE, known)):
+                lines.append(f"{where}: {said}")
+                continue
             lines.append(f"{where}: unknown key; {nearest(key, known)}" if known else f"{where}: unknown key")
         elif problem["type"] == "value_error":
             said = str(problem["ctx"]["error"])

@@ -104,6 +104,8 @@ def evaluate_job(recipe: Recipe, *, overwrite: bool = False) -> tuple[Comparison
         seed=settings.seed,
         device=settings.device,
         dtype=settings.dtype,
+        trust_remote_code=settings.trust_remote_code,
+        attn_implementation=settings.attn_implementation,
     )
     run.start()
     for policy, evaluation in (("baseline", comparison.before), ("policy", comparison.after)):

@@ -16,13 +16,11 @@ from kedge.data.files import read_rows
 from kedge.data.support_desk import SupportDesk, write_support_desk
 from kedge.inspection.tables import comparison_table, curve_table, examples
 from kedge.jobs import ppo_job, reward_job, sft_job
-from kedge.models.tiny import new_llama, new_tokenizer
 from kedge.recipe import Recipe
+from kedge.starting import desk_model, parameters
 from kedge.tracking import RunFolder
 
 FILES = ("recipe.toml", "data", "model", "sft", "reward", "ppo")
-VOCABULARY = 2048  # more than the desk has words: every word becomes one token, which keeps the texts short
-HIDDEN, LAYERS, HEADS, POSITIONS = 128, 2, 4, 256
 
 
 def quickstart(
@@ -42,8 +40,8 @@ def quickstart(
         f"[bold]kedge quickstart[/]: a support desk learns from preferences, in {escape(str(folder))}/", soft_wrap=True
     )
     desk = write_support_desk(folder / "data", seed=seed)
-    parameters = _new_model(desk, folder / "model", seed)
-    console.print(f"data and a model of {parameters / 1e6:.1f} million random weights are written")
+    weights = parameters(desk_model(desk, folder / "model", seed=seed))
+    console.print(f"data and a model of {weights / 1e6:.1f} million random weights are written")
     recipe = Recipe(folder / "recipe.toml", [])
     sft_job(recipe).train()
     accuracy = reward_job(recipe).train()["after"]["accuracy"]
@@ -139,11 +137,3 @@ def what_next(folder: str) -> str:
   {folder}/recipe.toml
       the recipe of all this; put your own model and data into a copy of it
 """
-
-
-def _new_model(desk: SupportDesk, folder: Path, seed: int) -> int:
-    texts = [message["content"] for row in read_rows(desk.demonstrations) for message in row.columns["messages"]]
-    tokenizer = new_tokenizer(texts, vocabulary=VOCABULARY)
-    model = new_llama(tokenizer, hidden=HIDDEN, layers=LAYERS, heads=HEADS, positions=POSITIONS, seed=seed)
-    model.save(folder)
-    return sum(parameter.numel() for parameter in model.model.parameters())

@@ -6,7 +6,7 @@ and what only a file has to say: which model, which data, which run folder.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -14,6 +14,7 @@ from kedge.config import Config, Several, nearest, override, read_recipe
 from kedge.engine.sampling import Sampling
 from kedge.errors import ConfigError
 from kedge.models.language_model import Device, DType
+from kedge.names import TABLES
 from kedge.rewards.build import RewardSpec
 from kedge.tracking import RunFolder
 from kedge.training.ppo import PPOConfig
@@ -62,7 +63,8 @@ class RewardRecipe(_Data, RewardConfig):
     tokenizer: str | None = None
     """Where the tokenizer is, when not beside the model."""
     data: str
-    """Preferences: ``chosen`` + ``rejected``, with or without ``prompt``; or ``text`` + ``label``."""
+    """Preferences: ``chosen`` + ``rejected``, with or without ``prompt``; or ``label`` beside a ``text``, ``messages``,
+    or ``prompt`` + ``completion``."""
     eval_data: str | None = None
     """Held-out preferences."""
     eval_size: int = Field(0, ge=0)
@@ -90,6 +92,8 @@ class PPORecipe(_Data, PPOConfig):
 
 class EvaluateRecipe(_Data):
     """``[evaluate]``: one policy against another on the same prompts."""
+
+    STAGE: ClassVar[str] = "evaluate"
 
     policy: str
     """Hub id, folder or run."""
@@ -125,6 +129,10 @@ class EvaluateRecipe(_Data):
     """``auto``: cuda, else mps, else cpu."""
     dtype: DType = "auto"
     """Of the weights."""
+    trust_remote_code: bool = False
+    """Whether a model may bring code of its own, which is then run. Read it before."""
+    attn_implementation: str | None = None
+    """Of the models: ``sdpa``, ``eager``, ``flash_attention_2``, ...; ``none``: the model's own."""
 
     @model_validator(mode="after")
     def _sampling_fits(self) -> Self:
@@ -146,10 +154,14 @@ STAGES: dict[str, type[Config]] = {
 
 
 class Recipe:
-    """A recipe file with its overrides. All its tables are checked when one of them is used."""
+    """A recipe file with its overrides. All its tables are checked when one of them is used.
 
-    def __init__(self, path: Path, overrides: list[str]) -> None:
-        tables = override(read_recipe(path), overrides)
+    ``stage`` is the table that the command reads: an override of a key without its table is one of that.
+    """
+
+    def __init__(self, path: Path, overrides: list[str], *, stage: str | None = None) -> None:
+        written = read_recipe(path)
+        tables = override(written, [_of_a_table(text, written, stage) for text in overrides])
         self.name = tables.pop("name", path.resolve().parent.name if path.name == "recipe.toml" else path.stem)
         if not isinstance(self.name, str) or not self.name:
             raise ConfigError(f"{path}: name must be a word, not {self.name!r}")
@@ -157,7 +169,8 @@ class Recipe:
         self.stages: dict[str, Config] = {}
         for stage, settings in tables.items():
             if stage not in STAGES:
-                raise ConfigError(f"{path}: unknown key {stage!r}; {nearest(stage, ['name', *STAGES])}")
+                known = TABLES.get(stage) or nearest(stage, ["name", *STAGES])
+                raise ConfigError(f"{path}: unknown key {stage!r}; {known}")
             if not isinstance(settings, dict):
                 raise ConfigError(f"{path}: {stage!r} must be a table, [{stage}]")
             self.stages[stage] = self._checked(stage, settings)
@@ -190,3 +203,28 @@ class Recipe:
         except ConfigError as error:
             lines = [f"{self.path}: [{stage}] {line}" for line in str(error).splitlines()]
             raise ConfigError("\n".join(lines)) from None
+
+
+def _of_a_table(assignment: str, written: Mapping[str, Any], stage: str | None) -> str:
+    """``assignment`` with the table that it is of in front, where it names none: the command's own, or where a command
+    reads all of them the only one that has such a key.
+
+    Raises:
+        ConfigError: it may be of several tables, or is of one that the command does not read.
+    """
+    key, _, rest = assignment.strip().partition("=")
+    first = key.strip().split(".")[0]
+    if not rest or not first or first in ("name", *STAGES, *written, *TABLES):
+        return assignment
+    having = [table for table in STAGES if table in written and first in STAGES[table].model_fields]
+    if stage in having or (stage in written and not having and "." not in key):
+        return f"{stage}.{assignment.strip()}"  # what no table knows is refused there, by a name that may be known
+    tables = [f"{table}.{assignment.strip()}" for table in having]
+    if stage is None and len(tables) == 1:
+        return tables[0]
+    if not tables:
+        if stage is not None and first in STAGES[stage].model_fields:
+            raise ConfigError(f"{assignment.strip()!r}: the recipe has no table [{stage}], which would have {first!r}")
+        return assignment
+    whose = "several tables have it" if stage is None else f"[{stage}] has no {first!r}"
+    raise ConfigError(f"{assignment.strip()!r}: {whose}; write {' or '.join(tables)}")

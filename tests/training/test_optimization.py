@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch.nn import Parameter
+from transformers import get_scheduler
 
 from kedge.errors import ConfigError
 from kedge.training.config import TrainingConfig
@@ -33,6 +34,56 @@ from kedge.training.optimization import (
 def test_schedule(kind, warmup, total, factors):
     config = TrainingConfig(lr_scheduler_type=kind, warmup_steps=warmup)
     assert [schedule(config, step, total) for step in range(total)] == pytest.approx(factors)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("linear", {}),
+        ("cosine", {}),
+        ("constant_with_warmup", {}),
+        ("cosine_with_min_lr", {"min_lr_rate": 0.1}),
+        ("cosine_with_restarts", {"num_cycles": 2}),
+        ("polynomial", {"power": 2.0, "lr_end": 1e-6}),
+        ("inverse_sqrt", {}),
+        ("warmup_stable_decay", {"num_decay_steps": 4}),
+    ],
+)
+@pytest.mark.parametrize("warmup", [{}, {"warmup_steps": 3}, {"warmup_ratio": 0.25}])
+def test_schedules_are_those_of_transformers(kind, options, warmup):
+    """But for the warm-up, in which theirs has a first step of rate 0."""
+    optimizer = torch.optim.SGD([Parameter(torch.zeros(1))], lr=1e-3)
+    theirs = get_scheduler(kind, optimizer, 3 if warmup else 0, 12, options).lr_lambdas[0]
+    settings = {"lr_scheduler_kwargs": options} if options else {}
+    config = TrainingConfig(lr_scheduler_type=kind, learning_rate=1e-3, **settings, **warmup)
+    ours = [schedule(config, step, 12) for step in range(12)]
+    begun = 3 if warmup else 0
+    assert ours[begun:] == pytest.approx([theirs(step) for step in range(begun, 12)])
+    assert ours[:begun] == pytest.approx([1 / 3, 2 / 3, 1][:begun])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, "lr_scheduler_kwargs: .*min_lr"),
+        ({"lr_scheduler_type": "warmup_stable_decay"}, "lr_scheduler_kwargs: .*num_decay_steps"),
+        (
+            {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"powr": 2}},
+            "lr_scheduler_kwargs: .'powr': 2. with lr_scheduler_type='polynomial': .*'powr'",
+        ),
+        ({"lr_scheduler_kwargs": {"power": 2}}, "lr_scheduler_kwargs: not used with lr_scheduler_type='linear'"),
+        ({"lr_scheduler_type": "reduce_lr_on_plateau"}, "lr_scheduler_type: .*'linear'"),
+        ({"warmup_steps": 3, "warmup_ratio": 0.1}, "warmup_ratio: not used with warmup_steps"),
+    ],
+)
+def test_schedules_that_cannot_be(settings, said):
+    with pytest.raises(ConfigError, match=said):
+        TrainingConfig(**settings)
+
+
+def test_a_warm_up_never_takes_all_steps():
+    assert [schedule(TrainingConfig(warmup_ratio=0.9), step, 2) for step in range(2)] == [1, 1]
+    assert schedule(TrainingConfig(warmup_ratio=0.9), 0, 1) == 1
 
 
 def test_float16_is_refused_by_name_and_as_weights():

@@ -1,6 +1,6 @@
 """The settings of PPO on control tasks, under the names that Stable-Baselines3 gave them."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,8 @@ Schedule = Literal["constant", "linear"]
 
 class ControlConfig(Config):
     """Defaults are those of Stable-Baselines3 (Raffin et al. 2021)."""
+
+    STAGE: ClassVar[str] = "control"
 
     total_timesteps: int = Field(100_000, ge=1)
     """Steps of all environments together."""

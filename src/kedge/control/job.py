@@ -43,11 +43,14 @@ def read_control(target: str, overrides: Sequence[str]) -> tuple[str, ControlRec
     """
     path = Path(target)
     if path.suffix != ".toml":
-        settings = override({}, overrides)
+        settings = override({}, [text.removeprefix("control.") for text in overrides])
         if "env" in settings:
             raise ConfigError(f"env: {target} is named already")
         return target.replace("/", "-"), ControlRecipe(**settings, env=target)
-    tables = override(read_recipe(path), overrides)
+    own = [text.partition("=")[0].strip() in ControlRecipe.model_fields for text in overrides]
+    tables = override(
+        read_recipe(path), [f"control.{text}" if ours else text for text, ours in zip(overrides, own, strict=True)]
+    )
     for key in tables:
         if key not in TABLES:
             raise ConfigError(f"{path}: nothing reads {key!r}; the agent's settings are control.{key}=...")

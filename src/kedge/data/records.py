@@ -1,8 +1,10 @@
 """What the jobs read: prompts, demonstrations and preferences, as plain text or chat messages.
 
 The columns are those that TRL's users know: ``prompt``; ``prompt`` + ``completion``, or ``messages``; ``prompt`` +
-``chosen`` + ``rejected``. Chosen and rejected without a prompt are whole texts or conversations. ``text`` + ``label``
-(1 preferred, 0 not) become preferences too: each preferred text meets one that is not.
+``chosen`` + ``rejected``. Chosen and rejected without a prompt are whole texts or conversations. Labels (1 preferred,
+0 not) beside a ``text``, ``messages``, or ``prompt`` + ``completion`` become preferences too: each preferred one meets
+one that is not, an answer to the same prompt where there is one. ShareGPT's and Alpaca's columns are read as well, see
+:mod:`kedge.data.shapes`.
 """
 
 import random
@@ -11,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from kedge.data.files import Row, Source, column, rows_of
+from kedge.data.shapes import as_demonstration, as_preference, as_prompt
 from kedge.errors import DataError
 
 Messages = list[dict[str, Any]]
@@ -71,7 +74,7 @@ def prompts(rows: Iterable[Row]) -> list[Prompt]:
             {key: value for key, value in row.columns.items() if key != "prompt"},
             row.origin,
         )
-        for row in rows
+        for row in map(as_prompt, rows)
     ]
 
 
@@ -93,18 +96,19 @@ def demonstrations(rows: Iterable[Row]) -> list[Demonstration]:
     Raises:
         DataError: a row with none of these, or a conversation that does not end with the assistant.
     """
-    return [_demonstration(row) for row in rows]
+    return [_demonstration(as_demonstration(row)) for row in rows]
 
 
 def preferences(rows: Sequence[Row], *, seed: int = 0) -> list[Preference]:
-    """Columns ``chosen`` + ``rejected``, with or without ``prompt``; or ``text`` + ``label``, paired at random.
+    """Columns ``chosen`` + ``rejected``, with or without ``prompt``; or ``label`` beside a demonstration's columns,
+    paired at random, and where there are answers of both kinds to a prompt among those.
 
     Raises:
         DataError: a row with none of these, a label that is not 0 or 1, or labels of one kind only.
     """
     if rows and "label" in rows[0].columns and "chosen" not in rows[0].columns:
         return _paired(rows, seed)
-    return [_preference(row) for row in rows]
+    return [_preference(as_preference(row)) for row in rows]
 
 
 def held_out(
@@ -212,24 +216,55 @@ def _like(prompt: Text, answer: Text, row: Row, name: str) -> Text:
     return answer
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """A text that somebody called good or bad, and what it answers."""
+
+    whole: Text
+    asked: str
+    good: bool
+    origin: str
+
+
 def _paired(rows: Sequence[Row], seed: int) -> list[Preference]:
-    by_label: dict[str, list[Row]] = {"0": [], "1": []}
-    for row in rows:
-        label = LABELS.get(str(column(row, "label")).lower())
-        if label is None:
-            raise DataError(f"{row.origin}: label {row.columns['label']!r}; labels are 1 (preferred) and 0")
-        by_label[label].append(row)
-    if not (by_label["0"] and by_label["1"]):
+    judged = [_judged(row) for row in rows]
+    if len({x.good for x in judged}) < 2:
         raise DataError(
             f"{rows[0].origin.rpartition(': ')[0] or 'data'}: all labels are alike; pairs need both 1 and 0"
         )
     rng = random.Random(f"pairs {seed}")
-    for side in by_label.values():
-        rng.shuffle(side)
-    shorter, longer = sorted(by_label.values(), key=len)
-    repeated = (shorter * (len(longer) // len(shorter) + 1))[: len(longer)]
-    good, bad = (repeated, longer) if shorter is by_label["1"] else (longer, repeated)
-    return [
-        Preference(_text(column(g, "text"), g, "text"), _text(column(b, "text"), b, "text"), g.origin)
-        for g, b in zip(good, bad, strict=True)
-    ]
+    by_prompt: dict[str, list[_Judged]] = {}
+    for x in judged:
+        by_prompt.setdefault(x.asked, []).append(x)
+    pairs, alone = [], []
+    for answers in by_prompt.values():
+        if len({x.good for x in answers}) == 2:
+            pairs += _met(answers, rng)
+        else:
+            alone += answers
+    if len({x.good for x in alone}) == 2:
+        pairs += _met(alone, rng)
+    elif alone:  # they meet any of the other kind, each once
+        others = [x for x in judged if x.good != alone[0].good]
+        pairs += _met(alone + others, rng)[: len(alone)]
+    return pairs
+
+
+def _met(judged: Sequence[_Judged], rng: random.Random) -> list[Preference]:
+    """Each of the kind that there are more of meets one of the other kind."""
+    bad, good = ([x for x in judged if x.good is kind] for kind in (False, True))
+    rng.shuffle(bad)
+    rng.shuffle(good)
+    size = max(len(good), len(bad))
+    good, bad = ((side * (size // len(side) + 1))[:size] for side in (good, bad))
+    return [Preference(g.whole, b.whole, g.origin) for g, b in zip(good, bad, strict=True)]
+
+
+def _judged(row: Row) -> _Judged:
+    label = LABELS.get(str(column(row, "label")).lower())
+    if label is None:
+        raise DataError(f"{row.origin}: label {row.columns['label']!r}; labels are 1 (preferred) and 0")
+    if "text" in row.columns:
+        return _Judged(_text(column(row, "text"), row, "text"), "", label == "1", row.origin)
+    shown = _demonstration(as_demonstration(row))
+    return _Judged(shown.whole, plain(shown.prompt), label == "1", shown.origin)

@@ -181,6 +181,8 @@ def evaluate(
     seed: int = 0,
     device: Device = "auto",
     dtype: DType = "auto",
+    trust_remote_code: bool = False,
+    attn_implementation: str | None = None,
 ) -> Comparison:
     """Compare two policies on the same prompts, drawing the same random numbers for both.
 
@@ -199,13 +201,16 @@ def evaluate(
     records = read_prompts(prompts, columns)[:limit]
     for judging in [*([] if reward is None else [reward]), *several(metrics)]:
         refuse_missing_columns(judging, records[0].columns)
-    judges: dict[str, Reward] = {} if reward is None else {"score": build_reward(reward, device=device)}
-    judges |= named_judges(metrics, device)
+    loading: dict[str, Any] = {
+        "device": device, "trust_remote_code": trust_remote_code, "attn_implementation": attn_implementation
+    }  # fmt: skip
+    judges: dict[str, Reward] = {} if reward is None else {"score": build_reward(reward, **loading)}
+    judges |= named_judges(metrics, **loading)
 
     def loaded(source: str | Path | LanguageModel) -> LanguageModel:
         if isinstance(source, LanguageModel):
             return source
-        return load_language_model(source, tokenizer=tokenizer, stop_tokens=stop_tokens, device=device, dtype=dtype)
+        return load_language_model(source, tokenizer=tokenizer, stop_tokens=stop_tokens, dtype=dtype, **loading)
 
     ours, theirs, sampling = loaded(policy), loaded(baseline), sampling or Sampling()
     # A KL is of two distributions over the same tokens, on samples of the first.
@@ -215,14 +220,14 @@ def evaluate(
     return Comparison(evaluate_policy(theirs, records, judges, sampling, reference=reference, seed=seed), after)
 
 
-def named_judges(metrics: RewardLike | Sequence[RewardLike], device: Device) -> dict[str, Reward]:
-    """The judges by name, of several metrics or of one.
+def named_judges(metrics: RewardLike | Sequence[RewardLike], **loading: Any) -> dict[str, Reward]:
+    """The judges by name, of several metrics or of one; ``loading`` as :func:`build_reward` takes it.
 
     Raises:
         ConfigError: two of one name, or one named like a number that every evaluation has.
     """
     judges: dict[str, Reward] = {}
-    for found in (build_reward(metric, device=device, partial=True) for metric in several(metrics)):
+    for found in (build_reward(metric, partial=True, **loading) for metric in several(metrics)):
         if found.name in judges or found.name in RESERVED:
             raise ConfigError(f"metrics: the name {found.name!r} is taken; give another: {{model = ..., name = ...}}")
         judges[found.name] = found

@@ -37,7 +37,16 @@ SCORING_TOKENS = 16_384
 SAMPLE = 64
 
 # Settings about other things than a step, and those that say how to load what is outlined already.
-LEFT_OUT = {"device", "dtype", "eval_every", "checkpoint_every", "keep_last", "best_metric", "report_to"}
+LEFT_OUT = {
+    "device",
+    "dtype",
+    "attn_implementation",
+    "eval_every",
+    "checkpoint_every",
+    "keep_last",
+    "best_metric",
+    "report_to",
+}
 
 
 @dataclass(frozen=True)
@@ -98,15 +107,19 @@ class PPORehearsal(Rehearsal):
     config: PPOConfig
 
     def __init__(self, work: PPOWork, config: PPOConfig, ledger: Ledger, machine: Machine) -> None:
-        policy = outlined_language_model(work.policy, ledger.fake, tokenizer=work.tokenizer, dtype=config.dtype)
+        how: dict[str, Any] = {
+            "trust_remote_code": config.trust_remote_code,
+            "attn_implementation": config.attn_implementation,
+        }
+        policy = outlined_language_model(work.policy, ledger.fake, tokenizer=work.tokenizer, dtype=config.dtype, **how)
         sizes = [len(encode_prompt(policy.tokenizer, p.text, origin=p.origin)) for p in work.prompts]
         longest = max(sizes) + config.response_length
         chosen = choose_micro_batch(policy.model.config, machine.device, machine.total, longest)
         config = config.with_micro_batch(chosen)
         super().__init__(config, ledger, machine)
         self.work = work
-        self.rewards = [outlined_reward_model(source, ledger.fake) for source in work.rewards]
-        self.judges = [outlined_reward_model(source, ledger.fake) for source in work.judges]
+        self.rewards = [outlined_reward_model(source, ledger.fake, **how) for source in work.rewards]
+        self.judges = [outlined_reward_model(source, ledger.fake, **how) for source in work.judges]
         self.trainer = trainer = _trainer(policy, work.prompts, self.rewards, config)
         self.lm = trainer.policy
         for lm in (trainer.policy, trainer.reference):
@@ -247,7 +260,8 @@ def ppo_work(
     Raises:
         ModelError: no model or no tokenizer. DataError: prompts that cannot be read.
     """
-    words = load_tokenizer(tokenizer or find(policy, "policy"), key="tokenizer")
-    positions = max_positions(load_config(find(policy, "policy")))
+    source, trusted = find(policy, "policy"), config.trust_remote_code
+    words = load_tokenizer(tokenizer or source, key="tokenizer", trust_remote_code=trusted)
+    positions = max_positions(load_config(source, trust_remote_code=trusted))
     longest, tokens = longest_prompts(prompts, columns, words, config, positions)
     return PPOWork(policy, tokenizer, longest, tokens, rewards, judges, evaluated)

@@ -81,7 +81,8 @@ def demonstration_work(
         ModelError: no tokenizer. DataError: data that cannot be read.
     """
     source = find(model, "policy")
-    words, limit = load_tokenizer(tokenizer or source, key="tokenizer"), _limit(source, config)
+    words = load_tokenizer(tokenizer or source, key="tokenizer", trust_remote_code=config.trust_remote_code)
+    limit = _limit(source, config)
 
     def encoded(record: Demonstration) -> Example:
         ids, trained = encode_demonstration(words, record, ends=[words.eos_token_id])
@@ -104,7 +105,8 @@ def preference_work(
         ModelError: no tokenizer. DataError: data that cannot be read.
     """
     source = find(model, "policy")
-    words, limit = load_tokenizer(tokenizer or source, key="tokenizer"), _limit(source, config)
+    words = load_tokenizer(tokenizer or source, key="tokenizer", trust_remote_code=config.trust_remote_code)
+    limit = _limit(source, config)
 
     def encoded(record: Preference) -> Example:
         sides = (record.chosen, record.rejected)
@@ -120,7 +122,8 @@ def preference_work(
 
 
 def _limit(source: str, config: SupervisedConfig) -> int | None:
-    limits = [limit for limit in (config.max_length, max_positions(load_config(source))) if limit is not None]
+    positions = max_positions(load_config(source, trust_remote_code=config.trust_remote_code))
+    limits = [limit for limit in (config.max_length, positions) if limit is not None]
     return min(limits, default=None)
 
 
@@ -161,14 +164,15 @@ class SupervisedRehearsal(Rehearsal):
     def __init__(self, work: SupervisedWork, config: SupervisedConfig, ledger: Ledger, machine: Machine) -> None:
         super().__init__(config, ledger, machine)
         self.work = work
-        source, fake, tokenizer, dtype = work.model, ledger.fake, work.tokenizer, config.dtype
+        source, fake, tokenizer = work.model, ledger.fake, work.tokenizer
+        how = {name: value for name, value in config.loading.items() if name != "device"}
         self.module: nn.Module
         if work.pairs:
-            self.scorer = outlined_reward_model(source, fake, part="policy", tokenizer=tokenizer, dtype=dtype)
+            self.scorer = outlined_reward_model(source, fake, part="policy", tokenizer=tokenizer, **how)
             self.module = self.scorer.model
             ledger.weights(self.module, "reward")
         else:
-            self.lm = outlined_language_model(source, fake, tokenizer=tokenizer, dtype=dtype)
+            self.lm = outlined_language_model(source, fake, tokenizer=tokenizer, **how)
             vars(self.lm)["head"] = untried_head(self.lm.model)  # there are no numbers to try it on
             self.module = self.lm.model
             ledger.weights(self.module, "policy", vocabulary=vocabulary_rows(self.lm.model))

@@ -51,6 +51,6 @@ def load_critic(critic: Critic, folder: Path) -> None:
         ModelError: trunk or head missing or misshapen.
     """
     if isinstance(critic, ScalarModel):
-        critic.load_state_dict(ScalarModel.load(folder, HEAD_FILE).state_dict())
+        critic.load_weights(folder, HEAD_FILE)
     else:
         critic.load(folder / HEAD_FILE)

@@ -92,6 +92,8 @@ def load_language_model(
     stop_tokens: Sequence[str] = (),
     device: Device = "auto",
     dtype: DType = "auto",
+    trust_remote_code: bool = False,
+    attn_implementation: str | None = None,
 ) -> LanguageModel:
     """Load a causal language model by hub id or folder (a run folder stands for the ``policy`` in it).
 
@@ -100,14 +102,16 @@ def load_language_model(
         tokenizer: where the tokenizer is, when not beside the model.
         stop_tokens: tokens that end an answer, besides the model's own EOS ids.
         device: ``auto`` is the best there is. dtype: ``auto`` is float32: PPO's small steps vanish in bfloat16.
+        trust_remote_code: run code that the model brings. attn_implementation: transformers' name of it.
 
     Raises:
         ModelError: not found (or a hub id without a network), no tokenizer, weights missing or misshapen, tokenizer
             and model of different vocabularies, an unknown stop token.
     """
     folder = find_and_tell(source, "policy")
-    loaded_tokenizer = load_tokenizer(tokenizer or folder, key="tokenizer")
-    model, info = load_weights(AutoModelForCausalLM, folder, dtype)
+    loaded_tokenizer = load_tokenizer(tokenizer or folder, key="tokenizer", trust_remote_code=trust_remote_code)
+    how: dict[str, Any] = {"trust_remote_code": trust_remote_code, "attn_implementation": attn_implementation}
+    model, info = load_weights(AutoModelForCausalLM, folder, dtype, **how)
     refuse_missing(info, source, "it is no causal language model (a reward model or a critic has no output head)")
     model.to(pick_device(device))  # type: ignore[arg-type]
     return wrap(model, loaded_tokenizer, stop_tokens, source)
@@ -132,7 +136,7 @@ def wrap(
     return LanguageModel(model, tokenizer, _eos_ids(model, tokenizer, stop_tokens))
 
 
-def load_tokenizer(source: str | Path, *, key: str) -> Tokenizer:
+def load_tokenizer(source: str | Path, *, key: str, trust_remote_code: bool = False) -> Tokenizer:
     """Load a tokenizer by hub id or folder; ``key`` is the setting that names another one, for the message.
 
     Raises:
@@ -144,12 +148,13 @@ def load_tokenizer(source: str | Path, *, key: str) -> Tokenizer:
         raise ModelError(f"{source}: no tokenizer in this folder; save it there, or name one with {key}=...")
     try:
         with asked_if_it_answers(source):
-            return AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, KeyError) as error:
+            return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        _refuse_remote_code(error, source)
         raise ModelError(f"{source}: cannot load a tokenizer: {_first_line(error)}{_offline_hint(source)}") from error
 
 
-def load_config(source: str | Path) -> Any:
+def load_config(source: str | Path, *, trust_remote_code: bool = False) -> Any:
     """A model's configuration by hub id or folder.
 
     Raises:
@@ -157,8 +162,9 @@ def load_config(source: str | Path) -> Any:
     """
     try:
         with asked_if_it_answers(source):
-            return AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
+            return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, ImportError) as error:
+        _refuse_remote_code(error, source)
         what = f"{source}: cannot read the model's configuration: {_first_line(error)}"
         raise ModelError(what + _offline_hint(source)) from error
 
@@ -170,12 +176,14 @@ def load_weights(auto_class: Any, source: str | Path, dtype: DType, **kwargs: An
         ModelError: not found, no network, or weights of another shape.
     """
     torch_dtype = torch.float32 if dtype == "auto" else getattr(torch, dtype)
+    given = {name: value for name, value in kwargs.items() if value is not None}
     try:
         with asked_if_it_answers(source):
             loaded: tuple[PreTrainedModel, dict] = auto_class.from_pretrained(
-                source, dtype=torch_dtype, output_loading_info=True, **kwargs
+                source, dtype=torch_dtype, output_loading_info=True, **given
             )
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        _refuse_remote_code(error, source)
         raise ModelError(f"{source}: cannot load the model: {_first_line(error)}{_offline_hint(source)}") from error
     except RuntimeError as error:
         if "size mismatch" not in str(error) and "mismatched" not in str(error):
@@ -287,6 +295,14 @@ def _eos_ids(model: PreTrainedModel, tokenizer: Tokenizer, stop_tokens: Sequence
 
 def _dtype_name(dtype: torch.dtype) -> Any:
     return str(dtype).removeprefix("torch.")
+
+
+def _refuse_remote_code(error: Exception, source: object) -> None:
+    if isinstance(error, ValueError) and "trust_remote_code" in str(error):
+        raise ModelError(
+            f"{source}: the model brings code of its own, which is not run unbidden; read it, and then set "
+            "trust_remote_code=true"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -24,6 +24,8 @@ def outlined_language_model(
     tokenizer: str | Path | None = None,
     stop_tokens: Sequence[str] = (),
     dtype: DType = "auto",
+    trust_remote_code: bool = False,
+    attn_implementation: str | None = None,
 ) -> LanguageModel:
     """:func:`kedge.models.language_model.load_language_model` without the weights.
 
@@ -31,8 +33,10 @@ def outlined_language_model(
         ModelError: as there, but for what only weights can show.
     """
     folder = find(source, "policy")
-    loaded = load_tokenizer(tokenizer or folder, key="tokenizer")
-    return wrap(_outlined(AutoModelForCausalLM, load_config(folder), dtype, fake), loaded, stop_tokens, source)
+    loaded = load_tokenizer(tokenizer or folder, key="tokenizer", trust_remote_code=trust_remote_code)
+    config = load_config(folder, trust_remote_code=trust_remote_code)
+    model = _outlined(AutoModelForCausalLM, config, dtype, fake, trust_remote_code, attn_implementation)
+    return wrap(model, loaded, stop_tokens, source)
 
 
 def outlined_reward_model(
@@ -43,6 +47,8 @@ def outlined_reward_model(
     tokenizer: str | Path | None = None,
     max_length: int | None = None,
     dtype: DType = "auto",
+    trust_remote_code: bool = False,
+    attn_implementation: str | None = None,
 ) -> RewardModel:
     """A reward model, to be trained (``part="policy"``) or trained already, without the weights.
 
@@ -50,19 +56,26 @@ def outlined_reward_model(
         ModelError: not found, or no tokenizer.
     """
     folder = find(source, part)
-    config = load_config(folder)
+    config, how = load_config(folder, trust_remote_code=trust_remote_code), (trust_remote_code, attn_implementation)
     model: PreTrainedModel | ScalarModel
     if (Path(folder) / HEAD_FILE).is_file() or type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        model = ScalarModel(_outlined(AutoModel, config, dtype, fake))
+        model = ScalarModel(_outlined(AutoModel, config, dtype, fake, *how))
     else:
         config.num_labels = 1
-        model = _outlined(AutoModelForSequenceClassification, config, dtype, fake)
-    return finished(model, load_tokenizer(tokenizer or folder, key="tokenizer"), max_length)
+        model = _outlined(AutoModelForSequenceClassification, config, dtype, fake, *how)
+    words = load_tokenizer(tokenizer or folder, key="tokenizer", trust_remote_code=trust_remote_code)
+    return finished(model, words, max_length)
 
 
-def _outlined(auto_class: Any, config: Any, dtype: DType, fake: Fake) -> PreTrainedModel:
+def _outlined(
+    auto_class: Any, config: Any, dtype: DType, fake: Fake, trust_remote_code: bool, attention: str | None
+) -> PreTrainedModel:
     with fake:
         model: PreTrainedModel = auto_class.from_config(
-            config, dtype=torch.float32 if dtype == "auto" else getattr(torch, dtype)
+            config,
+            dtype=torch.float32 if dtype == "auto" else getattr(torch, dtype),
+            trust_remote_code=trust_remote_code,
+            # Another fused kernel, which may not be here, needs about what sdpa needs.
+            attn_implementation=attention if attention in (None, "eager") else "sdpa",
         )
     return model

@@ -10,6 +10,7 @@ here: the EOS is appended to plain text only where it is another token.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -117,7 +118,7 @@ class RewardModel:
     def load_weights(self, folder: Path) -> None:
         """Replace the weights by those that :meth:`save` wrote, in place."""
         if isinstance(self.model, ScalarModel):
-            self.model.load_state_dict(ScalarModel.load(folder, HEAD_FILE).state_dict())
+            self.model.load_weights(folder, HEAD_FILE)
         else:
             copy_weights(self.model, type(self.model), folder)
 
@@ -133,6 +134,8 @@ def new_reward_model(
     max_length: int | None = None,
     device: Device = "auto",
     dtype: DType = "auto",
+    trust_remote_code: bool = False,
+    attn_implementation: str | None = None,
 ) -> RewardModel:
     """A reward model to be trained: the trunk of any model, with a fresh head.
 
@@ -141,20 +144,28 @@ def new_reward_model(
     """
     folder = find_and_tell(source, "policy")
     model: PreTrainedModel | ScalarModel
-    if type(load_config(folder)) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        model, info = load_weights(AutoModelForSequenceClassification, folder, dtype, num_labels=1)
+    how: dict[str, Any] = {"trust_remote_code": trust_remote_code, "attn_implementation": attn_implementation}
+    if type(load_config(folder, trust_remote_code=trust_remote_code)) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        model, info = load_weights(AutoModelForSequenceClassification, folder, dtype, num_labels=1, **how)
         info["missing_keys"] = {key for key in info["missing_keys"] if not key.startswith(("score.", "classifier."))}
         refuse_missing(info, source, "the trunk is incomplete")
     else:
-        trunk, info = load_weights(AutoModel, folder, dtype)
+        trunk, info = load_weights(AutoModel, folder, dtype, **how)
         refuse_missing(info, source, "the trunk is incomplete")
         model = ScalarModel(trunk)
     model.to(pick_device(device))  # type: ignore[arg-type]
-    return finished(model, load_tokenizer(tokenizer or folder, key="tokenizer"), max_length)
+    words = load_tokenizer(tokenizer or folder, key="tokenizer", trust_remote_code=trust_remote_code)
+    return finished(model, words, max_length)
 
 
 def load_reward_model(
-    source: str | Path, *, max_length: int | None = None, device: Device = "auto", dtype: DType = "auto"
+    source: str | Path,
+    *,
+    max_length: int | None = None,
+    device: Device = "auto",
+    dtype: DType = "auto",
+    trust_remote_code: bool = False,
+    attn_implementation: str | None = None,
 ) -> RewardModel:
     """A trained reward model by hub id, folder, or run folder of ``kedge reward``.
 
@@ -162,17 +173,21 @@ def load_reward_model(
         ModelError: not found, no tokenizer, head missing or misshapen, or an architecture without that class.
     """
     folder = find_and_tell(source, "reward_model")
+    how: dict[str, Any] = {"trust_remote_code": trust_remote_code, "attn_implementation": attn_implementation}
     if (Path(folder) / HEAD_FILE).is_file():
-        model: PreTrainedModel | ScalarModel = ScalarModel.load(Path(folder), HEAD_FILE, dtype=dtype)
+        model: PreTrainedModel | ScalarModel = ScalarModel.load(Path(folder), HEAD_FILE, dtype=dtype, **how)
     else:
-        if type(load_config(folder)) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        if (
+            type(load_config(folder, trust_remote_code=trust_remote_code))
+            not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+        ):
             raise ModelError(f"{source}: no {HEAD_FILE} in it; train one with `kedge reward`")
-        model, info = load_weights(AutoModelForSequenceClassification, folder, dtype)
+        model, info = load_weights(AutoModelForSequenceClassification, folder, dtype, **how)
         refuse_missing(info, source, "this is no reward model; train one with `kedge reward`")
         if model.config.num_labels != 1:
             raise ModelError(f"{source}: {model.config.num_labels} labels; a reward model has num_labels=1")
     model.to(pick_device(device))  # type: ignore[arg-type]
-    return finished(model, load_tokenizer(folder, key="tokenizer"), max_length)
+    return finished(model, load_tokenizer(folder, key="tokenizer", trust_remote_code=trust_remote_code), max_length)
 
 
 def finished(model: PreTrainedModel | ScalarModel, tokenizer: Tokenizer, max_length: int | None) -> RewardModel:

@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -10,7 +11,7 @@ from transformers import AutoModel, PreTrainedModel
 
 from kedge.errors import ModelError
 from kedge.models.head import hidden_size, last_hidden, trunk_of
-from kedge.models.language_model import DType, load_weights, refuse_missing
+from kedge.models.language_model import DType, copy_weights, load_weights, refuse_missing
 
 
 class ScalarHead(nn.Module):
@@ -79,14 +80,23 @@ class ScalarModel(nn.Module):
         self.trunk.save_pretrained(folder)
         self.head.save(folder / head_file)
 
-    @classmethod
-    def load(cls, folder: Path, head_file: str, *, dtype: DType = "auto") -> "ScalarModel":
-        """Read what :meth:`save` wrote, strictly.
+    def load_weights(self, folder: Path, head_file: str) -> None:
+        """Replace the weights by those that :meth:`save` wrote, in place and strictly.
 
         Raises:
             ModelError: trunk or head missing or misshapen.
         """
-        trunk, info = load_weights(AutoModel, folder, dtype)
+        copy_weights(self.trunk, type(self.trunk), folder)
+        self.head.load(folder / head_file)
+
+    @classmethod
+    def load(cls, folder: Path, head_file: str, *, dtype: DType = "auto", **how: Any) -> "ScalarModel":
+        """Read what :meth:`save` wrote, strictly; ``how`` as :func:`load_weights` takes it.
+
+        Raises:
+            ModelError: trunk or head missing or misshapen.
+        """
+        trunk, info = load_weights(AutoModel, folder, dtype, **how)
         refuse_missing(info, folder, "the trunk is incomplete")
         scalar = cls(trunk)
         scalar.head.load(folder / head_file)

@@ -54,14 +54,26 @@ RewardLike = str | Path | RewardModel | Callable[..., Any] | RewardSpec | Mappin
 
 
 def build_reward(
-    what: RewardLike | Sequence[RewardLike], *, device: Device = "auto", partial: bool = False
+    what: RewardLike | Sequence[RewardLike],
+    *,
+    partial: bool = False,
+    device: Device = "auto",
+    trust_remote_code: bool = False,
+    attn_implementation: str | None = None,
 ) -> WeightedReward:
     """The reward, ready to score. A ``partial`` one may leave samples unjudged: a metric may, a reward may not.
+
+    The other settings are those of :func:`load_reward_model`.
 
     Raises:
         ConfigError: not a reward. ModelError: a reward model that cannot be loaded.
     """
-    return WeightedReward([_part(part, device) for part in _parts(what)], partial=partial)
+    loading: dict[str, Any] = {
+        "device": device,
+        "trust_remote_code": trust_remote_code,
+        "attn_implementation": attn_implementation,
+    }
+    return WeightedReward([_part(part, loading) for part in _parts(what)], partial=partial)
 
 
 def refuse_missing_columns(what: RewardLike | Sequence[RewardLike], there: Collection[str]) -> None:
@@ -97,11 +109,11 @@ def _parts(what: RewardLike | Sequence[RewardLike]) -> Sequence[RewardLike]:
     return [what] if not isinstance(what, Sequence) or isinstance(what, str) else what
 
 
-def _part(what: RewardLike, device: Device) -> tuple[float, FunctionReward | ModelReward]:
+def _part(what: RewardLike, loading: Mapping[str, Any]) -> tuple[float, FunctionReward | ModelReward]:
     if isinstance(what, Mapping):
         what = RewardSpec(**what)
     if isinstance(what, RewardSpec):
-        part = _named_part(what, device)
+        part = _named_part(what, loading)
         if what.name:
             part.name = what.name
         return what.weight, part
@@ -110,7 +122,7 @@ def _part(what: RewardLike, device: Device) -> tuple[float, FunctionReward | Mod
     if isinstance(what, str) and "." in what and "/" not in what and not Path(what).exists():
         raise ConfigError(f"reward: {what!r} is no folder; a function is written package.module:name, with a colon")
     if isinstance(what, str | Path):
-        return 1.0, ModelReward(load_reward_model(what, device=device))
+        return 1.0, ModelReward(load_reward_model(what, **loading))
     if isinstance(what, RewardModel):
         return 1.0, ModelReward(what)
     if callable(what):
@@ -118,9 +130,9 @@ def _part(what: RewardLike, device: Device) -> tuple[float, FunctionReward | Mod
     raise ConfigError(f"reward: {what!r} is no function, reward model, or list of these")
 
 
-def _named_part(spec: RewardSpec, device: Device) -> FunctionReward | ModelReward:
+def _named_part(spec: RewardSpec, loading: Mapping[str, Any]) -> FunctionReward | ModelReward:
     if isinstance(spec.function, str) and not is_function_path(spec.function):
         raise ConfigError(f"reward: function={spec.function!r} must read package.module:name")
     if spec.workers is None:
-        return _part(spec.model if spec.function is None else spec.function, device)[1]
+        return _part(spec.model if spec.function is None else spec.function, loading)[1]
     return IsolatedReward(spec.function, workers=spec.workers, time_limit=spec.time_limit, default=spec.default)

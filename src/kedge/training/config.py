@@ -1,13 +1,18 @@
 """Settings that every training job shares."""
 
+import math
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from kedge.config import Config, Several
 from kedge.models.language_model import Device
 from kedge.trackers import TrackerName
+from kedge.training.schedules import WITH_OPTIONS, Kind, transformers_factor
+
+LOADING = ("device", "dtype", "trust_remote_code", "attn_implementation")
+"""Settings that say how a model is loaded."""
 
 FLOAT16 = (
     "a model in float16 cannot be trained, for the squares of its gradients vanish in it; use float32, and set "
@@ -30,14 +35,25 @@ class TrainingConfig(Config):
     """``auto``: cuda, else mps, else cpu."""
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], BeforeValidator(_refuse_float16)] = "auto"
     """Of the weights. ``auto`` is float32: small steps vanish in bfloat16."""
+    trust_remote_code: bool = False
+    """Whether a model may bring code of its own, which is then run. Read it before."""
+    attn_implementation: str | None = None
+    """Of the models: ``sdpa``, ``eager``, ``flash_attention_2``, ...; ``none``: the model's own. Answers are written
+    fastest with the first two."""
     autocast: Literal["bfloat16"] | None = None
     """``bfloat16``: compute in it while the weights stay as they are; pays on GPUs that have it in hardware."""
     learning_rate: float = Field(1e-5, gt=0)
     """Peak learning rate of AdamW."""
-    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "linear"
-    """How it falls after the warm-up: not, or to 0 at the last step."""
+    lr_scheduler_type: Kind = "linear"
+    """How it falls after the warm-up; transformers' schedules, under its names. ``linear`` and ``cosine``: to 0 at the
+    last step."""
+    lr_scheduler_kwargs: Mapping[str, int | float | str] = Field(default_factory=dict)
+    """What else transformers' schedule takes: ``min_lr_rate`` of ``cosine_with_min_lr``, ``num_decay_steps`` of
+    ``warmup_stable_decay``, ``power`` of ``polynomial``, ..."""
     warmup_steps: int = Field(0, ge=0)
     """Steps over which it rises linearly from 0."""
+    warmup_ratio: float = Field(0.0, ge=0, lt=1)
+    """The same as a share of all steps."""
     weight_decay: float = Field(0.0, ge=0)
     """AdamW's."""
     max_grad_norm: float | None = Field(1.0, gt=0)
@@ -67,7 +83,28 @@ class TrainingConfig(Config):
     USED_WHEN: ClassVar[Mapping[str, tuple[str, tuple[object, ...]]]] = {
         "keep_last": ("checkpoint_every", ()),
         "best_metric": ("checkpoint_every", ()),
+        "lr_scheduler_kwargs": ("lr_scheduler_type", WITH_OPTIONS),
     }
+
+    @model_validator(mode="after")
+    def _schedule_is_whole(self) -> Self:
+        if self.warmup_ratio and self.warmup_steps:
+            raise ValueError("warmup_ratio: not used with warmup_steps; take one of them out")
+        if self.lr_scheduler_type in WITH_OPTIONS:
+            options = self.lr_scheduler_kwargs
+            transformers_factor(
+                self.lr_scheduler_type, 0, warmup=1, total=10**9, rate=self.learning_rate, options=options
+            )
+        return self
+
+    def warmup(self, total_steps: int) -> int:
+        """Steps of warm-up in a training of so many."""
+        return self.warmup_steps or min(math.ceil(self.warmup_ratio * total_steps), total_steps - 1)
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """How models are loaded."""
+        return {name: getattr(self, name) for name in LOADING}
 
     @property
     def tokens_at_a_time(self) -> int:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from kedge.errors import ConfigError
 from kedge.training.config import FLOAT16, TrainingConfig
+from kedge.training.schedules import WITH_OPTIONS, transformers_factor
 
 
 def make_optimizer(groups: Sequence[dict[str, Any]], config: TrainingConfig) -> torch.optim.AdamW:
@@ -28,9 +29,15 @@ def make_optimizer(groups: Sequence[dict[str, Any]], config: TrainingConfig) -> 
 
 def schedule(config: TrainingConfig, step: int, total_steps: int) -> float:
     """Factor on the peak learning rate at ``step`` (from 0) of ``total_steps``."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
+    warmup = config.warmup(total_steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    if config.lr_scheduler_type in WITH_OPTIONS:
+        rate, options = config.learning_rate, config.lr_scheduler_kwargs
+        return transformers_factor(
+            config.lr_scheduler_type, step, warmup=warmup, total=total_steps, rate=rate, options=options
+        )
+    done = (step - warmup) / max(1, total_steps - warmup)
     if config.lr_scheduler_type == "linear":
         return 1.0 - done
     if config.lr_scheduler_type == "cosine":

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -15,6 +15,7 @@ from kedge.data.records import Preference, preferences
 from kedge.models.batch import by_token_budget
 from kedge.models.reward_model import RewardModel, new_reward_model
 from kedge.tracking import Metrics, RunFolder
+from kedge.training.config import LOADING
 from kedge.training.supervised import Supervised, SupervisedConfig, read_split, refuse_loading_settings
 from kedge.training.too_long import TooLong
 
@@ -24,6 +25,8 @@ Pair = tuple[list[int], list[int]]
 
 class RewardConfig(SupervisedConfig):
     """Settings of reward modelling."""
+
+    STAGE: ClassVar[str] = "reward"
 
     learning_rate: float = Field(1e-4, gt=0)
     """Peak learning rate of AdamW."""
@@ -43,7 +46,7 @@ class RewardModeling(Supervised):
     Args:
         model: hub id, folder or run whose trunk to start from; or a :class:`RewardModel`, trained in place.
         data: a data file, folder, hub id, table or list of rows: ``chosen`` + ``rejected``, with or without ``prompt``;
-            or ``text`` + ``label``.
+            or ``label`` beside a ``text``, ``messages``, or ``prompt`` + ``completion``.
         config: settings, see :class:`RewardConfig`; or a dict of them.
         tokenizer: where the tokenizer is, when not beside the model.
         eval_data: like ``data``, to measure the accuracy on; or ``eval_size`` rows of ``data`` are set aside.
@@ -87,12 +90,10 @@ class RewardModeling(Supervised):
         read = partial(preferences, seed=config.seed)
         train, held = read_split(read, data, eval_data, eval_size=eval_size, columns=columns, seed=config.seed)
         if isinstance(model, RewardModel):
-            refuse_loading_settings(config, {"tokenizer": tokenizer}, ("device", "dtype", "max_length"))
+            refuse_loading_settings(config, {"tokenizer": tokenizer}, (*LOADING, "max_length"))
         else:
             torch.manual_seed(config.seed % 2**63)  # the new head's weights
-            model = new_reward_model(
-                model, tokenizer=tokenizer, max_length=config.max_length, device=config.device, dtype=config.dtype
-            )
+            model = new_reward_model(model, tokenizer=tokenizer, max_length=config.max_length, **config.loading)
         self.model = model
         fitter = config.fitter(config.too_long, model.max_length, CUTTING)
         (pairs, told), (held_out, also_told) = (

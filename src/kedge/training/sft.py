@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor
@@ -17,6 +17,7 @@ from kedge.models.batch import by_token_budget, padded
 from kedge.models.language_model import LanguageModel, load_language_model
 from kedge.models.scoring import score_tokens
 from kedge.tracking import Metrics, RunFolder
+from kedge.training.config import LOADING
 from kedge.training.supervised import Supervised, SupervisedConfig, read_split, refuse_loading_settings
 from kedge.training.too_long import TooLong, ending
 
@@ -31,6 +32,8 @@ Encoded = tuple[str, list[int], list[bool]]
 
 class SFTConfig(SupervisedConfig):
     """Settings of supervised fine-tuning."""
+
+    STAGE: ClassVar[str] = "sft"
 
     learning_rate: float = Field(1e-4, gt=0)
     """Peak learning rate of AdamW."""
@@ -92,11 +95,9 @@ class SFT(Supervised):
             demonstrations, data, eval_data, eval_size=eval_size, columns=columns, seed=config.seed
         )
         if isinstance(model, LanguageModel):
-            refuse_loading_settings(config, {"tokenizer": tokenizer}, ("device", "dtype", "stop_tokens"))
+            refuse_loading_settings(config, {"tokenizer": tokenizer}, (*LOADING, "stop_tokens"))
         else:
-            model = load_language_model(
-                model, tokenizer=tokenizer, stop_tokens=config.stop_tokens, device=config.device, dtype=config.dtype
-            )
+            model = load_language_model(model, tokenizer=tokenizer, stop_tokens=config.stop_tokens, **config.loading)
         self.lm = model
         fitter = config.fitter(config.too_long, model.positions, CUTTING)
         (examples, told), (held_out, also_told) = (

@@ -31,6 +31,8 @@ _ONLY_WITH_GAE = (
 class PPOConfig(TrainingConfig):
     """Proximal policy optimisation of a language model (Schulman et al. 2017; Ziegler et al. 2019)."""
 
+    STAGE: ClassVar[str] = "ppo"
+
     steps: int = Field(100, ge=1)
     """Rollout-and-update steps."""
     batch_size: int = Field(64, ge=1)

@@ -28,13 +28,13 @@ def policy_of(
         if tokenizer is None:
             raise ConfigError("policy: a loaded model needs its tokenizer beside it: PPO(..., tokenizer=...)")
         if isinstance(tokenizer, str | Path):
-            tokenizer = load_tokenizer(find(tokenizer, "policy"), key="tokenizer")
-        for key in {"device", "dtype"} & config.model_fields_set:
+            tokenizer = load_tokenizer(
+                find(tokenizer, "policy"), key="tokenizer", trust_remote_code=config.trust_remote_code
+            )
+        for key in {"device", "dtype", "attn_implementation"} & config.model_fields_set:
             raise ConfigError(f"{key}: not used with a loaded model, which is where and what it is; take it out")
         return wrap(policy, tokenizer, config.stop_tokens)
-    return load_language_model(
-        policy, tokenizer=tokenizer, stop_tokens=config.stop_tokens, device=config.device, dtype=config.dtype
-    )
+    return load_language_model(policy, tokenizer=tokenizer, stop_tokens=config.stop_tokens, **config.loading)
 
 
 def critic_of(config: PPOConfig, policy: LanguageModel, reward: WeightedReward) -> Critic | None:

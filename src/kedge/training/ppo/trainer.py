@@ -116,8 +116,9 @@ class PPO:
         self.prompts, self.eval_prompts, self.notes = prepare_prompts(self.policy, config, train, held)
         longest = max(len(prompt.ids) for prompt in [*self.prompts, *self.eval_prompts]) + config.response_length
         self.config = config = with_micro_batch(config, self.policy.model, longest, run, "ppo", tell=self.progress)
-        self.reward = build_reward(reward, device=config.device)
-        self.judges = {"score": self.reward} | named_judges(metrics, config.device)
+        loading = {name: value for name, value in config.loading.items() if name != "dtype"}
+        self.reward = build_reward(reward, **loading)
+        self.judges = {"score": self.reward} | named_judges(metrics, **loading)
         if not self.eval_prompts and (metrics or config.eval_every or config.best_metric):
             raise ConfigError(
                 "metrics, eval_every, best_metric: not used without held-out prompts; set eval_prompts or eval_size"

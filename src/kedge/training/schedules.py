@@ -1,0 +1,41 @@
+"""Learning-rate schedules after the warm-up: those of transformers, by its names and its own functions."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from transformers import get_scheduler
+
+from kedge.errors import ConfigError
+
+Kind = Literal[
+    "constant",
+    "constant_with_warmup",
+    "linear",
+    "cosine",
+    "cosine_with_min_lr",
+    "cosine_with_restarts",
+    "polynomial",
+    "inverse_sqrt",
+    "warmup_stable_decay",
+]
+
+WITH_OPTIONS = ("cosine_with_min_lr", "cosine_with_restarts", "polynomial", "inverse_sqrt", "warmup_stable_decay")
+"""Those that ``lr_scheduler_kwargs`` say more about."""
+
+
+def transformers_factor(
+    kind: str, step: int, *, warmup: int, total: int, rate: float, options: Mapping[str, int | float | str]
+) -> float:
+    """Factor on the peak learning rate ``rate`` at ``step`` of ``total``, as transformers has it.
+
+    Raises:
+        ConfigError: options that the schedule does not have, or lacks.
+    """
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=rate)
+    try:
+        factor = get_scheduler(kind, optimizer, warmup, total, dict(options)).lr_lambdas[0](step)
+    except (TypeError, ValueError) as error:
+        told = str(error).rpartition("() ")[2]
+        raise ConfigError(f"lr_scheduler_kwargs: {dict(options)} with lr_scheduler_type={kind!r}: {told}") from None
+    return float(factor)
