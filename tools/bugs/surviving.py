@@ -86,8 +86,8 @@ SURVIVING = [
     Mutant(
         "minus-ignored",
         "training/keeping.py",
-        '-1 if self.watched.startswith("-") else 1',
-        "1",
+        '{"lowest": True}, -1) if',
+        '{"lowest": True}, 1) if',
         ("tests/training/test_best.py",),
         "the highest loss is the best",
     ),

@@ -201,7 +201,7 @@ UNSEEN = [
         "explained_variance(batch.old_values[batch.mask], batch.returns[batch.mask])",
         "explained_variance(batch.old_values, batch.returns)",
         ("tests/training/test_ppo.py::test_the_critic_is_judged_on_what_is_trained_on",),
-        "the more padding, the better the critic",
+        "the explained variance is one between answers and padding",
     ),
     Mutant(
         "stop-string-is-reported-as-cut-off",
