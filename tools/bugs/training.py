@@ -16,15 +16,15 @@ OPTIMIZATION_MUTANTS = [
     Mutant(
         "warmup-starts-at-zero",
         OPTIMIZATION,
-        "(step + 1) / config.warmup_steps",
-        "step / config.warmup_steps",
+        "return (step + 1) / warmup",
+        "return step / warmup",
         OPTIMIZATION_TESTS,
         "the first step of a warm-up does nothing",
     ),
     Mutant(
         "decay-counts-the-warmup",
         OPTIMIZATION,
-        "done = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)",
+        "done = (step - warmup) / max(1, total_steps - warmup)",
         "done = step / total_steps",
         OPTIMIZATION_TESTS,
         "the learning rate jumps down after the warm-up",

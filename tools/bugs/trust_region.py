@@ -33,8 +33,8 @@ TRUST_REGION = [
     Mutant(
         "target-kl-during-the-critics-warm-up",
         UPDATE,
-        "if seen and train_policy:",
-        "if seen:",
+        "        if seen and train_policy:\n            found",
+        "        if seen:\n            found",
         TESTS,
         "a policy that does not move is measured and its step taken again",
     ),
