@@ -1,4 +1,4 @@
-"""What there has to be before the first run: a small chat model of one's own texts, or the support desk and its model."""
+"""What there has to be before the first run: a small chat model of one's own texts, or the support desk and a model."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
