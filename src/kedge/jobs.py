@@ -25,7 +25,8 @@ def sft_job(recipe: Recipe, *, overwrite: bool = False, resume: bool = False) ->
     settings = recipe.stage("sft", SFTRecipe)
     refuse_what_cannot_fit(recipe, "sft")
     run = recipe.run_folder("sft", overwrite=overwrite, resume=resume)
-    return SFT(settings.model, settings.data, settings, run=run, **_supervised(settings))
+    with recipe.where_from("sft"):
+        return SFT(settings.model, settings.data, settings, run=run, **_supervised(settings))
 
 
 def reward_job(recipe: Recipe, *, overwrite: bool = False, resume: bool = False) -> RewardModeling:
@@ -33,14 +34,16 @@ def reward_job(recipe: Recipe, *, overwrite: bool = False, resume: bool = False)
     settings = recipe.stage("reward", RewardRecipe)
     refuse_what_cannot_fit(recipe, "reward")
     run = recipe.run_folder("reward", overwrite=overwrite, resume=resume)
-    return RewardModeling(settings.model, settings.data, settings, run=run, **_supervised(settings))
+    with recipe.where_from("reward"):
+        return RewardModeling(settings.model, settings.data, settings, run=run, **_supervised(settings))
 
 
 def ppo_job(recipe: Recipe, *, overwrite: bool = False, resume: bool = False) -> PPO:
     """``[ppo]``, ready to train."""
     settings = recipe.stage("ppo", PPORecipe)
     refuse_what_cannot_fit(recipe, "ppo")
-    return _ppo(settings, recipe.run_folder("ppo", overwrite=overwrite, resume=resume))
+    with recipe.where_from("ppo"):
+        return _ppo(settings, recipe.run_folder("ppo", overwrite=overwrite, resume=resume))
 
 
 def doctor_job(recipe: Recipe, scratch: Path) -> list[Finding]:
@@ -90,23 +93,24 @@ def evaluate_job(recipe: Recipe, *, overwrite: bool = False) -> tuple[Comparison
     trained on, where that is known."""
     settings = recipe.stage("evaluate", EvaluateRecipe)
     run = recipe.run_folder("evaluate", overwrite=overwrite, resume=False)
-    comparison = evaluate(
-        settings.policy,
-        settings.baseline,
-        settings.prompts,
-        reward=settings.reward,
-        metrics=settings.metrics,
-        sampling=settings.sampling,
-        tokenizer=settings.tokenizer,
-        stop_tokens=settings.stop_tokens,
-        columns=settings.columns,
-        limit=settings.limit,
-        seed=settings.seed,
-        device=settings.device,
-        dtype=settings.dtype,
-        trust_remote_code=settings.trust_remote_code,
-        attn_implementation=settings.attn_implementation,
-    )
+    with recipe.where_from("evaluate"):
+        comparison = evaluate(
+            settings.policy,
+            settings.baseline,
+            settings.prompts,
+            reward=settings.reward,
+            metrics=settings.metrics,
+            sampling=settings.sampling,
+            tokenizer=settings.tokenizer,
+            stop_tokens=settings.stop_tokens,
+            columns=settings.columns,
+            limit=settings.limit,
+            seed=settings.seed,
+            device=settings.device,
+            dtype=settings.dtype,
+            trust_remote_code=settings.trust_remote_code,
+            attn_implementation=settings.attn_implementation,
+        )
     run.start()
     for policy, evaluation in (("baseline", comparison.before), ("policy", comparison.after)):
         run.write_samples({"policy": policy} | sample for sample in evaluation.samples())

@@ -4,7 +4,8 @@
 and what only a file has to say: which model, which data, which run folder.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
@@ -12,7 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from kedge.config import Config, Several, nearest, override, read_recipe
 from kedge.engine.sampling import Sampling
-from kedge.errors import ConfigError
+from kedge.errors import ConfigError, DataError, ModelError
 from kedge.models.language_model import Device, DType
 from kedge.names import TABLES
 from kedge.rewards.build import RewardSpec
@@ -145,6 +146,9 @@ class EvaluateRecipe(_Data):
         return Sampling(self.response_length, self.temperature, self.top_k, self.top_p, self.min_p, self.stop_strings)
 
 
+SOURCES = ("model", "policy", "baseline", "tokenizer", "data", "eval_data", "prompts", "eval_prompts", "reward")
+"""Keys of tables that name what is read."""
+
 STAGES: dict[str, type[Config]] = {
     "sft": SFTRecipe,
     "reward": RewardRecipe,
@@ -165,11 +169,14 @@ class Recipe:
         self.name = tables.pop("name", path.resolve().parent.name if path.name == "recipe.toml" else path.stem)
         if not isinstance(self.name, str) or not self.name:
             raise ConfigError(f"{path}: name must be a word, not {self.name!r}")
+        self.needs = tables.pop("needs", "")
+        if not isinstance(self.needs, str):
+            raise ConfigError(f"{path}: needs must be a text that says what has to be there, not {self.needs!r}")
         self.path = path
         self.stages: dict[str, Config] = {}
         for stage, settings in tables.items():
             if stage not in STAGES:
-                known = TABLES.get(stage) or nearest(stage, ["name", *STAGES])
+                known = TABLES.get(stage) or nearest(stage, ["name", "needs", *STAGES])
                 raise ConfigError(f"{path}: unknown key {stage!r}; {known}")
             if not isinstance(settings, dict):
                 raise ConfigError(f"{path}: {stage!r} must be a table, [{stage}]")
@@ -188,6 +195,16 @@ class Recipe:
         assert isinstance(found, cls)
         return found
 
+    @contextmanager
+    def where_from(self, stage: str) -> Iterator[None]:
+        """An error about a stage's model or data that are not there ends with what the recipe says it ``needs``."""
+        try:
+            yield
+        except (ModelError, DataError) as error:
+            if not self.needs or not any(map(_is_missing, _sources(self.stages[stage]))):
+                raise
+            raise type(error)(f"{error}\n{self.path} needs: {self.needs}") from error
+
     def run_path(self, stage: str) -> str:
         """Where the stage's run stands, or will stand."""
         return getattr(self.stages[stage], "run", None) or f"runs/{self.name}-{stage}"
@@ -205,6 +222,16 @@ class Recipe:
             raise ConfigError("\n".join(lines)) from None
 
 
+def _sources(settings: Config) -> list[str]:
+    """What a table names to be read, as far as it is text."""
+    named = [getattr(settings, name, None) for name in SOURCES]
+    return [source for source in named if isinstance(source, str)]
+
+
+def _is_missing(source: str) -> bool:
+    return source.startswith((".", "/", "~", "runs/")) and not Path(source).expanduser().exists()
+
+
 def _of_a_table(assignment: str, written: Mapping[str, Any], stage: str | None) -> str:
     """``assignment`` with the table that it is of in front, where it names none: the command's own, or where a command
     reads all of them the only one that has such a key.
@@ -214,7 +241,7 @@ def _of_a_table(assignment: str, written: Mapping[str, Any], stage: str | None) 
     """
     key, _, rest = assignment.strip().partition("=")
     first = key.strip().split(".")[0]
-    if not rest or not first or first in ("name", *STAGES, *written, *TABLES):
+    if not rest or not first or first in ("name", "needs", *STAGES, *written, *TABLES):
         return assignment
     having = [table for table in STAGES if table in written and first in STAGES[table].model_fields]
     if stage in having or (stage in written and not having and "." not in key):

@@ -1,0 +1,37 @@
+"""The documentation's Python: the guide from top to bottom, and the README's and control's shorter pieces."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from kedge.starting import new_desk
+
+ROOT = Path(__file__).parents[1]
+
+
+def snippets(page):
+    return re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def test_the_guide(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    new_desk(Path("runs/desk"))
+    space: dict = {}
+    for number, code in enumerate(snippets("docs/python.md"), start=1):
+        exec(compile(code, f"docs/python.md, snippet {number}", "exec"), space)
+    assert (space["trainer"].step_done, len(space["curve"])) == (1, 4)
+    assert "kl_coef" in capsys.readouterr().out
+    assert (tmp_path / "short/policy/config.json").is_file()
+
+
+def test_control(tmp_path, monkeypatch):
+    pytest.importorskip("gymnasium")
+    monkeypatch.chdir(tmp_path)
+    first, *others = snippets("docs/control.md")
+    space: dict = {"observation": [0.0, 0.0, 0.0, 0.0]}
+    for code in (first.replace("100_000", "512"), *others):
+        exec(compile(code.replace("50_000", "512"), "docs/control.md", "exec"), space)
+    assert space["agent"].num_timesteps == 2 * 512
+    assert space["agent"].metrics

@@ -1,0 +1,60 @@
+"""The recipes that come along: each says what it needs, and the support desk's need nothing but the project."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kedge.errors import ConfigError, DataError, ModelError
+from kedge.jobs import ppo_job, reward_job, sft_job
+from kedge.recipe import Recipe
+from kedge.starting import new_desk
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A folder with the recipes and nothing beside it."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(RECIPES, tmp_path / "clone/recipes")
+    monkeypatch.chdir(tmp_path / "clone")
+    monkeypatch.syspath_prepend(str(tmp_path / "clone"))
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in RECIPES.glob("*.toml")))
+def test_what_is_not_there_is_said_to_be_needed(clone, name):
+    recipe = Recipe(Path("recipes", name), [])
+    jobs = {"sft": sft_job, "reward": reward_job, "ppo": ppo_job}
+    for stage in recipe.stages.keys() & jobs.keys():
+        with pytest.raises((DataError, ModelError), match=rf"no such .*\n.*{name} needs: ."):
+            jobs[stage](recipe)
+
+
+def test_the_desk_from_a_clone_alone(clone):
+    desk = new_desk(Path("runs/desk"))
+    for file in (desk.demonstrations, desk.preferences, desk.preferences_heldout, desk.prompts, desk.prompts_heldout):
+        file.write_text("".join(file.read_text().splitlines(keepends=True)[:40]))  # for the time's sake
+    few = ["steps=1", "response_length=8", "batch_size=8", "mini_batch_size=8"]
+    for stage, name, small in (
+        ("sft", "desk-sft", ["eval_size=8", "warmup_steps=0", "epochs=1"]),
+        ("reward", "desk-reward", ["warmup_steps=0", "epochs=1"]),
+        ("ppo", "desk-ppo", few),
+        ("ppo", "desk-grpo", few),
+    ):
+        recipe = Recipe(Path("recipes", f"{name}.toml"), small, stage=stage)
+        job = {"sft": sft_job, "reward": reward_job, "ppo": ppo_job}[stage](recipe)
+        assert "after" in job.train()
+        assert Path("runs", name, "summary.json").is_file()
+
+
+def test_needs(tmp_path):
+    file = tmp_path / "r.toml"
+    file.write_text('needs = 3\n[sft]\nmodel = "m"\ndata = "d.jsonl"\n')
+    with pytest.raises(ConfigError, match="needs must be a text"):
+        Recipe(file, [])
+    (tmp_path / "d.jsonl").write_text('{"prompt": "x"}\n')
+    file.write_text(f'needs = "a map"\n[sft]\nmodel = "{tmp_path}"\ndata = "{tmp_path}/d.jsonl"\n')
+    with pytest.raises(DataError, match="no column 'completion'") as error:  # all is there; something else is wrong
+        sft_job(Recipe(file, [f"sft.run={tmp_path}/run"]))
+    assert "a map" not in str(error.value)
