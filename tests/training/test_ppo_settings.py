@@ -69,7 +69,10 @@ NOTHING_CHANGES = {
     "max_left_out": {"max_left_out": 1},
     "guards": {"guards": {"kl": "off", "patience": 9}},
 }
-TESTED_ELSEWHERE = {"report_to", "device", "gradient_checkpointing", "micro_batch_tokens", "critic_init"}
+TESTED_ELSEWHERE = {
+    "report_to", "device", "gradient_checkpointing", "micro_batch_tokens", "critic_init", "trust_remote_code",
+    "attn_implementation", "warmup_ratio", "lr_scheduler_kwargs",
+}  # fmt: skip
 
 
 def reward(prompts, completions, completion_ids):
