@@ -363,7 +363,8 @@ def test_any_whole_number_is_a_seed(make_sft, vector, seed):
 
 
 def test_settings_as_a_dict_and_a_run_that_cannot_be_written(tiny_lm, tmp_path):
-    assert SFT(tiny_lm("llama"), ROWS, {"epochs": 2, "batch_size": 4}).config == SFTConfig(epochs=2, batch_size=4)
+    settings = {"epochs": 2, "batch_size": 4, "micro_batch_tokens": 99}
+    assert SFT(tiny_lm("llama"), ROWS, settings).config == SFTConfig(**settings)
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="file/run: cannot be written"):
         SFT("no/such/model", "no/such/data.jsonl", run=tmp_path / "file/run")
