@@ -138,7 +138,7 @@ def test_a_job_that_cannot_fit_is_refused_before_its_weights_are_read(kedge, rec
     assert "kedge plan" in err
     for stage in ("sft", "reward"):
         memory(10**5, 5 * 10**5)
-        status, _, err = kedge(stage, path)
+        status, _, err = kedge(stage, path, f"{stage}.micro_batch_tokens=8192")
         assert status == 2
         assert f"[{stage}] needs about" in err
 
