@@ -28,6 +28,7 @@ of stuffing (answers to three intents and more) down towards 0. An empty reply a
 import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from kedge.data.support_desk.phrases import (
     ANSWERS,
@@ -160,7 +161,12 @@ def _sentences(reply: str) -> list[str]:
 
 def _answered(sentences: list[str]) -> set[str]:
     """The intents that the sentences answer."""
-    return {intent for intent, pattern in _ANSWER.items() if any(map(pattern.search, sentences))}
+    return {intent for sentence in sentences for intent in _answered_by(sentence)}
+
+
+@lru_cache(maxsize=10_000)
+def _answered_by(sentence: str) -> tuple[str, ...]:
+    return tuple(intent for intent, pattern in _ANSWER.items() if pattern.search(sentence))
 
 
 def _repeated(reply: str) -> float:
