@@ -1,6 +1,8 @@
 """What the tests share: the real data beside the project, a tokenizer built on the spot, and tiny random models."""
 
+import multiprocessing
 import os
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,9 +13,11 @@ import pytest
 import tokenizers
 import torch
 import transformers
+from filelock import FileLock
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from kedge.models.language_model import LanguageModel, load_language_model, wrap
+from kedge.starting import new_desk
 
 torch.set_num_threads(1)  # the tensors are tiny: two threads spend their time waiting for each other
 
@@ -75,6 +79,30 @@ def stories(shared):
 def fresh_stories(shared):
     """Loads the story model anew, to be trained or bent."""
     return lambda: load_language_model(shared / "models/stories260K", stop_tokens=["<s>"], device="cpu")
+
+
+@pytest.fixture(scope="session")
+def processes():
+    """Begins processes with everything imported, and with no thread of this one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["kedge.training.ppo", "kedge.training.sft", "kedge.training.reward_modeling"])
+        first = context.Process(target=time.sleep, args=(0,))  # the imports are no part of a run
+        first.start()
+        first.join()
+        yield context
+
+
+@pytest.fixture(scope="session")
+def desk(worker_id, tmp_path_factory):
+    """What ``kedge new desk`` writes, once for all workers; to be copied."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "desk"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            new_desk(folder)
+    return folder
 
 
 @pytest.fixture

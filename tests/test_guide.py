@@ -1,11 +1,10 @@
 """The documentation's Python: the guide from top to bottom, and the README's and control's shorter pieces."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
-
-from kedge.starting import new_desk
 
 ROOT = Path(__file__).parents[1]
 
@@ -14,10 +13,10 @@ def snippets(page):
     return re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
-def test_the_guide(tmp_path, monkeypatch, capsys):
+def test_the_guide(desk, tmp_path, monkeypatch, capsys):
     pytest.importorskip("pandas")
     monkeypatch.chdir(tmp_path)
-    new_desk(Path("runs/desk"))
+    shutil.copytree(desk, "runs/desk")
     space: dict = {}
     for number, code in enumerate(snippets("docs/python.md"), start=1):
         exec(compile(code, f"docs/python.md, snippet {number}", "exec"), space)

@@ -5,54 +5,60 @@ import gc
 import json
 import os
 import subprocess
-import sys
+import time
 
 import pytest
 
 from kedge.config import read_recipe
-from kedge.errors import ConfigError
+from kedge.errors import ConfigError, KedgeError
 from kedge.tracking import RunFolder
 
 RECIPE = {"ppo": {"steps": 3}}
-OTHER = """
-import sys, time
-from kedge.errors import KedgeError
-from kedge.tracking import RunFolder
-try:
-    run = RunFolder(sys.argv[1], {"ppo": {"steps": 3}}, **eval(sys.argv[2]))
-    time.sleep(float(sys.argv[3]))  # loading
-    run.start()
-    run.write_metrics(1, {"loss": 0.5})
-    print("started", flush=True)
-    time.sleep(float(sys.argv[4]))
-except KedgeError as error:
-    print("refused", error, flush=True)
-"""
 
 
-@contextlib.contextmanager
-def other(path, *, flags="{}", loading=0.0, training=60.0):
-    """Another process that begins a run there; gives its first line."""
-    command = [sys.executable, "-c", OTHER, path, flags, str(loading), str(training)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def begin(said, path, flags, training):
+    """In another process: a run there, and what became of it."""
     try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+        run = RunFolder(path, RECIPE, **flags)
+        run.start()
+        run.write_metrics(1, {"loss": 0.5})
+        said.send("started")
+        time.sleep(training)
+    except KedgeError as error:
+        said.send(f"refused {error}")
+
+
+@pytest.fixture
+def other(processes):
+    """``with other(path) as process:`` another process begins a run there; ``process.says()`` waits for its word."""
+
+    @contextlib.contextmanager
+    def start(path, *, training=60.0, **flags):
+        ours, theirs = processes.Pipe(duplex=False)
+        process = processes.Process(target=begin, args=(theirs, path, flags, training))
+        process.start()
+        theirs.close()
+        process.says = ours.recv
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.join()
+            ours.close()
+
+    return start
 
 
 @pytest.mark.parametrize("flags", [{}, {"resume": True}, {"overwrite": True}], ids=str)
-def test_a_run_of_a_living_process_is_refused_and_one_of_a_killed_process_is_not(tmp_path, flags):
+def test_a_run_of_a_living_process_is_refused_and_one_of_a_killed_process_is_not(tmp_path, other, flags):
     path = tmp_path / "runs/one"
     with other(path) as process:
-        assert process.stdout.readline() == "started\n"
+        assert process.says() == "started"
         before = (path / "metrics.jsonl").read_bytes()
         with pytest.raises(ConfigError, match=rf"one: process {process.pid} on \S+ has been working in it since 20"):
             RunFolder(path, RECIPE, **flags)
         process.kill()
-        process.wait()
+        process.join()
         assert (path / "metrics.jsonl").read_bytes() == before
     if flags:
         RunFolder(path, RECIPE, **flags).start()
@@ -61,11 +67,11 @@ def test_a_run_of_a_living_process_is_refused_and_one_of_a_killed_process_is_not
             RunFolder(path, RECIPE)
 
 
-def test_two_that_begin_together(tmp_path):
+def test_two_that_begin_together(tmp_path, other):
     path = tmp_path / "runs/one"
     mine = RunFolder(path, RECIPE)  # both have found it free
     with other(path) as process:
-        assert process.stdout.readline() == "started\n"
+        assert process.says() == "started"
         with pytest.raises(ConfigError, match=f"process {process.pid} "):
             mine.start()
         process.kill()
@@ -74,42 +80,42 @@ def test_two_that_begin_together(tmp_path):
     assert json.loads((path / "metrics.jsonl").read_text()) == {"step": 1, "loss": 0.5}
 
 
-def test_two_that_go_on_together(tmp_path):
+def test_two_that_go_on_together(tmp_path, other):
     path = tmp_path / "one"
     RunFolder(path, RECIPE).start()
     mine = RunFolder(path, RECIPE, resume=True)
-    with other(path, flags="{'resume': True}", training=0) as process:
-        assert process.stdout.readline() == "started\n"
-        process.wait()
+    with other(path, resume=True, training=0) as process:
+        assert process.says() == "started"
+        process.join()
     with pytest.raises(ConfigError, match="has been worked on since it was read; start again"):
         mine.start()
 
 
-def test_ten_at_once_are_one(tmp_path):
+def test_ten_at_once_are_one(tmp_path, other):
     with contextlib.ExitStack() as stack:
-        starts = [stack.enter_context(other(tmp_path / "one", training=20)) for _ in range(4)]
-        said = [process.stdout.readline().split()[0] for process in starts]
-        assert sorted(said) == ["refused"] * 3 + ["started"]
+        starts = [stack.enter_context(other(tmp_path / "one", training=20)) for _ in range(10)]
+        said = [process.says().split()[0] for process in starts]
+        assert sorted(said) == ["refused"] * 9 + ["started"]
 
 
-def test_it_is_given_back(tmp_path):
+def test_it_is_given_back(tmp_path, other):
     path = tmp_path / "one"
     run = RunFolder(path, RECIPE)
     for end in (RunFolder.close, lambda run: run.write_summary({})):
         run.start()
         end(run)
-        with other(path, flags="{'overwrite': True}", training=0) as process:
-            assert process.stdout.readline() == "started\n"
-            process.wait()
+        with other(path, overwrite=True, training=0) as process:
+            assert process.says() == "started"
+            process.join()
         run = RunFolder(path, RECIPE, resume=True)
     run.start()
     del run
     gc.collect()
-    with other(path, flags="{'resume': True}", training=0) as process:
-        assert process.stdout.readline() == "started\n"
+    with other(path, resume=True, training=0) as process:
+        assert process.says() == "started"
 
 
-def test_a_process_may_take_up_its_own_run(tmp_path):
+def test_a_process_may_take_up_its_own_run(tmp_path, other):
     path = tmp_path / "one"
     first = RunFolder(path, RECIPE)
     first.start()  # and it is stopped, and stays in a notebook's variable
@@ -117,8 +123,8 @@ def test_a_process_may_take_up_its_own_run(tmp_path):
     again.start()
     del first
     gc.collect()
-    with other(path, flags="{'resume': True}") as process:
-        assert process.stdout.readline().startswith(f"refused {path}: process {os.getpid()} ")
+    with other(path, resume=True) as process:
+        assert process.says().startswith(f"refused {path}: process {os.getpid()} ")
 
 
 def test_a_lock_is_no_run(tmp_path):

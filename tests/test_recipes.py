@@ -8,7 +8,6 @@ import pytest
 from kedge.errors import ConfigError, DataError, ModelError
 from kedge.jobs import ppo_job, reward_job, sft_job
 from kedge.recipe import Recipe
-from kedge.starting import new_desk
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
@@ -31,9 +30,9 @@ def test_what_is_not_there_is_said_to_be_needed(clone, name):
             jobs[stage](recipe)
 
 
-def test_the_desk_from_a_clone_alone(clone):
-    desk = new_desk(Path("runs/desk"))
-    for file in (desk.demonstrations, desk.preferences, desk.preferences_heldout, desk.prompts, desk.prompts_heldout):
+def test_the_desk_from_a_clone_alone(clone, desk):
+    shutil.copytree(desk, "runs/desk")
+    for file in Path("runs/desk/data").iterdir():
         file.write_text("".join(file.read_text().splitlines(keepends=True)[:40]))  # for the time's sake
     few = ["steps=1", "response_length=8", "batch_size=8", "mini_batch_size=8"]
     for stage, name, small in (

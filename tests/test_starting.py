@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kedge import cli
 from kedge.models.language_model import load_language_model
-from kedge.starting import new_desk, read_texts
+from kedge.starting import read_texts
 
 
 @pytest.fixture
@@ -81,8 +81,6 @@ def test_what_cannot_be(kedge, texts, tmp_path, words, said):
     assert re.search(said, " ".join(err.split())), err
 
 
-def test_the_desk(tmp_path):
-    desk = new_desk(tmp_path, seed=1)
-    assert desk.demonstrations.is_file()
-    assert AutoTokenizer.from_pretrained(tmp_path / "model").chat_template
-    assert (tmp_path / "data/prompts-heldout.jsonl").is_file()
+def test_the_desk(desk):
+    assert AutoTokenizer.from_pretrained(desk / "model").chat_template
+    assert {path.stem for path in (desk / "data").iterdir()} >= {"demonstrations", "preferences", "prompts-heldout"}

@@ -1,29 +1,13 @@
 """A run that is killed at any moment, and resumed, leaves the lines and weights of the run that was not."""
 
 import json
-import multiprocessing
 import random
 import time
-from pathlib import Path
 
 import pytest
 import victim
 
 from kedge.training.checkpoint import checkpoints, damage_in
-
-
-@pytest.fixture(scope="module")
-def processes(request):
-    """Processes that begin with everything imported, and with no thread of this one."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=":")
-        patch.setenv("OMP_NUM_THREADS", "1")
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["victim"])
-        first = context.Process(target=time.sleep, args=(0,))  # the imports are no part of a run
-        first.start()
-        first.join()
-        yield context
 
 
 @pytest.fixture(scope="module")

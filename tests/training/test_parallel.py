@@ -50,41 +50,56 @@ checkpoint_every = 2
 """
 
 
-@pytest.fixture
-def world(tmp_path, monkeypatch, tiny_lm):
-    monkeypatch.chdir(tmp_path)
-    lm = tiny_lm("llama")
-    with torch.no_grad():
-        lm.model.lm_head.weight[1] = lm.model.lm_head.weight[2:60].mean(0) * 6  # ends now and then
-    lm.save(tmp_path / "model")
+# Each job as `torchrun -m kedge` would run it, one after another: to start processes takes longer than the jobs.
+ALL = """
+import json, sys
+from kedge import cli, parallel
 
-    def write(name, rows):
-        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-    write("prompts.jsonl", [{"prompt": "the cat " * (i % 4 + 1) + str(i)} for i in range(16)])
-    write("demos.jsonl", [{"prompt": f"the {i}", "completion": " cat" * (i % 3 + 1)} for i in range(14)])
-    write("prefs.jsonl", [{"prompt": f"{i}", "chosen": " cat" * (i % 4 + 1), "rejected": " dog"} for i in range(14)])
-    (tmp_path / "rewards.py").write_text(
-        "def length(prompts, completions, completion_ids):\n"
-        "    return [len(ids) + len(set(ids)) / 9 for ids in completion_ids]\n"
-        "def not_15(prompts, completions): return [None if ' 15' in p else 1.0 for p in prompts]\n"
-    )
-    (tmp_path / "r.toml").write_text(RECIPE)
-    return tmp_path
+parallel.leave = lambda: None
+for words in json.load(open("jobs.json")):
+    sys.argv = ["kedge", *words]
+    try:
+        cli.main()
+    except SystemExit as stopped:
+        if stopped.code:
+            raise
+"""
 
 
-def together(*words, processes=2):
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "-m", "kedge", *words]
+@pytest.fixture(scope="module")
+def make_world(tiny_lm, tmp_path_factory):
+    """Makes a folder with a model, data, a reward and a recipe."""
+
+    def make():
+        folder = tmp_path_factory.mktemp("world")
+        lm = tiny_lm("llama")
+        with torch.no_grad():
+            lm.model.lm_head.weight[1] = lm.model.lm_head.weight[2:60].mean(0) * 6  # ends now and then
+        lm.save(folder / "model")
+
+        def write(name, rows):
+            (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+        write("prompts.jsonl", [{"prompt": "the cat " * (i % 4 + 1) + str(i)} for i in range(16)])
+        write("demos.jsonl", [{"prompt": f"the {i}", "completion": " cat" * (i % 3 + 1)} for i in range(14)])
+        write("prefs.jsonl", [{"prompt": f"{i}", "chosen": " cat" * (i % 4 + 1), "rejected": " dog"} for i in range(14)])
+        (folder / "rewards.py").write_text(
+            "def length(prompts, completions, completion_ids):\n"
+            "    return [len(ids) + len(set(ids)) / 9 for ids in completion_ids]\n"
+            "def not_15(prompts, completions): return [None if ' 15' in p else 1.0 for p in prompts]\n"
+        )
+        (folder / "r.toml").write_text(RECIPE)
+        return folder
+
+    return make
+
+
+def together(*words):
+    """A command of two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", *words]
     path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), os.getcwd()]))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
-
-
-def alone(monkeypatch, *words):
-    monkeypatch.setattr("sys.argv", ["kedge", *words])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    assert not stopped.value.code
 
 
 def same_numbers(one, two):
@@ -98,14 +113,34 @@ def same_numbers(one, two):
             assert b[name] == pytest.approx(a[name], rel=10 * near, abs=near), name
 
 
+@pytest.fixture(scope="module")
+def jobs(make_world):
+    """The folder of all runs: ``runs/two-NAME`` by two processes, which start once, ``runs/one-NAME`` by one."""
+    world = make_world()
+    jobs = {
+        name: ["ppo", "r.toml", *(f"ppo.{key}={json.dumps(value)}" for key, value in settings.items())]
+        for name, settings in KINDS.items()
+    } | {"sft": ["sft", "r.toml"], "reward": ["reward", "r.toml"]}
+    for name, words in jobs.items():
+        words.append(f"{words[0]}.run=runs/two-{name}")
+    (world / "jobs.json").write_text(json.dumps([*jobs.values()]))
+    (world / "all.py").write_text(ALL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(world)
+        done = together("all.py")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("Before and after PPO") == len(KINDS)  # one of them speaks
+        for name, words in jobs.items():
+            patch.setattr("sys.argv", ["kedge", *words[:-1], f"{words[0]}.run=runs/one-{name}"])
+            with pytest.raises(SystemExit) as stopped:
+                cli.main()
+            assert not stopped.value.code
+    return world
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_ppo_is_the_same_step(world, lines, monkeypatch, vector, kind):
-    overrides = [f"ppo.{key}={json.dumps(value)}" for key, value in KINDS[kind].items()]
-    done = together("ppo", "r.toml", *overrides, "ppo.run=runs/two")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Before and after PPO") == 1  # one of them speaks
-    alone(monkeypatch, "ppo", "r.toml", *overrides, "ppo.run=runs/one")
-    one, two = world / "runs/one", world / "runs/two"
+def test_ppo_is_the_same_step(jobs, lines, vector, kind):
+    one, two = jobs / f"runs/one-{kind}", jobs / f"runs/two-{kind}"
     same_numbers(lines(one, "metrics.jsonl"), lines(two, "metrics.jsonl"))
     texts = [[row["completion"] for row in lines(run, "samples.jsonl")] for run in (one, two)]
     assert texts[0] == texts[1]
@@ -113,25 +148,23 @@ def test_ppo_is_the_same_step(world, lines, monkeypatch, vector, kind):
     kept = [{path.name for path in (run / "checkpoints").iterdir()} for run in (one, two)]
     assert kept[0] == kept[1] >= {"step-000002", "best"}
     begin, *ends = (
-        vector(AutoModelForCausalLM.from_pretrained(folder)) for folder in ("model", one / "policy", two / "policy")
+        vector(AutoModelForCausalLM.from_pretrained(folder))
+        for folder in (jobs / "model", one / "policy", two / "policy")
     )
     assert (ends[0] - begin).abs().max() > 1e-3
     assert torch.allclose(ends[0], ends[1], rtol=0, atol=1e-5)
 
 
-def test_the_other_trainers_too(world, lines, monkeypatch):
-    for stage in ("sft", "reward"):
-        done = together(stage, "r.toml", f"{stage}.run=runs/two-{stage}")
-        assert done.returncode == 0, done.stderr
-        alone(monkeypatch, stage, "r.toml", f"{stage}.run=runs/one-{stage}")
-        same_numbers(*(lines(world / f"runs/{n}-{stage}", "metrics.jsonl") for n in ("one", "two")))
+@pytest.mark.parametrize("stage", ["sft", "reward"])
+def test_the_other_trainers_too(jobs, lines, stage):
+    same_numbers(*(lines(jobs / f"runs/{n}-{stage}", "metrics.jsonl") for n in ("one", "two")))
 
 
-def test_an_error_in_one_of_them_ends_both(world):
+def test_an_error_in_one_of_them_ends_both(make_world, monkeypatch):
     """The prompt that the reward refuses is in one process's share; the other one must not wait for it."""
-    done = together(
-        "ppo", "r.toml", "ppo.reward=rewards:not_15", "ppo.eval_size=0", "ppo.eval_every=0", "ppo.batch_size=12"
-    )
+    monkeypatch.chdir(make_world())
+    words = "ppo r.toml ppo.reward=rewards:not_15 ppo.eval_size=0 ppo.eval_every=0 ppo.batch_size=12"
+    done = together("-m", "kedge", *words.split())
     assert done.returncode != 0
     assert done.stderr.count("error: ") == 1
     assert "for" in done.stderr
