@@ -82,7 +82,8 @@ def make_world(tiny_lm, tmp_path_factory):
 
         write("prompts.jsonl", [{"prompt": "the cat " * (i % 4 + 1) + str(i)} for i in range(16)])
         write("demos.jsonl", [{"prompt": f"the {i}", "completion": " cat" * (i % 3 + 1)} for i in range(14)])
-        write("prefs.jsonl", [{"prompt": f"{i}", "chosen": " cat" * (i % 4 + 1), "rejected": " dog"} for i in range(14)])
+        pairs = [{"prompt": f"{i}", "chosen": " cat" * (i % 4 + 1), "rejected": " dog"} for i in range(14)]
+        write("prefs.jsonl", pairs)
         (folder / "rewards.py").write_text(
             "def length(prompts, completions, completion_ids):\n"
             "    return [len(ids) + len(set(ids)) / 9 for ids in completion_ids]\n"
