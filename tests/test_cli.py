@@ -166,6 +166,7 @@ def no_template(world):
         (None, "ppo r.toml kl_coef=much", ["[ppo]", "kl_coef", "'much'"]),
         (None, "sft r.toml kl_coef=0.1", ["[sft] has no 'kl_coef'", "write ppo.kl_coef=0.1"]),
         (None, "plan r.toml batch_size=8", ["write sft.batch_size=8 or reward.batch_size=8 or ppo.batch_size=8"]),
+        (None, "ppo r.toml reward=nowhere:f", ["nowhere:f"]),
         (None, "plan r.toml kl_coef=much", ["[ppo]", "kl_coef", "'much'"]),
         (None, "ppo r.toml grpo.steps=3", ["'grpo'", 'advantage_estimator = "grpo"']),
         (None, "ppo r.toml ppoo.kl_coef=0.1", ["'ppoo'", "did you mean 'ppo'?"]),

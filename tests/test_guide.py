@@ -1,4 +1,4 @@
-"""The documentation's Python: the guide from top to bottom, and the README's and control's shorter pieces."""
+"""The documentation's Python: the guide from top to bottom, and control's shorter pieces."""
 
 import re
 import shutil

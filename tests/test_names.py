@@ -44,6 +44,11 @@ def test_the_page_is_what_the_table_gives():
     [
         (PPOConfig, "max_completion_length", "kedge's name for it is 'response_length'"),
         (PPOConfig, "beta", "'kl_coef'"),
+        (PPOConfig, "reward", "an argument of the trainer and no setting"),
+        (SFTConfig, "eval_size", "an argument of the trainer and no setting"),
+        (SFTConfig, "policy", "'model', an argument of the trainer"),
+        (SFTConfig, "steps", "'epochs'"),
+        (PPOConfig, "kl_penalty", "unknown key; `kedge settings` prints all"),
         (PPOConfig, "epsilon", "'cliprange'"),
         (PPOConfig, "loss_type", "'advantage_estimator'"),
         (PPOConfig, "save_steps", "'checkpoint_every'"),

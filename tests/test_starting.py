@@ -66,6 +66,7 @@ def test_a_model_of_ones_own(kedge, texts, kind):
         ("t.jsonl --column body", "line 1: no column 'body'; columns there are: messages"),
         ("odd.jsonl", "line 1: none of text, .*; columns there are: body; name the one with --column"),
         ("empty.txt", "empty.txt: no texts in it"),
+        ("t.txt --column body", "column: t.txt has lines and no columns"),
         ("t.jsonl --vocabulary 100", "vocabulary: 100 does not hold the 256 bytes"),
         ("t.jsonl --hidden 30 --heads 4", "hidden: 30 is not heads=4 times an even number; try 32"),
         ("t.jsonl --layers 0", "at least 1"),
@@ -76,6 +77,7 @@ def test_a_model_of_ones_own(kedge, texts, kind):
 def test_what_cannot_be(kedge, texts, tmp_path, words, said):
     (tmp_path / "odd.jsonl").write_text('{"body": "x"}\n')
     (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "t.txt").write_text("a\n")
     status, _, err = kedge("new", "model", *words.split())
     assert status == 2
     assert re.search(said, " ".join(err.split())), err

@@ -273,7 +273,8 @@ def new_model(
     )
     console.print(
         f"{to}: {parameters(lm) / 1e6:.1f} million random weights, {len(lm.tokenizer):,} tokens\n"
-        f'next: teach it, with a recipe of [sft] model = "{to}" and your data (learning_rate = 4e-3 suits its size)',
+        f'next: teach it, with a recipe of [sft] model = "{to}" and your data (a model of 0.4 million weights learns '
+        "well at learning_rate = 4e-3; larger ones want less)",
         highlight=False,
         markup=False,
         soft_wrap=True,
@@ -290,9 +291,10 @@ def new_desk(
     from kedge.starting import new_desk as write_desk
 
     write_desk(folder, seed=seed)
+    elsewhere = "" if folder == Path("runs/desk") else f" model={folder}/model data={folder}/data/demonstrations.jsonl"
     console.print(
         f"{folder}/data: demonstrations, preferences, prompts\n{folder}/model: random weights\n"
-        "next: kedge sft recipes/desk-sft.toml",
+        f"next: kedge sft recipes/desk-sft.toml{elsewhere}",
         highlight=False,
         markup=False,
         soft_wrap=True,

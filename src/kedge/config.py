@@ -168,10 +168,16 @@ def _shown(value: object) -> str:
     return "none" if value is None else repr(value)
 
 
+FEW = 20
+"""Names that a message lists."""
+
+
 def nearest(word: str, words: Sequence[str]) -> str:
-    """ "did you mean 'x'?" where some word is near enough, else the list of all."""
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(sorted(words))}"
+    """ "did you mean 'x'?" where some word is near enough, else all of them, if they are few."""
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.7)  # a slip of the finger, not another word
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"there are: {', '.join(sorted(words))}" if len(words) <= FEW else "`kedge settings` prints all there are"
 
 
 def _readable(error: ValidationError, cls: type[Config]) -> ConfigError:

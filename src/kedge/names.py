@@ -38,18 +38,17 @@ _VLLM = f"{HERE_NOT_YET}: vLLM; kedge's own engine writes the answers, with the 
 _PACKING = f"{HERE_NOT_YET}: packing; micro-batches are sorted by length, so that there is little padding"
 _HUB = f"{HERE_NOT_YET}: push to the hub; the result is a plain Hugging Face folder"
 _MICRO = "all micro-batches are cut by tokens, `micro_batch_tokens`; how they are cut does not change the result"
-_ALL_PROCESSES = "of all processes together"
 _OPTIMISER = f"{HERE_NOT_YET}: kedge trains with AdamW, betas 0.9 and 0.999, eps 1e-5"
 _ADAM = "not a setting: AdamW has betas 0.9 and 0.999, eps 1e-5"
 _AUTOCAST = '`autocast = "bfloat16"` computes in it, `dtype = "bfloat16"` holds the weights in it too'
 _EVERY_STEP = "not needed: every step is a line of metrics.jsonl"
-_ROWS = "{0} = a file, a folder, or `org/name:split`"
+_ROWS = "a file, a folder, or `org/name:split`"
 _COMMAND = "not a setting: the command says it, `kedge sft | reward | ppo`"
 _COLUMNS = '`columns = { prompt = "the data\'s name" }` says what columns are called'
 _TRUNCATION = "PPO samples from the whole distribution; `kedge chat` and [evaluate] have it"
 _SAMPLER = f"{HERE_NOT_YET}: the policy is sampled as it is"
 _DROPOUT = "not a setting: dropout is off"
-_SELF = "not needed: the reference is the policy as the run began with it"
+_SELF = "not needed in [ppo]: the reference is the policy as the run began with it"
 _MULTITURN = f"{HERE_NOT_YET}: answers of several turns, tools"
 
 NAMES: tuple[Name, ...] = (
@@ -61,7 +60,7 @@ NAMES: tuple[Name, ...] = (
     _name("pretrain", OPEN, sft="model", reward="model", ppo="policy"),
     _name("sft_model_path", f"{TRL} PPO", ppo="policy"),
     _name("actor_model", "DeepSpeed-Chat", ppo="policy"),
-    _name("ref_model", f"{TRL}, {FACTORY}", _SELF),
+    _name("ref_model", f"{TRL}, {FACTORY}", _SELF, evaluate="baseline"),
     _name("ref_policy", TRL, _SELF),
     _name("reward_model_path", f"{TRL} PPO", ppo="reward"),
     _name("reward_model", FACTORY, ppo="reward"),
@@ -76,11 +75,11 @@ NAMES: tuple[Name, ...] = (
     _name("tokenizer_name", HF, training="tokenizer", evaluate="tokenizer"),
     _name("tokenizer_name_or_path", HF, training="tokenizer", evaluate="tokenizer"),
     _name("processing_class", f"{HF}, {TRL}", training="tokenizer", evaluate="tokenizer"),
-    _name("dataset", FACTORY, _ROWS.format("data"), sft="data", reward="data", ppo="prompts", evaluate="prompts"),
-    _name("dataset_name", TRL, _ROWS.format("data"), sft="data", reward="data", ppo="prompts", evaluate="prompts"),
-    _name("train_dataset", f"{HF}, {TRL}", _ROWS.format("data"), sft="data", reward="data", ppo="prompts"),
-    _name("train_files", VERL, _ROWS.format("data"), sft="data", reward="data", ppo="prompts"),
-    _name("prompt_data", OPEN, _ROWS.format("prompts"), ppo="prompts"),
+    _name("dataset", FACTORY, _ROWS, sft="data", reward="data", ppo="prompts", evaluate="prompts"),
+    _name("dataset_name", TRL, _ROWS, sft="data", reward="data", ppo="prompts", evaluate="prompts"),
+    _name("train_dataset", f"{HF}, {TRL}", _ROWS, sft="data", reward="data", ppo="prompts"),
+    _name("train_files", VERL, _ROWS, sft="data", reward="data", ppo="prompts"),
+    _name("prompt_data", OPEN, _ROWS, ppo="prompts"),
     _name("dataset_train_split", TRL, "the split follows the name: `org/name:split`"),
     _name("eval_dataset", f"{HF}, {TRL}, {FACTORY}", sft="eval_data", reward="eval_data", ppo="eval_prompts"),
     _name("val_files", VERL, sft="eval_data", reward="eval_data", ppo="eval_prompts"),
@@ -344,7 +343,22 @@ NAMES: tuple[Name, ...] = (
     _name("use_sde", SB3, f"{HERE_NOT_YET}: state-dependent exploration"),
 )  # fmt: skip
 
-_BY_NAME = {name.theirs: name for name in NAMES}
+OWN: tuple[Name, ...] = (
+    _name("policy", "kedge", sft="model", reward="model", ppo="policy"),
+    _name("model", "kedge", sft="model", reward="model", ppo="policy"),
+    _name("data", "kedge", sft="data", reward="data", ppo="prompts"),
+    _name("prompts", "kedge", sft="data", reward="data", ppo="prompts"),
+    _name("eval_data", "kedge", sft="eval_data", reward="eval_data", ppo="eval_prompts"),
+    _name("eval_prompts", "kedge", sft="eval_data", reward="eval_data", ppo="eval_prompts"),
+    _name("steps", "kedge", sft="epochs", reward="epochs"),
+    _name("epochs", "kedge", ppo="steps"),
+    _name("reward", "kedge", ppo="reward"),
+    _name("metrics", "kedge", ppo="metrics"),
+    *(_name(each, "kedge", training=each) for each in ("tokenizer", "columns", "eval_size", "run", "resume")),
+)  # fmt: skip
+"""Names of kedge's own that stand in another table, or beside a config in Python."""
+
+_BY_NAME = {name.theirs: name for name in (*NAMES, *OWN)}
 
 TABLES: Mapping[str, str] = {
     "grpo": 'GRPO is [ppo] with advantage_estimator = "grpo" and num_generations = 8',
@@ -371,6 +385,8 @@ def elsewhere(key: str, stage: str, settings: Container[str]) -> str | None:
     if name is None:
         return None
     ours = name.ours.get(stage)
+    if ours == key:
+        return "an argument of the trainer and no setting"
     if ours is not None:
         argument = "" if ours in settings else ", an argument of the trainer and no setting"
         return f"kedge's name for it is {ours!r}{argument}" + (f" ({name.note})" if name.note else "")

@@ -241,9 +241,14 @@ def _of_a_table(assignment: str, written: Mapping[str, Any], stage: str | None) 
     """
     key, _, rest = assignment.strip().partition("=")
     first = key.strip().split(".")[0]
+    if stage in written and key.strip() == first in STAGES[stage].model_fields:  # `reward` is a table's name too
+        return f"{stage}.{assignment.strip()}"
     if not rest or not first or first in ("name", "needs", *STAGES, *written, *TABLES):
         return assignment
-    having = [table for table in STAGES if table in written and first in STAGES[table].model_fields]
+    tables_here = [table for table in STAGES if table in written]
+    if stage is None and len(tables_here) == 1:
+        stage = tables_here[0]
+    having = [table for table in tables_here if first in STAGES[table].model_fields]
     if stage in having or (stage in written and not having and "." not in key):
         return f"{stage}.{assignment.strip()}"  # what no table knows is refused there, by a name that may be known
     tables = [f"{table}.{assignment.strip()}" for table in having]

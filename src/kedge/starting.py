@@ -71,10 +71,12 @@ def read_texts(source: str | Path, column: str | None = None) -> Iterator[str]:
     """Every text of a data source, whatever shape its rows have; of a ``.txt`` file its lines.
 
     Raises:
-        DataError: nothing there, or no column that holds texts.
+        DataError: nothing there, or no column that holds texts. ConfigError: a column of a ``.txt`` file.
     """
     path = Path(source).expanduser()
     if path.suffix.lower() == ".txt":
+        if column:
+            raise ConfigError(f"column: {source} has lines and no columns; take it out")
         if not path.is_file():
             raise DataError(f"{source}: no such file or folder")
         try:

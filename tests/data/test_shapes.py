@@ -37,6 +37,11 @@ ALPACA = {"instruction": "add", "input": "2+2", "output": "4", "history": [["hi"
             "a",
         ),
         ({"conversations": chat("user: u", "assistant: a")}, chat("user: u"), "a"),
+        (
+            ALPACA | {"text": "Below is ..."},
+            chat("system: be short", "user: hi", "assistant: yes?", "user: add\n2+2"),
+            "4",
+        ),
     ],
 )
 def test_demonstrations_and_prompts(columns, prompt, answer):
@@ -86,6 +91,12 @@ def test_preferences(columns, whole):
         (demonstrations, {"conversations": []}, "'conversations' must be a list"),
         (demonstrations, {"conversations": ["hi"]}, "'conversations' holds {'from', 'value'}, not 'hi'"),
         (demonstrations, {"conversations": [{"from": "gpt"}]}, "'conversations' holds {'from', 'value'}"),
+        (
+            demonstrations,
+            {"conversations": [*turns("human: hi"), {"from": "gpt", "value": {"a": 1}}]},
+            "no text: .*'a'",
+        ),
+        (prompts, {"conversations": [{"from": "human", "value": 3}]}, "content is no text: '3'"),
         (demonstrations, {"conversations": turns("bob: hi")}, "a turn from 'bob'; kedge knows system, human"),
         (demonstrations, {"conversations": turns("human: hi")}, "must end with the assistant's answer"),
         (demonstrations, {"instruction": "add"}, "'instruction' without an 'output' to learn"),

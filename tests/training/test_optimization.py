@@ -49,7 +49,7 @@ def test_schedule(kind, warmup, total, factors):
         ("warmup_stable_decay", {"num_decay_steps": 4}),
     ],
 )
-@pytest.mark.parametrize("warmup", [{}, {"warmup_steps": 3}, {"warmup_ratio": 0.25}])
+@pytest.mark.parametrize("warmup", [{}, {"warmup_steps": 3}, {"warmup_ratio": 0.2}])
 def test_schedules_are_those_of_transformers(kind, options, warmup):
     """But for the warm-up, in which theirs has a first step of rate 0."""
     optimizer = torch.optim.SGD([Parameter(torch.zeros(1))], lr=1e-3)
@@ -70,6 +70,12 @@ def test_schedules_are_those_of_transformers(kind, options, warmup):
         (
             {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"powr": 2}},
             "lr_scheduler_kwargs: .'powr': 2. with lr_scheduler_type='polynomial': .*'powr'",
+        ),
+        ({"lr_scheduler_type": "inverse_sqrt", "lr_scheduler_kwargs": {"timescale": 0}}, "timescale': 0.*division"),
+        ({"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"power": "x"}}, "'power': 'x'. with .*str"),
+        (
+            {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1.0}, "learning_rate": 1e-4},
+            "learning rate would be .* times learning_rate",
         ),
         ({"lr_scheduler_kwargs": {"power": 2}}, "lr_scheduler_kwargs: not used with lr_scheduler_type='linear'"),
         ({"lr_scheduler_type": "reduce_lr_on_plateau"}, "lr_scheduler_type: .*'linear'"),

@@ -18,6 +18,10 @@ from kedge.errors import ConfigError
         ({"missing_eos_penalty": 1.0, "cutoff": "mask"}, "missing_eos_penalty: not used with cutoff='mask'"),
         ({"critic": "shared", "critic_init": "reward"}, "critic_init: not used with critic='shared'"),
         ({"kl_coef": 0, "kl_in": "loss"}, "kl_in: 'loss' is not used with kl_coef=0; set kl_coef, or take kl_in out"),
+        (
+            {"scale_rewards": True, "advantage_estimator": "grpo", "num_generations": 8, "kl_coef": 0},
+            "scale_rewards: changes nothing.*'dr_grpo'",
+        ),
         ({"vf_coef": 0, "cliprange_value": 0.2}, r"cliprange_value: not used with vf_coef=0\.0; set vf_coef"),
         ({"steps": True}, "steps: a number, and not true"),
         ({"keep_last": 3}, "keep_last: not used with checkpoint_every=0; set checkpoint_every, or take keep_last out"),

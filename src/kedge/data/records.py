@@ -175,6 +175,12 @@ def _text(value: Any, row: Row, name: str) -> Text:
         and value
         and all(isinstance(m, dict) and m.get("role") and m.get("content") is not None for m in value)
     ):
+        for message in value:
+            if not isinstance(message["content"], str):  # a template would write it out as Python does
+                raise DataError(
+                    f"{row.origin}: column {name!r} has a message whose content is no text: "
+                    f"{str(message['content'])[:60]!r}; of parts, take the text"
+                )
         return list(value)
     raise DataError(
         f"{row.origin}: column {name!r} must be text or a list of messages with 'role' and 'content', "

@@ -76,7 +76,7 @@ def _is_sharegpt(row: Row) -> bool:
 
 
 def _is_alpaca(row: Row) -> bool:
-    own = {"messages", "prompt", "text", "conversations"}
+    own = {"messages", "prompt", "conversations"}
     return row.columns.get("instruction") is not None and not own & row.columns.keys()
 
 

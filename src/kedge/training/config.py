@@ -91,10 +91,15 @@ class TrainingConfig(Config):
         if self.warmup_ratio and self.warmup_steps:
             raise ValueError("warmup_ratio: not used with warmup_steps; take one of them out")
         if self.lr_scheduler_type in WITH_OPTIONS:
-            options = self.lr_scheduler_kwargs
-            transformers_factor(
-                self.lr_scheduler_type, 0, warmup=1, total=10**9, rate=self.learning_rate, options=options
-            )
+            for step in (0, 1, 10**5, 10**9 - 1):  # some options are not looked at before the end
+                transformers_factor(
+                    self.lr_scheduler_type,
+                    step,
+                    warmup=1,
+                    total=10**9,
+                    rate=self.learning_rate,
+                    options=self.lr_scheduler_kwargs,
+                )
         return self
 
     def warmup(self, total_steps: int) -> int:

@@ -30,12 +30,18 @@ def transformers_factor(
     """Factor on the peak learning rate ``rate`` at ``step`` of ``total``, as transformers has it.
 
     Raises:
-        ConfigError: options that the schedule does not have, or lacks.
+        ConfigError: options that the schedule does not have, or lacks, or that raise the rate above its peak.
     """
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=rate)
     try:
         factor = get_scheduler(kind, optimizer, warmup, total, dict(options)).lr_lambdas[0](step)
-    except (TypeError, ValueError) as error:
-        told = str(error).rpartition("() ")[2]
-        raise ConfigError(f"lr_scheduler_kwargs: {dict(options)} with lr_scheduler_type={kind!r}: {told}") from None
-    return float(factor)
+        factor = float(factor)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise _refused(kind, options, str(error).rpartition("() ")[2]) from None
+    if not 0 <= factor <= 1 + 1e-9:
+        raise _refused(kind, options, f"the learning rate would be {factor:g} times learning_rate")
+    return factor
+
+
+def _refused(kind: str, options: Mapping[str, int | float | str], why: str) -> ConfigError:
+    return ConfigError(f"lr_scheduler_kwargs: {dict(options)} with lr_scheduler_type={kind!r}: {why}")

@@ -70,7 +70,7 @@ def sampler(patient: Patient) -> Finding:
     found = f"largest difference {worst:.2g} nats over {int(rollouts.response_mask.sum())} tokens (at most {limit:g})"
     if worst <= limit:
         return Finding("sampler and forward pass agree", "pass", found)
-    remedy = 'try dtype = "float32", autocast = "none", or attn_implementation = "eager" in the model\'s config'
+    remedy = 'try dtype = "float32", autocast = "none", or attn_implementation = "eager"'
     return Finding("sampler and forward pass agree", "fail", found, remedy)
 
 

@@ -105,7 +105,8 @@ class PPOConfig(TrainingConfig):
     missing_eos_penalty: float = Field(1.0, gt=0)
     """Taken off the score of a cut-off answer."""
     scale_rewards: bool = False
-    """Divide scores by their running standard deviation."""
+    """Divide scores by their running standard deviation. (TRL's GRPO means its groups' by that name: ``grpo`` always
+    divides by those, ``dr_grpo`` never.)"""
     clip_rewards: float | None = Field(None, gt=0)
     """Clip scores to at most this far from 0, after scaling."""
     whiten_rewards: bool = False
@@ -153,6 +154,11 @@ class PPOConfig(TrainingConfig):
             raise ValueError(
                 f"micro_batch_tokens: {self.micro_batch_tokens} does not hold one answer of "
                 f"response_length={self.response_length} and its prompt; try {2 * self.response_length}"
+            )
+        if self.scale_rewards and self.advantage_estimator == "grpo" and (self.kl_in == "loss" or self.kl_coef == 0):
+            raise ValueError(
+                "scale_rewards: changes nothing, for grpo divides by the deviation of each prompt's answers; take it "
+                "out (TRL's scale_rewards=False is advantage_estimator='dr_grpo')"
             )
         if self.kl_in == "loss" and self.kl_coef == 0:
             raise ValueError("kl_in: 'loss' is not used with kl_coef=0; set kl_coef, or take kl_in out")

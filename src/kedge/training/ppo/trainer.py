@@ -116,6 +116,7 @@ class PPO:
         self.prompts, self.eval_prompts, self.notes = prepare_prompts(self.policy, config, train, held)
         longest = max(len(prompt.ids) for prompt in [*self.prompts, *self.eval_prompts]) + config.response_length
         self.config = config = with_micro_batch(config, self.policy.model, longest, run, "ppo", tell=self.progress)
+        schedule(config, config.steps - 1, config.steps)  # says what its options lack
         loading = {name: value for name, value in config.loading.items() if name != "dtype"}
         self.reward = build_reward(reward, **loading)
         self.judges = {"score": self.reward} | named_judges(metrics, **loading)
