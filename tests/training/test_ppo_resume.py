@@ -3,9 +3,12 @@
 import json
 import linecache
 import sys
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,6 +22,7 @@ from kedge.recipe import Recipe
 from kedge.rewards.build import RewardSpec
 from kedge.rewards.foreign import import_function
 from kedge.tracking import RunFolder
+from kedge.training.fingerprints import of_rows
 
 PROMPTS = ["the cat", "a dog ran", "Once upon", "red house", "the mat and", "a little ship"]
 SMALL = {"batch_size": 4, "mini_batch_size": 2, "num_ppo_epochs": 2, "response_length": 6, "learning_rate": 3e-3}
@@ -244,6 +248,16 @@ class TestGivenOthers:
         make_ppo(judge(first.replace("1.0", "2.0")), resume=True, **kwargs).train()
         assert (tmp_path / "run/fingerprints.json").is_file()
 
+    def test_what_a_function_is_given_belongs_to_it(self, make_ppo, tmp_path):
+        def scaled(completions, by):
+            return [by * len(c) for c in completions]
+
+        kwargs = {"settings": self.KEPT, "run": tmp_path / "run"}
+        make_ppo(partial(scaled, by=1.0), **kwargs).train()
+        with pytest.raises(ConfigError, match="began with another reward"):
+            make_ppo(partial(scaled, by=-1.0), resume=True, **kwargs)
+        make_ppo(partial(scaled, by=1.0), resume=True, **kwargs)
+
     def test_what_is_typed_in_has_no_source(self, make_ppo, tmp_path):
         functions = [eval("lambda completions: [1.0 * len(c) for c in completions]") for _ in range(2)]
         kwargs = {"settings": self.KEPT, "run": tmp_path / "run"}
@@ -315,6 +329,13 @@ class TestFromPythonAgain:
         with pytest.raises(ConfigError, match=said):
             PPO.resume(tmp_path / "run", reward=by_letters, prompts=PROMPTS, **given)
 
+    def test_rows_with_odd_cells(self):
+        cells = [{1: "a", "b": 2}, {("a", "b"): 2}, np.int64(1), np.int64(2), datetime(2026, 1, 1), {"a": 1}, {"a": 2}]
+        cells.append([])
+        cells[-1].append(cells[-1])
+        found = [of_rows([cell]) for cell in cells]
+        assert len({*found}) == len(cells) - 2  # of the first two and the last nothing is told
+
     def test_no_run(self, tmp_path):
         with pytest.raises(ConfigError, match="no run to go on with"):
             PPO.resume(tmp_path / "none")
@@ -341,6 +362,8 @@ class TestFromPythonAgain:
         with pytest.raises(ConfigError, match=r"began with another model\n"):
             job.resume(tmp_path / "run", data=rows)
         save_file(weights, model / "model.safetensors", {"format": "pt"})
+        with pytest.raises(ConfigError, match=rf"{job.config_class.STAGE}\.learning_rate was \S+ and is 0\.01 now"):
+            job(model, rows, settings.model_copy(update={"learning_rate": 0.01}), run=tmp_path / "run", resume=True)
         resumed = job.resume(tmp_path / "run", data=rows, epochs=3, progress=False)
         assert (resumed.step_done, resumed.total_steps) == (6, 9)
         resumed.train()

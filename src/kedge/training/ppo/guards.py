@@ -186,7 +186,7 @@ GUARDS = (
         "update_kl",
         _is("policy/update_kl"),
         "one update moved the policy by {value:.2g} nats a token (limit {limit:g}): it is soon another one",
-        "lower learning_rate (`kedge doctor` finds one that does), or set target_kl",
+        "lower learning_rate (`kedge doctor` finds one that does), raise mini_batch_size, or set a smaller target_kl",
     ),
     Guard(
         "lr_scale",

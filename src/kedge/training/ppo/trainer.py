@@ -463,7 +463,7 @@ class PPO:
         self.optimizer.load_state_dict(state["optimizer"])
         self.kl_controller.coefficient = state["kl_coefficient"]
         self.reward_moments = RunningMoments(**state["reward_moments"])
-        self.region.scale = state["learning_rate_scale"]
+        self.region.scale = state.get("learning_rate_scale", 1.0)  # older checkpoints have none
         self.guards.load_state_dict(state["guards"])
         self.left_out.in_a_row = state["left_out"]
         self.timer.seconds = state["seconds"]
