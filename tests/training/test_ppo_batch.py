@@ -115,6 +115,17 @@ def test_kl_is_taken_off_each_token_of_the_answer():
     assert batch.returns.tolist() == near([0, 0, 0.9419625, 0.97575, 0.985], [0] * 5)
 
 
+@pytest.mark.parametrize("kind", ["grpo", "reinforce++"])
+def test_answers_of_equal_scores_teach_nothing(kind):
+    """Their KL from the reference, or its rounding, is not divided up to the size of an advantage."""
+    config = PPOConfig(advantage_estimator=kind, num_generations=2)
+    ref = ROLLOUTS.logprobs - torch.tensor([[0, 0, 0, 0, 1e-4], [0, 0, 0, 0, 0]])
+    for score, differs in ((2.0, False), (2.5, True)):
+        reward = torch.tensor([[0, 0, 0, 0, 2.0], [0, 0, score, 0, 0]])
+        batch = estimate_advantages(ROLLOUTS, reward, ref, None, torch.zeros(2, dtype=bool), 0.05, config)
+        assert bool(batch.advantages.any()) == differs
+
+
 def test_kl_in_the_loss_leaves_the_rewards_alone():
     ref = ROLLOUTS.logprobs - 1.0
     batch = estimate([[0, 0, 0, 0, 1.0], [0] * 5], ref=ref, kl_coef=0.5, kl_in="loss", lam=1.0)

@@ -83,7 +83,7 @@ def estimate_advantages(
         values: ``[B, L]``; None without a critic, where an answer is compared with the others to its prompt.
         cut_off: ``[B]`` bool. kl_coef: the controller's coefficient now.
     """
-    mask = rollouts.response_mask
+    mask, scores = rollouts.response_mask, rewards
     if config.kl_in == "reward":
         rewards = rewards - kl_coef * kl(rollouts.logprobs, ref_logprobs)
     if config.cutoff == "mask":
@@ -92,8 +92,15 @@ def estimate_advantages(
         rewards = whiten(rewards, mask, shift_mean=False)
     returns = None
     if values is None:
-        earned = rewards.masked_fill(~rollouts.response_mask, 0.0).sum(-1)
-        answers = group_advantages(earned, config.num_generations, kind=config.advantage_estimator)
+        scored, earned = (each.masked_fill(~rollouts.response_mask, 0.0).sum(-1) for each in (scores, rewards))
+        kind = config.advantage_estimator
+        answers = group_advantages(earned, config.num_generations, kind=kind)
+        if kind in ("grpo", "reinforce++"):  # else the KL alone, or its rounding, would be divided up to full strength
+            groups = scored.reshape(
+                -1 if kind == "grpo" else 1, config.num_generations if kind == "grpo" else len(scored)
+            )
+            differ = groups.amax(-1, keepdim=True) > groups.amin(-1, keepdim=True)
+            answers = answers * differ.expand_as(groups).reshape(-1)
         advantages = torch.where(mask, answers[:, None], 0.0)
     else:
         advantages, returns = token_gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)
