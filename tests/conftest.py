@@ -91,7 +91,7 @@ def processes():
         first = context.Process(target=time.sleep, args=(0,))  # the imports are no part of a run
         first.start()
         first.join()
-        yield context
+    return context
 
 
 @pytest.fixture(scope="session")

@@ -148,6 +148,10 @@ def long_prompt(world):
     (world / "prompts.jsonl").write_text(json.dumps({"prompt": "the cat " * 200, "answer": "1"}) + "\n")
 
 
+def one_table(world):
+    (world / "one.toml").write_text('[ppo]\npolicy = "model"\nprompts = "prompts.jsonl"\nreward = "rewards:ends"\n')
+
+
 def no_tokenizer(world):
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         (world / "model" / name).unlink(missing_ok=True)
@@ -167,6 +171,7 @@ def no_template(world):
         (None, "sft r.toml kl_coef=0.1", ["[sft] has no 'kl_coef'", "write ppo.kl_coef=0.1"]),
         (None, "plan r.toml batch_size=8", ["write sft.batch_size=8 or reward.batch_size=8 or ppo.batch_size=8"]),
         (None, "ppo r.toml reward=nowhere:f", ["nowhere:f"]),
+        (one_table, "plan one.toml beta=0.1", ["[ppo]", "beta", "'kl_coef'"]),
         (None, "plan r.toml kl_coef=much", ["[ppo]", "kl_coef", "'much'"]),
         (None, "ppo r.toml grpo.steps=3", ["'grpo'", 'advantage_estimator = "grpo"']),
         (None, "ppo r.toml ppoo.kl_coef=0.1", ["'ppoo'", "did you mean 'ppo'?"]),

@@ -44,10 +44,8 @@ def test_the_page_is_what_the_table_gives():
     [
         (PPOConfig, "max_completion_length", "kedge's name for it is 'response_length'"),
         (PPOConfig, "beta", "'kl_coef'"),
-        (PPOConfig, "reward", "an argument of the trainer and no setting"),
-        (SFTConfig, "eval_size", "an argument of the trainer and no setting"),
         (SFTConfig, "policy", "'model', an argument of the trainer"),
-        (SFTConfig, "steps", "'epochs'"),
+        (SFTConfig, "steps", "'epochs' .passes over the data, not steps"),
         (PPOConfig, "kl_penalty", "unknown key; `kedge settings` prints all"),
         (PPOConfig, "epsilon", "'cliprange'"),
         (PPOConfig, "loss_type", "'advantage_estimator'"),
@@ -74,6 +72,13 @@ def test_the_page_is_what_the_table_gives():
 def test_what_they_are_told(config, key, said):
     with pytest.raises(ConfigError, match=f"^{key}: .*{said}"):
         config(**{key: 1})
+
+
+@pytest.mark.parametrize(("config", "key"), [(PPOConfig, "reward"), (SFTConfig, "eval_size")])
+def test_an_argument_is_called_one(config, key):
+    with pytest.raises(ConfigError) as error:
+        config(**{key: 1})
+    assert str(error.value) == f"{key}: an argument of the trainer and no setting"
 
 
 def test_a_recipe_knows_its_own_arguments():

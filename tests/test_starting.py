@@ -83,6 +83,14 @@ def test_what_cannot_be(kedge, texts, tmp_path, words, said):
     assert re.search(said, " ".join(err.split())), err
 
 
+@pytest.mark.parametrize(
+    ("words", "given"), [("", ""), ("other", " model=other/model data=other/data/demonstrations.jsonl")]
+)
+def test_what_to_type_after_the_desk(kedge, monkeypatch, words, given):
+    monkeypatch.setattr("kedge.starting.new_desk", lambda folder, seed: None)
+    assert kedge("new", "desk", *words.split())[1].endswith(f"next: kedge sft recipes/desk-sft.toml{given}\n")
+
+
 def test_the_desk(desk):
     assert AutoTokenizer.from_pretrained(desk / "model").chat_template
     assert {path.stem for path in (desk / "data").iterdir()} >= {"demonstrations", "preferences", "prompts-heldout"}

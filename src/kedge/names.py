@@ -350,11 +350,14 @@ OWN: tuple[Name, ...] = (
     _name("prompts", "kedge", sft="data", reward="data", ppo="prompts"),
     _name("eval_data", "kedge", sft="eval_data", reward="eval_data", ppo="eval_prompts"),
     _name("eval_prompts", "kedge", sft="eval_data", reward="eval_data", ppo="eval_prompts"),
-    _name("steps", "kedge", sft="epochs", reward="epochs"),
-    _name("epochs", "kedge", ppo="steps"),
+    _name("steps", "kedge", "passes over the data, not steps", sft="epochs", reward="epochs"),
+    _name("epochs", "kedge", "rollouts of batch_size prompts, not passes over them", ppo="steps"),
     _name("reward", "kedge", ppo="reward"),
     _name("metrics", "kedge", ppo="metrics"),
-    *(_name(each, "kedge", training=each) for each in ("tokenizer", "columns", "eval_size", "run", "resume")),
+    *(
+        _name(each, "kedge", training=each)
+        for each in ("tokenizer", "columns", "eval_size", "run", "resume", "overwrite")
+    ),
 )  # fmt: skip
 """Names of kedge's own that stand in another table, or beside a config in Python."""
 

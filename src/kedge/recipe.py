@@ -241,10 +241,12 @@ def _of_a_table(assignment: str, written: Mapping[str, Any], stage: str | None) 
     """
     key, _, rest = assignment.strip().partition("=")
     first = key.strip().split(".")[0]
+    if not rest or not first:
+        return assignment
     # `reward` is a table's name too, so the command's own settings come first.
     if stage is not None and stage in written and key.strip() == first in STAGES[stage].model_fields:
         return f"{stage}.{assignment.strip()}"
-    if not rest or not first or first in ("name", "needs", *STAGES, *written, *TABLES):
+    if first in ("name", "needs", *STAGES, *written, *TABLES):
         return assignment
     tables_here = [table for table in STAGES if table in written]
     if stage is None and len(tables_here) == 1:

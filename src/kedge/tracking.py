@@ -278,9 +278,8 @@ class RunFolder:
         by_content = (self.path / FINGERPRINTS_FILE).is_file()
         for key in sorted(before.keys() | now.keys()):
             may_change = key.rpartition(".")[2] in MAY_CHANGE or ".guards." in key
-            if not SOURCES.isdisjoint(
-                key.split(".")[1:]
-            ):  # the first is the table's; those of an older run are known by name, or not at all
+            names = key.split(".")[1:]  # without the table's, for [reward] is one
+            if not SOURCES.isdisjoint(names):  # those of an older run are known by name, or not at all
                 may_change = by_content or key not in before or key not in now
             if not may_change and before.get(key) != now.get(key):
                 raise ConfigError(

@@ -126,6 +126,18 @@ def test_answers_of_equal_scores_teach_nothing(kind):
         assert bool(batch.advantages.any()) == differs
 
 
+def test_each_group_by_itself():
+    """2 and 2 teach nothing, 3 and 7 do; for the whole batch of REINFORCE++ all four differ."""
+    twice = Rollouts(*(torch.cat([part, part]) for part in vars(ROLLOUTS).values()))
+    reward = torch.zeros(4, 5)
+    reward[[0, 1, 2, 3], [4, 2, 4, 2]] = torch.tensor([2.0, 2.0, 3.0, 7.0])
+    ref = twice.logprobs - torch.tensor([0.0, 0.0, 0.01, 0.0, 0.02])
+    for kind, teaching in (("grpo", [False, False, True, True]), ("reinforce++", [True] * 4)):
+        config = PPOConfig(advantage_estimator=kind, num_generations=2)
+        batch = estimate_advantages(twice, reward, ref, None, torch.zeros(4, dtype=bool), 0.05, config)
+        assert batch.advantages.any(-1).tolist() == teaching
+
+
 def test_kl_in_the_loss_leaves_the_rewards_alone():
     ref = ROLLOUTS.logprobs - 1.0
     batch = estimate([[0, 0, 0, 0, 1.0], [0] * 5], ref=ref, kl_coef=0.5, kl_in="loss", lam=1.0)

@@ -25,8 +25,8 @@ UNSEEN = [
     Mutant(
         "masked-answers-earn-nothing",
         BATCH,
-        "rewards.masked_fill(~rollouts.response_mask, 0.0)",
-        "rewards.masked_fill(~mask, 0.0)",
+        "each.masked_fill(~rollouts.response_mask, 0.0)",
+        "each.masked_fill(~mask, 0.0)",
         BATCHES,
         "what a cut-off answer earned is 0 to those that are compared with it",
     ),

@@ -37,7 +37,7 @@ def of_weights(module: nn.Module) -> str:
 
 
 def of_rows(rows: Iterable[Any]) -> str:
-    """Of data: their number, order and content, of which JSON tells the values and of anything else the type."""
+    """Of data: their number, order and content, as far as it is plain."""
     sums, count = hashlib.sha256(), 0
     for row in rows:
         sums.update(_plainly(row).encode())
@@ -59,22 +59,19 @@ def _of_reward(reward: Reward) -> str:
     if isinstance(reward, ModelReward):
         return of_weights(reward.model.model)
     function: Any = reward.function if isinstance(reward, FunctionReward) else reward
-    held = []
+    given = ""
     while isinstance(function, partial):
-        held += [function.args, function.keywords]
+        given += _plainly([function.args, function.keywords])
         function = function.func
     source = function if inspect.isroutine(function) else type(function)
-    if source is not function:
-        held.append(getattr(function, "__dict__", {}))
-    told = _plainly(held) if any(held) else ""
     try:
-        return f"source {_short(hashlib.sha256((inspect.getsource(inspect.unwrap(source)) + told).encode()))}"
+        return f"source {_short(hashlib.sha256((inspect.getsource(inspect.unwrap(source)) + given).encode()))}"
     except (OSError, TypeError):  # typed in, or not written in Python
         return f"source {UNKNOWN}"
 
 
 def _plainly(value: Any) -> str:
-    """As JSON: numbers and texts by value, of anything else the type."""
+    """As JSON: numbers, times and texts by value, of anything else the type."""
     try:
         return json.dumps(value, sort_keys=True, default=_cell)
     except (TypeError, ValueError):  # keys that are no text or of several kinds, or a value inside itself

@@ -110,7 +110,6 @@ class Supervised(ABC):
                 f"warmup_steps: {config.warmup_steps} of {self.total_steps} steps never reach learning_rate; at most "
                 f"{self.total_steps - 1}"
             )
-        schedule(config, self.total_steps - 1, self.total_steps)  # says what its options lack
         for key in ("eval_every", "best_metric"):
             if getattr(config, key) and not self.held_out:
                 raise ConfigError(f"{key}: not used without held-out rows; set eval_data or eval_size, or take it out")

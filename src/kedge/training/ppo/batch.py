@@ -96,11 +96,9 @@ def estimate_advantages(
         kind = config.advantage_estimator
         answers = group_advantages(earned, config.num_generations, kind=kind)
         if kind in ("grpo", "reinforce++"):  # else the KL alone, or its rounding, would be divided up to full strength
-            groups = scored.reshape(
-                -1 if kind == "grpo" else 1, config.num_generations if kind == "grpo" else len(scored)
-            )
-            differ = groups.amax(-1, keepdim=True) > groups.amin(-1, keepdim=True)
-            answers = answers * differ.expand_as(groups).reshape(-1)
+            groups = scored.reshape(-1, config.num_generations if kind == "grpo" else len(scored))
+            differ = groups.amax(-1) > groups.amin(-1)
+            answers = answers * differ.repeat_interleave(groups.shape[-1])
         advantages = torch.where(mask, answers[:, None], 0.0)
     else:
         advantages, returns = token_gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)

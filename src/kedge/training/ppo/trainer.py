@@ -116,7 +116,6 @@ class PPO:
         self.prompts, self.eval_prompts, self.notes = prepare_prompts(self.policy, config, train, held)
         longest = max(len(prompt.ids) for prompt in [*self.prompts, *self.eval_prompts]) + config.response_length
         self.config = config = with_micro_batch(config, self.policy.model, longest, run, "ppo", tell=self.progress)
-        schedule(config, config.steps - 1, config.steps)  # says what its options lack
         loading = {name: value for name, value in config.loading.items() if name != "dtype"}
         self.reward = build_reward(reward, **loading)
         self.judges = {"score": self.reward} | named_judges(metrics, **loading)
@@ -463,7 +462,7 @@ class PPO:
         self.optimizer.load_state_dict(state["optimizer"])
         self.kl_controller.coefficient = state["kl_coefficient"]
         self.reward_moments = RunningMoments(**state["reward_moments"])
-        self.region.scale = state.get("learning_rate_scale", 1.0)  # older checkpoints have none
+        self.region.scale = state["learning_rate_scale"]
         self.guards.load_state_dict(state["guards"])
         self.left_out.in_a_row = state["left_out"]
         self.timer.seconds = state["seconds"]
