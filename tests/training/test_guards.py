@@ -1,5 +1,7 @@
 """Each guard speaks of its own trouble, when it is due and once; a pause keeps everything and stops."""
 
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -405,6 +407,20 @@ class TestNotFinite:
         assert event["message"].startswith("the evaluation after step 2 is left out: reward function 'reward' gave nan")
         assert "the evaluation after step 2 is left out" in capsys.readouterr().err
         assert [row["step"] for row in lines(tmp_path / "run", "metrics.jsonl") if "eval/score" in row] == [0, 4]
+
+    def test_at_the_last_evaluation(self, make_ppo, tmp_path, lines):
+        """The run ends as a run does, with its policy and its summary."""
+        scores = iter([1.0, float("nan")])
+
+        def late(prompts, completions):
+            return [next(scores)] * len(completions)
+
+        summary = make_ppo(run=tmp_path / "run", eval_size=2, metrics=[late]).train()
+        assert "before" not in summary
+        assert json.loads((tmp_path / "run/summary.json").read_text()) == summary
+        assert (tmp_path / "run/policy/model.safetensors").is_file()
+        [event] = lines(tmp_path / "run", "events.jsonl")
+        assert event["message"].startswith("the evaluation after step 2 is left out: reward function 'late' gave nan")
 
     def test_three_in_a_row_are_three_across_a_resume(self, make_ppo, tmp_path):
         def broken(**kwargs):

@@ -206,4 +206,4 @@ def test_a_minibatch_of_nothing_but_masked_answers_moves_nothing(make_update):
     setup.update()
     nothing, metrics = setup.moved(mask=torch.zeros_like(setup.batch.mask))
     assert nothing.eq(0).all()
-    assert metrics == {"policy/stopped_early": 0.0, "policy/updates": 0, "policy/lr_scale": 1.0}
+    assert metrics == {"policy/stopped_early": 0.0, "policy/updates": 0, "policy/lr_scale": 1.0, "lr": 0.01}

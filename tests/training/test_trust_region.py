@@ -65,10 +65,21 @@ def region(target=0.05, **state):
     return TrustRegion(optimizer, target, **state), weight
 
 
+def never():
+    pytest.fail("nothing to measure")
+
+
+def ended(held, *divergences):
+    """The end of an update that measures these, one after another; the last one again and again."""
+    found = [*divergences]
+    held.begin(lambda: found.pop(0) if len(found) > 1 else found[0])
+    return held.end()
+
+
 class TestRegion:
     def test_a_step_within_stays(self):
         held, weight = region()
-        assert held.end(0.04, lambda: pytest.fail("nothing to measure")) == 0.04
+        assert ended(held, 0.04) == 0.04
         assert weight.item() == pytest.approx(-1)
         assert held.scale == 1
 
@@ -76,43 +87,86 @@ class TestRegion:
     def test_one_beyond_is_shortened_until_it_is_within(self, steepness):
         held, weight = region()
         measure = lambda: steepness * weight.item() ** 2  # noqa: E731
-        ended = held.end(measure(), measure)
-        assert 0.02 < ended <= 0.05
-        assert ended == pytest.approx(measure())
+        held.begin(measure)
+        divergence = held.end()
+        assert 0.02 < divergence <= 0.05
+        assert divergence == pytest.approx(measure())
         assert -1 < weight.item() < 0
         assert held.optimizer.param_groups[0]["lr"] == pytest.approx(-weight.item(), rel=1e-3)
 
     def test_the_rate_falls_by_the_root_and_by_a_tenth_at_most(self):
         for divergence, scale in ((0.2, 0.5), (0.05 / 0.81, 0.9), (500.0, 0.1), (math.nan, 0.1), (math.inf, 0.1)):
             held, _ = region()
-            held.end(divergence, lambda: 0.0)
+            ended(held, divergence, 0.0)
             assert held.scale == pytest.approx(scale)
 
     @pytest.mark.parametrize("measured", [1.0, math.nan])
     def test_one_that_is_beyond_however_short_is_taken_back(self, measured):
         held, weight = region()
-        held.end(1.0, lambda: measured)
+        ended(held, measured)
         assert weight.item() == pytest.approx(0, abs=1e-6)
 
     def test_the_rate_rises_again_where_updates_stay_well_within(self):
         held, _ = region(scale=0.5)
         scales = []
         for divergence in (0.049, 0.026, 0.024, 0.0, 0.0):
-            held.end(divergence, lambda: 0.0)
+            ended(held, divergence)
             scales.append(held.scale)
         assert scales == pytest.approx([0.5, 0.5, 0.75, 1.0, 1.0])
         held.optimizer.param_groups[0]["lr"] = 0.2
         held.scale = 0.5
-        held.begin()
+        assert held.begin(never) == pytest.approx(0.1)
         assert held.optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
 
     def test_none_is_as_far_as_it_goes(self):
         held, weight = region(target=None, scale=0.5)
-        held.begin()
-        assert held.optimizer.param_groups[0]["lr"] == 1.0
-        assert not held.is_left(1e9)
-        assert held.end(1e9, lambda: 0.0) == 1e9
+        assert held.begin(lambda: 1e9) == 1.0
+        assert not held.is_left(1e9, 1)
+        assert held.end() == 1e9
         assert weight.item() == pytest.approx(-1)
+
+
+class TestWhenItIsMeasured:
+    """During an update: where a minibatch's own KL says that it is too far, or where it has too few answers to tell."""
+
+    @staticmethod
+    def asked(answers, own, measured=0.0):
+        """Before which minibatches it was measured, and before which it was left: ``own``, one after another."""
+        held, _ = region()
+        calls = []
+        held.begin(lambda: calls.append(None) or measured)
+        looked, left = [], []
+        for number, divergence in enumerate(own):
+            before = len(calls)
+            left += [number] * held.is_left(divergence, answers)
+            looked += [number] * (len(calls) > before)
+        return looked, left
+
+    @pytest.mark.parametrize("answers", [32, 64])
+    def test_many_answers_speak_for_themselves_and_are_not_the_last_word(self, answers):
+        own = [0.04, 0.06, 0.04, math.nan, 9.0]
+        assert self.asked(answers, own) == ([1, 3, 4], [])
+        assert self.asked(answers, own, measured=0.06) == ([1, 3, 4], [1, 2, 3, 4])
+        assert self.asked(answers, own, measured=math.nan) == ([1, 3, 4], [1, 2, 3, 4])
+
+    @pytest.mark.parametrize("answers, every", [(1, 32), (5, 7), (16, 2), (31, 2)])
+    def test_few_are_not_gone_by(self, answers, every):
+        assert self.asked(answers, [0.0] * 70)[0] == [*range(0, 70, every)]
+
+    @pytest.mark.parametrize("answers, every", [(1, 8), (3, 3), (8, 1)])
+    def test_few_that_are_alarmed_are_heeded_sooner(self, answers, every):
+        assert self.asked(answers, [1.0] * 20)[0] == [*range(0, 20, every)]
+
+    def test_the_end_does_not_measure_again_what_was_found(self):
+        held, _ = region()
+        found = [0.06, 0.01]
+        held.begin(lambda: found.pop(0))
+        assert held.is_left(0.2, 64)
+        assert held.end() == 0.01
+        assert held.scale == pytest.approx(math.sqrt(5 / 6))
+        held.begin(lambda: 0.03)  # the next update knows nothing of it
+        assert held.end() == 0.03
+        assert held.scale == pytest.approx(math.sqrt(5 / 6))
 
 
 def with_adam(make_update, learning_rate=1e-3, **settings):
@@ -132,6 +186,13 @@ def moved_by(setup, rows=slice(None)):
 
 
 class TestInAnUpdate:
+    # 32 of the 140 that have a mask: every 4.375th
+    SPREAD = (
+        [20, 24, 28, 33, 37, 41, 46]
+        + [90, 95, 99, 103, 108, 112, 116, 121, 125, 130, 134, 138]
+        + [143, 147, 151, 156, 160, 165, 169, 173, 178, 182, 186, 191, 195]
+    )
+
     @pytest.mark.parametrize("critic", ["separate", "shared"])
     @pytest.mark.parametrize("epochs", [1, 4])
     @pytest.mark.parametrize("learning_rate", [1e-2, 1.0])
@@ -146,6 +207,9 @@ class TestInAnUpdate:
         assert metrics["policy/update_kl"] == pytest.approx(moved_by(held), rel=1e-4)
         assert metrics["policy/lr_scale"] < 1
         assert metrics["policy/stopped_early"] == (epochs > 1)
+        assert metrics["lr"] == pytest.approx(learning_rate)  # that of the steps, not of the last one taken again
+        if epochs > 1:  # what the minibatch saw that found it too far
+            assert metrics["policy/approxkl_avg"] > 0.02
         assert all(weight.grad is None for weight in held.parameters)  # nothing left for the next step
 
     def test_a_policy_that_stays_where_it_is_has_not_moved(self, make_update):
@@ -174,15 +238,25 @@ class TestInAnUpdate:
             assert math.isfinite(moved_by(setup)) == finite
             assert (moved_by(setup) <= 0.05) == finite
 
-    def test_answers_that_are_masked_are_not_measured(self, make_update):
-        setup = with_adam(make_update, learning_rate=0.1, cutoff="mask")
+    def test_what_is_measured_is_spread_over_the_answers_that_are_trained_on(self, make_update):
+        """Not those that are masked, not the last minibatch's, not the first prompts'."""
+        setup = with_adam(make_update, learning_rate=0.1, cutoff="mask", batch_size=200, mini_batch_size=4)
         mask = setup.batch.mask.clone()
-        mask[[0, 1, 2]] = False
-        many = replace(setup.batch, mask=mask).rows([0, 1, 2] * 20 + [3])
-        setup.config = setup.config.model_copy(update={"mini_batch_size": 61})
-        setup.batch = many
-        assert setup.update()["policy/update_kl"] == pytest.approx(moved_by(setup), rel=1e-4)
-        assert moved_by(setup) > 0.1
+        mask[3] = False
+        setup.batch = replace(setup.batch, mask=mask).rows([3] * 20 + [0] * 30 + [3] * 40 + [1] * 50 + [2] * 60)
+        assert setup.update()["policy/update_kl"] == pytest.approx(moved_by(setup, self.SPREAD), rel=1e-4)
+        assert moved_by(setup, self.SPREAD) > 0.1
+
+    @pytest.mark.parametrize("size", [1, 2])
+    def test_small_minibatches_are_held_too(self, make_update, size):
+        """Each of them may see nothing: the whole step's answers do."""
+        settings = {"mini_batch_size": size, "num_ppo_epochs": 4, "learning_rate": 0.02}
+        free = with_adam(make_update, **settings)
+        free.update()
+        assert moved_by(free) > 0.5
+        held = with_adam(make_update, **settings, target_kl=0.05)
+        assert held.update()["policy/stopped_early"]
+        assert moved_by(held) <= 0.05
 
     def test_the_critic_is_not_held(self, make_update, vector):
         settings = {"critic": "separate", "learning_rate": 0.1}

@@ -223,7 +223,7 @@ class PPO:
                 self.step_done += 1
                 evaluation: Metrics = {}
                 if config.eval_every and self.step_done % config.eval_every == 0 and self.step_done < config.steps:
-                    evaluation = self._evaluate_on_the_way()
+                    evaluation = self._report_evaluation(self._evaluate_if_finite())
                 alarms = self._record(metrics | evaluation, bar)
                 self.keeper.after(self.step_done, evaluation)
                 bar.advance(*live_lines(metrics))
@@ -243,13 +243,13 @@ class PPO:
                 self.run.write_event(self.step_done, event=alarm.guard, value=alarm.value, message=alarm.message)
         return alarms
 
-    def _evaluate_on_the_way(self) -> Metrics:
-        """The evaluation's metrics; none where a number in it is not finite, which costs the run no more than that."""
+    def _evaluate_if_finite(self) -> Evaluation | None:
+        """None where a number in it is not finite, which costs the run no more than that."""
         try:
-            return self._report_evaluation(self.evaluate())
+            return self.evaluate()
         except NotFiniteError as error:
             self.left_out.tell(self.step_done, f"the evaluation after step {self.step_done} is left out: {error}")
-            return {}
+            return None
 
     def _try_reward(self) -> None:
         """Where no evaluation has shown that the reward works, show it before anything is written or deleted."""
@@ -299,7 +299,7 @@ class PPO:
         factor = schedule(self.config, self.step_done, self.config.steps)
         set_learning_rate(self.optimizer, factor)
         try:
-            return self.update(batch, self.step_done, kl_coef) | {"lr": self.optimizer.param_groups[0]["lr"]}
+            return self.update(batch, self.step_done, kl_coef)
         finally:
             self.engine.weights_changed()
 
@@ -381,9 +381,9 @@ class PPO:
         if self.run is not None:  # before the evaluation, which may fail as any judge may
             self.run.start()  # once more, where the loop was left
             self.save(self.run.path)
-        if self.eval_prompts:
-            self.comparison = Comparison(self.before or self.evaluate(self.reference), self.evaluate())
-            self.keeper.after(self.step_done, self._report_evaluation(self.comparison.after))
+        if self.eval_prompts and (after := self._evaluate_if_finite()):
+            self.comparison = Comparison(self.before or self.evaluate(self.reference), after)
+            self.keeper.after(self.step_done, self._report_evaluation(after))
             summary |= self.comparison.summary()
         if self.keeper.best is not None:
             summary["best"] = self.keeper.best
@@ -392,8 +392,8 @@ class PPO:
             self.run.write_summary(summary)
         return summary
 
-    def _report_evaluation(self, evaluation: Evaluation) -> Metrics:
-        if not evaluation.completions:
+    def _report_evaluation(self, evaluation: Evaluation | None) -> Metrics:
+        if evaluation is None or not evaluation.completions:
             return {}
         if self.run is not None:
             self._write_samples(self.run, "eval", self.step_done, evaluation.samples(EVALUATION_SAMPLES))

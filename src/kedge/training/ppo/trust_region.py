@@ -1,20 +1,25 @@
 """How far one update may move the policy. A step that went too far is taken again with a lower learning rate.
 
 Adam's first steps are the learning rate times a sign, whatever the gradient: with a rate a little too high they throw a
-policy further than all that follows can bring back. So the KL from the policy that sampled is measured where it is
-free, at the next minibatch, and once more after the last. Beyond ``target_kl`` the step before is shortened until it is
-within, the update ends there, and the policy's learning rate stays lower; it rises again, to the recipe's at most,
-while updates stay well within. (A line search on the KL, as TRPO has: Schulman et al. 2015, appendix C; a learning rate
-steered by the KL, as in Rudin et al. 2022.)
+policy further than all that follows can bring back. So the KL from the policy that sampled is watched where it is free,
+at the next minibatch, and measured on answers of the whole step where that one is too far or too small to tell, and
+after the last. Beyond ``target_kl`` the step before is shortened until it is within, the update ends there, and the
+policy's learning rate stays lower; it rises again, to the recipe's at most, while updates stay well within. (A line
+search on the KL, as TRPO has: Schulman et al. 2015, appendix C; a learning rate steered by the KL, as in Rudin et al.
+2022.)
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch.optim import AdamW
 
 from kedge.training.optimization import retake_step
+
+# Answers on which an update is measured. The KL of a minibatch with fewer is too noisy to go by: every so many answers
+# it is measured in any case, and sooner, but not at every minibatch, where one finds it too large.
+MEASURED, SOONER = 32, 8
 
 # Near the old policy the KL grows with the square of a step's length. A step is shortened by a little more than that
 # asks for, and by so much at least and at most at a time; after so many times it is taken back whole.
@@ -38,34 +43,56 @@ class TrustRegion:
     scale: float = 1.0
     """Factor on the policy's learning rate, at most 1."""
 
-    def begin(self) -> None:
-        """Before an update, whose learning rate has been set."""
-        if self.target is not None:
-            self._policy["lr"] *= self.scale
+    _measure: Callable[[], float] = field(init=False)
+    _found: float | None = field(init=False)
+    _since: float = field(init=False)
 
-    def is_left(self, divergence: float) -> bool:
-        """Whether the policy is too far from the one that sampled."""
-        return self.target is not None and not divergence <= self.target
-
-    def end(self, divergence: float, measure: Callable[[], float]) -> float:
-        """After an update's last step: shorten it where it went too far. Returns the KL that the update ends with.
+    def begin(self, measure: Callable[[], float]) -> float:
+        """Before an update, whose learning rate has been set. Returns the policy's for its steps.
 
         Args:
-            divergence: the KL now, nats a token. measure: gives it again.
+            measure: gives the KL of the policy now from the one that sampled, nats a token.
         """
+        self._measure, self._found, self._since = measure, None, math.inf
+        if self.target is not None:
+            self._policy["lr"] *= self.scale
+        rate: float = self._policy["lr"]
+        return rate
+
+    def is_left(self, divergence: float, answers: int) -> bool:
+        """Whether the policy is too far from the one that sampled; to be asked before each minibatch is trained on.
+
+        Args:
+            divergence: its KL, nats a token. answers: how many it has.
+        """
+        if self.target is None:
+            return False
+        is_due = self._since >= MEASURED > answers
+        if is_due or (self._since >= SOONER and self._is_beyond(divergence)):
+            found, self._since = self._measure(), 0
+            self._found = found if self._is_beyond(found) else None
+        self._since += answers
+        return self._found is not None
+
+    def end(self) -> float:
+        """After an update's last step: shorten it where it went too far. Returns the KL that the update ends with."""
+        divergence = self._measure() if self._found is None else self._found
         if self.target is None:
             return divergence
         if divergence <= WELL_WITHIN * self.target:
             self.scale = min(1.0, RISE * self.scale)
-        if self.is_left(divergence):
+        if self._is_beyond(divergence):
             self.scale *= self._root(divergence, SHORTENED[0], 1.0)
         tries = 0
-        while self.is_left(divergence) and tries <= TRIES:
+        while self._is_beyond(divergence) and tries <= TRIES:
             tries += 1
             factor = MARGIN * self._root(divergence, *SHORTENED) if tries <= TRIES else 0.0
             retake_step(self._policy, self.optimizer, factor)
-            divergence = measure()
+            divergence = self._measure()
         return divergence
+
+    def _is_beyond(self, divergence: float) -> bool:
+        return self.target is not None and not divergence <= self.target
 
     def _root(self, divergence: float, low: float, high: float) -> float:
         """By how much shorter the update should have been."""

@@ -26,14 +26,11 @@ from kedge.training.not_finite import in_words
 from kedge.training.optimization import clip_gradients, compute_dtype, permutation
 from kedge.training.ppo.batch import Batch
 from kedge.training.ppo.config import PPOConfig
-from kedge.training.ppo.trust_region import TrustRegion
+from kedge.training.ppo.trust_region import MEASURED, TrustRegion
 
 # How far the first minibatch's log-ratios may stand from 0, at the worst token and on average: the sampler and the
 # update compute the same number by two routes, so more than rounding means that one of them is wrong.
 TOLERANCES = {torch.float32: (1e-4, 1e-5), torch.bfloat16: (0.5, 0.05), torch.float16: (0.1, 0.01)}
-
-# Answers of the last minibatch on which the KL of the whole update is measured.
-MEASURED = 32
 
 
 def rounding(config: PPOConfig, model: PreTrainedModel) -> tuple[float, float]:
@@ -62,33 +59,32 @@ class Update:
             NotFiniteError: log-probabilities, values, loss or gradient are not finite. No weight is touched by that.
         """
         seen: list[Metrics] = []
+        applied = 0
         train_policy = step >= self.config.critic_warmup_steps
-        self.region.begin()
-        rows: Sequence[int] = ()
-        left = None
+        rate = self.region.begin(partial(self._divergence, _spread(batch)))
         for rows in self._minibatches(batch, step):
             try:
                 metrics = self._accumulate(batch, rows, kl_coef, train_policy)
             except NotFiniteError:
-                if seen and train_policy:  # it may be the step before that leads there
-                    self._end(batch, rows)
+                if applied and train_policy:  # it may be the step before that leads there
+                    self.region.end()
                 raise
-            if not seen:
+            seen.append(metrics)
+            if not applied:
                 metrics |= self._check_first(metrics, fatal=step == 0)
-            elif train_policy and self.region.is_left(metrics["policy/approxkl_avg"]):
+            elif train_policy and self.region.is_left(metrics["policy/approxkl_avg"], len(rows)):
                 self.optimizer.zero_grad(set_to_none=True)
-                left = metrics
                 break
             metrics["policy/grad_norm"] = self._apply(rows, train_policy)
-            seen.append(metrics)
+            applied += 1
         averages = _averages(seen)
-        if seen and train_policy:
-            found = None if left is None else left["policy/approxkl_avg"]
-            averages["policy/update_kl"] = self._end(batch, rows, found)
+        if applied and train_policy:
+            averages["policy/update_kl"] = self.region.end()
         return averages | {
-            "policy/stopped_early": float(left is not None),
-            "policy/updates": len(seen),
+            "policy/stopped_early": float(applied < len(seen)),
+            "policy/updates": applied,
             "policy/lr_scale": self.region.scale,
+            "lr": rate,
         }
 
     def _minibatches(self, batch: Batch, step: int) -> Iterator[list[int]]:
@@ -99,16 +95,6 @@ class Update:
             for first in range(0, len(order), size):
                 if batch.mask[order[first : first + size]].any():  # else all were cut off and are left out
                     yield order[first : first + size]
-
-    def _end(self, batch: Batch, rows: Sequence[int], found: float | None = None) -> float:
-        """Hold the update within its region, and measure how far it went: nats a token.
-
-        Args:
-            rows: answers of a minibatch. found: the KL over all of them, where it is known.
-        """
-        part = batch.rows([row for row in rows if batch.mask[row].any()][:MEASURED])
-        measured = partial(self._divergence, part)
-        return self.region.end(measured() if found is None else found, measured)
 
     @torch.no_grad()
     def _divergence(self, part: Batch) -> float:
@@ -260,6 +246,13 @@ class Update:
         torch.clear_autocast_cache()  # which holds low-precision copies of the weights as they were
         self.optimizer.zero_grad(set_to_none=True)
         return float(norm)
+
+
+def _spread(batch: Batch) -> Batch:
+    """Up to MEASURED of the answers that are trained on, evenly over all of them: neighbours may share a prompt."""
+    rows = [row for row, mask in enumerate(batch.mask.any(-1).tolist()) if mask] or [0]
+    few = min(len(rows), MEASURED)
+    return batch.rows([rows[i * len(rows) // few] for i in range(few)])
 
 
 def _averages(minibatches: Sequence[Metrics]) -> Metrics:
