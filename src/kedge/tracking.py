@@ -282,8 +282,10 @@ class RunFolder:
             if not SOURCES.isdisjoint(names):  # those of an older run are known by name, or not at all
                 may_change = by_content or key not in before or key not in now
             if not may_change and before.get(key) != now.get(key):
+                was, is_now = (f"{found[key]!r}" if key in found else "not there" for found in (before, now))
+                older = "" if key in before and key in now else " (or the run is of another version of kedge)"
                 raise ConfigError(
-                    f"{self.path}: {key} was {before.get(key)!r} and is {now.get(key)!r} now; a resumed run keeps its "
+                    f"{self.path}: {key} was {was} and is {is_now} now{older}; a resumed run keeps its "
                     "settings. Take the change back, or begin a run of another name with run=..."
                 )
 

@@ -112,13 +112,26 @@ def test_column():
         column(row, "z")
 
 
+def test_a_json_file_of_columns(tmp_path):
+    (tmp_path / "a.json").write_text('{"prompt": ["a", "b"], "n": [1, null]}')
+    assert [(row.columns, row.origin) for row in read_rows(tmp_path / "a.json")] == [
+        ({"prompt": "a", "n": 1}, f"{tmp_path}/a.json: row 1"),
+        ({"prompt": "b", "n": None}, f"{tmp_path}/a.json: row 2"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("a.jsonl", '{"a": 1}\n\n{"a": \n', "line 3: not JSON"),
         ("a.jsonl", '{"a": 1}\n[1]\n', "line 2: a row is an object with named columns, not list"),
         ("a.json", '{"a": 1}\n{"a": 2}\n', r"not JSON: .*one object a line ends in \.jsonl"),
-        ("a.json", '{"a": 1}', "a .json file holds a list of rows, not dict"),
+        (
+            "a.json",
+            '{"a": 1}',
+            r"a\.json: a .json file holds a list of rows, or a list for each column: dict: .*'a' is int",
+        ),
+        ("a.json", "7", "a .json file holds a list of rows, not int"),
         ("a.json", '[{"a": 1}, 3]', "row 2: a row is an object with named columns, not int"),
         ("a.json", "", "not JSON"),
         ("a.csv", "a,b\n1,2\n1,2,3\n", "line 3: 3 cells under 2 column names"),

@@ -1,5 +1,7 @@
 """Tables that people hold in Python are taken by their rows; what would be misread is refused by its name."""
 
+import io
+
 import datasets
 import numpy as np
 import pandas
@@ -41,10 +43,16 @@ TABLES = {
     "pandas, as objects": lambda: pandas.DataFrame(ROWS, dtype=object),
     "columns": lambda: COLUMNS,
     "columns of numpy": lambda: {"prompt": np.array(["a", "雪"]), "n": pandas.Series([7, None], dtype=object)},
+    "columns of Arrow": lambda: dict(zip(COLUMNS, pyarrow.table(COLUMNS).columns, strict=True)),
+    "stream of batches": lambda: pyarrow.table(COLUMNS).to_reader(),
     "pyarrow": lambda: pyarrow.table(COLUMNS),
     "batch": lambda: pyarrow.RecordBatch.from_pylist(ROWS),
     "Arrow protocol": Exported,
     "datasets": lambda: datasets.Dataset.from_list(ROWS),
+    **{
+        f"datasets as {kind}": lambda kind=kind: datasets.Dataset.from_list(ROWS).with_format(kind)
+        for kind in ("pandas", "arrow")
+    },
     "streamed": lambda: datasets.Dataset.from_list(ROWS).to_iterable_dataset(),
     "torch": MapStyle,
     "generator": lambda: (row for row in ROWS),
@@ -116,6 +124,8 @@ SPLITS = {"train": datasets.Dataset.from_list(ROWS), "test": datasets.Dataset.fr
         ({"prompt": "hi"}, r"'prompt' is str\. If it is one row, put it in a list: \[\{\.\.\.\}\]"),
         ({"messages": CHAT}, "'messages' is list.*If it is one row"),
         ({"prompt": ["a", "b"], "n": [1]}, "dict: columns of different lengths: prompt 2, n 1"),
+        ({"prompt": {"a", "b"}}, "a table if each value is a column, which is a list; 'prompt' is set"),
+        (io.StringIO("a"), "StringIO: an open file, and it may hold anything; give its path"),
         ({}, "no rows: an empty dict"),
         ([], "no rows: an empty list"),
         (pandas.DataFrame({"prompt": []}), "no rows: an empty DataFrame"),
@@ -136,6 +146,15 @@ SPLITS = {"train": datasets.Dataset.from_list(ROWS), "test": datasets.Dataset.fr
 def test_what_is_no_table_is_refused_by_name(source, message):
     with pytest.raises(DataError, match=message):
         read_prompts(source)
+
+
+def test_names_of_files_are_no_texts(tmp_path):
+    (tmp_path / "a.csv").write_text("prompt\nhi\n")
+    for name in (tmp_path / "a.csv", str(tmp_path / "a.csv")):
+        with pytest.raises(DataError, match=r"a\.csv: a list of files is read as texts; give one file"):
+            read_prompts([name])
+    assert len(read_prompts([str(tmp_path / "a.csv"), "hi"])) == 2
+    assert len(read_prompts(["there/is/no.csv"])) == 1
 
 
 def test_a_row_may_have_columns_named_as_in_a_message():

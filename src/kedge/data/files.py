@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kedge.data.hub import asked_if_it_answers
-from kedge.data.tables import items_of, refuse_one_conversation, refuse_twins
+from kedge.data.tables import items_of, refuse_files, refuse_one_conversation, refuse_twins
 from kedge.errors import DataError
 
 Source = str | Path | Iterable[Any]
@@ -69,6 +69,7 @@ def rows_of(source: Source, *, rename: Mapping[str, str] | None = None, bare: st
     if isinstance(source, str | Path):
         return read_rows(source, rename=dict(rename or {}))
     items = items_of(source)
+    refuse_files(items, SUFFIXES)
     if not rename:
         refuse_one_conversation(items)
     rows = []
@@ -143,6 +144,11 @@ def _json_list(path: Path, text: str) -> Iterator[Row]:
         rows = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}: not JSON: {error}; a file with one object a line ends in .jsonl") from None
+    if isinstance(rows, dict):
+        try:
+            rows = items_of(rows)
+        except DataError as error:
+            raise DataError(f"{path}: a .json file holds a list of rows, or a list for each column: {error}") from None
     if not isinstance(rows, list):
         raise DataError(f"{path}: a .json file holds a list of rows, not {type(rows).__name__}")
     for number, row in enumerate(rows, start=1):

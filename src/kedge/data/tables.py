@@ -7,12 +7,16 @@ would be read as something else than its owner meant is refused by its name.
 
 import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from kedge.errors import DataError
 
 SHOWN = 8
 """Names that a message shows."""
+
+OF_ARROW_TABLES = ("columns", "column_names", "schema")
+"""What a table or a stream of its batches has, and a single column has not."""
 
 OF_ROWS = {"prompt", "messages", "text", "chosen"}
 """Columns that make a row with ``role`` and ``content`` in it more than a message."""
@@ -30,19 +34,28 @@ def items_of(source: Any) -> list[Any]:
     if _is_from("pandas", source, "DataFrame"):
         return _rows_of_pandas(source)
     if _is_from("datasets", source, "Dataset", "IterableDataset"):
-        return list(source)  # with the transforms that were set on it
-    if hasattr(source, "__arrow_c_stream__") and (hasattr(source, "columns") or hasattr(source, "column_names")):
+        return _rows_of_dataset(source)
+    if hasattr(source, "__arrow_c_stream__") and any(hasattr(source, name) for name in OF_ARROW_TABLES):
         return _rows_of_arrow(source, kind)
+    if hasattr(source, "read"):
+        raise DataError(f"{kind}: an open file, and it may hold anything; give its path, or a list of texts")
     if isinstance(source, bytes | bytearray):
         raise DataError(f"{kind}: no rows; decode it, and put the texts in a list")
     if isinstance(source, set | frozenset):
         raise DataError(f"{kind}: has no order, so no run could be repeated; give sorted(...), or a list")
-    for name in ("to_pylist", "tolist"):  # a column of a table, or an array
-        if hasattr(source, name):
-            return _as_list(getattr(source, name)(), kind)
     if not isinstance(source, Iterable) and hasattr(source, "__getitem__") and hasattr(source, "__len__"):
         return [source[i] for i in range(len(source))]  # torch's datasets: not all of them know where they end
     return _as_list(source, kind)
+
+
+def refuse_files(items: list[Any], suffixes: tuple[str, ...]) -> None:
+    """Raise where the items are names of files, and not texts.
+
+    Raises:
+        DataError: with the fix.
+    """
+    if items and all(isinstance(x, str | Path) and str(x).endswith(suffixes) and Path(x).is_file() for x in items):
+        raise DataError(f"{items[0]}: a list of files is read as texts; give one file, or the folder they are in")
 
 
 def refuse_one_conversation(items: list[Any]) -> None:
@@ -87,6 +100,12 @@ def _rows_of_columns(source: Mapping[Any, Any]) -> list[Any]:
     return [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
 
 
+def _rows_of_dataset(source: Any) -> list[Any]:
+    kind = (getattr(source, "format", None) or {}).get("type")
+    # With the transforms that were set on it, but by rows.
+    return list(source.with_format(None) if kind in ("pandas", "arrow", "polars") else source)
+
+
 def _rows_of_pandas(frame: Any) -> list[Any]:
     refuse_twins(frame.columns, "DataFrame")
     if not len(frame.columns) or not all(isinstance(name, str) for name in frame.columns):
@@ -117,13 +136,17 @@ def _native(value: Any) -> Any:
 
 
 def _as_list(items: Any, kind: str) -> list[Any]:
+    for name in ("to_pylist", "tolist"):  # a column of a table, or an array
+        if hasattr(items, name):
+            items = getattr(items, name)()
+            break
     if isinstance(items, str) or not isinstance(items, Iterable):
         raise DataError(f"{kind}: no data; give a file, a folder, a hub id, a table, or a list of rows")
     return list(items)
 
 
 def _is_column(value: Any) -> bool:
-    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+    if isinstance(value, str | bytes | Mapping | set | frozenset) or not isinstance(value, Iterable):
         return False
     return not (isinstance(value, list) and value and all(map(_is_message, value)))
 
