@@ -102,7 +102,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
 ) -> None:
     """Check a PPO recipe before it runs: text, models, reward, one update, a checkpoint. Exit status 1 on a failure."""
-    read = _read(recipe, overrides, "ppo")
+    read = _read(recipe, overrides, "ppo", too=["reward"])
     from kedge.inspection.tables import findings_table
     from kedge.jobs import doctor_job
     from kedge.storage import strict_json
@@ -360,11 +360,11 @@ def _root(
     pass
 
 
-def _read(path: Path, overrides: list[str] | None, stage: str | None = None) -> "Recipe":
+def _read(path: Path, overrides: list[str] | None, stage: str | None = None, too: Sequence[str] = ()) -> "Recipe":
     _quiet()
     from kedge.recipe import Recipe
 
-    return Recipe(path, overrides or [], stage=stage)
+    return Recipe(path, overrides or [], stage=stage, too=too)
 
 
 def _supervised(stage: str, recipe: "Recipe", *, overwrite: bool, resume: bool) -> None:

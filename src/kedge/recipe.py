@@ -4,7 +4,7 @@
 and what only a file has to say: which model, which data, which run folder.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar
@@ -15,7 +15,7 @@ from kedge.config import Config, Several, nearest, override, read_recipe
 from kedge.engine.sampling import Sampling
 from kedge.errors import ConfigError, DataError, ModelError
 from kedge.models.language_model import Device, DType
-from kedge.names import TABLES
+from kedge.names import TABLES, elsewhere
 from kedge.rewards.build import RewardSpec
 from kedge.tracking import RunFolder
 from kedge.training.ppo import PPOConfig
@@ -160,11 +160,14 @@ STAGES: dict[str, type[Config]] = {
 class Recipe:
     """A recipe file with its overrides. All its tables are checked when one of them is used.
 
-    ``stage`` is the table that the command reads: an override of a key without its table is one of that.
+    ``stage`` is the table that the command reads: an override of a key without its table is one of that, and one of
+    another table is refused, but of those that it reads ``too``.
     """
 
-    def __init__(self, path: Path, overrides: list[str], *, stage: str | None = None) -> None:
+    def __init__(self, path: Path, overrides: list[str], *, stage: str | None = None, too: Sequence[str] = ()) -> None:
         written = read_recipe(path)
+        for text in overrides:
+            _refuse_unread(text, stage, too)
         tables = override(written, [_of_a_table(text, written, stage) for text in overrides])
         self.name = tables.pop("name", path.resolve().parent.name if path.name == "recipe.toml" else path.stem)
         if not isinstance(self.name, str) or not self.name:
@@ -232,6 +235,17 @@ def _is_missing(source: str) -> bool:
     return source.startswith((".", "/", "~", "runs/")) and not Path(source).expanduser().exists()
 
 
+def _refuse_unread(assignment: str, stage: str | None, too: Sequence[str]) -> None:
+    """Raise where an override is of a table that the command does not read: it would be ignored.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    table, dot, _ = assignment.partition("=")[0].strip().partition(".")
+    if stage is not None and dot and table in STAGES and table not in (stage, *too):
+        raise ConfigError(f"{assignment.strip()!r}: of [{table}], and [{stage}] is what is read here; take it out")
+
+
 def _of_a_table(assignment: str, written: Mapping[str, Any], stage: str | None) -> str:
     """``assignment`` with the table that it is of in front, where it names none: the command's own, or where a command
     reads all of them the only one that has such a key.
@@ -254,12 +268,14 @@ def _of_a_table(assignment: str, written: Mapping[str, Any], stage: str | None) 
     having = [table for table in tables_here if first in STAGES[table].model_fields]
     if stage in having or (stage in written and not having and "." not in key):
         return f"{stage}.{assignment.strip()}"  # what no table knows is refused there, by a name that may be known
-    tables = [f"{table}.{assignment.strip()}" for table in having]
-    if stage is None and len(tables) == 1:
-        return tables[0]
-    if not tables:
-        if stage is not None and first in STAGES[stage].model_fields:
-            raise ConfigError(f"{assignment.strip()!r}: the recipe has no table [{stage}], which would have {first!r}")
+    if stage is not None and stage not in written and first in STAGES[stage].model_fields:
+        raise ConfigError(f"{assignment.strip()!r}: the recipe has no table [{stage}], which would have {first!r}")
+    if not having:
         return assignment
-    whose = "several tables have it" if stage is None else f"[{stage}] has no {first!r}"
-    raise ConfigError(f"{assignment.strip()!r}: {whose}; write {' or '.join(tables)}")
+    if stage is not None:
+        told = elsewhere(first, stage, STAGES[stage].model_fields) or f"[{'] and ['.join(having)}] has, and is not read"
+        raise ConfigError(f"{assignment.strip()!r}: [{stage}] has no {first!r}: {told}")
+    tables = [f"{table}.{assignment.strip()}" for table in having]
+    if len(tables) == 1:
+        return tables[0]
+    raise ConfigError(f"{assignment.strip()!r}: several tables have it; write {' or '.join(tables)}")
