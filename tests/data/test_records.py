@@ -68,6 +68,13 @@ def test_demonstrations(row, expected):
         ({"chosen": [USER, BOT], "rejected": [USER, AGAIN]}, ([USER, BOT], [USER, AGAIN])),
         ({"prompt": [USER, BOT], "chosen": "!", "rejected": [AGAIN]}, ([USER, says("yes!")], [USER, says("yesno")])),
         ({"prompt": "a", "chosen": "b", "rejected": "c", "label": 1}, ("ab", "ac")),
+        ({"prompt": "hi", "chosen": [USER, BOT], "rejected": [USER, AGAIN]}, ([USER, BOT], [USER, AGAIN])),
+        ({"prompt": [USER], "chosen": [USER, BOT], "rejected": [USER, AGAIN]}, ([USER, BOT], [USER, AGAIN])),
+        (  # answers that happen to begin like the prompt are answers
+            {"prompt": [USER, BOT, USER], "chosen": [BOT], "rejected": [AGAIN]},
+            ([USER, BOT, USER, BOT], [USER, BOT, USER, AGAIN]),
+        ),
+        ({"prompt": "a", "chosen": "a b", "rejected": "a c"}, ("aa b", "aa c")),  # text says nothing of where it begins
     ],
 )
 def test_preferences(row, expected):
@@ -91,6 +98,11 @@ def test_preferences(row, expected):
         (preferences, {"chosen": "a"}, "no column 'rejected'"),
         (preferences, {"chosen": "a", "rejected": [BOT]}, "must both be text or both be messages"),
         (preferences, {"prompt": "a", "chosen": [BOT], "rejected": "b"}, "'prompt' is text but 'chosen' is messages"),
+        (
+            preferences,
+            {"prompt": "yes", "chosen": [BOT], "rejected": [BOT]},
+            "chosen' is messages, which do not begin",
+        ),
         (preferences, {"prompt": None, "chosen": "a", "rejected": "b"}, "empty column 'prompt'"),
         (preferences, {"text": "a", "label": 2}, "label 2; labels are 1"),
         (preferences, {"text": "a", "label": 0.5}, r"label 0\.5; labels are 1"),

@@ -123,8 +123,9 @@ def test_labelled_answers_meet_answers_to_the_same_prompt():
     assert (len(pairs), good, bad[0] in "ac") == (4, "b3", True)
 
 
-def test_labelled_answers_to_different_prompts():
-    rows = [Row({"messages": chat(f"user: q{i}", "assistant: a"), "label": i % 3 == 0}, f"row {i}") for i in range(9)]
+@pytest.mark.parametrize("tag", ["label", "kto_tag"])
+def test_labelled_answers_to_different_prompts(tag):
+    rows = [Row({"messages": chat(f"user: q{i}", "assistant: a"), tag: i % 3 == 0}, f"row {i}") for i in range(9)]
     pairs = preferences(rows, seed=0)
     assert {plain(pair.rejected)[:8] for pair in pairs} == {f"user: q{i}" for i in range(9) if i % 3}
     assert {plain(pair.chosen)[:8] for pair in pairs} == {"user: q0", "user: q3", "user: q6"}

@@ -23,6 +23,9 @@ Text = str | Messages
 LABELS = {"0": "0", "0.0": "0", "false": "0", "1": "1", "1.0": "1", "true": "1"}
 """How people and their tools write 0 and 1."""
 
+TAGS = ("label", "kto_tag")
+"""Columns that say whether an answer is good: TRL's, LLaMA-Factory's."""
+
 T = TypeVar("T")
 
 
@@ -100,14 +103,16 @@ def demonstrations(rows: Iterable[Row]) -> list[Demonstration]:
 
 
 def preferences(rows: Sequence[Row], *, seed: int = 0) -> list[Preference]:
-    """Columns ``chosen`` + ``rejected``, with or without ``prompt``; or ``label`` beside a demonstration's columns,
-    paired at random, and where there are answers of both kinds to a prompt among those.
+    """Columns ``chosen`` + ``rejected``, with or without ``prompt`` (they are answers to it, or whole conversations that
+    begin with it); or ``label`` (LLaMA-Factory: ``kto_tag``) beside a demonstration's columns, paired at random, and
+    where there are answers of both kinds to a prompt among those.
 
     Raises:
         DataError: a row with none of these, a label that is not 0 or 1, or labels of one kind only.
     """
-    if rows and "label" in rows[0].columns and "chosen" not in rows[0].columns:
-        return _paired(rows, seed)
+    names = rows[0].columns if rows else {}
+    if (tag := next((tag for tag in TAGS if tag in names), None)) and "chosen" not in names:
+        return _paired(rows, tag, seed)
     return [_preference(as_preference(row)) for row in rows]
 
 
@@ -206,11 +211,23 @@ def _preference(row: Row) -> Preference:
     rejected = _text(column(row, "rejected"), row, "rejected")
     if "prompt" in row.columns:
         prompt = _text(column(row, "prompt"), row, "prompt")
-        chosen = _answered(prompt, _like(prompt, chosen, row, "chosen"))
-        rejected = _answered(prompt, _like(prompt, rejected, row, "rejected"))
+        if not (_begins_with(chosen, prompt) and _begins_with(rejected, prompt)):
+            chosen = _answered(prompt, _like(prompt, chosen, row, "chosen"))
+            rejected = _answered(prompt, _like(prompt, rejected, row, "rejected"))
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise DataError(f"{row.origin}: 'chosen' and 'rejected' must both be text or both be messages")
     return Preference(chosen, rejected, row.origin)
+
+
+def _begins_with(conversation: Text, prompt: Text) -> bool:
+    """Whether messages are the whole conversation, the prompt at their beginning (as in UltraFeedback), and not the
+    answer to it alone."""
+    if isinstance(conversation, str):
+        return False
+    if isinstance(prompt, list):
+        return len(conversation) > len(prompt) and conversation[: len(prompt)] == prompt
+    first = [m for m in conversation if m["role"] != "system"][:1]
+    return [(m["role"], m["content"].strip()) for m in first] == [("user", prompt.strip())]
 
 
 def _like(prompt: Text, answer: Text, row: Row, name: str) -> Text:
@@ -218,7 +235,10 @@ def _like(prompt: Text, answer: Text, row: Row, name: str) -> Text:
     if isinstance(prompt, list) and isinstance(answer, str):
         return as_messages(answer)
     if isinstance(prompt, str) and isinstance(answer, list):
-        raise DataError(f"{row.origin}: 'prompt' is text but {name!r} is messages; make both the same")
+        raise DataError(
+            f"{row.origin}: 'prompt' is text but {name!r} is messages, which do not begin with it; make both the same, "
+            "or leave 'prompt' out where they are whole conversations"
+        )
     return answer
 
 
@@ -232,8 +252,8 @@ class _Judged:
     origin: str
 
 
-def _paired(rows: Sequence[Row], seed: int) -> list[Preference]:
-    judged = [_judged(row) for row in rows]
+def _paired(rows: Sequence[Row], tag: str, seed: int) -> list[Preference]:
+    judged = [_judged(row, tag) for row in rows]
     if len({x.good for x in judged}) < 2:
         raise DataError(
             f"{rows[0].origin.rpartition(': ')[0] or 'data'}: all labels are alike; pairs need both 1 and 0"
@@ -266,10 +286,10 @@ def _met(judged: Sequence[_Judged], rng: random.Random) -> list[Preference]:
     return [Preference(g.whole, b.whole, g.origin) for g, b in zip(good, bad, strict=True)]
 
 
-def _judged(row: Row) -> _Judged:
-    label = LABELS.get(str(column(row, "label")).lower())
+def _judged(row: Row, tag: str) -> _Judged:
+    label = LABELS.get(str(column(row, tag)).lower())
     if label is None:
-        raise DataError(f"{row.origin}: label {row.columns['label']!r}; labels are 1 (preferred) and 0")
+        raise DataError(f"{row.origin}: {tag} {row.columns[tag]!r}; labels are 1 (preferred) and 0")
     if "text" in row.columns:
         return _Judged(_text(column(row, "text"), row, "text"), "", label == "1", row.origin)
     shown = _demonstration(as_demonstration(row))
