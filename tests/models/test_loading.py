@@ -5,9 +5,11 @@ import json
 import pytest
 import torch
 
-from kedge import PPO, RewardModeling
+from kedge import PPO, RewardModeling, cli
 from kedge.errors import ModelError
+from kedge.evaluation import evaluate as evaluating
 from kedge.inspection.plan import Plan
+from kedge.jobs import evaluate_job
 from kedge.models.language_model import load_config, load_language_model
 from kedge.models.reward_model import load_reward_model, new_reward_model
 from kedge.planning import plans
@@ -93,3 +95,30 @@ def test_a_plan_knows_both(own, tmp_path, monkeypatch):
         found = dict(plans(Recipe(tmp_path / "r.toml", words)))
         assert [isinstance(plan, Plan) for plan in found.values()] == [trusted] * 2, found
     assert all("trust_remote_code" in str(error) for error in found.values())
+
+
+def test_an_evaluation_knows_both(own, tmp_path, monkeypatch):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "the cat"}\n')
+    (tmp_path / "lengths.py").write_text("def length(prompts, completions): return [len(text) for text in completions]")
+    (tmp_path / "r.toml").write_text(
+        f'[evaluate]\npolicy = "{own}"\nbaseline = "{own}"\nprompts = "{tmp_path}/p.jsonl"\nresponse_length = 3\n'
+        f'reward = "lengths:length"\nrun = "{tmp_path}/run"\nattn_implementation = "eager"\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    loaded = []
+    keep = lambda *args, **kwargs: loaded.append(load_language_model(*args, **kwargs)) or loaded[-1]  # noqa: E731
+    monkeypatch.setattr(evaluating, "load_language_model", keep)
+    with pytest.raises(ModelError, match="trust_remote_code"):
+        evaluate_job(Recipe(tmp_path / "r.toml", []))
+    evaluate_job(Recipe(tmp_path / "r.toml", ["evaluate.trust_remote_code=true"]))
+    assert {lm.model.config._attn_implementation for lm in loaded} == {"eager"}
+
+
+def test_a_chat_trusts_code_when_told_to(own, monkeypatch):
+    def leave(*_, **__):
+        raise EOFError
+
+    monkeypatch.setattr(cli.console, "input", leave)
+    cli.app(["chat", str(own), "--trust-remote-code"], standalone_mode=False)
+    with pytest.raises(ModelError, match="trust_remote_code"):
+        cli.app(["chat", str(own)], standalone_mode=False)

@@ -103,9 +103,9 @@ def demonstrations(rows: Iterable[Row]) -> list[Demonstration]:
 
 
 def preferences(rows: Sequence[Row], *, seed: int = 0) -> list[Preference]:
-    """Columns ``chosen`` + ``rejected``, with or without ``prompt`` (they are answers to it, or whole conversations that
-    begin with it); or ``label`` (LLaMA-Factory: ``kto_tag``) beside a demonstration's columns, paired at random, and
-    where there are answers of both kinds to a prompt among those.
+    """Columns ``chosen`` + ``rejected``, with or without ``prompt`` (answers to it, or whole conversations that begin
+    with it); or ``label`` (LLaMA-Factory: ``kto_tag``) beside a demonstration's columns, paired at random, and where
+    there are answers of both kinds to a prompt among those.
 
     Raises:
         DataError: a row with none of these, a label that is not 0 or 1, or labels of one kind only.
