@@ -4,11 +4,12 @@ import json
 import re
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kedge import cli
 from kedge.models.language_model import load_language_model
-from kedge.starting import read_texts
+from kedge.starting import new_model, read_texts
 
 
 @pytest.fixture
@@ -47,7 +48,8 @@ def test_every_shape_is_read(texts, tmp_path):
 
 @pytest.mark.parametrize("kind", ["llama", "lstm"])
 def test_a_model_of_ones_own(kedge, texts, kind):
-    words = f"new model t.jsonl --to own/model --kind {kind} --hidden 32 --layers 1 --heads 2 --vocabulary 300"
+    heads = "--heads 2" if kind == "llama" else ""
+    words = f"new model t.jsonl --to own/model --kind {kind} --hidden 32 --layers 1 {heads} --vocabulary 300"
     status, out, err = kedge(*words.split())
     assert (status, err) == (0, "")
     assert "own/model: 0.0 million random weights, 300 tokens" in " ".join(out.split())
@@ -57,6 +59,18 @@ def test_a_model_of_ones_own(kedge, texts, kind):
     assert lm.tokenizer.chat_template
     assert type(AutoModelForCausalLM.from_pretrained("own/model")) is type(lm.model)
     assert kedge(*words.split())[0] == 2  # nothing is written over
+
+
+@pytest.mark.parametrize("kind", ["llama", "lstm"])
+def test_weights_are_of_the_seed(texts, tmp_path, kind):
+    """And of nothing that was drawn before."""
+    weights = []
+    for number, seed in enumerate((0, 1, 0)):
+        torch.manual_seed(number)
+        lm = new_model(texts, tmp_path / str(number), kind=kind, vocabulary=300, hidden=16, layers=1, seed=seed)
+        weights.append(torch.cat([weight.flatten() for weight in lm.model.parameters()]))
+    assert torch.equal(weights[0], weights[2])
+    assert not torch.equal(weights[0], weights[1])
 
 
 @pytest.mark.parametrize(
@@ -70,6 +84,7 @@ def test_a_model_of_ones_own(kedge, texts, kind):
         ("t.jsonl --vocabulary 100", "vocabulary: 100 does not hold the 256 bytes"),
         ("t.jsonl --hidden 30 --heads 4", "hidden: 30 is not heads=4 times an even number; try 32"),
         ("t.jsonl --layers 0", "at least 1"),
+        ("t.jsonl --kind lstm --heads 2", "heads, positions: an LSTM has neither"),
         ("t.jsonl --kind gru", "--kind: llama or lstm, not 'gru'"),
         ("t.jsonl --to t.jsonl", "t.jsonl: is there already"),
     ],
@@ -84,11 +99,16 @@ def test_what_cannot_be(kedge, texts, tmp_path, words, said):
 
 
 @pytest.mark.parametrize(
-    ("words", "given"), [("", ""), ("other", " model=other/model data=other/data/demonstrations.jsonl")]
+    ("words", "given"),
+    [
+        ([], ""),
+        (["other"], " model=other/model data=other/data/demonstrations.jsonl"),
+        (["my desk"], " 'model=my desk/model' 'data=my desk/data/demonstrations.jsonl'"),
+    ],
 )
 def test_what_to_type_after_the_desk(kedge, monkeypatch, words, given):
     monkeypatch.setattr("kedge.starting.new_desk", lambda folder, seed: None)
-    assert kedge("new", "desk", *words.split())[1].endswith(f"next: kedge sft recipes/desk-sft.toml{given}\n")
+    assert kedge("new", "desk", *words)[1].endswith(f"next: kedge sft recipes/desk-sft.toml{given}\n")
 
 
 def test_the_desk(desk):

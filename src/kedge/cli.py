@@ -248,8 +248,8 @@ def new_model(
     vocabulary: Annotated[int, typer.Option(help="Tokens, at most.")] = 2048,
     hidden: Annotated[int, typer.Option(help="Width.")] = 128,
     layers: Annotated[int, typer.Option(help="Depth.")] = 2,
-    heads: Annotated[int, typer.Option(help="Attention heads (llama).")] = 4,
-    positions: Annotated[int, typer.Option(help="Longest text, in tokens (llama).")] = 512,
+    heads: Annotated[int | None, typer.Option(help="Attention heads (llama). Default: 4.")] = None,
+    positions: Annotated[int | None, typer.Option(help="Longest text, in tokens (llama). Default: 512.")] = None,
     seed: Annotated[int, typer.Option(help="Of the weights.")] = 0,
 ) -> None:
     """A small chat model of random weights, with a tokenizer made for your texts."""
@@ -291,10 +291,10 @@ def new_desk(
     from kedge.starting import new_desk as write_desk
 
     write_desk(folder, seed=seed)
-    elsewhere = "" if folder == Path("runs/desk") else f" model={folder}/model data={folder}/data/demonstrations.jsonl"
+    words = [] if folder == Path("runs/desk") else [f"model={folder}/model", f"data={folder}/data/demonstrations.jsonl"]
+    command = shlex.join(["kedge", "sft", "recipes/desk-sft.toml", *words])
     console.print(
-        f"{folder}/data: demonstrations, preferences, prompts\n{folder}/model: random weights\n"
-        f"next: kedge sft recipes/desk-sft.toml{elsewhere}",
+        f"{folder}/data: demonstrations, preferences, prompts\n{folder}/model: random weights\nnext: {command}",
         highlight=False,
         markup=False,
         soft_wrap=True,

@@ -30,15 +30,15 @@ def new_model(
     vocabulary: int = 2048,
     hidden: int = 128,
     layers: int = 2,
-    heads: int = 4,
-    positions: int = 512,
+    heads: int | None = None,
+    positions: int | None = None,
     seed: int = 0,
 ) -> LanguageModel:
     """Write a model of random weights to the folder ``to``, with a tokenizer made for ``texts`` and a chat template.
 
     Args:
         texts: a data source with any of the columns that the stages read, or a ``.txt`` file.
-        column: the only one to read. heads, positions: of a Llama; an LSTM has neither.
+        column: the only one to read. heads, positions: of a Llama, default 4 and 512; an LSTM has neither.
 
     Raises:
         ConfigError: the folder is there, or sizes that do not go together. DataError: no texts.
@@ -47,6 +47,9 @@ def new_model(
     refuse_what_is_there(to)
     if vocabulary < SMALLEST:
         raise ConfigError(f"vocabulary: {vocabulary} does not hold the {SMALLEST - 5} bytes and 5 special tokens")
+    if kind == "lstm" and (heads, positions) != (None, None):
+        raise ConfigError("heads, positions: an LSTM has neither; take them out")
+    heads, positions = heads if heads is not None else 4, positions if positions is not None else 512
     if min(hidden, layers, heads, positions) < 1:
         raise ConfigError("hidden, layers, heads, positions: at least 1")
     if kind == "llama" and hidden % (2 * heads):

@@ -127,6 +127,9 @@ def test_labelled_answers_meet_answers_to_the_same_prompt():
 def test_labelled_answers_to_different_prompts(tag):
     rows = [Row({"messages": chat(f"user: q{i}", "assistant: a"), tag: i % 3 == 0}, f"row {i}") for i in range(9)]
     pairs = preferences(rows, seed=0)
+    assert preferences(rows, seed=0) == pairs
+    met = [[(plain(p.chosen), plain(p.rejected)) for p in preferences(rows, seed=seed)] for seed in range(3)]
+    assert len({frozenset(pairs) for pairs in met}) == 3  # who meets whom is drawn
     assert {plain(pair.rejected)[:8] for pair in pairs} == {f"user: q{i}" for i in range(9) if i % 3}
     assert {plain(pair.chosen)[:8] for pair in pairs} == {"user: q0", "user: q3", "user: q6"}
 
