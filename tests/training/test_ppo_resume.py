@@ -339,9 +339,14 @@ class TestFromPythonAgain:
     def test_no_run(self, tmp_path):
         with pytest.raises(ConfigError, match="no run to go on with"):
             PPO.resume(tmp_path / "none")
+        with pytest.raises(ConfigError, match=r"it is a checkpoint: resume its run, .*/run$"):
+            PPO.resume(tmp_path / "run/checkpoints/step-000001")
         RunFolder(tmp_path / "sft", {"sft": {}}).start()
         with pytest.raises(ConfigError, match=r"no table \[ppo\]; it is the run of another job"):
             PPO.resume(tmp_path / "sft")
+        for name, said in (("config", "given by name"), ("overwrite", "not both"), ("resume", "what is done")):
+            with pytest.raises(ConfigError, match=f"^{name}: .*{said}"):
+                PPO.resume(tmp_path / "sft", **{name: {}})
 
     @pytest.mark.parametrize(
         ("job", "config", "rows"),

@@ -37,6 +37,14 @@ def run_of(
     return RunFolder(path, before | {stage: table}, overwrite=overwrite, resume=resume)
 
 
+NOT_AGAIN = {
+    "config": "a run keeps its own; what a resumed run may change is given by name (steps=300)",
+    "resume": "that is what is done",
+    "overwrite": "a run is resumed or overwritten, and not both; PPO(..., overwrite=True) begins anew",
+}
+"""Arguments of a trainer that have no place in its ``resume``."""
+
+
 def kept(path: str | Path, stage: str, config: type[Config], given: Mapping[str, Any]) -> dict[str, Any]:
     """The keyword arguments of the trainer that goes on with a run.
 
@@ -46,10 +54,14 @@ def kept(path: str | Path, stage: str, config: type[Config], given: Mapping[str,
     Raises:
         ConfigError: no such run, nothing of that name to be given, or a source that must be given.
     """
+    for name in NOT_AGAIN.keys() & given.keys():
+        raise ConfigError(f"{name}: {NOT_AGAIN[name]}")
     path = Path(path).expanduser()
     recipe = path / "recipe.toml"
     if not recipe.is_file():
-        raise ConfigError(f"{path}: no run to go on with (no recipe.toml in it)")
+        of = path.parent.parent if path.parent.name == "checkpoints" else None
+        hint = f"; it is a checkpoint: resume its run, {of}" if of else ""
+        raise ConfigError(f"{path}: no run to go on with (no recipe.toml in it){hint}")
     table = read_recipe(recipe).get(stage)
     if not isinstance(table, Mapping):
         raise ConfigError(f"{recipe}: no table [{stage}]; it is the run of another job")

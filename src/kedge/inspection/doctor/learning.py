@@ -76,7 +76,8 @@ def reach(patient: Patient) -> Finding:
     limit = min(config.target_kl or wrecked, wrecked)
     rate = config.learning_rate
     divergence = patient.moved_by(rate)
-    found = f"it moves the policy by {divergence:.2g} nats a token at learning_rate = {rate:g} (at most {limit:g})"
+    bounds = f"at most {limit:g}" + (f", and {wrecked:g} in any case" if limit < wrecked else "")
+    found = f"it moves the policy by {divergence:.2g} nats a token at learning_rate = {rate:g} ({bounds})"
     if divergence <= limit:
         return Finding(check, "pass", found)
     remedy = f"learning_rate = {_rate_within(patient, divergence, limit):.1g} stays within"
