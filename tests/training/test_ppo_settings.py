@@ -50,7 +50,7 @@ CHANGES = {
     "kl_coef": {"kl_coef": 0.5},
     "kl_in": {"kl_in": "loss"},
     "kl_controller": {"kl_controller": "adaptive"},
-    "kl_target": {"kl_controller": "adaptive", "kl_target": 0.01, "kl_horizon": 9.0},
+    "kl_target": {"kl_controller": "adaptive", "kl_target": 0.01, "kl_horizon": 9.0, "steps": 4},
     "kl_horizon": {"kl_controller": "adaptive", "kl_horizon": 9.0},
     "cutoff": {"cutoff": "mask"},
     "missing_eos_penalty": {"cutoff": "penalty", "missing_eos_penalty": 2.0},

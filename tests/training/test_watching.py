@@ -44,6 +44,9 @@ def test_trackers_need_a_folder(make_ppo, tiny_lm):
     rows = [{"prompt": "the cat", "completion": " sat"}]
     with pytest.raises(ConfigError, match="report_to: not used without a run's folder"):
         SFT(tiny_lm("llama"), rows, SFTConfig(batch_size=1, report_to="wandb"))
+    for make in (make_ppo, lambda settings: SFT(tiny_lm("llama"), rows, settings | {"batch_size": 1})):
+        with pytest.raises(ConfigError, match="checkpoint_every: not used without a run's folder"):
+            make(settings={"checkpoint_every": 2})
 
 
 def test_every_evaluation_asks_the_same_prompts(make_ppo, tmp_path, lines):

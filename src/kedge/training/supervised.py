@@ -114,7 +114,7 @@ class Supervised(ABC):
             if getattr(config, key) and not self.held_out:
                 raise ConfigError(f"{key}: not used without held-out rows; set eval_data or eval_size, or take it out")
         self.run = run
-        report(run, config.report_to)
+        report(run, config.report_to, checkpoint_every=config.checkpoint_every)
         self.processes = join()
         if config.batch_size < self.processes.size:
             raise ConfigError(

@@ -108,7 +108,7 @@ class PPO:
             }  # fmt: skip
             run = run_of(run, "ppo", config, sources, resume=resume, overwrite=overwrite)
         self.run = run
-        report(run, config.report_to)
+        report(run, config.report_to, checkpoint_every=config.checkpoint_every)
         self.progress = progress and self.processes.leads
         train, held = split_prompts(prompts, eval_prompts, eval_size=eval_size, columns=columns, seed=config.seed)
         refuse_misfits(reward, metrics, train, held)
