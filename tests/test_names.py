@@ -46,6 +46,8 @@ def test_the_page_is_what_the_table_gives():
         (PPOConfig, "beta", "'kl_coef'"),
         (SFTConfig, "policy", "'model', an argument of the trainer"),
         (SFTConfig, "steps", "'epochs' .passes over the data, not steps"),
+        (SFTConfig, "kl_coef", r"no setting of \[sft\]; kedge has 'kl_coef' in \[ppo\]"),
+        (RewardConfig, "temperature", r"no setting of \[reward\]; kedge has 'temperature' in \[ppo\]"),
         (PPOConfig, "mirror", "unknown key; `kedge settings` prints all"),
         (PPOConfig, "kl_penalty", "not a setting: k1 in the reward"),
         (PPOConfig, "max_length", "'max_prompt_length' .prompt and answer apart"),

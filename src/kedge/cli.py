@@ -28,6 +28,10 @@ app = typer.Typer(
 )
 console = Console(quiet=os.environ.get("RANK", "0") != "0")  # of several processes the first one speaks
 
+WITH_SETTINGS = {"ignore_unknown_options": True}
+"""Of commands that take key=value: one written as an option, as other programs have it, is told so and not refused as
+some option that there is none of."""
+
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="The recipe; see docs/recipes.md.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[key.path=value]...", help="ppo.kl_coef=0.1; see `kedge settings`.")
@@ -49,13 +53,13 @@ def quickstart(
     run_quickstart(run, seed=seed, overwrite=overwrite, console=console)
 
 
-@app.command()
+@app.command(context_settings=WITH_SETTINGS)
 def sft(recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwrite = False, resume: Resume = False) -> None:
     """Supervised fine-tuning on demonstrations: the recipe's sft table."""
     _supervised("sft", _read(recipe, overrides, "sft"), overwrite=overwrite, resume=resume)
 
 
-@app.command()
+@app.command(context_settings=WITH_SETTINGS)
 def reward(
     recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwrite = False, resume: Resume = False
 ) -> None:
@@ -63,7 +67,7 @@ def reward(
     _supervised("reward", _read(recipe, overrides, "reward"), overwrite=overwrite, resume=resume)
 
 
-@app.command()
+@app.command(context_settings=WITH_SETTINGS)
 def ppo(recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwrite = False, resume: Resume = False) -> None:
     """PPO of a policy against a reward: the recipe's ppo table."""
     read = _read(recipe, overrides, "ppo")
@@ -74,7 +78,7 @@ def ppo(recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwrite = 
     summary = job.train()
     if "after" in summary:
         console.print(comparison_table(summary, title="Before and after PPO"))
-    else:
+    elif not job.eval_prompts:  # else why it was left out has been said
         console.print(
             "no held-out prompts, so no before and after: set eval_size or eval_prompts in the recipe's table"
         )
@@ -82,7 +86,7 @@ def ppo(recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwrite = 
     _say_where(job.run.path, f"{job.run.path}/policy", f"kedge chat {job.run.path}")
 
 
-@app.command()
+@app.command(context_settings=WITH_SETTINGS)
 def evaluate(recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwrite = False) -> None:
     """One policy against another on the same prompts: the recipe's evaluate table."""
     read = _read(recipe, overrides, "evaluate")
@@ -95,7 +99,7 @@ def evaluate(recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwri
     _say_where(folder, f"{folder}/samples.jsonl", None)
 
 
-@app.command()
+@app.command(context_settings=WITH_SETTINGS)
 def doctor(
     recipe: RecipeFile,
     overrides: Overrides = None,
@@ -191,7 +195,7 @@ def chat(
     converse(conversation, console)
 
 
-@app.command()
+@app.command(context_settings=WITH_SETTINGS)
 def plan(
     recipe: RecipeFile,
     overrides: Overrides = None,
@@ -362,6 +366,10 @@ def _root(
 
 def _read(path: Path, overrides: list[str] | None, stage: str | None = None, too: Sequence[str] = ()) -> "Recipe":
     _quiet()
+    for text in overrides or []:
+        if text.startswith("-"):
+            setting = text.lstrip("-") if "=" in text else "key=value"
+            raise KedgeError(f"{text}: no such option (--help lists them); a setting is given as {setting}")
     from kedge.recipe import Recipe
 
     return Recipe(path, overrides or [], stage=stage, too=too)

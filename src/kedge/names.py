@@ -391,6 +391,13 @@ OWN: tuple[Name, ...] = (
     _name("reward", "kedge", ppo="reward"),
     _name("metrics", "kedge", ppo="metrics"),
     *(
+        _name(each, "kedge", ppo=each)
+        for each in (
+            "kl_coef", "kl_in", "kl_controller", "target_kl", "response_length", "temperature", "num_generations",
+            "mini_batch_size", "num_ppo_epochs", "critic", "advantage_estimator", "cutoff", "guards",
+        )
+    ),
+    *(
         _name(each, "kedge", training=each)
         for each in ("tokenizer", "columns", "eval_size", "run", "resume", "overwrite")
     ),
