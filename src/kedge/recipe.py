@@ -273,8 +273,8 @@ def _of_a_table(assignment: str, written: Mapping[str, Any], stage: str | None) 
     if not having:
         return assignment
     if stage is not None:
-        told = elsewhere(first, stage, STAGES[stage].model_fields) or f"[{'] and ['.join(having)}] has, and is not read"
-        raise ConfigError(f"{assignment.strip()!r}: [{stage}] has no {first!r}: {told}")
+        unread = f"[{stage}] has no {first!r}; [{'] and ['.join(having)}] has, and is not read"
+        raise ConfigError(f"{assignment.strip()!r}: {elsewhere(first, stage, STAGES[stage].model_fields) or unread}")
     tables = [f"{table}.{assignment.strip()}" for table in having]
     if len(tables) == 1:
         return tables[0]

@@ -64,6 +64,12 @@ def test_kedges_own_columns_come_first():
     assert shown.whole == "pc"
 
 
+def test_a_conversation_has_one_system_message():
+    """Its own, and not the column's besides."""
+    [shown] = demonstrations(row(conversations=turns("system: s", "human: q", "gpt: a"), system="t"))
+    assert shown.whole == chat("system: s", "user: q", "assistant: a")
+
+
 @pytest.mark.parametrize(
     ("columns", "whole"),
     [
@@ -76,6 +82,7 @@ def test_kedges_own_columns_come_first():
             ("system: s", "user: q", "assistant: y"),
         ),
         ({"instruction": "q", "input": "", "chosen": "y", "rejected": "n", "output": "y"}, ("user: q", "assistant: y")),
+        ({"instruction": "q", "input": "", "output": ["y", "n"]}, ("user: q", "assistant: y")),
     ],
 )
 def test_preferences(columns, whole):
@@ -87,6 +94,7 @@ def test_preferences(columns, whole):
 @pytest.mark.parametrize(
     ("read", "columns", "said"),
     [
+        (demonstrations, {"conversations": turns("human: q", "gpt: ")}, "the last message, the assistant's, is empty"),
         (demonstrations, {"conversations": "hi"}, "'conversations' must be a list of {'from', 'value'}, not 'hi'"),
         (demonstrations, {"conversations": []}, "'conversations' must be a list"),
         (demonstrations, {"conversations": ["hi"]}, "'conversations' holds {'from', 'value'}, not 'hi'"),

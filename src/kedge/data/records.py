@@ -198,6 +198,8 @@ def _demonstration(row: Row) -> Demonstration:
         messages = _text(column(row, "messages"), row, "messages")
         if isinstance(messages, str) or messages[-1]["role"] != "assistant":
             raise DataError(f"{row.origin}: 'messages' must be a list of messages that ends with role 'assistant'")
+        if not messages[-1]["content"]:
+            raise DataError(f"{row.origin}: the last message, the assistant's, is empty; there is nothing to learn")
         return Demonstration(messages[:-1], messages[-1:], row.origin, begins_a_turn=True)
     if "text" in row.columns and "completion" not in row.columns:
         return Demonstration("", _text(column(row, "text"), row, "text"), row.origin)

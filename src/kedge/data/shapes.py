@@ -58,7 +58,8 @@ def as_prompt(row: Row) -> Row:
 
 
 def as_preference(row: Row) -> Row:
-    """With ``prompt``, and with ``chosen`` and ``rejected`` as messages where they are ShareGPT's.
+    """With ``prompt``, ``chosen`` and ``rejected``: messages where they are ShareGPT's; and an Alpaca row's ``output``
+    may be the two of them.
 
     Raises:
         DataError: a conversation that cannot be read.
@@ -66,7 +67,10 @@ def as_preference(row: Row) -> Row:
     if _is_sharegpt(row):
         row = _with(row, prompt=_conversation(row))
     elif _is_alpaca(row):
+        both = row.columns.get("output")
         row = _with(row, prompt=_instruction(row))
+        if "chosen" not in row.columns and isinstance(both, list | tuple) and len(both) == 2:
+            row = _with(row, chosen=both[0], rejected=both[1])
     turns = {name: _turns(row, name) for name in ("chosen", "rejected") if _speaks(row.columns.get(name))}
     return _with(row, **turns) if turns else row
 
@@ -91,7 +95,8 @@ def _speaks(value: Any) -> bool:
 
 
 def _conversation(row: Row) -> Messages:
-    return _system(row) + _turns(row, "conversations")
+    turns = _turns(row, "conversations")
+    return turns if turns[0]["role"] == "system" else _system(row) + turns
 
 
 def _turns(row: Row, name: str) -> Messages:
