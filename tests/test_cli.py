@@ -175,6 +175,8 @@ def no_template(world):
         ),
         (None, "sft r.toml ppo.kl_coef=0.1", ["'ppo.kl_coef=0.1': of [ppo], and [sft] is what is read here"]),
         (None, "sft r.toml gamma=0.9", ["[sft] has no 'gamma'; [ppo] has, and is not read"]),
+        (None, "ppo r.toml reward.function=a:b", ["[ppo] is what is read here; ppo.reward is another setting"]),
+        (None, "sft r.toml reward=a:b", ["'reward=a:b': [reward] is a table, and not what is read here"]),
         (None, "sft r.toml steps=9", ["'steps=9': kedge's name for it is 'epochs'"]),
         (one_table, "evaluate one.toml temperature=0", ["no table [evaluate], which would have 'temperature'"]),
         (None, "plan r.toml batch_size=8", ["write sft.batch_size=8 or reward.batch_size=8 or ppo.batch_size=8"]),
@@ -189,8 +191,6 @@ def no_template(world):
         (None, "ppo r.toml ppo.micro_batch_tokens=4", ["micro_batch_tokens", "response_length=6"]),
         (None, "ppo r.toml ppo.learning_rate=fast", ["learning_rate", "'fast'"]),
         (None, "ppo r.toml kl_coef", ["kl_coef", "key.path=value"]),
-        (None, "ppo r.toml --kl_coef=0.1", ["--kl_coef=0.1: no such option", "a setting is given as kl_coef=0.1"]),
-        (None, "sft r.toml --epochs 3", ["--epochs: no such option", "a setting is given as key=value"]),
         (None, "ppo nowhere.toml", ["nowhere.toml", "no such recipe file"]),
         (bad_row, "ppo r.toml", ["prompts.jsonl: line 2", "no column 'prompt'", "question"]),
         (empty_data, "ppo r.toml", ["prompts.jsonl", "no rows"]),
@@ -232,6 +232,18 @@ def test_bad_input(kedge, world, damage, words, said):
     assert [word for word in said if word not in err.replace("\n", " ")] == []
     assert "Traceback" not in err + out
     assert not (world / "runs").exists()  # said before any training, with nothing left behind
+
+
+def test_options_that_there_are_none_of(kedge, world, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    for words in ("ppo r.toml --kl_coef=0.1", "ppo --kl_coef=0.1 r.toml", "sft r.toml --kl_coef 0.1"):
+        status, _, err = kedge(*words.split())
+        assert status == 2
+        assert "No such option: --kl_coef. A setting is given without dashes: kl_coef=..." in " ".join(err.split())
+    for words in ("ppo r.toml --resum", "ppo --resum r.toml"):
+        _, _, err = kedge(*words.split())
+        assert "--resume" in err
+        assert "setting" not in err
 
 
 def test_tokenizer_of_another_vocabulary(kedge, world, shared):

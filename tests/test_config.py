@@ -166,7 +166,7 @@ def test_override_paths():
     for wrong in ("ppo.steps", "=3", "", "  =3"):
         with pytest.raises(ConfigError, match=r"an override reads key\.path=value"):
             override(recipe, [wrong])
-    with pytest.raises(ConfigError, match=r"'run\.x=1': 'run' is not a table"):
+    with pytest.raises(ConfigError, match=r"'run\.x=1': 'run' is no table in the recipe, but 'a'"):
         override(recipe, ["run.x=1"])
 
 

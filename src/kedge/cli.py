@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.core import TyperCommand
 
 from kedge import __version__
 from kedge.errors import KedgeError, Stopped
@@ -28,9 +29,21 @@ app = typer.Typer(
 )
 console = Console(quiet=os.environ.get("RANK", "0") != "0")  # of several processes the first one speaks
 
-WITH_SETTINGS = {"ignore_unknown_options": True}
-"""Of commands that take key=value: one written as an option, as other programs have it, is told so and not refused as
-some option that there is none of."""
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # typer brings its own click, or none
+
+
+class WithSettings(TyperCommand):
+    """A command that takes key=value; who writes that as an option, as other programs have it, is told how."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except UsageError as error:
+            option = getattr(error, "option_name", None)
+            if option and not getattr(error, "possibilities", None):
+                error.message += f". A setting is given without dashes: {option.lstrip('-')}=..."  # type: ignore[attr-defined]
+            raise
+
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="The recipe; see docs/recipes.md.")]
 Overrides = Annotated[
@@ -53,13 +66,13 @@ def quickstart(
     run_quickstart(run, seed=seed, overwrite=overwrite, console=console)
 
 
-@app.command(context_settings=WITH_SETTINGS)
+@app.command(cls=WithSettings)
 def sft(recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwrite = False, resume: Resume = False) -> None:
     """Supervised fine-tuning on demonstrations: the recipe's sft table."""
     _supervised("sft", _read(recipe, overrides, "sft"), overwrite=overwrite, resume=resume)
 
 
-@app.command(context_settings=WITH_SETTINGS)
+@app.command(cls=WithSettings)
 def reward(
     recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwrite = False, resume: Resume = False
 ) -> None:
@@ -67,7 +80,7 @@ def reward(
     _supervised("reward", _read(recipe, overrides, "reward"), overwrite=overwrite, resume=resume)
 
 
-@app.command(context_settings=WITH_SETTINGS)
+@app.command(cls=WithSettings)
 def ppo(recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwrite = False, resume: Resume = False) -> None:
     """PPO of a policy against a reward: the recipe's ppo table."""
     read = _read(recipe, overrides, "ppo")
@@ -86,7 +99,7 @@ def ppo(recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwrite = 
     _say_where(job.run.path, f"{job.run.path}/policy", f"kedge chat {job.run.path}")
 
 
-@app.command(context_settings=WITH_SETTINGS)
+@app.command(cls=WithSettings)
 def evaluate(recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwrite = False) -> None:
     """One policy against another on the same prompts: the recipe's evaluate table."""
     read = _read(recipe, overrides, "evaluate")
@@ -99,7 +112,7 @@ def evaluate(recipe: RecipeFile, overrides: Overrides = None, overwrite: Overwri
     _say_where(folder, f"{folder}/samples.jsonl", None)
 
 
-@app.command(context_settings=WITH_SETTINGS)
+@app.command(cls=WithSettings)
 def doctor(
     recipe: RecipeFile,
     overrides: Overrides = None,
@@ -195,7 +208,7 @@ def chat(
     converse(conversation, console)
 
 
-@app.command(context_settings=WITH_SETTINGS)
+@app.command(cls=WithSettings)
 def plan(
     recipe: RecipeFile,
     overrides: Overrides = None,
@@ -366,10 +379,6 @@ def _root(
 
 def _read(path: Path, overrides: list[str] | None, stage: str | None = None, too: Sequence[str] = ()) -> "Recipe":
     _quiet()
-    for text in overrides or []:
-        if text.startswith("-"):
-            setting = text.lstrip("-") if "=" in text else "key=value"
-            raise KedgeError(f"{text}: no such option (--help lists them); a setting is given as {setting}")
     from kedge.recipe import Recipe
 
     return Recipe(path, overrides or [], stage=stage, too=too)

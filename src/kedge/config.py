@@ -237,7 +237,7 @@ def override(recipe: dict[str, Any], assignments: Sequence[str]) -> dict[str, An
         for name in tables:
             table = table.setdefault(name, {})
             if not isinstance(table, dict):
-                raise ConfigError(f"{assignment!r}: {name!r} is not a table of the recipe")
+                raise ConfigError(f"{assignment!r}: {name!r} is no table in the recipe, but {table!r}; set all of it")
         table[key] = _value(text.strip())
     return result
 

@@ -242,8 +242,14 @@ def _refuse_unread(assignment: str, stage: str | None, too: Sequence[str]) -> No
         ConfigError: naming both.
     """
     table, dot, _ = assignment.partition("=")[0].strip().partition(".")
-    if stage is not None and dot and table in STAGES and table not in (stage, *too):
-        raise ConfigError(f"{assignment.strip()!r}: of [{table}], and [{stage}] is what is read here; take it out")
+    if stage is None or table not in STAGES or table in (stage, *too):
+        return
+    own = STAGES[stage].model_fields
+    if dot:
+        meant = f"; {stage}.{table} is another setting, {stage}.{assignment.strip()}" if table in own else ""
+        raise ConfigError(f"{assignment.strip()!r}: of [{table}], and [{stage}] is what is read here{meant}")
+    if table not in own:
+        raise ConfigError(f"{assignment.strip()!r}: [{table}] is a table, and not what is read here")
 
 
 def _of_a_table(assignment: str, written: Mapping[str, Any], stage: str | None) -> str:

@@ -129,8 +129,10 @@ def test_a_json_file_of_columns(tmp_path):
         (
             "a.json",
             '{"a": 1}',
-            "list of rows, or a list for each column: dict: .*'a' is int",
+            "holds a list of rows, or an object with lists of one length$",
         ),
+        ("a.json", '{"a": [1, 2], "b": [1]}', "holds a list of rows, or an object with lists of one length$"),
+        ("a.json", '{"version": "1", "data": [{"a": 1}]}', "; write what stands under 'data' as the file"),
         ("a.json", "7", "a .json file holds a list of rows, not int"),
         ("a.json", '[{"a": 1}, 3]', "row 2: a row is an object with named columns, not int"),
         ("a.json", "", "not JSON"),

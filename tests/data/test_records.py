@@ -20,6 +20,8 @@ from kedge.errors import DataError
 
 USER, BOT, AGAIN = ({"role": r, "content": c} for r, c in (("user", "hi"), ("assistant", "yes"), ("assistant", "no")))
 
+SYSTEM = {"role": "system", "content": "be kind"}
+
 
 def says(content):
     return {"role": "assistant", "content": content}
@@ -70,6 +72,14 @@ def test_demonstrations(row, expected):
         ({"prompt": "a", "chosen": "b", "rejected": "c", "label": 1}, ("ab", "ac")),
         ({"prompt": "hi", "chosen": [USER, BOT], "rejected": [USER, AGAIN]}, ([USER, BOT], [USER, AGAIN])),
         ({"prompt": [USER], "chosen": [USER, BOT], "rejected": [USER, AGAIN]}, ([USER, BOT], [USER, AGAIN])),
+        (
+            {"prompt": [SYSTEM, USER], "chosen": [USER, BOT], "rejected": [AGAIN]},
+            ([SYSTEM, USER, BOT], [SYSTEM, USER, AGAIN]),
+        ),
+        (
+            {"prompt": "hi ", "chosen": [SYSTEM, USER, BOT], "rejected": [USER, AGAIN]},
+            ([SYSTEM, USER, BOT], [USER, AGAIN]),
+        ),
         (  # answers that happen to begin like the prompt are answers
             {"prompt": [USER, BOT, USER], "chosen": [BOT], "rejected": [AGAIN]},
             ([USER, BOT, USER, BOT], [USER, BOT, USER, AGAIN]),

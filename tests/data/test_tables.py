@@ -53,6 +53,15 @@ TABLES = {
         f"datasets as {kind}": lambda kind=kind: datasets.Dataset.from_list(ROWS).with_format(kind)
         for kind in ("pandas", "arrow")
     },
+    **{
+        f"streamed as {kind}": lambda kind=kind: (
+            datasets.Dataset.from_list(ROWS).to_iterable_dataset().with_format(kind)
+        )
+        for kind in ("pandas", "arrow")
+    },
+    "datasets, some columns": lambda: datasets.Dataset.from_list([row | {"secret": 1} for row in ROWS]).with_format(
+        "pandas", columns=["prompt", "n"]
+    ),
     "streamed": lambda: datasets.Dataset.from_list(ROWS).to_iterable_dataset(),
     "torch": MapStyle,
     "generator": lambda: (row for row in ROWS),
@@ -148,12 +157,17 @@ def test_what_is_no_table_is_refused_by_name(source, message):
         read_prompts(source)
 
 
-def test_names_of_files_are_no_texts(tmp_path):
+def test_names_of_files_are_no_texts(tmp_path, monkeypatch):
     (tmp_path / "a.csv").write_text("prompt\nhi\n")
     for name in (tmp_path / "a.csv", str(tmp_path / "a.csv")):
-        with pytest.raises(DataError, match=r"a\.csv: a list of files is read as texts; give one file"):
+        with pytest.raises(DataError, match=r"a\.csv: a list of files would be read as texts; give one file"):
             read_prompts([name])
-    assert len(read_prompts([str(tmp_path / "a.csv"), "hi"])) == 2
+    with pytest.raises(DataError, match="a list of files"):
+        read_prompts(["no.csv", str(tmp_path / "a.csv")])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(DataError, match="a list of files"):
+        read_prompts(["~/a.csv"])
+    assert len(read_prompts(["She wrote it to story.json. " * 20 + "a.json", "a\nb.csv"])) == 2
     assert len(read_prompts(["there/is/no.csv"])) == 1
 
 

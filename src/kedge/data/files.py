@@ -145,14 +145,22 @@ def _json_list(path: Path, text: str) -> Iterator[Row]:
     except json.JSONDecodeError as error:
         raise DataError(f"{path}: not JSON: {error}; a file with one object a line ends in .jsonl") from None
     if isinstance(rows, dict):
-        try:
-            rows = items_of(rows)
-        except DataError as error:
-            raise DataError(f"{path}: a .json file holds a list of rows, or a list for each column: {error}") from None
+        rows = _rows_of_object(path, rows)
     if not isinstance(rows, list):
         raise DataError(f"{path}: a .json file holds a list of rows, not {type(rows).__name__}")
     for number, row in enumerate(rows, start=1):
         yield _object(row, f"{path}: row {number}")
+
+
+def _rows_of_object(path: Path, columns: dict[str, Any]) -> list[Any]:
+    inside = [
+        name for name, rows in columns.items() if isinstance(rows, list) and any(isinstance(x, dict) for x in rows)
+    ]
+    sizes = {len(column) if isinstance(column, list) else None for column in columns.values()}
+    if inside or None in sizes or len(sizes) != 1:
+        hint = f"; write what stands under {inside[0]!r} as the file" if inside else ""
+        raise DataError(f"{path}: a .json file holds a list of rows, or an object with lists of one length{hint}")
+    return items_of(columns)
 
 
 def _object(row: Any, origin: str) -> Row:

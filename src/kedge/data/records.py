@@ -23,8 +23,8 @@ Text = str | Messages
 LABELS = {"0": "0", "0.0": "0", "false": "0", "1": "1", "1.0": "1", "true": "1"}
 """How people and their tools write 0 and 1."""
 
-TAGS = ("label", "kto_tag")
-"""Columns that say whether an answer is good: TRL's, LLaMA-Factory's."""
+TAGS = ("kto_tag", "label")
+"""Columns that say whether an answer is good: LLaMA-Factory's, TRL's."""
 
 T = TypeVar("T")
 
@@ -213,23 +213,35 @@ def _preference(row: Row) -> Preference:
     rejected = _text(column(row, "rejected"), row, "rejected")
     if "prompt" in row.columns:
         prompt = _text(column(row, "prompt"), row, "prompt")
-        if not (_begins_with(chosen, prompt) and _begins_with(rejected, prompt)):
-            chosen = _answered(prompt, _like(prompt, chosen, row, "chosen"))
-            rejected = _answered(prompt, _like(prompt, rejected, row, "rejected"))
+        chosen, rejected = (
+            _whole(prompt, answer) or _answered(prompt, _like(prompt, answer, row, name))
+            for name, answer in (("chosen", chosen), ("rejected", rejected))
+        )
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise DataError(f"{row.origin}: 'chosen' and 'rejected' must both be text or both be messages")
     return Preference(chosen, rejected, row.origin)
 
 
-def _begins_with(conversation: Text, prompt: Text) -> bool:
-    """Whether messages are the whole conversation, the prompt at their beginning (as in UltraFeedback), and not the
-    answer to it alone."""
-    if isinstance(conversation, str):
-        return False
-    if isinstance(prompt, list):
-        return len(conversation) > len(prompt) and conversation[: len(prompt)] == prompt
-    first = [m for m in conversation if m["role"] != "system"][:1]
-    return [(m["role"], m["content"].strip()) for m in first] == [("user", prompt.strip())]
+def _whole(prompt: Text, answer: Text) -> Messages | None:
+    """The conversation, where ``answer`` is all of it and not the answer alone: messages that begin with the prompt (as
+    in UltraFeedback), whichever of the two has the system's message."""
+    if isinstance(answer, str):
+        return None
+    asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    system, asked = _parted(asked)
+    own, said = _parted(answer)
+    begins = [_said(m) for m in said[: len(asked)]] == [_said(m) for m in asked]
+    return [*(own or system), *said] if asked and begins and len(said) > len(asked) else None
+
+
+def _parted(messages: Messages) -> tuple[Messages, Messages]:
+    """The system's messages at the beginning, and the others."""
+    others = next((i for i, message in enumerate(messages) if message["role"] != "system"), len(messages))
+    return messages[:others], messages[others:]
+
+
+def _said(message: Mapping[str, Any]) -> tuple[str, str]:
+    return message["role"], message["content"].strip()
 
 
 def _like(prompt: Text, answer: Text, row: Row, name: str) -> Text:

@@ -12,8 +12,14 @@ from typing import Any
 
 from kedge.errors import DataError
 
+LONGEST_NAME = 255
+"""Characters of a path that is worth a look at the disk."""
+
 SHOWN = 8
 """Names that a message shows."""
+
+BY_TABLE = ("pandas", "arrow", "polars")
+"""Formats of ``datasets`` in which a row is a table."""
 
 OF_ARROW_TABLES = ("columns", "column_names", "schema")
 """What a table or a stream of its batches has, and a single column has not."""
@@ -49,13 +55,15 @@ def items_of(source: Any) -> list[Any]:
 
 
 def refuse_files(items: list[Any], suffixes: tuple[str, ...]) -> None:
-    """Raise where the items are names of files, and not texts.
+    """Raise where an item is the name of a file, and no text.
 
     Raises:
         DataError: with the fix.
     """
-    if items and all(isinstance(x, str | Path) and str(x).endswith(suffixes) and Path(x).is_file() for x in items):
-        raise DataError(f"{items[0]}: a list of files is read as texts; give one file, or the folder they are in")
+    for item in items:
+        looks_like_a_name = isinstance(item, str | Path) and len(str(item)) < LONGEST_NAME and "\n" not in str(item)
+        if looks_like_a_name and str(item).endswith(suffixes) and Path(item).expanduser().is_file():
+            raise DataError(f"{item}: a list of files would be read as texts; give one file, or the folder they are in")
 
 
 def refuse_one_conversation(items: list[Any]) -> None:
@@ -101,9 +109,13 @@ def _rows_of_columns(source: Mapping[Any, Any]) -> list[Any]:
 
 
 def _rows_of_dataset(source: Any) -> list[Any]:
-    kind = (getattr(source, "format", None) or {}).get("type")
     # With the transforms that were set on it, but by rows.
-    return list(source.with_format(None) if kind in ("pandas", "arrow", "polars") else source)
+    if hasattr(source, "format"):
+        if source.format["type"] in BY_TABLE:
+            source = source.select_columns(source.format["columns"]).with_format(None)
+    elif getattr(source._formatting, "format_type", None) in BY_TABLE:  # streamed
+        source = source.with_format(None)
+    return list(source)
 
 
 def _rows_of_pandas(frame: Any) -> list[Any]:

@@ -54,8 +54,9 @@ def kept(path: str | Path, stage: str, config: type[Config], given: Mapping[str,
     Raises:
         ConfigError: no such run, nothing of that name to be given, or a source that must be given.
     """
-    for name in NOT_AGAIN.keys() & given.keys():
-        raise ConfigError(f"{name}: {NOT_AGAIN[name]}")
+    for name in given:
+        if name in NOT_AGAIN:
+            raise ConfigError(f"{name}: {NOT_AGAIN[name]}")
     path = Path(path).expanduser()
     recipe = path / "recipe.toml"
     if not recipe.is_file():

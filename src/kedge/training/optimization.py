@@ -71,6 +71,7 @@ def retake_step(group: dict[str, Any], optimizer: torch.optim.AdamW, factor: flo
         weight.add_(direction, alpha=before).div_(1 - before * decay)
         weight.mul_(1 - after * decay).sub_(direction, alpha=after)
     group["lr"] = after
+    torch.clear_autocast_cache()  # which holds low-precision copies of the weights as they were
 
 
 def precision(config: TrainingConfig, device: torch.device) -> torch.autocast:

@@ -43,56 +43,49 @@ class TrustRegion:
     scale: float = 1.0
     """Factor on the policy's learning rate, at most 1."""
 
-    _measure: Callable[[], float] = field(init=False)
-    _found: float | None = field(init=False)
-    _since: float = field(init=False)
+    _since: float = field(default=math.inf, init=False)
+    """Answers trained on since the KL was last measured."""
 
-    def begin(self, measure: Callable[[], float]) -> float:
-        """Before an update, whose learning rate has been set. Returns the policy's for its steps.
-
-        Args:
-            measure: gives the KL of the policy now from the one that sampled, nats a token.
-        """
-        self._measure, self._found, self._since = measure, None, math.inf
+    def begin(self) -> float:
+        """Before an update, whose learning rate has been set. Returns the policy's for its steps."""
+        self._since = math.inf
         if self.target is not None:
             self._policy["lr"] *= self.scale
-        rate: float = self._policy["lr"]
-        return rate
+        return float(self._policy["lr"])
 
-    def is_left(self, divergence: float, answers: int) -> bool:
+    def is_left(self, divergence: float, answers: int, measure: Callable[[], float]) -> bool:
         """Whether the policy is too far from the one that sampled; to be asked before each minibatch is trained on.
 
         Args:
-            divergence: its KL, nats a token. answers: how many it has.
+            divergence: the minibatch's own KL, nats a token. answers: how many it has.
+            measure: gives the KL over answers of the whole step.
         """
         if self.target is None:
             return False
         is_due = self._since >= MEASURED > answers
-        if is_due or (self._since >= SOONER and self._is_beyond(divergence)):
-            found, self._since = self._measure(), 0
-            self._found = found if self._is_beyond(found) else None
+        is_left = False
+        if is_due or (self._since >= SOONER and not divergence <= self.target):
+            is_left = not measure() <= self.target
+            self._since = 0
         self._since += answers
-        return self._found is not None
+        return is_left
 
-    def end(self) -> float:
+    def end(self, measure: Callable[[], float]) -> float:
         """After an update's last step: shorten it where it went too far. Returns the KL that the update ends with."""
-        divergence = self._measure() if self._found is None else self._found
+        divergence = measure()
         if self.target is None:
             return divergence
         if divergence <= WELL_WITHIN * self.target:
             self.scale = min(1.0, RISE * self.scale)
-        if self._is_beyond(divergence):
+        elif not divergence <= self.target:
             self.scale *= self._root(divergence, SHORTENED[0], 1.0)
-        tries = 0
-        while self._is_beyond(divergence) and tries <= TRIES:
-            tries += 1
-            factor = MARGIN * self._root(divergence, *SHORTENED) if tries <= TRIES else 0.0
+        for tried in range(TRIES + 1):
+            if divergence <= self.target:
+                break
+            factor = MARGIN * self._root(divergence, *SHORTENED) if tried < TRIES else 0.0
             retake_step(self._policy, self.optimizer, factor)
-            divergence = self._measure()
+            divergence = measure()
         return divergence
-
-    def _is_beyond(self, divergence: float) -> bool:
-        return self.target is not None and not divergence <= self.target
 
     def _root(self, divergence: float, low: float, high: float) -> float:
         """By how much shorter the update should have been."""

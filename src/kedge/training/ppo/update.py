@@ -61,25 +61,26 @@ class Update:
         seen: list[Metrics] = []
         applied = 0
         train_policy = step >= self.config.critic_warmup_steps
-        rate = self.region.begin(partial(self._divergence, _spread(batch)))
-        for rows in self._minibatches(batch, step):
-            try:
+        measure = partial(self._moved, batch)
+        rate = self.region.begin()
+        try:
+            for rows in self._minibatches(batch, step):
                 metrics = self._accumulate(batch, rows, kl_coef, train_policy)
-            except NotFiniteError:
-                if applied and train_policy:  # it may be the step before that leads there
-                    self.region.end()
-                raise
-            seen.append(metrics)
-            if not applied:
-                metrics |= self._check_first(metrics, fatal=step == 0)
-            elif train_policy and self.region.is_left(metrics["policy/approxkl_avg"], len(rows)):
-                self.optimizer.zero_grad(set_to_none=True)
-                break
-            metrics["policy/grad_norm"] = self._apply(rows, train_policy)
-            applied += 1
+                seen.append(metrics)
+                if not applied:
+                    metrics |= self._check_first(metrics, fatal=step == 0)
+                elif train_policy and self.region.is_left(metrics["policy/approxkl_avg"], len(rows), measure):
+                    self.optimizer.zero_grad(set_to_none=True)
+                    break
+                metrics["policy/grad_norm"] = self._apply(rows, train_policy)
+                applied += 1
+        except NotFiniteError:
+            if applied and train_policy:  # it may be the step before that leads there, and it stays
+                self.region.end(measure)
+            raise
         averages = _averages(seen)
         if applied and train_policy:
-            averages["policy/update_kl"] = self.region.end()
+            averages["policy/update_kl"] = self.region.end(measure)
         return averages | {
             "policy/stopped_early": float(applied < len(seen)),
             "policy/updates": applied,
@@ -95,6 +96,13 @@ class Update:
             for first in range(0, len(order), size):
                 if batch.mask[order[first : first + size]].any():  # else all were cut off and are left out
                     yield order[first : first + size]
+
+    def _moved(self, batch: Batch) -> float:
+        """How far the update has moved the policy, over some of the answers that are trained on, evenly over all of
+        them (neighbours may share a prompt): nats a token."""
+        rows = [row for row, mask in enumerate(batch.mask.any(-1).tolist()) if mask]
+        few = min(len(rows), MEASURED)
+        return self._divergence(batch.rows([rows[i * len(rows) // few] for i in range(few)]))
 
     @torch.no_grad()
     def _divergence(self, part: Batch) -> float:
@@ -246,13 +254,6 @@ class Update:
         torch.clear_autocast_cache()  # which holds low-precision copies of the weights as they were
         self.optimizer.zero_grad(set_to_none=True)
         return float(norm)
-
-
-def _spread(batch: Batch) -> Batch:
-    """Up to MEASURED of the answers that are trained on, evenly over all of them: neighbours may share a prompt."""
-    rows = [row for row, mask in enumerate(batch.mask.any(-1).tolist()) if mask] or [0]
-    few = min(len(rows), MEASURED)
-    return batch.rows([rows[i * len(rows) // few] for i in range(few)])
 
 
 def _averages(minibatches: Sequence[Metrics]) -> Metrics:
