@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kedge.errors import KedgeError
     from kedge.evaluation.evaluate import evaluate
     from kedge.models.language_model import load_language_model
+    from kedge.runs import Run, open_run
     from kedge.training.ppo import PPO, PPOConfig
     from kedge.training.reward_modeling import RewardConfig, RewardModeling
     from kedge.training.sft import SFT, SFTConfig
@@ -27,11 +28,13 @@ __all__ = [
     "PPOConfig",
     "RewardConfig",
     "RewardModeling",
+    "Run",
     "SFTConfig",
     "Sampling",
     "__version__",
     "evaluate",
     "load_language_model",
+    "open_run",
 ]
 
 _HOME = {
@@ -41,11 +44,13 @@ _HOME = {
     "PPOConfig": "kedge.training.ppo",
     "RewardConfig": "kedge.training.reward_modeling",
     "RewardModeling": "kedge.training.reward_modeling",
+    "Run": "kedge.runs",
     "SFT": "kedge.training.sft",
     "SFTConfig": "kedge.training.sft",
     "Sampling": "kedge.engine.sampling",
     "evaluate": "kedge.evaluation.evaluate",
     "load_language_model": "kedge.models.language_model",
+    "open_run": "kedge.runs",
 }
 
 

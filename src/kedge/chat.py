@@ -4,13 +4,13 @@ from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 
-from kedge.config import read_recipe
 from kedge.data.encode import encode_prompt, has_template
 from kedge.data.records import Messages, as_messages
 from kedge.engine.engine import Engine
 from kedge.engine.sampling import Sampling
 from kedge.errors import DataError
 from kedge.models.language_model import LanguageModel
+from kedge.runs import run_of
 from kedge.training.ppo import PPOConfig
 
 
@@ -81,9 +81,9 @@ def _asked(text: str) -> dict[str, str]:
 
 def trained_sampling(run: Path) -> Sampling:
     """How the policy of a PPO run answered in training; for anything else temperature 1 and 256 tokens."""
-    recipe = run.expanduser() / "recipe.toml"
-    settings = read_recipe(recipe).get("ppo", {}) if recipe.is_file() else {}
-    if not settings:
+    found = run_of(run)
+    settings = found.recipe.get("ppo") if found else None
+    if settings is None:
         return Sampling(max_new_tokens=256)
     usual = PPOConfig()
     return Sampling(

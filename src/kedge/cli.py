@@ -250,6 +250,41 @@ def plan(
             console.print(plan_view(planned), "")
 
 
+@app.command()
+def runs(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FOLDER]...", help="Runs, or folders of runs. Default: runs.")
+    ] = None,
+    metric: Annotated[list[str] | None, typer.Option("--metric", help="Only these, in tables and curves.")] = None,
+    curves: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw them there.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
+) -> None:
+    """List runs; two or more that are named are compared: settings that differ, last metrics, curves."""
+    from kedge.runs import open_run, runs_in
+    from kedge.runs.compare import compare, line_of
+    from kedge.runs.tables import list_table, side_by_side
+    from kedge.storage import strict_json
+
+    given = folders or [Path("runs")]
+    named = [found for folder in given for found in (runs_in(folder) if folder.is_dir() else [open_run(folder)])]
+    if not named:
+        raise KedgeError(f"{', '.join(map(str, given))}: no runs in it")
+    lines = [line_of(run) for run in named]
+    compared = compare(named, metric or ()) if len(given) > 1 else None
+    if as_json:
+        print(strict_json({"runs": [line.as_dict() for line in lines]} | (vars(compared) if compared else {})))
+    else:
+        console.print(list_table(lines))
+        if compared is not None:
+            console.print(side_by_side(compared.settings, compared.names, title="Settings that differ"))
+            console.print(side_by_side(compared.metrics, compared.names, title="Last metrics"))
+    if curves is not None:
+        from kedge.runs.curves import draw_curves
+
+        draw_curves(named, metric or (), curves)
+        console.print(f"curves: {curves}", highlight=False, markup=False)
+
+
 new = typer.Typer(
     help="Something to begin with: a small model of your own texts, or the support desk.", no_args_is_help=True
 )

@@ -9,6 +9,7 @@ mode would, and ``"none"`` stands for "off" because TOML has no null.
 import datetime
 import difflib
 import inspect
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -258,3 +259,12 @@ def _value(text: str) -> Any:
 def write_recipe(path: Path, tables: Mapping[str, Any]) -> None:
     """Write ``tables`` as TOML."""
     write_text(path, tomli_w.dumps(tables))
+
+
+def flattened(tables: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """``{"ppo.kl_coef": 0.05, ...}``, as they read in TOML."""
+    flat: dict[str, Any] = {}
+    for key, value in tables.items():
+        name = f"{path}{key}"
+        flat |= flattened(value, f"{name}.") if isinstance(value, Mapping) else {name: json.loads(json.dumps(value))}
+    return flat

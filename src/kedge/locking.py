@@ -51,9 +51,30 @@ def refuse_locked(folder: Path) -> None:
         _acquired(folder).release()
 
 
-def _acquired(folder: Path) -> FileLock:
+def is_taken(folder: Path) -> bool:
+    """Whether a process has the folder, this one or another; not where that cannot be told (no permission)."""
+    if not (folder / LOCK_FILE).exists():
+        return False
+    lock = _lock(folder)
+    if lock.is_locked:
+        return True
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except OSError:
+        return False
+    lock.release()
+    return False
+
+
+def _lock(folder: Path) -> FileLock:
     # A singleton of the process: whoever takes a run up again in a notebook may still hold the object that was stopped.
-    lock = FileLock(folder.absolute() / LOCK_FILE, timeout=PATIENCE, thread_local=False, is_singleton=True)
+    return FileLock(folder.absolute() / LOCK_FILE, timeout=PATIENCE, thread_local=False, is_singleton=True)
+
+
+def _acquired(folder: Path) -> FileLock:
+    lock = _lock(folder)
     try:
         lock.acquire()
     except Timeout:

@@ -4,7 +4,6 @@ It does what a user would do: writes data, a fresh tiny model and a recipe into 
 stages. The folder stays, to be read, changed and run again a stage at a time.
 """
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from kedge.data.support_desk import SupportDesk, write_support_desk
 from kedge.inspection.tables import comparison_table, curve_table, examples
 from kedge.jobs import ppo_job, reward_job, sft_job
 from kedge.recipe import Recipe
+from kedge.runs import open_run
 from kedge.starting import desk_model, parameters
 from kedge.tracking import RunFolder
 
@@ -56,8 +56,9 @@ def quickstart(
     )
     console.print(comparison_table(summary, title="Before and after PPO"))
     console.print("gold is what people would say; neither the reward model nor PPO ever saw it\n", style="dim")
+    evaluations = [row for row in open_run(folder / "ppo").rows if "eval/score" in row]
     curve = {"step": "step", "KL": "eval/kl", "score": "eval/score", "gold": "eval/gold"}
-    console.print(curve_table(evaluations(folder / "ppo"), curve, title="On the way"))
+    console.print(curve_table(evaluations, curve, title="On the way"))
     console.print()
     console.print(examples(ppo.comparison, 3, judge="gold"))
     console.print(what_next(escape(str(folder))), soft_wrap=True, highlight=False)
@@ -119,12 +120,6 @@ def ceiling(desk: SupportDesk) -> float:
     """The share of the held-out labels that the gold score itself agrees with: no judge can do better but by luck."""
     rows = [row.columns for row in read_rows(desk.preferences_heldout)]
     return sum(row["gold_chosen"] > row["gold_rejected"] for row in rows) / len(rows)
-
-
-def evaluations(run: Path) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl that hold an evaluation."""
-    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [row for row in map(json.loads, lines) if "eval/score" in row]
 
 
 def what_next(folder: str) -> str:

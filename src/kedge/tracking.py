@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kedge.config import read_recipe, write_recipe
+from kedge.config import flattened, read_recipe, write_recipe
 from kedge.errors import ConfigError
 from kedge.locking import LOCK_FILES, refuse_locked, take
 from kedge.parallel import join
@@ -274,7 +274,7 @@ class RunFolder:
         return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.exists()]
 
     def _refuse_other_settings(self) -> None:
-        before, now = _settings(read_recipe(self.path / "recipe.toml")), _settings(self.recipe)
+        before, now = flattened(read_recipe(self.path / "recipe.toml")), flattened(self.recipe)
         by_content = (self.path / FINGERPRINTS_FILE).is_file()
         for key in sorted(before.keys() | now.keys()):
             may_change = key.rpartition(".")[2] in MAY_CHANGE or ".guards." in key
@@ -312,15 +312,6 @@ def _counts(path: Path) -> bool:
 
 def _either(before: Mapping[str, str], now: Mapping[str, str], key: str) -> str:
     return before.get(key, "") + now.get(key, "")
-
-
-def _settings(tables: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """``{"ppo.kl_coef": 0.05, ...}``, as they read in TOML."""
-    flat: dict[str, Any] = {}
-    for key, value in tables.items():
-        name = f"{path}{key}"
-        flat |= _settings(value, f"{name}.") if isinstance(value, Mapping) else {name: json.loads(json.dumps(value))}
-    return flat
 
 
 def _remembered(line: str, step: int, evaluation_too: bool) -> str:

@@ -1,6 +1,5 @@
 """``kedge control``: from an environment's id or a recipe to a saved agent, its learning curve and its evaluation."""
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from kedge.errors import ConfigError, Stopped
 from kedge.interrupts import Interrupts
 from kedge.parallel import ALONE
 from kedge.progress import ProgressBar, say
+from kedge.runs import Run
 from kedge.storage import old_of
 from kedge.tracking import RunFolder, closed_when_broken_off
 
@@ -85,7 +85,8 @@ def control_job(name: str, settings: ControlRecipe, *, overwrite: bool = False, 
     run.start()
     if run.resume:
         run.forget_after(agent.num_timesteps)
-        agent.metrics = read_metrics(run.path / "metrics.jsonl")
+        rows = Run(run.path).rows
+        agent.metrics = [{name: value for name, value in row.items() if value is not None} for row in rows]
     with (
         closed_when_broken_off(run),
         ProgressBar(settings.env, config.total_timesteps, start=agent.num_timesteps) as bar,
@@ -119,12 +120,6 @@ def _go_on(agent: PPO, saved: Path, config: ControlConfig) -> None:
         raise ConfigError(
             f"total_timesteps: {config.total_timesteps:,}, and {agent.num_timesteps:,} are done; set more, or leave it"
         )
-
-
-def read_metrics(file: Path) -> list[dict[str, float]]:
-    """The lines of a run's metrics, as an agent has them; none where there is no file."""
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    return [{name: value for name, value in json.loads(line).items() if value is not None} for line in lines]
 
 
 class Reporter(Callback):

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kedge.config import read_recipe
 from kedge.data.records import demonstrations, plain
 from kedge.errors import KedgeError
+from kedge.runs import run_of
 from kedge.training.ppo.prompts import split_prompts
 from kedge.training.supervised import read_split
 
@@ -18,14 +18,11 @@ def prompts_trained_on(run: str | Path) -> set[str] | None:
     Args:
         run: its folder, the ``policy`` in it, or a checkpoint.
     """
-    folder = Path(run).expanduser()
-    folder = folder.parent if folder.name == "policy" else folder
-    folder = folder.parent.parent if folder.parent.name == "checkpoints" else folder
-    recipe = folder / "recipe.toml"
-    if not recipe.is_file():
+    found = run_of(run)
+    if found is None:
         return None
     try:
-        tables = read_recipe(recipe)
+        tables = found.recipe
         for stage, read in (("ppo", _of_ppo), ("sft", _of_sft)):
             if stage in tables:
                 return read(tables[stage])
