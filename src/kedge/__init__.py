@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kedge.callbacks import Callback
     from kedge.engine.engine import Engine
     from kedge.engine.sampling import Sampling
     from kedge.errors import KedgeError
@@ -23,6 +24,7 @@ __version__ = version("kedge")
 __all__ = [
     "PPO",
     "SFT",
+    "Callback",
     "Engine",
     "KedgeError",
     "PPOConfig",
@@ -38,6 +40,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "Callback": "kedge.callbacks",
     "Engine": "kedge.engine.engine",
     "KedgeError": "kedge.errors",
     "PPO": "kedge.training.ppo",

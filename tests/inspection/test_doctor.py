@@ -328,7 +328,7 @@ class TestLearning:
 
     def test_a_checkpoint_that_is_not_read(self, findings):
         def broken(ppo):
-            ppo.restore = lambda folder: None
+            ppo.go_on_from = lambda folder: None
 
         fails(findings(broken), "checkpoint round trip", "come back changed")
 

@@ -91,7 +91,7 @@ def test_held_out_metrics_are_the_same_in_micro_batches(make_rm):
         rm = make_rm(settings={"micro_batch_tokens": budget}, eval_data=PAIRS)
         with torch.no_grad():
             rm.model.model.score.weight.copy_(torch.linspace(1, -1, 32))
-        found.append(rm._evaluate())
+        found.append(rm.look().metrics)
     assert found[0] == pytest.approx(found[1], rel=1e-4)
     assert 0 < found[1]["eval/accuracy"] <= 1
 

@@ -185,7 +185,7 @@ def test_metrics_and_evaluations_on_the_way(make_sft, tmp_path, lines):
 def test_the_held_out_loss_is_the_same_in_micro_batches(make_sft):
     rows = [*OTHERS, *ROWS]
     losses = [
-        make_sft(settings={"micro_batch_tokens": budget}, eval_data=rows)._evaluate()["eval/loss"]
+        make_sft(settings={"micro_batch_tokens": budget}, eval_data=rows).look().metrics["eval/loss"]
         for budget in (40, 10_000)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -3,7 +3,7 @@
 from bugs.mutant import Mutant
 
 NETWORKS, LSTM = ("tests/control/test_networks.py",), ("tests/models/test_lstm.py",)
-DISTRIBUTIONS, CALLBACKS = ("tests/control/test_distributions.py",), ("tests/control/test_callbacks.py",)
+DISTRIBUTIONS, CALLBACKS = ("tests/control/test_distributions.py",), ("tests/control/test_agents_callbacks.py",)
 LEARNING, SB3 = ("tests/control/test_learning.py",), ("tests/control/test_sb3.py",)
 COMMAND = ("tests/control/test_command.py",)
 ODD = ("tests/control/test_odd_input.py",)

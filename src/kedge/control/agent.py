@@ -14,7 +14,7 @@ from gymnasium.vector import VectorEnv
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from kedge.control.callbacks import Callback, CallbackLike, callbacks_of
+from kedge.callbacks import Callback, CallbackLike, callbacks_of
 from kedge.control.config import ControlConfig
 from kedge.control.dense import single_threaded
 from kedge.control.distributions import distribution_for
@@ -121,7 +121,7 @@ class PPO:
             metrics = self._episodes() | self.update(rollout, left)
             metrics["steps_per_second"] = (self.num_timesteps - before) / (time.perf_counter() - start)
             self.metrics.append({"step": float(self.num_timesteps), **metrics})
-            answers += [each.on_update_end(self, metrics) for each in callbacks]
+            answers += [each.on_step(self, metrics) for each in callbacks]
             going = False not in answers
 
     @torch.no_grad()

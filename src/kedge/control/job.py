@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from kedge.callbacks import Callback
 from kedge.config import override, read_recipe
 from kedge.control.agent import PPO
-from kedge.control.callbacks import Callback
 from kedge.control.config import ControlConfig
 from kedge.control.evaluate import evaluate_policy
 from kedge.control.pictures import learning_curve
@@ -129,12 +129,12 @@ class Reporter(Callback):
         self.run, self.bar, self.interrupts, self.last = run, bar, interrupts, done
         self.saved = time.monotonic()
 
-    def on_update_end(self, agent: PPO, metrics: dict[str, float]) -> bool:
-        self.run.write_metrics(agent.num_timesteps, metrics)
+    def on_step(self, trainer: PPO, metrics: dict[str, float]) -> bool:
+        self.run.write_metrics(trainer.num_timesteps, metrics)
         shown = {name: metrics[name] for name in SHOWN if name in metrics}
-        self.bar.advance(by=agent.num_timesteps - self.last, **shown)
-        self.last = agent.num_timesteps
+        self.bar.advance(by=trainer.num_timesteps - self.last, **shown)
+        self.last = trainer.num_timesteps
         if time.monotonic() - self.saved > SAVED_EVERY:
-            agent.save(self.run.path / "agent")
+            trainer.save(self.run.path / "agent")
             self.saved = time.monotonic()
         return self.interrupts.asked() is None

@@ -41,7 +41,7 @@ def save_checkpoint(
     Raises:
         StorageError: it cannot be written; the ones before it are as they were.
     """
-    target = _named(folder, step)
+    target = named(folder, step)
     if processes.leads:
         with whole_folder(target) as aside:
             write_models(aside)
@@ -61,7 +61,7 @@ def tidy(folder: Path, step: int, *, keep_last: int, best_step: int | None) -> N
     """
     with storage(folder):
         if best_step is not None:
-            _link(folder / BEST, _named(folder, best_step).name)
+            _link(folder / BEST, named(folder, best_step).name)
         for left_by_a_kill in folder.glob(".step-*"):
             shutil.rmtree(left_by_a_kill)
         older = [path for path in checkpoints(folder) if step_of(path) < step]
@@ -107,7 +107,7 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
     return state
 
 
-def _named(folder: Path, step: int) -> Path:
+def named(folder: Path, step: int) -> Path:
     return folder / f"step-{step:06d}"
 
 

@@ -1,7 +1,7 @@
 """What a run keeps, and when: a checkpoint every so many steps, the best one, and one when it has to stop."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,7 +13,7 @@ from kedge.errors import ConfigError, NumericsError, Stopped
 from kedge.interrupts import Interrupts
 from kedge.parallel import Processes
 from kedge.tracking import Metrics, RunFolder
-from kedge.training.checkpoint import load_state, save_checkpoint, tidy
+from kedge.training.checkpoint import load_state, named, save_checkpoint, tidy
 from kedge.training.config import TrainingConfig
 
 PAUSED = 3
@@ -35,6 +35,8 @@ class Keeper:
     """All that is trained: never kept where one of them is not finite."""
     watched: str
     """Held-out metric that says which step is the best; with a minus in front, the smaller the better."""
+    told: Callable[[Path], object] = lambda folder: None
+    """Is given the folder of each checkpoint that was written."""
     best: dict[str, Any] | None = field(default=None, init=False)
     """``{"step", "metric", "value"}``, and ``"lowest": True`` where the smaller is the better."""
     _kept: int = field(default=-1, init=False)
@@ -59,6 +61,14 @@ class Keeper:
         """
         if self.run is not None and (signum := self.interrupts.asked()):
             self.stop(step, f"stopped by {signum.name}", 128 + signum)
+
+    def pause(self, step: int, why: str) -> NoReturn:
+        """Keep everything and stop, for somebody to look at it.
+
+        Raises:
+            Stopped: always, with a status of its own.
+        """
+        self.stop(step, why, PAUSED)
 
     def stop(self, step: int, why: str, exit_status: int) -> NoReturn:
         """Keep everything and stop.
@@ -111,16 +121,17 @@ class Keeper:
             processes=self.processes,
         )
         self._kept = step
+        self.told(named(self.run.checkpoints, step))
 
-    def check_best_metric(self, measured: Mapping[str, object]) -> None:
+    def check_best_metric(self, measured: Iterable[str]) -> None:
         """Before anything is written or deleted.
 
         Raises:
             ConfigError: ``best_metric`` names nothing that is measured.
         """
-        if self.config.checkpoint_every and measured and self.watched.removeprefix("-") not in measured:
-            there = ", ".join(sorted(measured))
-            raise ConfigError(f"best_metric: {self.watched.removeprefix('-')!r} is not measured; there are: {there}")
+        there, name = sorted(measured), self.watched.removeprefix("-")
+        if self.config.checkpoint_every and there and name not in there:
+            raise ConfigError(f"best_metric: {name!r} is not measured; there are: {', '.join(there)}")
 
     def _is_best(self, step: int, evaluation: Metrics) -> bool:
         if not evaluation or step == 0:

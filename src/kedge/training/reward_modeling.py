@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from kedge.callbacks import CallbackLike
 from kedge.core import preference_loss
 from kedge.data.files import Source
 from kedge.data.records import Preference, preferences
@@ -53,6 +54,7 @@ class RewardModeling(Supervised):
         columns: ``{"chosen": "the data's name for it"}``.
         run: folder for metrics, checkpoints and the result; None leaves nothing behind.
         resume: go on from the run's last checkpoint. overwrite: delete the run that is there.
+        callbacks: look on: a :class:`~kedge.Callback`, a function ``f(trainer, metrics)``, or several of them.
 
     Raises:
         KedgeError: anything in these that does not fit, before any training.
@@ -79,6 +81,7 @@ class RewardModeling(Supervised):
         run: str | Path | RunFolder | None = None,
         resume: bool = False,
         overwrite: bool = False,
+        callbacks: CallbackLike | Sequence[CallbackLike] | None = None,
         progress: bool = True,
     ) -> None:
         config = RewardConfig.of(config)
@@ -111,7 +114,7 @@ class RewardModeling(Supervised):
         self.origins = [origin for origin, _ in pairs]
         self.held_out = [pair for _, pair in held_out]
         sizes = _sizes(self.pairs)
-        super().__init__(config, model.model, sizes, run, progress=progress)
+        super().__init__(config, model.model, sizes, run, progress=progress, callbacks=callbacks)
 
     def weigh(self, rows: Sequence[int]) -> float:
         return float(len(rows))

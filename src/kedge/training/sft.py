@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
+from kedge.callbacks import CallbackLike
 from kedge.config import Several
 from kedge.core import masked_mean
 from kedge.data.encode import encode_demonstration
@@ -57,6 +58,7 @@ class SFT(Supervised):
         columns: ``{"prompt": "the data's name for it"}``.
         run: folder for metrics, checkpoints and the result; None leaves nothing behind.
         resume: go on from the run's last checkpoint. overwrite: delete the run that is there.
+        callbacks: look on: a :class:`~kedge.Callback`, a function ``f(trainer, metrics)``, or several of them.
 
     Raises:
         KedgeError: anything in these that does not fit (such as a demonstration longer than the model's positions,
@@ -83,6 +85,7 @@ class SFT(Supervised):
         run: str | Path | RunFolder | None = None,
         resume: bool = False,
         overwrite: bool = False,
+        callbacks: CallbackLike | Sequence[CallbackLike] | None = None,
         progress: bool = True,
     ) -> None:
         config = SFTConfig.of(config)
@@ -115,7 +118,7 @@ class SFT(Supervised):
         self.examples = [(ids, trained) for _, ids, trained in examples]
         self.held_out = [(ids, trained) for _, ids, trained in held_out]
         sizes = [len(ids) for ids, _ in self.examples]
-        super().__init__(config, model.model, sizes, run, progress=progress)
+        super().__init__(config, model.model, sizes, run, progress=progress, callbacks=callbacks)
 
     def weigh(self, rows: Sequence[int]) -> float:
         return _targets([self.examples[row] for row in rows])

@@ -1,33 +1,29 @@
 """The loop that supervised fine-tuning and reward modelling share: examples in, minibatches, one loss, checkpoints."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from math import nan
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from kedge.callbacks import CallbackLike
 from kedge.data.files import Row, Source, rows_of
 from kedge.data.records import held_out
 from kedge.errors import ConfigError, NotFiniteError
-from kedge.interrupts import Interrupts
 from kedge.models.batch import by_token_budget
 from kedge.models.recompute import enable_recomputing
 from kedge.parallel import join
-from kedge.progress import ProgressBar, say
 from kedge.storage import whole_folder
-from kedge.tracking import Metrics, RunFolder, Timer, closed_when_broken_off, report
-from kedge.training.checkpoint import to_resume
+from kedge.tracking import Metrics, RunFolder, report
 from kedge.training.config import TrainingConfig
 from kedge.training.fingerprints import of_rows, of_weights
 from kedge.training.going_on import kept, run_of
-from kedge.training.keeping import Keeper, trained_tensors
+from kedge.training.loop import Evaluated, Trainer
 from kedge.training.micro_batches import with_micro_batch
-from kedge.training.not_finite import LeftOut
 from kedge.training.optimization import (
     batch_indices,
     clip_gradients,
@@ -36,7 +32,7 @@ from kedge.training.optimization import (
     schedule,
     set_learning_rate,
 )
-from kedge.training.too_long import Fitter, Limit, TooLong, tell_events
+from kedge.training.too_long import Fitter, Limit, TooLong
 
 Record = TypeVar("Record")
 
@@ -64,25 +60,23 @@ class SupervisedConfig(TrainingConfig):
         return Fitter(way, "too_long" in self.model_fields_set, limit, cutting)
 
 
-class Supervised(ABC):
+class Supervised(Trainer):
     """Trains ``module`` on examples. A subclass says what an example is, what it weighs and what it loses.
 
     ``sizes`` are the tokens of each training example, as :func:`by_token_budget` takes them. ``sources`` are what the
     constructor was given, by name.
     """
 
-    stage: str
+    stage: ClassVar[str]
     """The recipe's table."""
-    config_class: type[SupervisedConfig]
-    label: str
+    config: SupervisedConfig
+    config_class: ClassVar[type[SupervisedConfig]]
     examples: Sequence[Any]
     """What is trained on, in token ids."""
     origins: Sequence[str]
     """File and row of each."""
     held_out: Sequence[Any]
     """Examples never trained on."""
-    notes: Sequence[str]
-    """What to tell the user, and to write down, before the training begins."""
     watched: str
     """The metric to show beside the progress bar."""
     best_by: str
@@ -98,6 +92,7 @@ class Supervised(ABC):
         run: RunFolder | None,
         *,
         progress: bool,
+        callbacks: CallbackLike | Sequence[CallbackLike] | None,
     ) -> None:
         self.config = config = with_micro_batch(config, module, max(sizes), run, self.stage, tell=progress)
         self.module = module
@@ -121,27 +116,9 @@ class Supervised(ABC):
                 f"batch_size: {config.batch_size} examples are too few for {self.processes.size} processes"
             )
         self.progress = progress and self.processes.leads
-        self.timer = Timer()
         self.optimizer = make_optimizer([{"params": list(module.parameters()), "lr": config.learning_rate}], config)
-        self.left_out = LeftOut(run, limit=config.max_left_out)
-        self.interrupts = Interrupts(self.processes)
-        self.keeper = Keeper(
-            run,
-            config,
-            self.processes,
-            self.interrupts,
-            state=self._state,
-            write_models=lambda folder: self.write(folder / self.result),
-            tensors=lambda: trained_tensors(self.optimizer),
-            watched=config.best_metric or self.best_by,
-        )
-        self.step_done = 0
         self.before: Metrics = {}
-        if run is not None:
-            rows = {"data": self.examples, "held-out data": self.held_out}
-            run.began_with({"model": of_weights(module), **{name: of_rows(part) for name, part in rows.items()}})
-        if checkpoint := to_resume(run, checkpoint_every=config.checkpoint_every):
-            self._restore(checkpoint)
+        self.set_up(watched=self.best_by, callbacks=callbacks)
 
     @classmethod
     def open_run(
@@ -212,43 +189,22 @@ class Supervised(ABC):
         """Optimiser steps of the whole job."""
         return max(1, round(self.config.epochs * len(self.sizes) / self.config.batch_size))
 
-    def train(self) -> dict[str, Any]:
-        """Train to the end; returns the summary: held-out metrics before and after, seconds by phase.
-
-        Raises:
-            Stopped: Ctrl-C or SIGTERM asked for it; a run with a folder has kept all that it needs to go on.
-        """
-        with self.interrupts if self.run is not None else nullcontext(), closed_when_broken_off(self.run):
-            self._train()
-            return self._summary()
-
-    def _train(self) -> None:
-        for note in self.notes:
-            say(note)
+    def look_before(self) -> Evaluated:
         if self.step_done == 0:
-            self.before = self._evaluate()
-        self.keeper.check_best_metric(_short(self.before))
-        if self.run is not None:
-            self.run.start()
-            self.run.forget_after(self.step_done, evaluation_too=self.step_done in (0, self.total_steps))
-        if self.step_done == 0:
-            tell_events(self.run, self.notes)
-            self._write(self.before)
-            self.keeper.after(0, self.before)
-        with (
-            ProgressBar(self.label, self.total_steps, enabled=self.progress, start=self.step_done) as bar,
-            closed_when_broken_off(self.run),
-        ):
-            while self.step_done < self.total_steps:
-                self.keeper.stop_if_asked(self.step_done)
-                metrics = self.step()
-                self.step_done += 1
-                last = self.step_done == self.total_steps
-                evaluation = self._evaluate() if self._due(self.config.eval_every) and not last else {}
-                self._write(metrics | evaluation)
-                self.keeper.after(self.step_done, evaluation)
-                bar.advance(by=1, **{self.watched: metrics.get(f"train/{self.watched}", nan)})
-            self.keeper.stop_if_asked(self.step_done)
+            self.before = self.look().metrics
+        return Evaluated(self.before)
+
+    def look(self) -> Evaluated:
+        self.module.eval()
+        with self.timer("evaluate"), torch.no_grad(), self._precision():
+            return Evaluated({f"eval/{name}": value for name, value in self.evaluate().items()})
+
+    def outcome(self, after: Evaluated) -> dict[str, Any]:
+        found = {"before": _short(self.before), "after": _short(after.metrics)} if after.metrics else {}
+        return {"examples": len(self.sizes)} | found
+
+    def live(self, metrics: Metrics) -> tuple[tuple[str, ...], dict[str, float]]:
+        return (), {self.watched: metrics.get(f"train/{self.watched}", nan)}
 
     def step(self) -> Metrics:
         """One minibatch, one optimiser step."""
@@ -304,54 +260,24 @@ class Supervised(ABC):
         """Where examples come from: file and row."""
         return [self.origins[row] for row in rows]
 
-    def _summary(self) -> dict[str, Any]:
-        if self.run is not None:
-            self.save(self.run.path)
-        after = self._evaluate()
-        summary: dict[str, Any] = {"steps": self.step_done, "examples": len(self.sizes)}
-        if after:
-            summary |= {"before": _short(self.before), "after": _short(after)}
-        self.keeper.after(self.step_done, after)
-        if self.keeper.best is not None:
-            summary["best"] = self.keeper.best
-        summary["seconds"] = {phase: round(seconds, 3) for phase, seconds in self.timer.seconds.items()}
-        if self.run is not None:
-            if after:
-                self.run.complete_metrics(self.step_done, after)
-            self.run.write_summary(summary)
-        return summary
-
-    def _evaluate(self) -> Metrics:
-        self.module.eval()
-        with self.timer("evaluate"), torch.no_grad(), self._precision():
-            return {f"eval/{name}": value for name, value in self.evaluate().items()}
-
     def _precision(self) -> torch.autocast:
         return precision(self.config, next(self.module.parameters()).device)
 
-    def _write(self, metrics: Metrics) -> None:
-        if self.run is not None and metrics:
-            self.run.write_metrics(self.step_done, metrics)
+    def write_models(self, checkpoint: Path) -> None:
+        self.write(checkpoint / self.result)
 
-    def _due(self, every: int) -> bool:
-        return every > 0 and self.step_done % every == 0
-
-    def _state(self) -> dict[str, Any]:
-        return {
-            "optimizer": self.optimizer.state_dict(),
-            "before": self.before,
-            "left_out": self.left_out.in_a_row,
-            "seconds": self.timer.seconds,
-        }
-
-    def _restore(self, checkpoint: Path) -> None:
-        state = self.keeper.restore(checkpoint, self.total_steps)
+    def load_models(self, checkpoint: Path) -> None:
         self.load(checkpoint / self.result)
-        self.optimizer.load_state_dict(state["optimizer"])
+
+    def fingerprints(self) -> dict[str, str]:
+        rows = {"data": self.examples, "held-out data": self.held_out}
+        return {"model": of_weights(self.module), **{name: of_rows(part) for name, part in rows.items()}}
+
+    def state(self) -> dict[str, Any]:
+        return {"before": self.before}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
         self.before = state["before"]
-        self.left_out.in_a_row = state["left_out"]
-        self.timer.seconds = state["seconds"]
-        self.step_done = state["step"]
 
     def _check_budget(self) -> None:
         longest = max(self.sizes)

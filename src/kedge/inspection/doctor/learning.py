@@ -108,7 +108,7 @@ def checkpoint(patient: Patient) -> Finding:
     for tensor in trained_tensors(ppo.optimizer):
         tensor.add_(1.0)
     start = time.perf_counter()
-    ppo.restore(kept)
+    ppo.go_on_from(kept)
     after = list(trained_tensors(ppo.optimizer))
     differ = sum(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
     size = sum(path.stat().st_size for path in kept.rglob("*") if path.is_file())

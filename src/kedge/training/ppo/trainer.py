@@ -2,8 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from kedge.callbacks import CallbackLike
 from kedge.core import AdaptiveKL, FixedKL, RunningMoments
 from kedge.data.encode import Tokenizer
 from kedge.data.files import Source
@@ -18,24 +18,20 @@ from kedge.engine.engine import Completion, Engine
 from kedge.engine.rollouts import Rollouts, collate, generate
 from kedge.errors import ConfigError, NotFiniteError
 from kedge.evaluation.evaluate import Comparison, Evaluation, evaluate_policy, named_judges
-from kedge.interrupts import Interrupts
 from kedge.models.critic import load_critic, save_critic
 from kedge.models.language_model import LanguageModel
 from kedge.models.recompute import enable_recomputing
 from kedge.models.scalar import ScalarModel
 from kedge.parallel import join
-from kedge.progress import ProgressBar, say
 from kedge.rewards.build import RewardLike, build_reward
 from kedge.rewards.foreign import TrainerState
 from kedge.rewards.scores import Scores, judge
 from kedge.storage import whole_folder
-from kedge.tracking import Metrics, RunFolder, Timer, closed_when_broken_off, report
-from kedge.training.checkpoint import to_resume
+from kedge.tracking import Metrics, RunFolder, report
 from kedge.training.fingerprints import of_rewards, of_rows, of_weights
 from kedge.training.going_on import kept, run_of
-from kedge.training.keeping import PAUSED, Keeper, trained_tensors
+from kedge.training.loop import Evaluated, Trainer
 from kedge.training.micro_batches import with_micro_batch
-from kedge.training.not_finite import LeftOut
 from kedge.training.optimization import (
     batch_indices,
     compute_dtype,
@@ -47,21 +43,20 @@ from kedge.training.optimization import (
 from kedge.training.ppo.batch import Batch
 from kedge.training.ppo.config import PPOConfig
 from kedge.training.ppo.experience import Estimator, Experience
-from kedge.training.ppo.guards import Alarm, Guards
+from kedge.training.ppo.guards import Guards
 from kedge.training.ppo.prompts import EncodedPrompt, prepare_prompts, refuse_misfits, split_prompts
 from kedge.training.ppo.report import live_lines, rollout_metrics
 from kedge.training.ppo.roles import critic_of, policy_of
 from kedge.training.ppo.throughput import peak_flops, throughput
 from kedge.training.ppo.trust_region import TrustRegion
 from kedge.training.ppo.update import Update, rounding
-from kedge.training.too_long import tell_events
 
 # Added to the seed of evaluations, so that they never draw the random numbers of a rollout.
 EVALUATION_SEED = 0x5EED_0000
 EVALUATION_SAMPLES = 8
 
 
-class PPO:
+class PPO(Trainer):
     """Trains a language model with PPO against any reward.
 
     Args:
@@ -77,10 +72,14 @@ class PPO:
         columns: ``{"prompt": "the data's name for it"}``.
         run: folder for metrics, samples, checkpoints and result; None leaves nothing behind.
         resume: go on from the run's last checkpoint. overwrite: delete the run that is there.
+        callbacks: look on: a :class:`~kedge.Callback`, a function ``f(trainer, metrics)``, or several of them.
 
     Raises:
         KedgeError: anything in these that does not fit, before any training.
     """
+
+    label = "PPO"
+    config: PPOConfig
 
     def __init__(
         self,
@@ -97,6 +96,7 @@ class PPO:
         run: str | Path | RunFolder | None = None,
         resume: bool = False,
         overwrite: bool = False,
+        callbacks: CallbackLike | Sequence[CallbackLike] | None = None,
         progress: bool = True,
     ) -> None:
         self.config = config = PPOConfig.of(config)
@@ -149,27 +149,11 @@ class PPO:
         self.update = Update(self.policy, self.critic, self.optimizer, config, self.processes, self.region, recomputed)
         self.estimate = Estimator(self.policy, self.reference, self.critic, config, self.processes)
         self.guards = Guards(config.guards, rounding=rounding(config, self.policy.model)[0])
-        self.left_out = LeftOut(self.run, limit=config.max_left_out)
-        self.interrupts = Interrupts(self.processes)
-        self.keeper = Keeper(
-            self.run,
-            config,
-            self.processes,
-            self.interrupts,
-            state=self._state,
-            write_models=self._write_models,
-            tensors=lambda: trained_tensors(self.optimizer),
-            watched=config.best_metric or next((name for name in self.judges if name != "score"), "score"),
-        )
-        self.timer = Timer()
         self.peak_flops = peak_flops(self.policy.device, compute_dtype(config, self.policy.model)) * self.processes.size
-        self.step_done = 0
         self.before: Evaluation | None = None
+        self.after: Evaluation | None = None
         self.comparison: Comparison | None = None
-        if self.run is not None:
-            self.run.began_with(self._fingerprints())
-        if checkpoint := to_resume(self.run, checkpoint_every=config.checkpoint_every):
-            self.restore(checkpoint)
+        self.set_up(watched=next((name for name in self.judges if name != "score"), "score"), callbacks=callbacks)
 
     @classmethod
     def resume(cls, run: str | Path, *, progress: bool = True, **given: Any) -> "PPO":
@@ -184,72 +168,50 @@ class PPO:
         """
         return cls(**kept(run, "ppo", PPOConfig, given), progress=progress)
 
-    # The loop ---------------------------------------------------------------------------------------------------
+    # What the loop asks for -------------------------------------------------------------------------------------
 
-    def train(self) -> dict[str, Any]:
-        """Run all remaining steps; returns the summary: before and after on held-out prompts, seconds by phase.
+    @property
+    def total_steps(self) -> int:
+        return self.config.steps
 
-        Raises:
-            Stopped: Ctrl-C, SIGTERM or a guard asked for it; a run with a folder has kept all that it needs to go on.
-        """
-        with self.interrupts if self.run is not None else nullcontext(), closed_when_broken_off(self.run):
-            for _ in self:
-                pass
-            return self.summary()
-
-    def __iter__(self) -> Iterator[Metrics]:
-        """The remaining steps one by one, each giving its metrics; evaluations and checkpoints happen on the way."""
-        config = self.config
-        for note in self.notes:
-            say(note)
+    def look_before(self) -> Evaluated:
         if self.before is None:
             self.before = self.evaluate(self.reference)
             self._try_reward()
-            # A judge that has abstained so far is measured all the same.
-            self.keeper.check_best_metric({**self.judges, **self.before.summary()} if self.eval_prompts else {})
-        if self.run is not None:
-            self.run.start()
-            self.run.forget_after(self.step_done, evaluation_too=self.step_done in (0, config.steps))
-            if self.step_done == 0:
-                tell_events(self.run, self.notes)
-                self.keeper.after(0, self._report_evaluation(self.before))
-        with (
-            ProgressBar("PPO", config.steps, enabled=self.progress, start=self.step_done) as bar,
-            closed_when_broken_off(self.run),
-        ):
-            while self.step_done < config.steps:
-                self.keeper.stop_if_asked(self.step_done)
-                metrics = self.step()
-                self.step_done += 1
-                evaluation: Metrics = {}
-                if config.eval_every and self.step_done % config.eval_every == 0 and self.step_done < config.steps:
-                    evaluation = self._report_evaluation(self._evaluate_if_finite())
-                alarms = self._record(metrics | evaluation, bar)
-                self.keeper.after(self.step_done, evaluation)
-                bar.advance(*live_lines(metrics))
-                if pausing := [alarm.message for alarm in alarms if alarm.pause]:
-                    self.keeper.stop(self.step_done, f"paused by the guard {pausing[0]}", PAUSED)
-                yield metrics | evaluation
-            self.keeper.stop_if_asked(self.step_done)
+        return _evaluated(self.before)
 
-    def _record(self, metrics: Metrics, bar: ProgressBar) -> list[Alarm]:
-        """Write a step's line, and what the guards say of it."""
-        if self.run is not None:
-            self.run.write_metrics(self.step_done, metrics)
+    def look(self) -> Evaluated:
+        """A number that is not finite costs the run no more than this evaluation."""
+        try:
+            self.after = self.evaluate()
+        except NotFiniteError as error:
+            self.after = None
+            self.left_out.tell(self.step_done, f"the evaluation after step {self.step_done} is left out: {error}")
+            return Evaluated({})
+        return _evaluated(self.after)
+
+    def measured(self, before: Evaluated) -> Iterable[str]:
+        # A judge that has abstained so far is measured all the same.
+        return {*self.judges, *super().measured(before)} if self.eval_prompts else ()
+
+    def outcome(self, after: Evaluated) -> dict[str, Any]:
+        counts = {"episodes": self.step_done * self.config.answers}
+        if not self.eval_prompts or self.after is None:
+            return counts
+        self.comparison = Comparison(self.before or self.evaluate(self.reference), self.after)
+        return counts | self.comparison.summary()
+
+    def watch(self, metrics: Metrics) -> tuple[list[str], str | None]:
         alarms = self.guards.watch(metrics) if "train/left_out" not in metrics else []
         for alarm in alarms:
-            bar.say(f"step {self.step_done}: {alarm.message}")
             if self.run is not None:
                 self.run.write_event(self.step_done, event=alarm.guard, value=alarm.value, message=alarm.message)
-        return alarms
+        pausing = next((alarm.message for alarm in alarms if alarm.pause), None)
+        said = [f"step {self.step_done}: {alarm.message}" for alarm in alarms]
+        return said, None if pausing is None else f"paused by the guard {pausing}"
 
-    def _evaluate_if_finite(self) -> Evaluation | None:
-        """None where a number in it is not finite, which costs the run no more than that."""
-        try:
-            return self.evaluate()
-        except NotFiniteError as error:
-            self.left_out.tell(self.step_done, f"the evaluation after step {self.step_done} is left out: {error}")
-            return None
+    def live(self, metrics: Metrics) -> tuple[tuple[str, ...], dict[str, float]]:
+        return live_lines(metrics), {}
 
     def _try_reward(self) -> None:
         """Where no evaluation has shown that the reward works, show it before anything is written or deleted."""
@@ -308,8 +270,9 @@ class PPO:
         metrics = rollout_metrics(experience, self.config, self.reward.weights, self._kl_penalty(kl_coef))
         self.kl_controller.update(metrics["objective/kl"], len(experience.prompts))
         if self.run is not None:
+            where = {"step": self.step_done + 1, "policy_version": self.step_done, "split": "train"}
             samples = experience.samples(self.config.samples_per_step)
-            self._write_samples(self.run, "train", self.step_done, samples)
+            self.run.write_samples({**where, **sample} for sample in samples)
         return metrics | {"objective/kl_coef": kl_coef}
 
     def _kl_penalty(self, kl_coef: float) -> float:
@@ -375,38 +338,6 @@ class PPO:
                 state=self._trainer_state(),
             )
 
-    def summary(self) -> dict[str, Any]:
-        """Before and after on the held-out prompts, win rates with intervals, seconds by phase; written to the run."""
-        summary: dict[str, Any] = {"steps": self.step_done, "episodes": self.step_done * self.config.answers}
-        if self.run is not None:  # before the evaluation, which may fail as any judge may
-            self.run.start()  # once more, where the loop was left
-            self.save(self.run.path)
-        if self.eval_prompts and (after := self._evaluate_if_finite()):
-            self.comparison = Comparison(self.before or self.evaluate(self.reference), after)
-            self.keeper.after(self.step_done, self._report_evaluation(after))
-            summary |= self.comparison.summary()
-        if self.keeper.best is not None:
-            summary["best"] = self.keeper.best
-        summary["seconds"] = {phase: round(seconds, 3) for phase, seconds in self.timer.seconds.items()}
-        if self.run is not None:
-            self.run.write_summary(summary)
-        return summary
-
-    def _report_evaluation(self, evaluation: Evaluation | None) -> Metrics:
-        if evaluation is None or not evaluation.completions:
-            return {}
-        if self.run is not None:
-            self._write_samples(self.run, "eval", self.step_done, evaluation.samples(EVALUATION_SAMPLES))
-        metrics = {f"eval/{name}": value for name, value in evaluation.summary().items()}
-        if self.run is not None and self.step_done in (0, self.config.steps):
-            self.run.complete_metrics(self.step_done, metrics)
-        return metrics
-
-    def _write_samples(self, run: RunFolder, split: str, version: int, samples: Iterator[dict[str, Any]]) -> None:
-        """``version`` counts the updates behind the policy that wrote them."""
-        step = version + 1 if split == "train" else version
-        run.write_samples({"step": step, "policy_version": version, "split": split, **sample} for sample in samples)
-
     # Keeping ----------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path) -> None:
@@ -427,12 +358,16 @@ class PPO:
         models: dict[str, Callable[[Path], None]] = {"policy": self.policy.save}
         return models if critic is None else models | {"critic": partial(save_critic, critic)}
 
-    def _write_models(self, folder: Path) -> None:
+    def write_models(self, checkpoint: Path) -> None:
         for name, write in self._models().items():
-            write(folder / name)
+            write(checkpoint / name)
 
-    def _fingerprints(self) -> dict[str, str]:
-        """What the run is given, before anything is trained."""
+    def load_models(self, checkpoint: Path) -> None:
+        self.policy.load_weights(checkpoint / "policy")
+        if self.critic is not None:
+            load_critic(self.critic, checkpoint / "critic")
+
+    def fingerprints(self) -> dict[str, str]:
         rows = {"prompts": self.prompts, "held-out prompts": self.eval_prompts}
         rewards = [("reward" if name == "score" else "metric", by) for name, by in self.judges.items()]
         return {
@@ -441,29 +376,23 @@ class PPO:
             **dict(of_rewards(rewards)),
         }
 
-    def _state(self) -> dict[str, Any]:
-        # No random state: every stream is a function of the seed and the step.
+    def state(self) -> dict[str, Any]:
         return {
-            "optimizer": self.optimizer.state_dict(),
             "kl_coefficient": self.kl_controller.coefficient,
             "reward_moments": self.reward_moments.state_dict(),
             "learning_rate_scale": self.region.scale,
             "guards": self.guards.state_dict(),
-            "left_out": self.left_out.in_a_row,
-            "seconds": self.timer.seconds,
         }
 
-    def restore(self, checkpoint: Path) -> None:
-        """Become what was kept in ``checkpoint``."""
-        state = self.keeper.restore(checkpoint, self.config.steps)
-        self.policy.load_weights(checkpoint / "policy")
-        if self.critic is not None:
-            load_critic(self.critic, checkpoint / "critic")
-        self.optimizer.load_state_dict(state["optimizer"])
+    def restore(self, state: Mapping[str, Any]) -> None:
         self.kl_controller.coefficient = state["kl_coefficient"]
         self.reward_moments = RunningMoments(**state["reward_moments"])
         self.region.scale = state["learning_rate_scale"]
         self.guards.load_state_dict(state["guards"])
-        self.left_out.in_a_row = state["left_out"]
-        self.timer.seconds = state["seconds"]
-        self.step_done = state["step"]
+
+
+def _evaluated(evaluation: Evaluation) -> Evaluated:
+    if not evaluation.completions:
+        return Evaluated({})
+    metrics = {f"eval/{name}": value for name, value in evaluation.summary().items()}
+    return Evaluated(metrics, evaluation.samples(EVALUATION_SAMPLES))

@@ -6,8 +6,8 @@ import signal
 import pytest
 import torch
 
+from kedge.callbacks import Callback
 from kedge.control import PPO
-from kedge.control.callbacks import Callback
 from kedge.control.job import control_job, read_control
 from kedge.errors import ConfigError, Stopped
 
@@ -26,7 +26,7 @@ class Noting(Callback):
     def on_rollout_end(self, agent):
         return self.note("rollout", agent)
 
-    def on_update_end(self, agent, metrics):
+    def on_step(self, agent, metrics):
         assert {"policy_loss", "value_loss", "approx_kl", "clip_fraction", "entropy", "explained_variance"} <= set(
             metrics
         )
@@ -59,7 +59,7 @@ def test_functions():
     assert seen == [(32, True), (64, True)] * 2
     assert noting.told[-1] == ("end", 64)
     for wrong in (3, Noting, [look, "x"], object()):
-        with pytest.raises(ConfigError, match=r"callback: .* is neither a kedge\.control Callback nor a function"):
+        with pytest.raises(ConfigError, match=r"callback: .* is neither a kedge\.Callback nor a function"):
             PPO("CartPole-v1", n_steps=32).learn(32, wrong)
 
 
@@ -97,7 +97,7 @@ def test_it_learns_on_one_thread_and_gives_the_others_back():
     threads = []
 
     class Counting(Callback):
-        def on_update_end(self, agent, metrics):
+        def on_step(self, agent, metrics):
             threads.append(torch.get_num_threads())
 
     before = torch.get_num_threads()

@@ -1,0 +1,266 @@
+"""The loop around the steps of every trainer: evaluation, checkpoints, interrupts, callbacks, the summary."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from kedge.callbacks import Callback, CallbackLike, callbacks_of
+from kedge.interrupts import Interrupts
+from kedge.parallel import Processes
+from kedge.progress import ProgressBar, say
+from kedge.tracking import Metrics, RunFolder, Timer, closed_when_broken_off
+from kedge.training.checkpoint import to_resume
+from kedge.training.config import TrainingConfig
+from kedge.training.keeping import Keeper, trained_tensors
+from kedge.training.not_finite import LeftOut
+from kedge.training.too_long import tell_events
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation found."""
+
+    metrics: Metrics
+    """``eval/...``; empty where nothing is held out."""
+    samples: Iterable[Mapping[str, Any]] = ()
+    """Lines for ``samples.jsonl``, without the step."""
+
+
+class Trainer(ABC):
+    """Steps, and the loop around them. A trainer brings what is abstract here, and calls :meth:`set_up` when its
+    models, its optimizer and :attr:`total_steps` are there.
+
+    ``for metrics in trainer`` runs the remaining steps one by one; :meth:`train` runs them all, and sums up.
+    """
+
+    label: ClassVar[str]
+    """What the progress bar calls it."""
+    config: TrainingConfig
+    run: RunFolder | None
+    processes: Processes
+    optimizer: torch.optim.AdamW
+    notes: Sequence[str]
+    """What to tell the user, and to write down, before the training begins."""
+    progress: bool
+
+    def set_up(self, *, watched: str, callbacks: CallbackLike | Sequence[CallbackLike] | None) -> None:
+        """Everything that the loop needs beside the trainer; and where the run is resumed, become what was kept.
+
+        Args:
+            watched: the held-out metric that says which checkpoint is the best; with a minus in front, the smaller.
+            callbacks: who else looks on.
+        """
+        self.callbacks: list[Callback] = callbacks_of(callbacks)
+        self.timer = Timer()
+        self.left_out = LeftOut(self.run, limit=self.config.max_left_out)
+        self.interrupts = Interrupts(self.processes)
+        self.keeper = Keeper(
+            self.run,
+            self.config,
+            self.processes,
+            self.interrupts,
+            state=self._whole_state,
+            write_models=self.write_models,
+            tensors=lambda: trained_tensors(self.optimizer),
+            watched=self.config.best_metric or watched,
+            told=self._checkpoint_written,
+        )
+        self.step_done = 0
+        if self.run is not None:
+            self.run.began_with(self.fingerprints())
+        if checkpoint := to_resume(self.run, checkpoint_every=self.config.checkpoint_every):
+            self.go_on_from(checkpoint)
+
+    # What a trainer brings --------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def total_steps(self) -> int:
+        """Steps of the whole job."""
+
+    @abstractmethod
+    def step(self) -> Metrics:
+        """Do one step; the loop counts it."""
+
+    @abstractmethod
+    def look_before(self) -> Evaluated:
+        """What is there before the first step, evaluated; after a resume, as it was then. Whatever could go wrong with
+        judges should go wrong here, before anything is written or deleted."""
+
+    @abstractmethod
+    def look(self) -> Evaluated:
+        """What is there now, evaluated."""
+
+    @abstractmethod
+    def outcome(self, after: Evaluated) -> dict[str, Any]:
+        """The trainer's own part of the summary. ``after``: the last evaluation."""
+
+    @abstractmethod
+    def save(self, folder: str | Path) -> None:
+        """Write the result as it is now, as folders in ``folder``.
+
+        Raises:
+            StorageError: it cannot be written; what was there is as it was.
+        """
+
+    @abstractmethod
+    def write_models(self, checkpoint: Path) -> None:
+        """Write the models into a checkpoint's folder."""
+
+    @abstractmethod
+    def load_models(self, checkpoint: Path) -> None:
+        """Read back what :meth:`write_models` wrote."""
+
+    @abstractmethod
+    def fingerprints(self) -> dict[str, str]:
+        """What the run is given, before anything is trained: a resumed run must be given the same."""
+
+    def state(self) -> dict[str, Any]:
+        """What a resume needs besides models, optimizer and what the loop knows."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:  # noqa: B027 (most have no state of their own)
+        """Become what :meth:`state` said."""
+
+    def measured(self, before: Evaluated) -> Iterable[str]:
+        """The names that ``best_metric`` may have; none: any."""
+        return [name.removeprefix("eval/") for name in before.metrics]
+
+    def watch(self, metrics: Metrics) -> tuple[list[str], str | None]:
+        """What to say of a step, and why the run should be paused there, if it should."""
+        return [], None
+
+    def live(self, metrics: Metrics) -> tuple[tuple[str, ...], dict[str, float]]:
+        """Lines under the progress bar, and numbers at its end."""
+        return (), {}
+
+    # The loop ---------------------------------------------------------------------------------------------------
+
+    def train(self) -> dict[str, Any]:
+        """Run all remaining steps; returns the summary: before and after on what is held out, seconds by phase.
+
+        Raises:
+            Stopped: Ctrl-C, SIGTERM or a guard asked for it; a run with a folder has kept all that it needs to go on.
+        """
+        with self.interrupts if self.run is not None else nullcontext(), closed_when_broken_off(self.run):
+            for _ in self:
+                pass
+            return self.summary()
+
+    def __iter__(self) -> Iterator[Metrics]:
+        """The remaining steps one by one, each giving its metrics; evaluations and checkpoints happen on the way."""
+        for note in self.notes:
+            say(note)
+        before = self.look_before()
+        self.keeper.check_best_metric(self.measured(before))
+        if self.run is not None:
+            self.run.start()
+            self.run.forget_after(self.step_done, evaluation_too=self.step_done in (0, self.total_steps))
+        if self.step_done == 0:
+            tell_events(self.run, self.notes)
+            self._keep(before)
+        with (
+            ProgressBar(self.label, self.total_steps, enabled=self.progress, start=self.step_done) as bar,
+            closed_when_broken_off(self.run),
+        ):
+            for callback in self.callbacks:
+                callback.on_training_start(self)
+            going_on = True
+            while self.step_done < self.total_steps and going_on:
+                self.keeper.stop_if_asked(self.step_done)
+                metrics = self.step()
+                self.step_done += 1
+                evaluation = self._written(self.look()) if self._looks_now() else {}
+                why = self._record(metrics | evaluation, bar)
+                self.keeper.after(self.step_done, evaluation)
+                lines, numbers = self.live(metrics)
+                bar.advance(*lines, by=1, **numbers)
+                if why is not None:
+                    self.keeper.pause(self.step_done, why)
+                going_on = self._tell(metrics, evaluation)
+                yield metrics | evaluation
+            self.keeper.stop_if_asked(self.step_done)
+            for callback in self.callbacks:
+                callback.on_training_end(self)
+
+    def summary(self) -> dict[str, Any]:
+        """Save the result, evaluate it, and sum up; written to the run."""
+        if self.run is not None:  # before the evaluation, which may fail as any judge may
+            self.run.start()  # once more, where the loop was left
+            self.save(self.run.path)
+        after = self.look()
+        self._keep(after)
+        summary = {"steps": self.step_done} | self.outcome(after)
+        if self.keeper.best is not None:
+            summary["best"] = self.keeper.best
+        summary["seconds"] = {phase: round(seconds, 3) for phase, seconds in self.timer.seconds.items()}
+        if self.run is not None:
+            self.run.write_summary(summary)
+        return summary
+
+    def _looks_now(self) -> bool:
+        every = self.config.eval_every
+        return bool(every) and self.step_done % every == 0 and self.step_done < self.total_steps
+
+    def _keep(self, evaluated: Evaluated) -> None:
+        """Write down an evaluation at the beginning or the end, and a checkpoint where it is the best."""
+        metrics = self._written(evaluated)
+        if self.run is not None and metrics and self.step_done in (0, self.total_steps):
+            self.run.complete_metrics(self.step_done, metrics)
+        self.keeper.after(self.step_done, metrics)
+
+    def _written(self, evaluated: Evaluated) -> Metrics:
+        """The metrics of an evaluation whose samples have been written."""
+        if self.run is not None:
+            self.run.write_samples(
+                {"step": self.step_done, "policy_version": self.step_done, "split": "eval", **sample}
+                for sample in evaluated.samples
+            )
+        return evaluated.metrics
+
+    def _record(self, metrics: Metrics, bar: ProgressBar) -> str | None:
+        """Write a step's line, and say what there is to say of it; returns why the run should be paused."""
+        if self.run is not None and metrics:
+            self.run.write_metrics(self.step_done, metrics)
+        said, why = self.watch(metrics)
+        for message in said:
+            bar.say(message)
+        return why
+
+    def _tell(self, metrics: Metrics, evaluation: Metrics) -> bool:
+        """Callbacks; whether all of them, on all processes, want the training to go on."""
+        answers = [callback.on_step(self, metrics) for callback in self.callbacks]
+        if evaluation:
+            answers += [callback.on_evaluation(self, evaluation) for callback in self.callbacks]
+        if not self.callbacks:
+            return True
+        return False not in self.processes.gather(lambda: [answer is not False for answer in answers])
+
+    def _checkpoint_written(self, folder: Path) -> None:
+        for callback in self.callbacks:
+            callback.on_checkpoint(self, folder)
+
+    # Keeping ----------------------------------------------------------------------------------------------------
+
+    def _whole_state(self) -> dict[str, Any]:
+        # No random state: every stream is a function of the seed and the step.
+        return self.state() | {
+            "optimizer": self.optimizer.state_dict(),
+            "left_out": self.left_out.in_a_row,
+            "seconds": self.timer.seconds,
+        }
+
+    def go_on_from(self, checkpoint: Path) -> None:
+        """Become what was kept in ``checkpoint``."""
+        state = self.keeper.restore(checkpoint, self.total_steps)
+        self.load_models(checkpoint)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.left_out.in_a_row = state["left_out"]
+        self.timer.seconds = state["seconds"]
+        self.restore(state)
+        self.step_done = state["step"]

@@ -1,0 +1,94 @@
+"""Callbacks look on, and end a training, in every trainer alike."""
+
+import pytest
+
+from kedge import SFT, Callback, RewardModeling, open_run
+from kedge.errors import ConfigError
+
+ROWS = [{"prompt": "the cat", "completion": " sat"}] * 12
+PAIRS = [{"chosen": "the cat sat", "rejected": "the dog"}] * 12
+
+
+class Watching(Callback):
+    def __init__(self):
+        self.seen = []
+
+    def on_training_start(self, trainer):
+        self.seen.append(("start", trainer.step_done))
+
+    def on_step(self, trainer, metrics):
+        self.seen.append(("step", trainer.step_done, metrics["lr"]))
+
+    def on_evaluation(self, trainer, metrics):
+        self.seen.append(("evaluation", trainer.step_done, all(name.startswith("eval/") for name in metrics)))
+
+    def on_checkpoint(self, trainer, folder):
+        assert any(folder.iterdir())
+        self.seen.append(("checkpoint", folder.name))
+
+    def on_training_end(self, trainer):
+        self.seen.append(("end", trainer.step_done))
+
+
+@pytest.fixture(params=["ppo", "sft", "reward"])
+def make(request, make_ppo, tiny_lm):
+    """A trainer of three steps that evaluates and keeps a checkpoint after the second."""
+
+    def trainer(run, callbacks, **settings):
+        settings = {"eval_every": 2, "checkpoint_every": 2, **settings}
+        given = {"run": run, "eval_size": 2, "callbacks": callbacks}
+        if request.param == "ppo":
+            return make_ppo(settings={"steps": 3, **settings}, **given)
+        job, rows = (SFT, ROWS) if request.param == "sft" else (RewardModeling, PAIRS)
+        model = tiny_lm("llama")
+        if job is RewardModeling:
+            model.save(run.parent / "model")
+            model = run.parent / "model"
+        settings = {"batch_size": 4, "epochs": 1.2, **settings}  # of the ten that are not held out
+        return job(model, rows, settings, progress=False, **given)
+
+    return trainer
+
+
+def test_what_they_are_told(make, tmp_path):
+    watching = Watching()
+    trainer = make(tmp_path / "run", watching)
+    trainer.train()
+    rate = [entry[2] for entry in watching.seen if entry[0] == "step"]
+    assert watching.seen[7:] in ([], [("checkpoint", "step-000003")])  # the summary's evaluation may be the best
+    assert watching.seen[:7] == [
+        ("start", 0),
+        ("step", 1, rate[0]),
+        ("checkpoint", "step-000002"),
+        ("step", 2, rate[1]),
+        ("evaluation", 2, True),
+        ("step", 3, rate[2]),
+        ("end", 3),
+    ]
+
+
+@pytest.mark.parametrize("hook", ["on_step", "on_evaluation"])
+def test_false_ends_the_training_as_its_end_would(make, tmp_path, hook):
+    calls = []
+
+    class Ending(Callback):
+        def on_training_end(self, trainer):
+            calls.append("end")
+
+    setattr(Ending, hook, lambda self, trainer, metrics: trainer.step_done != 2)
+    summary = make(tmp_path / "run", [Ending(), lambda trainer, metrics: calls.append(trainer.step_done)]).train()
+    assert calls == [1, 2, "end"]
+    assert (summary["steps"], "after" in summary) == (2, True)
+    run = open_run(tmp_path / "run")
+    assert (run.state, run.step, run.result.is_dir()) == ("done", 2, True)
+
+
+def test_they_change_nothing(make, tmp_path, lines):
+    for name, callbacks in (("with", Watching()), ("without", None)):
+        make(tmp_path / name / "run", callbacks).train()
+    assert lines(tmp_path / "with/run", "metrics.jsonl") == lines(tmp_path / "without/run", "metrics.jsonl")
+
+
+def test_what_is_none(make, tmp_path):
+    with pytest.raises(ConfigError, match=r"callback: 7 is neither a kedge.Callback nor a function"):
+        make(tmp_path / "run", 7)
