@@ -1,9 +1,9 @@
 """Recipes: one TOML file, overrides from the command line, and settings that cannot be wrong silently.
 
-A configuration is a frozen pydantic class beside what it configures, with a docstring a field. This module gives
-those classes their manners: an unknown key is an error that names the right one (for another library's name kedge's,
-see :mod:`kedge.names`; else the nearest there is), a key that the chosen mode does not use is an error that says which
-mode would, and ``"none"`` stands for "off" because TOML has no null.
+A configuration is a frozen pydantic class beside what it configures, with a docstring a field. What all of them share
+is here: an unknown key is an error that names the right one (for another library's name kedge's, see
+:mod:`kedge.names`; else the nearest there is), a key that the chosen mode does not use is an error that says which mode
+would, and ``"none"`` stands for "off" because TOML has no null.
 """
 
 import datetime

@@ -44,8 +44,8 @@ class Processes:
         """What all processes compute, one after another in the order of :meth:`share`.
 
         Raises:
-            KedgeError: that of the first process that raised one, in every process: nobody waits for the fallen. Any
-                other error ends the process, and torchrun ends the others.
+            KedgeError: that of the first process that raised one, in every process, so that none waits for one that
+                failed. Any other error ends the process, and torchrun ends the others.
         """
         if self.size == 1:
             return list(compute())

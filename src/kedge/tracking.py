@@ -365,7 +365,7 @@ def report(run: RunFolder | None, trackers: Sequence[TrackerName], *, checkpoint
 
 
 @contextmanager
-def closed_when_broken_off(run: RunFolder | None) -> Iterator[None]:
+def close_on_error(run: RunFolder | None) -> Iterator[None]:
     """Close the run where a loop is left before its end: this process, or another one, may take it up again."""
     try:
         yield

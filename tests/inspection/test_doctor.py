@@ -14,7 +14,7 @@ from kedge.data.files import rows_of
 from kedge.data.records import preferences
 from kedge.inspection.doctor import Pairs, examine
 from kedge.inspection.doctor.examine import CHECKS
-from kedge.inspection.doctor.finding import Patient
+from kedge.inspection.doctor.finding import Examined
 from kedge.inspection.machine import Machine
 from kedge.models.reward_model import RewardModel, new_reward_model
 
@@ -337,10 +337,10 @@ class TestLearning:
         trained = []
 
         def broken(ppo):
-            patient = Patient(ppo)
-            _ = patient.updated
-            after = ppo.estimate.logprobs(ppo.policy, patient.experience.rollouts)
-            trained.append(not torch.equal(patient.sampled, after))
+            examined = Examined(ppo)
+            _ = examined.updated
+            after = ppo.estimate.logprobs(ppo.policy, examined.experience.rollouts)
+            trained.append(not torch.equal(examined.sampled, after))
 
         findings(broken)
         assert trained

@@ -32,7 +32,7 @@ REWARDS = [
     Mutant(
         "dead-stay",
         "rewards/pool.py",
-        "        self._bury()\n        try:",
+        "        self._remove_dead()\n        try:",
         "        try:",
         ISOLATED,
         "a worker that was killed between two steps gets a sample, which is counted as failed",

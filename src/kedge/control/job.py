@@ -17,7 +17,7 @@ from kedge.parallel import ALONE
 from kedge.progress import ProgressBar, say
 from kedge.runs import Run
 from kedge.storage import old_of
-from kedge.tracking import RunFolder, closed_when_broken_off
+from kedge.tracking import RunFolder, close_on_error
 
 FILES = ("recipe.toml", "metrics.jsonl", "summary.json", "agent", "curve.png", "watched.gif")
 TABLES = ("control", "sft", "reward", "ppo", "evaluate")
@@ -88,7 +88,7 @@ def control_job(name: str, settings: ControlRecipe, *, overwrite: bool = False, 
         rows = Run(run.path).rows
         agent.metrics = [{name: value for name, value in row.items() if value is not None} for row in rows]
     with (
-        closed_when_broken_off(run),
+        close_on_error(run),
         ProgressBar(settings.env, config.total_timesteps, start=agent.num_timesteps) as bar,
         Interrupts(ALONE) as interrupts,
     ):

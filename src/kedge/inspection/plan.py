@@ -27,7 +27,7 @@ NOT_ON_PAPER = (
 
 # glibc keeps freed memory for later, so that a process on the CPU takes more than it uses: so many times as much at the
 # most, of the shapes in benchmarks/plan.py.
-HOARDED = 1.7
+ALLOCATOR_KEEPS = 1.7
 
 # Share of the peak below which a change is not worth its cost.
 WORTHWHILE = 0.01
@@ -102,7 +102,7 @@ class Plan:
     def tight(self) -> bool:
         """It fits, if what is freed is given back."""
         hoards = self.job.machine.device == "cpu" and sys.platform == "linux"
-        return self.fits and hoards and HOARDED * self.peak > self.job.machine.free
+        return self.fits and hoards and ALLOCATOR_KEEPS * self.peak > self.job.machine.free
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``: bytes and seconds."""
@@ -144,7 +144,7 @@ def advise(job: Job, phases: Sequence[Phase]) -> Iterator[Advice]:
     taken: dict[str, Any] = {}
     peak = max(phase.peak for phase in phases)
     for offer in OFFERS:
-        best = _mildest(job, offer, taken)
+        best = _smallest_change(job, offer, taken)
         if best is None or best.peak > (1 - WORTHWHILE) * peak:
             continue
         taken, peak = {**taken, **best.settings}, best.peak
@@ -153,7 +153,7 @@ def advise(job: Job, phases: Sequence[Phase]) -> Iterator[Advice]:
             return
 
 
-def _mildest(job: Job, offer: "Offer", taken: Mapping[str, Any]) -> Advice | None:
+def _smallest_change(job: Job, offer: "Offer", taken: Mapping[str, Any]) -> Advice | None:
     """The mildest change of the offer that makes the job fit, or else that comes near to what the strongest does."""
 
     def tried(settings: Mapping[str, Any]) -> Advice | None:

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from kedge.inspection.plan import HOARDED, Plan, seconds_of
+from kedge.inspection.plan import ALLOCATOR_KEEPS, Plan, seconds_of
 
 KINDS = ("weights", "gradients", "optimizer", "activations", "logits", "KV cache")
 
@@ -79,7 +79,7 @@ def _verdict(plan: Plan) -> Text:
         if plan.job.stage == "ppo":
             said.append(" with answers of full length, without reward functions")
     if plan.tight:
-        said.append(f"\nThe C library may keep up to {HOARDED:g} times that from the system. ")
+        said.append(f"\nThe C library may keep up to {ALLOCATOR_KEEPS:g} times that from the system. ")
         said.append("MALLOC_TRIM_THRESHOLD_=131072", "bold").append(
             " before the command gives freed memory back at once, "
         )

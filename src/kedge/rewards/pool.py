@@ -64,7 +64,7 @@ class WorkerPool:
         weakref.finalize(self, _end_all, self._workers)
         self._fill()
         while not all(worker.ready for worker in self._workers):
-            self._hear()
+            self._receive()
 
     def run(self, calls: Sequence[Mapping[str, Any]]) -> Generator[tuple[int, Reply], None, None]:
         """Call the function with each of these keyword arguments: ``(index, reply)`` as they come.
@@ -72,7 +72,7 @@ class WorkerPool:
         Whoever stops listening before the end closes the iterator: calls that still run are killed.
         """
         waiting = deque(enumerate(calls))
-        self._bury()
+        self._remove_dead()
         try:
             while waiting or any(worker.call is not None for worker in self._workers):
                 if waiting:
@@ -80,7 +80,7 @@ class WorkerPool:
                 for worker in self._workers:
                     if waiting and worker.ready and worker.call is None:
                         worker.begin(*waiting.popleft())
-                yield from self._hear()
+                yield from self._receive()
         finally:
             for worker in [worker for worker in self._workers if worker.call is not None]:
                 self._end(worker)
@@ -89,7 +89,7 @@ class WorkerPool:
         while len(self._workers) < self.size:
             self._workers.append(_Worker(self.target))
 
-    def _bury(self) -> None:
+    def _remove_dead(self) -> None:
         for worker in [worker for worker in self._workers if worker.process.poll() is not None]:
             self._end(worker)
 
@@ -97,7 +97,7 @@ class WorkerPool:
         self._workers.remove(worker)
         return worker.end()
 
-    def _hear(self) -> list[tuple[int, Reply]]:
+    def _receive(self) -> list[tuple[int, Reply]]:
         """Wait until a worker answers, dies, or is out of time."""
         speakers = {worker.connection: worker for worker in self._workers if worker.busy}
         ends = [worker.began + self.time_limit for worker in speakers.values() if worker.ready]

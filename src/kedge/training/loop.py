@@ -13,7 +13,7 @@ from kedge.callbacks import Callback, CallbackLike, callbacks_of
 from kedge.interrupts import Interrupts
 from kedge.parallel import Processes
 from kedge.progress import ProgressBar, say
-from kedge.tracking import Metrics, RunFolder, Timer, closed_when_broken_off
+from kedge.tracking import Metrics, RunFolder, Timer, close_on_error
 from kedge.training.checkpoint import to_resume
 from kedge.training.config import TrainingConfig
 from kedge.training.keeping import Keeper, trained_tensors
@@ -147,7 +147,7 @@ class Trainer(ABC):
         Raises:
             Stopped: Ctrl-C, SIGTERM or a guard asked for it; a run with a folder has kept all that it needs to go on.
         """
-        with self.interrupts if self.run is not None else nullcontext(), closed_when_broken_off(self.run):
+        with self.interrupts if self.run is not None else nullcontext(), close_on_error(self.run):
             for _ in self:
                 pass
             return self.summary()
@@ -166,7 +166,7 @@ class Trainer(ABC):
             self._keep(before)
         with (
             ProgressBar(self.label, self.total_steps, enabled=self.progress, start=self.step_done) as bar,
-            closed_when_broken_off(self.run),
+            close_on_error(self.run),
         ):
             for callback in self.callbacks:
                 callback.on_training_start(self)

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 from kedge.errors import ConfigError, DataError, KedgeError, ModelError, RewardError
 from kedge.inspection.doctor import learning, models, words
-from kedge.inspection.doctor.finding import Finding, NoAnswersError, Pairs, Patient
+from kedge.inspection.doctor.finding import Examined, Finding, NoAnswersError, Pairs
 from kedge.training.ppo import PPO
 
 # In this order: an update changes the policy, so what looks at it as it was comes before.
-CHECKS: tuple[tuple[str, Callable[[Patient], Finding]], ...] = (
+CHECKS: tuple[tuple[str, Callable[[Examined], Finding]], ...] = (
     ("tokenizer round trip", words.round_trip),
     ("prompt lengths", words.lengths),
     ("weights and heads", models.loaded),
@@ -42,16 +42,16 @@ def examine(build: Callable[[], PPO], pairs: Callable[[], Pairs] = Pairs) -> lis
         pairs: gives preferences to check reward models on.
     """
     try:
-        patient = Patient(build(), pairs())
+        examined = Examined(build(), pairs())
     except KedgeError as error:
         what = next((name for kind, name in REFUSED.items() if isinstance(error, kind)), "the recipe")
         return [Finding(what, "fail", str(error))]
-    return [_checked(name, check, patient) for name, check in CHECKS]
+    return [_checked(name, check, examined) for name, check in CHECKS]
 
 
-def _checked(name: str, check: Callable[[Patient], Finding], patient: Patient) -> Finding:
+def _checked(name: str, check: Callable[[Examined], Finding], examined: Examined) -> Finding:
     try:
-        return check(patient)
+        return check(examined)
     except NoAnswersError as error:
         return Finding(name, "skip", str(error))
     except KedgeError as error:

@@ -1,4 +1,4 @@
-"""What a check found, and the patient that it looks at."""
+"""What a check found, and the examined that it looks at."""
 
 import copy
 import math
@@ -50,7 +50,7 @@ class Pairs:
 
 
 @dataclass
-class Patient:
+class Examined:
     """A run before its first step. What several checks need is made once, when the first of them asks."""
 
     ppo: PPO

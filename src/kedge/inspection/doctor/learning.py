@@ -7,7 +7,7 @@ import time
 import torch
 
 from kedge.core import policy_loss
-from kedge.inspection.doctor.finding import Finding, Patient
+from kedge.inspection.doctor.finding import Examined, Finding
 from kedge.rewards.scores import judge
 from kedge.training.keeping import trained_tensors
 from kedge.training.ppo.update import rounding
@@ -15,9 +15,9 @@ from kedge.training.ppo.update import rounding
 NOTHING = "every answer was cut off and is left out: there is nothing to train on"
 
 
-def reward(patient: Patient) -> Finding:
+def reward(examined: Examined) -> Finding:
     """It gives every answer a number, soon enough, and not to all the same."""
-    ppo, experience = patient.ppo, patient.experience
+    ppo, experience = examined.ppo, examined.experience
     start = time.perf_counter()
     judge(ppo.reward, [prompt.record for prompt in experience.prompts], experience.completions, ppo.processes)
     seconds = time.perf_counter() - start
@@ -37,11 +37,11 @@ def reward(patient: Patient) -> Finding:
     return Finding("reward", "pass", found)
 
 
-def first_minibatch(patient: Patient) -> Finding:
+def first_minibatch(examined: Examined) -> Finding:
     """Before any update the ratio is 1, KL and clip fraction are 0."""
-    if not patient.experience.batch.mask.any():
+    if not examined.experience.batch.mask.any():
         return Finding("first minibatch", "skip", NOTHING)
-    metrics, limit = patient.updated, rounding(patient.ppo.config, patient.ppo.policy.model)[0]
+    metrics, limit = examined.updated, rounding(examined.ppo.config, examined.ppo.policy.model)[0]
     worst, kl, clipped = (metrics[f"policy/first_{name}"] for name in ("drift_max", "approxkl", "clipfrac"))
     found = f"ratio off by {worst:.2g} at most, KL {kl:.2g}, clip fraction {clipped:.2g}"
     if worst <= limit and not clipped:
@@ -50,13 +50,13 @@ def first_minibatch(patient: Patient) -> Finding:
                    "check of the sampler")  # fmt: skip
 
 
-def surrogate(patient: Patient) -> Finding:
+def surrogate(examined: Examined) -> Finding:
     """One update makes the likely better: the surrogate rises on the answers that it was made from."""
-    ppo, batch = patient.ppo, patient.experience.batch
+    ppo, batch = examined.ppo, examined.experience.batch
     if not batch.mask.any():
         return Finding("an update raises the surrogate", "skip", NOTHING)
-    _ = patient.updated
-    after = ppo.estimate.logprobs(ppo.policy, patient.experience.rollouts)
+    _ = examined.updated
+    after = ppo.estimate.logprobs(ppo.policy, examined.experience.rollouts)
     clip = ppo.config.clip
     before = policy_loss(batch.old_logprobs, batch.old_logprobs, batch.advantages, batch.mask, clip=clip)[0]
     gain = float(before - policy_loss(after, batch.old_logprobs, batch.advantages, batch.mask, clip=clip)[0])
@@ -67,40 +67,40 @@ def surrogate(patient: Patient) -> Finding:
     return Finding("an update raises the surrogate", "fail", found.replace("rises by -", "falls by "), remedy)
 
 
-def reach(patient: Patient) -> Finding:
+def reach(examined: Examined) -> Finding:
     """One update leaves the policy near the one that sampled, without being held back."""
-    check, config = "how far an update goes", patient.ppo.config
-    if not patient.experience.batch.mask.any():
+    check, config = "how far an update goes", examined.ppo.config
+    if not examined.experience.batch.mask.any():
         return Finding(check, "skip", NOTHING)
     wrecked = config.guards.update_kl_limit
     limit = min(config.target_kl or wrecked, wrecked)
     rate = config.learning_rate
-    divergence = patient.moved_by(rate)
+    divergence = examined.moved_by(rate)
     bounds = f"at most {limit:g}" + (f", and {wrecked:g} in any case" if limit < wrecked else "")
     found = f"it moves the policy by {divergence:.2g} nats a token at learning_rate = {rate:g} ({bounds})"
     if divergence <= limit:
         return Finding(check, "pass", found)
-    remedy = f"learning_rate = {_rate_within(patient, divergence, limit):.1g} stays within"
+    remedy = f"learning_rate = {_rate_within(examined, divergence, limit):.1g} stays within"
     if config.target_kl is not None:
         remedy += "; target_kl holds it back, at the price of the schedule that you meant"
     return Finding(check, "fail" if divergence > wrecked else "warn", found, remedy)
 
 
-def _rate_within(patient: Patient, divergence: float, limit: float) -> float:
+def _rate_within(examined: Examined, divergence: float, limit: float) -> float:
     """A learning rate, of one digit, at which an update goes no further than ``limit`` nats a token."""
-    rate = patient.ppo.config.learning_rate
+    rate = examined.ppo.config.learning_rate
     while divergence > limit:
         rate *= min(max(0.9 * math.sqrt(limit / divergence), 0.1), 0.7)
         digit = 10.0 ** math.floor(math.log10(rate))
         rate = math.floor(rate / digit) * digit
-        divergence = patient.moved_by(rate)
+        divergence = examined.moved_by(rate)
     return rate
 
 
 @torch.no_grad()
-def checkpoint(patient: Patient) -> Finding:
+def checkpoint(examined: Examined) -> Finding:
     """What is kept comes back bit for bit."""
-    ppo = patient.ppo
+    ppo = examined.ppo
     assert ppo.run is not None
     ppo.keeper.keep(ppo.step_done)
     kept = ppo.run.checkpoints / f"step-{ppo.step_done:06d}"

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from kedge.inspection.doctor.finding import Finding, Patient
+from kedge.inspection.doctor.finding import Examined, Finding
 from kedge.models.scalar import ScalarModel
 from kedge.training.ppo.update import rounding
 
@@ -12,37 +12,37 @@ SAME_SCORE = 1e-3
 """How far two scores of a text may differ, in standard deviations of the scores."""
 
 
-def _parts(patient: Patient) -> dict[str, nn.Module]:
-    ppo = patient.ppo
+def _parts(examined: Examined) -> dict[str, nn.Module]:
+    ppo = examined.ppo
     parts: dict[str, nn.Module] = {"policy": ppo.policy.model, "reference": ppo.reference.model}
     if ppo.critic is not None:
         parts["critic"] = ppo.critic
-    return parts | {f"reward model {i}": reward.model for i, reward in enumerate(patient.reward_models, 1)}
+    return parts | {f"reward model {i}": reward.model for i, reward in enumerate(examined.reward_models, 1)}
 
 
-def loaded(patient: Patient) -> Finding:
+def loaded(examined: Examined) -> Finding:
     """Every weight is a number, and reward models have a head that says something."""
-    check, parts = "weights and heads", _parts(patient)
+    check, parts = "weights and heads", _parts(examined)
     for name, module in parts.items():
         broken = [key for key, weight in module.named_parameters() if not weight.isfinite().all()]
         if broken:
             return Finding(check, "fail", f"{name}: {broken[0]} has NaN or infinity in it", "load another checkpoint")
-    for i, reward in enumerate(patient.reward_models, 1):
+    for i, reward in enumerate(examined.reward_models, 1):
         model = reward.model
         head = model.head.linear if isinstance(model, ScalarModel) else getattr(model, "score", None)
         if isinstance(head, nn.Linear) and not head.weight.any():
             found = f"reward model {i}: its head is all zeros, so every score is the same"
             return Finding(check, "fail", found, "train it first (kedge reward), and name its run")
-    count = sum(weight.numel() for weight in patient.ppo.policy.model.parameters())
+    count = sum(weight.numel() for weight in examined.ppo.policy.model.parameters())
     return Finding(check, "pass", f"{', '.join(parts)}; the policy has {count / 1e6:,.1f} million weights")
 
 
-def dropout(patient: Patient) -> Finding:
+def dropout(examined: Examined) -> Finding:
     """Nothing random is left on: a module in training mode would make every ratio noise."""
     check = "dropout is off"
     on = [
         f"{name}: {key or type(module).__name__}"
-        for name, part in _parts(patient).items()
+        for name, part in _parts(examined).items()
         for key, module in part.named_modules()
         if module.training and getattr(module, "p", 0) and isinstance(module, nn.modules.dropout._DropoutNd)
     ]
@@ -50,23 +50,23 @@ def dropout(patient: Patient) -> Finding:
         return Finding(check, "fail", f"{len(on)} modules drop at random, first {on[0]}", "model.eval()")
     return (
         Finding(check, "pass", "two passes give the same numbers")
-        if _repeats(patient)
+        if _repeats(examined)
         else Finding(check, "fail", "two passes over the same answers differ", "switch off what is random in the model")
     )
 
 
 @torch.no_grad()
-def _repeats(patient: Patient) -> bool:
-    tokens = patient.experience.rollouts.tokens[:2]
-    once, again = (patient.ppo.policy.model(tokens).logits for _ in range(2))
+def _repeats(examined: Examined) -> bool:
+    tokens = examined.experience.rollouts.tokens[:2]
+    once, again = (examined.ppo.policy.model(tokens).logits for _ in range(2))
     return torch.equal(once, again)
 
 
-def sampler(patient: Patient) -> Finding:
+def sampler(examined: Examined) -> Finding:
     """The log-probabilities that the sampler noted are those of a fresh forward pass."""
-    rollouts = patient.experience.rollouts
-    apart = (rollouts.logprobs - patient.sampled).abs()
-    worst, limit = float(apart.max()), rounding(patient.ppo.config, patient.ppo.policy.model)[0]
+    rollouts = examined.experience.rollouts
+    apart = (rollouts.logprobs - examined.sampled).abs()
+    worst, limit = float(apart.max()), rounding(examined.ppo.config, examined.ppo.policy.model)[0]
     found = f"largest difference {worst:.2g} nats over {int(rollouts.response_mask.sum())} tokens (at most {limit:g})"
     if worst <= limit:
         return Finding("sampler and forward pass agree", "pass", found)
@@ -74,15 +74,15 @@ def sampler(patient: Patient) -> Finding:
     return Finding("sampler and forward pass agree", "fail", found, remedy)
 
 
-def padding(patient: Patient) -> Finding:
+def padding(examined: Examined) -> Finding:
     """A reward model gives a text the same score alone and beside a longer one."""
     check = "reward model: padding"
-    if not patient.reward_models:
+    if not examined.reward_models:
         return Finding(check, "skip", "no reward model in the reward")
-    texts = [prompt.record.text for prompt in patient.ppo.prompts if isinstance(prompt.record.text, str)][:TEXTS]
-    texts += [completion.text for completion in patient.experience.completions if completion.text.strip()][:TEXTS]
+    texts = [prompt.record.text for prompt in examined.ppo.prompts if isinstance(prompt.record.text, str)][:TEXTS]
+    texts += [completion.text for completion in examined.experience.completions if completion.text.strip()][:TEXTS]
     worst = 0.0
-    for reward in patient.reward_models:
+    for reward in examined.reward_models:
         together = reward.score(texts)
         alone = [reward.score([text])[0] for text in texts]
         spread = float(torch.tensor(alone).std()) or 1.0
@@ -93,19 +93,19 @@ def padding(patient: Patient) -> Finding:
     return Finding(check, "fail", found, "the reward model reads its padding: mend its pad token or its position ids")
 
 
-def pairs(patient: Patient) -> Finding:
+def pairs(examined: Examined) -> Finding:
     """A reward model that knows good from bad is wrong as often as it was right when the pairs are swapped."""
     check = "reward model: swapped pairs"
-    preferences = patient.pairs.preferences
-    if not patient.reward_models or not preferences:
+    preferences = examined.pairs.preferences
+    if not examined.reward_models or not preferences:
         return Finding(check, "skip", "no reward model in the reward, or no reward table in the recipe")
     chosen, rejected = ([getattr(pair, side) for pair in preferences] for side in ("chosen", "rejected"))
     found, worst, apart = [], 1.0, 0.0
-    for reward in patient.reward_models:
+    for reward in examined.reward_models:
         right, swapped = (
             _accuracy(reward.score(a), reward.score(b)) for a, b in ((chosen, rejected), (rejected, chosen))
         )
-        found.append(f"{right:.0%} of {len(chosen)} {patient.pairs.kind} right, {swapped:.0%} when swapped")
+        found.append(f"{right:.0%} of {len(chosen)} {examined.pairs.kind} right, {swapped:.0%} when swapped")
         worst, apart = min(worst, right), max(apart, abs(right + swapped - 1.0))
     if apart > 1e-9:
         return Finding(check, "fail", "; ".join(found), "a score depends on what stands beside it: mend the model")

@@ -6,7 +6,7 @@ import torch
 
 from kedge.data.encode import answer_start, encode_whole
 from kedge.data.records import Text, is_begun, joined, plain
-from kedge.inspection.doctor.finding import Finding, Patient
+from kedge.inspection.doctor.finding import Examined, Finding
 from kedge.models.head import vocabulary_rows
 
 LOOKED_AT = 64
@@ -14,11 +14,11 @@ NEVER = 1e-6
 """A probability of the EOS at which it will not be met."""
 
 
-def round_trip(patient: Patient) -> Finding:
+def round_trip(examined: Examined) -> Finding:
     """Text -> ids -> text; and a conversation's ids, answered, begin with the ids that asked for the answer."""
-    check, prompts = "tokenizer round trip", patient.ppo.prompts[:LOOKED_AT]
+    check, prompts = "tokenizer round trip", examined.ppo.prompts[:LOOKED_AT]
     for prompt in prompts:
-        trouble = _lost(patient, prompt.record.text, prompt.ids)
+        trouble = _lost(examined, prompt.record.text, prompt.ids)
         if trouble:
             return Finding(check, "fail", f"{prompt.record.origin}: {trouble}", "give the model its own tokenizer and "
                            "template (tokenizer=...), or mend the template")  # fmt: skip
@@ -26,8 +26,8 @@ def round_trip(patient: Patient) -> Finding:
     return Finding(check, "pass", f"{len(prompts)} prompts come back as they went in ({kind})")
 
 
-def _lost(patient: Patient, text: Text, ids: list[int]) -> str | None:
-    tokenizer = patient.ppo.policy.tokenizer
+def _lost(examined: Examined, text: Text, ids: list[int]) -> str | None:
+    tokenizer = examined.ppo.policy.tokenizer
     if isinstance(text, str):
         back, words = tokenizer.decode(ids, skip_special_tokens=True), text
         for token in tokenizer.added_tokens_decoder.values():
@@ -49,19 +49,19 @@ def _lost(patient: Patient, text: Text, ids: list[int]) -> str | None:
     return None
 
 
-def ending(patient: Patient) -> Finding:
+def ending(examined: Examined) -> Finding:
     """Some token ends an answer, the model can reach it, and it is trained on, even where pad is the same one."""
-    check, policy, experience = "answers can end", patient.ppo.policy, patient.experience
+    check, policy, experience = "answers can end", examined.ppo.policy, examined.experience
     beyond = [i for i in policy.eos_ids if not 0 <= i < vocabulary_rows(policy.model)]
     remedy = "name the tokens that end an answer: stop_tokens = [...]"
     if beyond or not policy.eos_ids:
         found = f"EOS ids {beyond} are not in the model's vocabulary" if beyond else "no EOS token"
         return Finding(check, "fail", found, remedy)
     trained, counts = experience.batch.mask.sum(-1).tolist(), [len(c.ids) for c in experience.completions]
-    if patient.ppo.config.cutoff != "mask" and trained != counts:
+    if examined.ppo.config.cutoff != "mask" and trained != counts:
         return Finding(check, "fail", "some tokens of the answers are not trained on", "report this as a bug")
     ended = sum(c.finish_reason != "length" for c in experience.completions) / len(counts)
-    likeliest = _likeliest_end(patient)
+    likeliest = _likeliest_end(examined)
     found = f"{ended:.0%} of the answers ended; probability of the EOS up to {likeliest:.2g}"
     if policy.pad_id in policy.eos_ids:
         found += "; pad is the same token, told apart by position"
@@ -71,9 +71,9 @@ def ending(patient: Patient) -> Finding:
 
 
 @torch.no_grad()
-def _likeliest_end(patient: Patient) -> float:
+def _likeliest_end(examined: Examined) -> float:
     """The largest probability of any EOS anywhere in a few answers."""
-    policy, completions = patient.ppo.policy, patient.experience.completions[:8]
+    policy, completions = examined.ppo.policy, examined.experience.completions[:8]
     highest = 0.0
     for answer in completions:
         logits = policy.model(torch.tensor([answer.prompt_ids + answer.ids], device=policy.device)).logits[0]
@@ -82,19 +82,19 @@ def _likeliest_end(patient: Patient) -> float:
     return highest
 
 
-def lengths(patient: Patient) -> Finding:
+def lengths(examined: Examined) -> Finding:
     """Prompts and answers fit the model's positions; and what became of those that do not."""
-    sizes = [len(prompt.ids) for prompt in patient.ppo.prompts]
-    positions, answer = patient.ppo.policy.positions, patient.ppo.config.response_length
+    sizes = [len(prompt.ids) for prompt in examined.ppo.prompts]
+    positions, answer = examined.ppo.policy.positions, examined.ppo.config.response_length
     room = "any length" if positions is None else f"{positions} positions"
     found = f"prompts of {min(sizes)} to {max(sizes)} tokens, median {statistics.median(sizes):.0f}, answers of up to "
-    told = "".join(f". {note}" for note in patient.ppo.notes)
+    told = "".join(f". {note}" for note in examined.ppo.notes)
     return Finding("prompt lengths", "warn" if told else "pass", f"{found}{answer}; room for {room}{told}")
 
 
-def cut_off(patient: Patient) -> Finding:
+def cut_off(examined: Examined) -> Finding:
     """Answers that the length limit cuts are scored, or left out, as if they were whole."""
-    check, config, completions = "answers cut off", patient.ppo.config, patient.experience.completions
+    check, config, completions = "answers cut off", examined.ppo.config, examined.experience.completions
     share = sum(c.finish_reason == "length" for c in completions) / len(completions)
     found = f"{share:.0%} of {len(completions)} answers reach response_length = {config.response_length}"
     if config.cutoff == "mask" and share == 1.0:
