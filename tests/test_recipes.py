@@ -7,7 +7,7 @@ import pytest
 
 from kedge.errors import ConfigError, DataError, ModelError
 from kedge.jobs import ppo_job, reward_job, sft_job
-from kedge.recipe import Recipe
+from kedge.recipe import STAGES, Recipe
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
@@ -57,3 +57,22 @@ def test_needs(tmp_path):
     with pytest.raises(DataError, match="no column 'completion'") as error:  # all is there; something else is wrong
         sft_job(Recipe(file, [f"sft.run={tmp_path}/run"]))
     assert "a map" not in str(error.value)
+
+
+def test_one_file_for_agents_and_language_models(tmp_path):
+    """Each command reads its own tables, and leaves the others alone."""
+    pytest.importorskip("gymnasium")
+    from kedge.control.job import read_control
+
+    (tmp_path / "d.jsonl").write_text('{"text": "x"}\n')
+    file = tmp_path / "r.toml"
+    file.write_text(
+        f'name = "both"\nneeds = "time"\n[control]\nenv = "CartPole-v1"\n'
+        f'[sft]\nmodel = "{tmp_path}"\ndata = "{tmp_path}/d.jsonl"\n'
+    )
+    assert read_control(str(file), ["n_envs=2"])[1].n_envs == 2
+    assert [*Recipe(file, ["epochs=2"], stage="sft").stages] == ["sft"]
+    with pytest.raises(ConfigError, match=r"'control.n_envs=2': of \[control\], and \[sft\] is what is read here"):
+        Recipe(file, ["control.n_envs=2"], stage="sft")
+    with pytest.raises(ConfigError, match="no table .ppo., which `kedge ppo` reads; tables there are: .sft."):
+        Recipe(file, [], stage="ppo").stage("ppo", STAGES["ppo"])

@@ -156,6 +156,9 @@ STAGES: dict[str, type[Config]] = {
     "evaluate": EvaluateRecipe,
 }
 
+ELSEWHERE = ("control",)
+"""Tables that a recipe may have too, and that are read and checked elsewhere."""
+
 
 class Recipe:
     """A recipe file with its overrides. All its tables are checked when one of them is used.
@@ -178,8 +181,10 @@ class Recipe:
         self.path = path
         self.stages: dict[str, Config] = {}
         for stage, settings in tables.items():
+            if stage in ELSEWHERE:
+                continue
             if stage not in STAGES:
-                known = TABLES.get(stage) or nearest(stage, ["name", "needs", *STAGES])
+                known = TABLES.get(stage) or nearest(stage, ["name", "needs", *STAGES, *ELSEWHERE])
                 raise ConfigError(f"{path}: unknown key {stage!r}; {known}")
             if not isinstance(settings, dict):
                 raise ConfigError(f"{path}: {stage!r} must be a table, [{stage}]")
@@ -242,7 +247,7 @@ def _refuse_unread(assignment: str, stage: str | None, too: Sequence[str]) -> No
         ConfigError: naming both.
     """
     table, dot, _ = assignment.partition("=")[0].strip().partition(".")
-    if stage is None or table not in STAGES or table in (stage, *too):
+    if stage is None or table not in (*STAGES, *ELSEWHERE) or table in (stage, *too):
         return
     own = STAGES[stage].model_fields
     if dot:

@@ -3,6 +3,7 @@
 from bugs.control import CONTROL
 from bugs.core import CORE
 from bugs.engine import ENGINE_BUGS
+from bugs.loop import LOOP_BUGS
 from bugs.losses import LOSSES_MUTANTS
 from bugs.lower import LOWER
 from bugs.mutant import Mutant
@@ -21,5 +22,5 @@ __all__ = ["MUTANTS", "Mutant"]
 
 MUTANTS = [
     *CORE, *LOSSES_MUTANTS, *LOWER, *ENGINE_BUGS, *REWARDS, *SURVIVING, *TRAINING, *PPO, *UPDATE_MUTANTS, *TOGETHER,
-    *TRUST_REGION, *WATCHING, *CONTROL, *PLAN, *UNSEEN,
+    *TRUST_REGION, *LOOP_BUGS, *WATCHING, *CONTROL, *PLAN, *UNSEEN,
 ]  # fmt: skip

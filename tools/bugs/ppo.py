@@ -237,7 +237,7 @@ TRAINER_MUTANTS = [
     ),
     Mutant(
         "ppo-optimizer-not-restored",
-        TRAINER,
+        "training/loop.py",
         'self.optimizer.load_state_dict(state["optimizer"])',
         "pass",
         RESUME_TESTS,

@@ -93,7 +93,7 @@ SURVIVING = [
     ),
     Mutant(
         "signal-forgotten",
-        "training/ppo/trainer.py",
+        "training/loop.py",
         "                self.keeper.stop_if_asked(self.step_done)\n                metrics = self.step()",
         "                metrics = self.step()",
         STOPPED,
@@ -142,8 +142,8 @@ SURVIVING = [
     Mutant(
         "pause-only-warns",
         "training/ppo/trainer.py",
-        "for alarm in alarms if alarm.pause]",
-        "for alarm in alarms if alarm.pause and self.run is None]",
+        "for alarm in alarms if alarm.pause), None)",
+        "for alarm in alarms if alarm.pause and self.run is None), None)",
         GUARDED,
         "a guard that is to pause the run lets it go on",
     ),

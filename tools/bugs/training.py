@@ -112,7 +112,7 @@ SUPERVISED_MUTANTS = [
     ),
     Mutant(
         "supervised-optimizer-not-restored",
-        SUPERVISED,
+        "training/loop.py",
         'self.optimizer.load_state_dict(state["optimizer"])',
         "pass",
         RESUMED_SFT,

@@ -56,7 +56,7 @@ UNSEEN = [
     ),
     Mutant(
         "left-out-steps-forgotten",
-        TRAINER,
+        "training/loop.py",
         'self.left_out.in_a_row = state["left_out"]',
         "pass",
         ("tests/training/test_guards.py",),
@@ -161,7 +161,7 @@ UNSEEN = [
     ),
     Mutant(
         "supervised-left-out-forgotten",
-        "training/supervised.py",
+        "training/loop.py",
         'self.left_out.in_a_row = state["left_out"]',
         "pass",
         ("tests/training/test_sft.py",),

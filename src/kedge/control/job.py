@@ -20,7 +20,7 @@ from kedge.storage import old_of
 from kedge.tracking import RunFolder, close_on_error
 
 FILES = ("recipe.toml", "metrics.jsonl", "summary.json", "agent", "curve.png", "watched.gif")
-TABLES = ("control", "sft", "reward", "ppo", "evaluate")
+TABLES = ("control", "sft", "reward", "ppo", "evaluate", "name", "needs")
 SHOWN = ("return", "length")
 SAVED_EVERY = 30.0
 """Seconds between two times that the agent is saved while it learns: what a kill can cost."""
