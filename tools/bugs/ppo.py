@@ -222,7 +222,7 @@ TRAINER_MUTANTS = [
     Mutant(
         "kl-controller-asleep",
         TRAINER,
-        'self.kl_controller.update(metrics["objective/kl"], len(experience.prompts))',
+        'self.kl_controller.update(report["objective/kl"], len(experience.prompts))',
         "pass",
         ("tests/training/test_ppo_resume.py::test_the_adaptive_coefficient_moves",),
         "the adaptive coefficient never moves",

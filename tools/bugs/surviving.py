@@ -158,8 +158,8 @@ SURVIVING = [
     Mutant(
         "left-out-never-forgiven",
         "training/not_finite.py",
-        "            yield seen\n            self.in_a_row = 0",
-        "            yield seen",
+        "            yield\n            self.in_a_row = 0",
+        "            yield",
         (*GUARDED, "tests/training/test_sft.py"),
         "three broken steps anywhere in a run stop it",
     ),

@@ -105,7 +105,7 @@ SUPERVISED_MUTANTS = [
     Mutant(
         "supervised-schedule-left-out",
         SUPERVISED,
-        "        set_learning_rate(self.optimizer, factor)\n",
+        "        set_learning_rate(self.optimizer, schedule(self.config, self.step_done, self.total_steps))\n",
         "",
         ("tests/training/test_sft.py",),
         "the schedule is logged and not applied",

@@ -84,8 +84,16 @@ class Trainer(ABC):
         """Steps of the whole job."""
 
     @abstractmethod
-    def step(self) -> Metrics:
-        """Do one step; the loop counts it."""
+    def work(self) -> Metrics:
+        """What one step does. ``self.left_out.note(...)`` keeps what it has at hand for somebody to look at.
+
+        Raises:
+            NotFiniteError: the rest of the step is left out.
+        """
+
+    @abstractmethod
+    def precision(self) -> torch.autocast:
+        """The precision that a step computes in."""
 
     @abstractmethod
     def look_before(self) -> Evaluated:
@@ -126,6 +134,15 @@ class Trainer(ABC):
 
     def restore(self, state: Mapping[str, Any]) -> None:  # noqa: B027 (most have no state of their own)
         """Become what :meth:`state` said."""
+
+    def counted(self, metrics: Metrics, seconds: Mapping[str, float]) -> Metrics:
+        """More metrics of a step, left out or not.
+
+        Args:
+            metrics: those of the step's work.
+            seconds: by phase.
+        """
+        return {}
 
     def measured(self, before: Evaluated) -> Iterable[str]:
         """The names that ``best_metric`` may have; none: any."""
@@ -187,6 +204,13 @@ class Trainer(ABC):
             self.keeper.stop_if_asked(self.step_done)
             for callback in self.callbacks:
                 callback.on_training_end(self)
+
+    def step(self) -> Metrics:
+        """Do one step, which the loop counts; where a number in it is not finite, the rest of it is left out."""
+        metrics: Metrics = {"train/left_out": 1.0}
+        with self.timer.lap() as seconds, self.precision(), self.left_out.around(self.step_done + 1):
+            metrics = self.work()
+        return metrics | self.counted(metrics, seconds)
 
     def summary(self) -> dict[str, Any]:
         """Save the result, evaluate it, and sum up; written to the run."""

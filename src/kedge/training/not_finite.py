@@ -1,6 +1,6 @@
 """Steps with NaN or infinity in them: left out, written down, and counted."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,40 +11,39 @@ from torch import Tensor
 from kedge.errors import NotFiniteError, NumericsError
 from kedge.progress import say
 from kedge.storage import storage
-from kedge.tracking import Metrics, RunFolder
+from kedge.tracking import RunFolder
 
 FOLDER = "not_finite"
 
 
 class LeftOut:
-    """Counts the steps in a row that had to be left out."""
+    """Leaves out the rest of a step where a number in it is not finite, and counts such steps in a row."""
 
     def __init__(self, run: RunFolder | None, *, limit: int, in_a_row: int = 0) -> None:
         self.run = run
         self.limit = limit
         self.in_a_row = in_a_row
+        self._at_hand: dict[str, Any] = {}
 
     @contextmanager
-    def where_not_finite(self, step: int, metrics: Metrics) -> Iterator[dict[str, Any]]:
-        """Around a step's work: where a number in it is not finite, the rest of the step is left out.
-
-        Gives a dict to be filled with what the step works on (tensors and plain values); that goes to
-        ``not_finite/step-000012.pt`` in the run folder.
-
-        Args:
-            step: from 1. metrics: those of such a step are put here.
+    def around(self, step: int) -> Iterator[None]:
+        """Around the work of ``step`` (from 1). What it has noted goes to ``not_finite/step-000012.pt`` in the run
+        folder, where it is left out.
 
         Raises:
             NumericsError: it is the last of ``limit`` in a row.
         """
-        seen: dict[str, Any] = {}
         try:
-            yield seen
+            yield
             self.in_a_row = 0
         except NotFiniteError as error:
-            self._leave_out(step, error, seen)
-            metrics.clear()
-            metrics["train/left_out"] = 1.0
+            self._leave_out(step, error)
+        finally:
+            self._at_hand = {}
+
+    def note(self, **at_hand: Any) -> None:
+        """What the step works on: tensors and plain values."""
+        self._at_hand |= at_hand
 
     def tell(self, step: int, message: str) -> None:
         """Say it, and write it to the run's events."""
@@ -52,21 +51,21 @@ class LeftOut:
         if self.run is not None:
             self.run.write_event(step, event="not_finite", message=message)
 
-    def _leave_out(self, step: int, error: NotFiniteError, seen: Mapping[str, Any]) -> None:
+    def _leave_out(self, step: int, error: NotFiniteError) -> None:
         self.in_a_row += 1
         message = f"step {step} is left out from there on, and the weights are safe: {error}"
         if self.run is not None:
-            message += f" (what it worked on: {self._write(self.run, step, seen)})"
+            message += f" (what it worked on: {self._write(self.run, step)})"
         self.tell(step, message)
         if self.in_a_row >= self.limit:
             raise NumericsError(f"{message}\nThat is {self.in_a_row} in a row (max_left_out): the run stops") from error
 
-    def _write(self, run: RunFolder, step: int, seen: Mapping[str, Any]) -> Path:
+    def _write(self, run: RunFolder, step: int) -> Path:
         path = run.path / FOLDER / f"step-{step:06d}.pt"
         if run.processes.leads:
             with storage(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                torch.save(dict(seen), path)
+                torch.save(self._at_hand, path)
         return path
 
 

@@ -196,7 +196,7 @@ class Supervised(Trainer):
 
     def look(self) -> Evaluated:
         self.module.eval()
-        with self.timer("evaluate"), torch.no_grad(), self._precision():
+        with self.timer("evaluate"), torch.no_grad(), self.precision():
             return Evaluated({f"eval/{name}": value for name, value in self.evaluate().items()})
 
     def outcome(self, after: Evaluated) -> dict[str, Any]:
@@ -206,21 +206,21 @@ class Supervised(Trainer):
     def live(self, metrics: Metrics) -> tuple[tuple[str, ...], dict[str, float]]:
         return (), {self.watched: metrics.get(f"train/{self.watched}", nan)}
 
-    def step(self) -> Metrics:
+    def work(self) -> Metrics:
         """One minibatch, one optimiser step."""
         rows = batch_indices(len(self.sizes), self.config.batch_size, self.step_done, self.config.seed)
-        factor = schedule(self.config, self.step_done, self.total_steps)
-        set_learning_rate(self.optimizer, factor)
+        set_learning_rate(self.optimizer, schedule(self.config, self.step_done, self.total_steps))
         torch.manual_seed((self.config.seed * 1_000_003 + self.step_done) % 2**63)  # dropout, the same after a resume
-        metrics: Metrics = {}
+        self.left_out.note(rows=self._named(rows), examples=[self.examples[row] for row in rows])
         self.module.train()
-        left_out = self.left_out.where_not_finite(self.step_done + 1, metrics)
-        with self.timer("train"), self._precision(), left_out as seen:
-            seen |= {"rows": self._named(rows), "examples": [self.examples[row] for row in rows]}
-            metrics |= self._accumulate(rows)
-            metrics["train/grad_norm"] = self._apply(rows)
-        self.module.eval()
-        return metrics | {"lr": self.config.learning_rate * factor}
+        try:
+            with self.timer("train"):
+                return self._accumulate(rows) | {"train/grad_norm": self._apply(rows)}
+        finally:
+            self.module.eval()
+
+    def counted(self, metrics: Metrics, seconds: Mapping[str, float]) -> Metrics:
+        return {"lr": self.config.learning_rate * schedule(self.config, self.step_done, self.total_steps)}
 
     def _accumulate(self, rows: Sequence[int]) -> Metrics:
         """Gradients and metrics of a minibatch, the same whatever the micro-batches and the processes."""
@@ -260,7 +260,7 @@ class Supervised(Trainer):
         """Where examples come from: file and row."""
         return [self.origins[row] for row in rows]
 
-    def _precision(self) -> torch.autocast:
+    def precision(self) -> torch.autocast:
         return precision(self.config, next(self.module.parameters()).device)
 
     def write_models(self, checkpoint: Path) -> None:

@@ -153,6 +153,8 @@ class PPO(Trainer):
         self.before: Evaluation | None = None
         self.after: Evaluation | None = None
         self.comparison: Comparison | None = None
+        self.experience: Experience | None = None
+        """Of the last step: its prompts, answers, scores and batch."""
         self.set_up(watched=next((name for name in self.judges if name != "score"), "score"), callbacks=callbacks)
 
     @classmethod
@@ -217,62 +219,88 @@ class PPO(Trainer):
         """Where no evaluation has shown that the reward works, show it before anything is written or deleted."""
         if self.run is not None and not self.eval_prompts:
             prompts = self.prompts[:4]
-            completions, _ = self._generate(prompts)
+            completions, _ = self._sample(prompts)
             self._judge(prompts, completions)
 
-    def step(self) -> Metrics:
-        """One step: answers, their scores, advantages, and the update on them."""
-        metrics, kl_coef = Metrics(), self.kl_controller.coefficient
-        left_out = self.left_out.where_not_finite(self.step_done + 1, metrics)
-        with self.timer.lap() as lap, self._precision(), left_out as seen:
-            experience = self.collect(seen)
-            with self.timer("update"):
-                updated = self._update(experience.batch, kl_coef)
-            metrics |= self._report(experience, kl_coef) | updated
-        seconds = {f"time/{phase}": seconds for phase, seconds in lap.items()}
-        if "policy/updates" in metrics:
-            metrics |= self._throughput(experience.rollouts, metrics, sum(lap.values()))
-        return metrics | {"episode": float((self.step_done + 1) * self.config.answers)} | seconds
+    # A step ------------------------------------------------------------------------------------------------------
 
-    def collect(self, seen: dict[str, Any] | None = None) -> Experience:
+    def work(self) -> Metrics:
+        """Answers, their scores, advantages, and the update on them."""
+        experience = self.collect()
+        kl_coef = self.kl_controller.coefficient
+        updated = self._update(experience.batch, kl_coef)
+        report = self._report(experience, kl_coef)
+        self.kl_controller.update(report["objective/kl"], len(experience.prompts))
+        return report | updated
+
+    def collect(self) -> Experience:
         """The answers to this step's prompts, scored and ready to train on.
-
-        Args:
-            seen: is given what there is, as it comes.
 
         Raises:
             NotFiniteError: logits, a score, log-probabilities, values or advantages are not finite.
         """
-        seen, prompts = {} if seen is None else seen, self._next_prompts()
-        seen["prompts"] = [prompt.record.text for prompt in prompts]
-        with self.timer("generate"):
-            completions, rollouts = self._generate(prompts)
-            seen |= vars(rollouts)
+        prompts = self._next_prompts()
+        completions, rollouts = self._sample(prompts)
+        scores = self._judge(prompts, completions)
+        batch = self._estimate(completions, rollouts, scores)
+        self.experience = Experience(prompts, completions, rollouts, scores, batch)
+        return self.experience
+
+    def counted(self, metrics: Metrics, seconds: Mapping[str, float]) -> Metrics:
+        found = {"episode": float((self.step_done + 1) * self.config.answers)}
+        if "policy/updates" in metrics and self.experience is not None:
+            found = self._throughput(self.experience.rollouts, metrics, sum(seconds.values())) | found
+        return found | {f"time/{phase}": value for phase, value in seconds.items()}
+
+    def _next_prompts(self) -> list[EncodedPrompt]:
+        rows = batch_indices(len(self.prompts), self.config.batch_size, self.step_done, self.config.seed)
+        prompts = [self.prompts[row] for row in rows for _ in range(self.config.num_generations)]
+        self.left_out.note(prompts=[prompt.record.text for prompt in prompts])
+        return prompts
+
+    def _sample(self, prompts: Sequence[EncodedPrompt]) -> tuple[list[Completion], Rollouts]:
+        with self.timer("generate"), self.precision():  # always: the engine keeps its cache in what it first met
+            completions = generate(
+                self.engine,
+                [prompt.ids for prompt in prompts],
+                self.config.sampling,
+                self.processes,
+                seed=self.config.seed,
+                first_request=self.step_done * self.config.answers,
+            )
+            rollouts = collate(completions, self.policy.pad_id, self.policy.device)
+        self.left_out.note(**vars(rollouts))
+        return completions, rollouts
+
+    def _judge(self, prompts: Sequence[EncodedPrompt], completions: Sequence[Completion]) -> Scores:
+        records = [prompt.record for prompt in prompts]
         with self.timer("reward"), torch.autocast(self.policy.device.type, enabled=False):
-            scores = self._judge(prompts, completions)
-            seen["scores"] = scores.sums()
+            scores = judge(self.reward, records, completions, self.processes, self._trainer_state())
+        self.left_out.note(scores=scores.sums())
+        return scores
+
+    def _estimate(self, completions: Sequence[Completion], rollouts: Rollouts, scores: Scores) -> Batch:
         with self.timer("score"):
             kl_coef = self.kl_controller.coefficient
             batch = self.estimate(completions, rollouts, scores, self.reward_moments, kl_coef)
-            seen |= vars(batch)
-        return Experience(prompts, completions, rollouts, scores, batch)
+        self.left_out.note(**vars(batch))
+        return batch
 
     def _update(self, batch: Batch, kl_coef: float) -> Metrics:
-        factor = schedule(self.config, self.step_done, self.config.steps)
-        set_learning_rate(self.optimizer, factor)
-        try:
-            return self.update(batch, self.step_done, kl_coef)
-        finally:
-            self.engine.weights_changed()
+        set_learning_rate(self.optimizer, schedule(self.config, self.step_done, self.config.steps))
+        with self.timer("update"):
+            try:
+                return self.update(batch, self.step_done, kl_coef)
+            finally:
+                self.engine.weights_changed()
 
     def _report(self, experience: Experience, kl_coef: float) -> Metrics:
         """What the step says of itself, as the answers were before the update."""
-        metrics = rollout_metrics(experience, self.config, self.reward.weights, self._kl_penalty(kl_coef))
-        self.kl_controller.update(metrics["objective/kl"], len(experience.prompts))
         if self.run is not None:
             where = {"step": self.step_done + 1, "policy_version": self.step_done, "split": "train"}
             samples = experience.samples(self.config.samples_per_step)
             self.run.write_samples({**where, **sample} for sample in samples)
+        metrics = rollout_metrics(experience, self.config, self.reward.weights, self._kl_penalty(kl_coef))
         return metrics | {"objective/kl_coef": kl_coef}
 
     def _kl_penalty(self, kl_coef: float) -> float:
@@ -291,28 +319,8 @@ class PPO(Trainer):
             both=minibatches * self.config.mini_batch_size / self.config.answers * (1 + own_trunk),
         )
 
-    def _next_prompts(self) -> list[EncodedPrompt]:
-        rows = batch_indices(len(self.prompts), self.config.batch_size, self.step_done, self.config.seed)
-        return [self.prompts[row] for row in rows for _ in range(self.config.num_generations)]
-
-    def _generate(self, prompts: Sequence[EncodedPrompt]) -> tuple[list[Completion], Rollouts]:
-        with self._precision():  # always: the engine keeps its cache in the precision that it first met
-            completions = generate(
-                self.engine,
-                [prompt.ids for prompt in prompts],
-                self.config.sampling,
-                self.processes,
-                seed=self.config.seed,
-                first_request=self.step_done * self.config.answers,
-            )
-        return completions, collate(completions, self.policy.pad_id, self.policy.device)
-
-    def _precision(self) -> torch.autocast:
+    def precision(self) -> torch.autocast:
         return precision(self.config, self.policy.device)
-
-    def _judge(self, prompts: Sequence[EncodedPrompt], completions: Sequence[Completion]) -> Scores:
-        records = [prompt.record for prompt in prompts]
-        return judge(self.reward, records, completions, self.processes, self._trainer_state())
 
     def _trainer_state(self) -> TrainerState:
         """What reward functions are told of the training."""
@@ -324,7 +332,7 @@ class PPO(Trainer):
 
     def evaluate(self, policy: LanguageModel | None = None) -> Evaluation:
         """Answers of the policy (or another one) to the held-out prompts, judged; empty where none are held out."""
-        with self.timer("evaluate"), self._precision():
+        with self.timer("evaluate"), self.precision():
             return evaluate_policy(
                 policy or self.policy,
                 [prompt.record for prompt in self.eval_prompts],
