@@ -206,7 +206,7 @@ TRAINER_MUTANTS = [
     Mutant(
         "ppo-schedule-left-out",
         TRAINER,
-        "        set_learning_rate(self.optimizer, factor)\n",
+        "        set_learning_rate(self.optimizer, schedule(self.config, self.step_done, self.config.steps))\n",
         "",
         SETTINGS,
         "the schedule is logged and not applied",
