@@ -261,7 +261,7 @@ def runs(
 ) -> None:
     """List runs; two or more that are named are compared: settings that differ, last metrics, curves."""
     from kedge.runs import open_run, runs_in
-    from kedge.runs.compare import compare, line_of
+    from kedge.runs.compare import compare, line_of, names_of
     from kedge.runs.tables import list_table, side_by_side
     from kedge.storage import strict_json
 
@@ -274,7 +274,7 @@ def runs(
     if as_json:
         print(strict_json({"runs": [line.as_dict() for line in lines]} | (vars(compared) if compared else {})))
     else:
-        console.print(list_table(lines))
+        console.print(list_table(lines, names_of(named)))
         if compared is not None:
             console.print(side_by_side(compared.settings, compared.names, title="Settings that differ"))
             console.print(side_by_side(compared.metrics, compared.names, title="Last metrics"))

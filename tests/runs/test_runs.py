@@ -172,8 +172,8 @@ class TestCommand:
         for words in ((), ("runs",)):
             status, out, _ = runs(*words)
             assert status == 0
-            assert re.search(r"runs/a\[b\] +ppo +done +2 +score +0.25 -> 0.75", out)
-            assert re.search(r"runs/c +ppo +stopped +1 +score +0.25 -> 0.25", out)
+            assert re.search(r"a\[b\] +ppo +done +2 +score +0.25 -> 0.75", out)
+            assert re.search(r"c +ppo +stopped +1 +score +0.25 -> 0.25", out)
             assert "differ" not in out
 
     def test_a_comparison(self, runs, write, tmp_path):

@@ -1,5 +1,6 @@
 """Runs beside each other: what they are, what they were told differently, what came of it."""
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -95,11 +96,9 @@ def compare(runs: Sequence[Run], metrics: Sequence[str] = ()) -> Compared:
 
 def names_of(runs: Sequence[Run]) -> list[str]:
     """The runs' folders without what they all begin with."""
-    parts = [run.path.absolute().parts for run in runs]
-    same = 0
-    while len({part[: same + 1] for part in parts}) == 1 and all(len(part) > same + 1 for part in parts):
-        same += 1
-    return [str(Path(*part[same:])) for part in parts]
+    paths = [run.path.absolute() for run in runs]
+    above = Path(os.path.commonpath([path.parent for path in paths]))
+    return [str(path.relative_to(above)) for path in paths]
 
 
 def refuse_unknown(metrics: Sequence[str], there: Collection[str]) -> None:

@@ -1,6 +1,7 @@
 """Runs in the terminal: one a line, or beside each other."""
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -12,21 +13,21 @@ from kedge.runs.compare import Line
 STATES = {"done": "done", "running": "[green]running[/]", "stopped": "[yellow]stopped[/]"}
 
 
-def list_table(lines: Sequence[Line]) -> Table:
-    """A run a line."""
+def list_table(lines: Sequence[Line], names: Sequence[str]) -> Table:
+    """A run a line, under these names."""
     table = Table(header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("run", overflow="fold")
+    table.add_column("run", overflow="fold", min_width=12)
     for heading in ("stage", "state"):
         table.add_column(heading, no_wrap=True)
     table.add_column("step", justify="right", no_wrap=True)
-    table.add_column("metric", overflow="fold")
+    table.add_column("metric", overflow="ellipsis", no_wrap=True)
     table.add_column("first -> last", justify="right", no_wrap=True)
     table.add_column("written", no_wrap=True)
-    for line in lines:
+    for line, name in zip(lines, names, strict=True):
         went = f"{number(line.first)} -> {number(line.last)}" if line.metric else "–"
         about = escape((line.metric or "").rpartition("/")[2])
-        written = f"{line.written:%m-%d %H:%M}"
-        table.add_row(escape(line.run), line.stage, STATES[line.state], f"{line.step:,}", about, went, written)
+        written = f"{line.written:%H:%M}" if line.written.date() == date.today() else f"{line.written:%m-%d}"
+        table.add_row(escape(name), line.stage, STATES[line.state], f"{line.step:,}", about, went, written)
     return table
 
 
