@@ -266,22 +266,25 @@ def runs(
     from kedge.storage import strict_json
 
     given = folders or [Path("runs")]
-    named = [found for folder in given for found in (runs_in(folder) if folder.is_dir() else [open_run(folder)])]
-    if not named:
-        raise KedgeError(f"{', '.join(map(str, given))}: no runs in it")
-    lines = [line_of(run) for run in named]
+    if folders is None and not given[0].is_dir():
+        raise KedgeError("there is no folder runs/ here; name runs, or folders of them")
+    named = [run for folder in given for run in (runs_in(folder) if folder.is_dir() else []) or [open_run(folder)]]
     compared = compare(named, metric or ()) if len(given) > 1 else None
-    if as_json:
-        print(strict_json({"runs": [line.as_dict() for line in lines]} | (vars(compared) if compared else {})))
-    else:
-        console.print(list_table(lines, names_of(named)))
-        if compared is not None:
-            console.print(side_by_side(compared.settings, compared.names, title="Settings that differ"))
-            console.print(side_by_side(compared.metrics, compared.names, title="Last metrics"))
+    if metric and compared is None and curves is None:
+        raise KedgeError("--metric: name two or more runs to compare, or a file for --curves")
     if curves is not None:
         from kedge.runs.curves import draw_curves
 
         draw_curves(named, metric or (), curves)
+    lines = [line_of(run) for run in named]
+    if as_json:
+        print(strict_json({"runs": [line.as_dict() for line in lines]} | (vars(compared) if compared else {})))
+        return
+    console.print(list_table(lines, names_of(named)))
+    if compared is not None:
+        console.print(side_by_side(compared.settings, compared.names, title="Settings that differ"))
+        console.print(side_by_side(compared.metrics, compared.names, title="Last metrics"))
+    if curves is not None:
         console.print(f"curves: {curves}", highlight=False, markup=False)
 
 

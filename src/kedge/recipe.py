@@ -161,7 +161,7 @@ ELSEWHERE = ("control",)
 
 
 class Recipe:
-    """A recipe file with its overrides. All its tables are checked when one of them is used.
+    """A recipe file with its overrides. All its tables are checked when one of them is used, but for ``[control]``.
 
     ``stage`` is the table that the command reads: an override of a key without its table is one of that, and one of
     another table is refused, but of those that it reads ``too``.

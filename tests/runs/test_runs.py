@@ -86,6 +86,15 @@ class TestOpenRun:
             with pytest.raises(ConfigError, match=rf"{nothing}: no run \(no recipe.toml in it\)$"):
                 open_run(tmp_path / nothing)
 
+    def test_a_recipe_beside_the_runs_it_is_of(self, write, tmp_path, monkeypatch):
+        run = write("quick/ppo")
+        write_recipe(tmp_path / "quick/recipe.toml", {"sft": {}, "ppo": {}})
+        with pytest.raises(ConfigError, match=r"quick: no run .*; runs beneath it: .*quick/ppo"):
+            open_run(tmp_path / "quick")
+        (run / "policy").mkdir()
+        monkeypatch.chdir(run / "policy")
+        assert open_run(".").path == run
+
     def test_what_it_trained(self, write):
         run = Run(write("a"))
         with pytest.raises(ConfigError, match="nothing trained in it yet"):
@@ -195,4 +204,26 @@ class TestCommand:
         assert (runs()[0], runs("nowhere")[0]) == (2, 2)
         assert "nowhere: no run" in runs("nowhere")[2]
         (tmp_path / "empty").mkdir()
-        assert "empty: no runs in it" in runs("empty")[2]
+        assert "empty: no run" in runs("empty")[2]
+
+    def test_what_is_no_line(self, runs, write):
+        folder = write("a")
+        with (folder / "metrics.jsonl").open("a") as file:
+            file.write("{broken\n")
+        assert "a/metrics.jsonl: line 4: not JSON" in runs("a")[2]
+        (folder / "metrics.jsonl").write_text("")
+        (folder / "summary.json").write_text("{")
+        with pytest.raises(ConfigError, match=r"summary\.json: not JSON"):
+            _ = Run(folder).summary
+
+    def test_a_metric_that_nothing_is_done_with(self, runs, write):
+        write("a")
+        status, _, err = runs("a", "--metric", "eval/score")
+        assert (status, "--metric: name two or more runs" in err) == (2, True)
+
+    def test_an_evaluation(self, runs, write):
+        summary = {"before": {"score": 0.25}, "after": {"score": 0.5}}
+        write("a", [], stage="evaluate", summary=summary), write("b", kl_coef=0.1)
+        out = runs("a", "b")[1]
+        assert re.search(r"a +evaluate +done +0 +score +0.25 -> 0.5", out)
+        assert "kl_coef" not in out  # a table that only one has

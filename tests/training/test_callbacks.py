@@ -1,8 +1,11 @@
 """Callbacks look on, and end a training, in every trainer alike."""
 
+import numpy as np
 import pytest
+import torch
 
-from kedge import SFT, Callback, RewardModeling, open_run
+from conftest import PROMPTS, low_ids
+from kedge import PPO, SFT, Callback, RewardModeling, open_run
 from kedge.errors import ConfigError
 
 ROWS = [{"prompt": "the cat", "completion": " sat"}] * 12
@@ -81,6 +84,53 @@ def test_false_ends_the_training_as_its_end_would(make, tmp_path, hook):
     assert (summary["steps"], "after" in summary) == (2, True)
     run = open_run(tmp_path / "run")
     assert (run.state, run.step, run.result.is_dir()) == ("done", 2, True)
+
+
+@pytest.mark.parametrize("answer", [False, np.False_, torch.tensor(False)])
+def test_what_ends_it(make_ppo, answer):
+    ppo = make_ppo(settings={"steps": 3}, callbacks=lambda trainer, metrics: answer)
+    assert ppo.train()["steps"] == 1
+    for other in (None, True, 0, np.True_):
+        assert make_ppo(settings={"steps": 2}, callbacks=lambda t, m, o=other: o).train()["steps"] == 2
+
+
+def test_the_evaluation_that_ended_it_is_the_last(make, tmp_path, lines):
+    """Seen by a function too; written once, and not made again."""
+    trainer = make(tmp_path / "run", lambda trainer, metrics: not any(name.startswith("eval/") for name in metrics))
+    summary = trainer.train()
+    rows = lines(tmp_path / "run", "metrics.jsonl")
+    assert [row["step"] for row in rows if any(name.startswith("eval/") for name in row)] == [0, 2]
+    run = open_run(tmp_path / "run")
+    assert run.last("eval/loss") == summary["after"].get("loss")
+    assert run.checkpoints[-1].name == "step-000002"
+    where = [(sample["step"], sample["split"]) for sample in run.samples]
+    assert where.count((2, "eval")) == where.count((0, "eval"))
+
+
+def test_one_that_ends_it_between_evaluations_has_the_last_one_written(make, tmp_path, lines):
+    summary = make(tmp_path / "run", lambda trainer, metrics: False).train()
+    rows = lines(tmp_path / "run", "metrics.jsonl")
+    assert [row["step"] for row in rows if any(name.startswith("eval/") for name in row)] == [0, 1]
+    assert open_run(tmp_path / "run").last("eval/loss") == summary["after"].get("loss")
+
+
+def test_a_resumed_run_has_its_own(make_ppo, tmp_path):
+    make_ppo(settings={"steps": 3, "checkpoint_every": 1}, run=tmp_path / "run", callbacks=lambda *_: False).train()
+    watching = Watching()
+    tiny = make_ppo()
+    resumed = PPO.resume(
+        tmp_path / "run", policy=tiny.policy.model, tokenizer=tiny.policy.tokenizer, prompts=PROMPTS, reward=low_ids,
+        callbacks=watching, progress=False,
+    )  # fmt: skip
+    assert resumed.train()["steps"] == 3
+    assert [entry[:2] for entry in watching.seen if entry[0] == "step"] == [("step", 2), ("step", 3)]
+
+
+@pytest.mark.parametrize("name", ["on_step_end", "_on_step", "on_update_end"])
+def test_hooks_of_other_libraries_are_named(make_ppo, name):
+    other = type("Other", (Callback,), {name: lambda self, *_: None})()
+    with pytest.raises(ConfigError, match=rf"callback: Other\.{name} is never called; hooks are .*on_step"):
+        make_ppo(callbacks=other)
 
 
 def test_they_change_nothing(make, tmp_path, lines):

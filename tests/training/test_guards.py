@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from kedge import PPOConfig
-from kedge.errors import ConfigError, NumericsError, Stopped
+from kedge.errors import ConfigError, NotFiniteError, NumericsError, Stopped
 from kedge.models.scalar import ScalarHead
 from kedge.training.ppo.guards import NAMES, Guards, GuardsConfig
 
@@ -407,6 +407,21 @@ class TestNotFinite:
         assert event["message"].startswith("the evaluation after step 2 is left out: reward function 'reward' gave nan")
         assert "the evaluation after step 2 is left out" in capsys.readouterr().err
         assert [row["step"] for row in lines(tmp_path / "run", "metrics.jsonl") if "eval/score" in row] == [0, 4]
+
+    def test_what_was_at_hand_is_of_that_step_alone(self, make_ppo, tmp_path):
+        """And not of the reward's trial before it."""
+        ppo = make_ppo(settings={"steps": 1}, run=tmp_path / "run")
+        generate, calls = ppo.engine.generate, []
+
+        def broken(*args, **kwargs):
+            calls.append(None)
+            if len(calls) == 2:
+                raise NotFiniteError("logits")
+            return generate(*args, **kwargs)
+
+        ppo.engine.generate = broken
+        ppo.train()
+        assert {*torch.load(tmp_path / "run/not_finite/step-000001.pt")} == {"prompts"}
 
     def test_at_the_last_evaluation(self, make_ppo, tmp_path, lines):
         """The run ends as a run does, with its policy and its summary."""

@@ -42,4 +42,5 @@ def test_a_supervised_run(tiny_lm, tmp_path):
     summary = SFT(tiny_lm("llama"), rows, {"batch_size": 4}, eval_size=4, run=tmp_path / "run", progress=False).train()
     run = kedge.open_run(tmp_path / "run/policy")
     assert (run.stage, run.state) == ("sft", "done")
+    assert not (tmp_path / "run/samples.jsonl").exists()
     assert run.last("eval/loss") == pytest.approx(summary["after"]["loss"])

@@ -14,7 +14,7 @@ from gymnasium.vector import VectorEnv
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from kedge.callbacks import Callback, CallbackLike, callbacks_of
+from kedge.callbacks import Callback, CallbackLike, callbacks_of, is_end
 from kedge.control.config import ControlConfig
 from kedge.control.dense import single_threaded
 from kedge.control.distributions import distribution_for
@@ -122,7 +122,7 @@ class PPO:
             metrics["steps_per_second"] = (self.num_timesteps - before) / (time.perf_counter() - start)
             self.metrics.append({"step": float(self.num_timesteps), **metrics})
             answers += [each.on_step(self, metrics) for each in callbacks]
-            going = False not in answers
+            going = not any(map(is_end, answers))
 
     @torch.no_grad()
     def predict(

@@ -52,6 +52,9 @@ def line_of(run: Run) -> Line:
     rows, stage = run.rows, run.stage
     metric = next((name for name in HEADLINES.get(stage, ()) if any(row.get(name) is not None for row in rows)), None)
     values = [row[metric] for row in rows if row.get(metric) is not None] if metric else []
+    first, last = (values[0], values[-1]) if values else (None, None)
+    if stage == "evaluate" and (summary := run.summary):
+        metric, first, last = "score", summary["before"].get("score"), summary["after"].get("score")
     files = [run.path / name for name in ("metrics.jsonl", "summary.json", "recipe.toml")]
     latest = max(file.stat().st_mtime for file in files if file.is_file())
     return Line(
@@ -60,8 +63,8 @@ def line_of(run: Run) -> Line:
         state=run.state,
         step=int(rows[-1]["step"]) if rows else 0,
         metric=metric,
-        first=values[0] if values else None,
-        last=values[-1] if values else None,
+        first=first,
+        last=last,
         written=datetime.fromtimestamp(latest),
     )
 
@@ -113,8 +116,10 @@ def refuse_unknown(metrics: Sequence[str], there: Collection[str]) -> None:
 
 
 def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
-    """``{"ppo.kl_coef": [0.05, 0.1]}``: the settings that are not the same in all runs; None where a run has none."""
-    settings = [run.settings for run in runs]
+    """``{"ppo.kl_coef": [0.05, 0.1]}``: settings that are not the same in all runs, of tables that they all have; None
+    where a run has none."""
+    shared = set.intersection(*({name for name in run.recipe if name != "name"} for run in runs))
+    settings = [{name: value for name, value in run.settings.items() if name.split(".")[0] in shared} for run in runs]
     names = dict.fromkeys(name for each in settings for name in each)
     values = {name: [each.get(name) for each in settings] for name in names}
     return {

@@ -35,10 +35,11 @@ def open_run(path: str | Path) -> "Run":
     Raises:
         ConfigError: there is no run; those beneath the folder are named.
     """
-    if found := run_of(path):
-        return found
     given = Path(path).expanduser()
-    beneath = [str(run.path) for run in runs_in(given)][:8] if given.is_dir() else []
+    found = run_of(given)
+    beneath = [str(run.path) for run in runs_in(given) if run.path != given][:8] if given.is_dir() else []
+    if found and not (beneath and found.path == given):  # there may be a recipe for several runs beside them
+        return found
     hint = f"; runs beneath it: {', '.join(beneath)}" if beneath else ""
     raise ConfigError(f"{path}: no run (no recipe.toml in it){hint}")
 
@@ -46,10 +47,11 @@ def open_run(path: str | Path) -> "Run":
 def run_of(path: str | Path) -> "Run | None":
     """The run that a folder is, or is a part of: a result or a checkpoint of; None where it is of none."""
     given = Path(path).expanduser()
-    for folder in (given, *given.parents[:3]):
-        inside = given.relative_to(folder).parts
+    whole = given.absolute()
+    for folder in (whole, *whole.parents[:3]):
+        inside = whole.relative_to(folder).parts
         if (folder / "recipe.toml").is_file() and (not inside or inside[0] in PARTS):
-            return Run(folder)
+            return Run(folder if inside else given)
     return None
 
 
@@ -138,8 +140,7 @@ class Run:
     def summary(self) -> dict[str, Any] | None:
         """``summary.json``; None for a run that is not at its end."""
         file = self.path / "summary.json"
-        summary: dict[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-        return summary
+        return _read(file.read_text(encoding="utf-8"), str(file)) if file.is_file() else None
 
     @property
     def checkpoints(self) -> list[Path]:
@@ -177,4 +178,11 @@ class Run:
         # The last line is being written, or was when the run was killed. No splitlines, for a sample may contain more
         # kinds of line ends than the file has.
         whole = file.read_bytes().split(b"\n")[:-1] if file.is_file() else []
-        return [json.loads(line) for line in whole]
+        return [_read(line.decode(), f"{file}: line {number}") for number, line in enumerate(whole, start=1)]
+
+
+def _read(text: str, origin: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{origin}: not JSON: {error}") from None

@@ -20,7 +20,7 @@ def list_table(lines: Sequence[Line], names: Sequence[str]) -> Table:
     for heading in ("stage", "state"):
         table.add_column(heading, no_wrap=True)
     table.add_column("step", justify="right", no_wrap=True)
-    table.add_column("metric", overflow="ellipsis", no_wrap=True)
+    table.add_column("metric", overflow="ellipsis", no_wrap=True, min_width=5)
     table.add_column("first -> last", justify="right", no_wrap=True)
     table.add_column("written", no_wrap=True)
     for line, name in zip(lines, names, strict=True):

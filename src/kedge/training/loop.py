@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from kedge.callbacks import Callback, CallbackLike, callbacks_of
+from kedge.callbacks import Callback, CallbackLike, callbacks_of, is_end
 from kedge.interrupts import Interrupts
 from kedge.parallel import Processes
 from kedge.progress import ProgressBar, say
@@ -27,7 +27,7 @@ class Evaluated:
 
     metrics: Metrics
     """``eval/...``; empty where nothing is held out."""
-    samples: Iterable[Mapping[str, Any]] = ()
+    samples: Sequence[Mapping[str, Any]] = ()
     """Lines for ``samples.jsonl``, without the step."""
 
 
@@ -71,6 +71,8 @@ class Trainer(ABC):
             told=self._checkpoint_written,
         )
         self.step_done = 0
+        self._ended: Evaluated | None = None
+        """What was found at the step at which a callback ended the training; empty where nothing was looked at."""
         if self.run is not None:
             self.run.began_with(self.fingerprints())
         if checkpoint := to_resume(self.run, checkpoint_every=self.config.checkpoint_every):
@@ -180,7 +182,7 @@ class Trainer(ABC):
             self.run.forget_after(self.step_done, evaluation_too=self.step_done in (0, self.total_steps))
         if self.step_done == 0:
             tell_events(self.run, self.notes)
-            self._keep(before)
+            self._kept(before)
         with (
             ProgressBar(self.label, self.total_steps, enabled=self.progress, start=self.step_done) as bar,
             close_on_error(self.run),
@@ -192,14 +194,19 @@ class Trainer(ABC):
                 self.keeper.stop_if_asked(self.step_done)
                 metrics = self.step()
                 self.step_done += 1
-                evaluation = self._written(self.look()) if self._looks_now() else {}
+                looked = self.look() if self._looks_now() else Evaluated({})
+                evaluation = self._written(looked)
                 why = self._record(metrics | evaluation, bar)
                 self.keeper.after(self.step_done, evaluation)
                 lines, numbers = self.live(metrics)
                 bar.advance(*lines, by=1, **numbers)
+                going_on = self._tell(metrics, evaluation)
                 if why is not None:
                     self.keeper.pause(self.step_done, why)
-                going_on = self._tell(metrics, evaluation)
+                if not going_on:
+                    self._ended = looked
+                    if self.config.checkpoint_every:  # it may go on later
+                        self.keeper.keep(self.step_done)
                 yield metrics | evaluation
             self.keeper.stop_if_asked(self.step_done)
             for callback in self.callbacks:
@@ -217,8 +224,7 @@ class Trainer(ABC):
         if self.run is not None:  # before the evaluation, which may fail as any judge may
             self.run.start()  # once more, where the loop was left
             self.save(self.run.path)
-        after = self.look()
-        self._keep(after)
+        after = self._ended if self._ended is not None and self._ended.metrics else self._kept(self.look())
         summary = {"steps": self.step_done} | self.outcome(after)
         if self.keeper.best is not None:
             summary["best"] = self.keeper.best
@@ -231,16 +237,18 @@ class Trainer(ABC):
         every = self.config.eval_every
         return bool(every) and self.step_done % every == 0 and self.step_done < self.total_steps
 
-    def _keep(self, evaluated: Evaluated) -> None:
-        """Write down an evaluation at the beginning or the end, and a checkpoint where it is the best."""
+    def _kept(self, evaluated: Evaluated) -> Evaluated:
+        """An evaluation at the beginning or the end, written down, with a checkpoint where it is the best."""
         metrics = self._written(evaluated)
-        if self.run is not None and metrics and self.step_done in (0, self.total_steps):
+        is_end = self.step_done in (0, self.total_steps) or self._ended is not None
+        if self.run is not None and metrics and is_end:
             self.run.complete_metrics(self.step_done, metrics)
         self.keeper.after(self.step_done, metrics)
+        return evaluated
 
     def _written(self, evaluated: Evaluated) -> Metrics:
         """The metrics of an evaluation whose samples have been written."""
-        if self.run is not None:
+        if self.run is not None and evaluated.samples:
             self.run.write_samples(
                 {"step": self.step_done, "policy_version": self.step_done, "split": "eval", **sample}
                 for sample in evaluated.samples
@@ -258,12 +266,14 @@ class Trainer(ABC):
 
     def _tell(self, metrics: Metrics, evaluation: Metrics) -> bool:
         """Callbacks; whether all of them, on all processes, want the training to go on."""
-        answers = [callback.on_step(self, metrics) for callback in self.callbacks]
-        if evaluation:
-            answers += [callback.on_evaluation(self, evaluation) for callback in self.callbacks]
-        if not self.callbacks:
-            return True
-        return False not in self.processes.gather(lambda: [answer is not False for answer in answers])
+
+        def ends() -> list[bool]:
+            answers = [callback.on_step(self, metrics | evaluation) for callback in self.callbacks]
+            if evaluation:
+                answers += [callback.on_evaluation(self, evaluation) for callback in self.callbacks]
+            return [is_end(answer) for answer in answers]
+
+        return not any(self.processes.gather(ends))
 
     def _checkpoint_written(self, folder: Path) -> None:
         for callback in self.callbacks:

@@ -33,6 +33,7 @@ class LeftOut:
         Raises:
             NumericsError: it is the last of ``limit`` in a row.
         """
+        self._at_hand = {}
         try:
             yield
             self.in_a_row = 0

@@ -141,17 +141,25 @@ class Supervised(Trainer):
         return run_of(run, cls.stage, config, sources, resume=resume, overwrite=overwrite)
 
     @classmethod
-    def resume(cls, run: str | Path, *, progress: bool = True, **given: Any) -> Self:
+    def resume(
+        cls,
+        run: str | Path,
+        *,
+        callbacks: CallbackLike | Sequence[CallbackLike] | None = None,
+        progress: bool = True,
+        **given: Any,
+    ) -> Self:
         """Go on with a run from its last checkpoint, as its recipe says: ``SFT.resume("runs/x").train()``.
 
         Args:
+            callbacks: as for the constructor.
             given: what the recipe cannot say (a loaded model, rows) under the names of the constructor, and settings
                 that a resumed run may change: ``SFT.resume("runs/x", data=rows, epochs=3)``.
 
         Raises:
             KedgeError: as the constructor; something is missing, or another one than the run began with.
         """
-        return cls(**kept(run, cls.stage, cls.config_class, given), progress=progress)
+        return cls(**kept(run, cls.stage, cls.config_class, given), callbacks=callbacks, progress=progress)
 
     @abstractmethod
     def weigh(self, rows: Sequence[int]) -> float:

@@ -158,17 +158,25 @@ class PPO(Trainer):
         self.set_up(watched=next((name for name in self.judges if name != "score"), "score"), callbacks=callbacks)
 
     @classmethod
-    def resume(cls, run: str | Path, *, progress: bool = True, **given: Any) -> "PPO":
+    def resume(
+        cls,
+        run: str | Path,
+        *,
+        callbacks: CallbackLike | Sequence[CallbackLike] | None = None,
+        progress: bool = True,
+        **given: Any,
+    ) -> "PPO":
         """Go on with a run from its last checkpoint, as its recipe says: ``PPO.resume("runs/x").train()``.
 
         Args:
+            callbacks: as for the constructor.
             given: what the recipe cannot say (a function, a loaded model, rows) under the names of the constructor, and
                 settings that a resumed run may change: ``PPO.resume("runs/x", reward=my_function, steps=300)``.
 
         Raises:
             KedgeError: as the constructor; something is missing, or another one than the run began with.
         """
-        return cls(**kept(run, "ppo", PPOConfig, given), progress=progress)
+        return cls(**kept(run, "ppo", PPOConfig, given), callbacks=callbacks, progress=progress)
 
     # What the loop asks for -------------------------------------------------------------------------------------
 
@@ -239,6 +247,7 @@ class PPO(Trainer):
         Raises:
             NotFiniteError: logits, a score, log-probabilities, values or advantages are not finite.
         """
+        self.experience = None  # that of the step before is not kept beside this one's
         prompts = self._next_prompts()
         completions, rollouts = self._sample(prompts)
         scores = self._judge(prompts, completions)
@@ -403,4 +412,4 @@ def _evaluated(evaluation: Evaluation) -> Evaluated:
     if not evaluation.completions:
         return Evaluated({})
     metrics = {f"eval/{name}": value for name, value in evaluation.summary().items()}
-    return Evaluated(metrics, evaluation.samples(EVALUATION_SAMPLES))
+    return Evaluated(metrics, [*evaluation.samples(EVALUATION_SAMPLES)])
