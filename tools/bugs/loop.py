@@ -16,8 +16,8 @@ LOOP_BUGS = [
     Mutant(
         "callbacks-by-evaluations-cannot-end-it",
         LOOP,
-        "            answers += [callback.on_evaluation(self, evaluation) for callback in self.callbacks]",
-        "            [callback.on_evaluation(self, evaluation) for callback in self.callbacks]",
+        "                answers += [callback.on_evaluation(self, evaluation) for callback in self.callbacks]",
+        "                [callback.on_evaluation(self, evaluation) for callback in self.callbacks]",
         CALLBACKS,
         "one that waits for a held-out score waits in vain",
     ),
@@ -32,8 +32,8 @@ LOOP_BUGS = [
     Mutant(
         "last-evaluation-is-not-written",
         LOOP,
-        "if self.run is not None and metrics and self.step_done in (0, self.total_steps):",
-        "if self.run is not None and metrics and self.step_done == 0:",
+        "is_end = self.step_done in (0, self.total_steps) or self._ended is not None",
+        "is_end = self.step_done == 0",
         ("tests/training/test_ppo.py", "tests/training/test_sft.py"),
         "the curve of a run has no end",
     ),
