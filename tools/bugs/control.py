@@ -156,7 +156,7 @@ CONTROL = [
     Mutant(
         "false-does-not-end",
         "control/agent.py",
-        "going = False not in answers",
+        "going = not any(map(is_end, answers))",
         "going = True",
         CALLBACKS,
         "a callback's False is ignored",
