@@ -119,7 +119,8 @@ def test_a_resumed_run_has_its_own(make_ppo, tmp_path):
     tiny = make_ppo()
     resumed = PPO.resume(
         tmp_path / "run", policy=tiny.policy.model, tokenizer=tiny.policy.tokenizer,
-        reward=tiny.reward.parts[0][1].function, prompts=[prompt.record.text for prompt in tiny.prompts], callbacks=watching, progress=False,
+        reward=tiny.reward.parts[0][1].function, prompts=[prompt.record.text for prompt in tiny.prompts],
+        callbacks=watching, progress=False,
     )  # fmt: skip
     assert resumed.train()["steps"] == 3
     assert [entry[:2] for entry in watching.seen if entry[0] == "step"] == [("step", 2), ("step", 3)]
