@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from kedge import PPO, SFT, Callback, RewardModeling, open_run
+from kedge.callbacks import is_end
 from kedge.errors import ConfigError
 
 ROWS = [{"prompt": "the cat", "completion": " sat"}] * 12
@@ -89,8 +90,11 @@ def test_false_ends_the_training_as_its_end_would(make, tmp_path, hook):
 def test_what_ends_it(make_ppo, answer):
     ppo = make_ppo(settings={"steps": 3}, callbacks=lambda trainer, metrics: answer)
     assert ppo.train()["steps"] == 1
-    for other in (None, True, 0, np.True_):
-        assert make_ppo(settings={"steps": 2}, callbacks=lambda t, m, o=other: o).train()["steps"] == 2
+
+
+@pytest.mark.parametrize("answer", [None, True, 0, np.True_])
+def test_what_does_not_end_it(answer):
+    assert not is_end(answer)
 
 
 def test_the_evaluation_that_ended_it_is_the_last(make, tmp_path, lines):
