@@ -110,6 +110,18 @@ def test_the_evaluation_that_ended_it_is_the_last(make, tmp_path, lines):
     assert where.count((2, "eval")) == where.count((0, "eval"))
 
 
+def test_one_that_was_ended_may_go_on(make, tmp_path):
+    """And is summed up by what it comes to then."""
+    trainer = make(tmp_path / "run", lambda trainer, metrics: trainer.step_done != 2)
+    first, again = trainer.train(), trainer.train()
+    assert (first["steps"], again["steps"]) == (2, 3)
+    assert (
+        first["after"]
+        != again["after"]
+        == {name.removeprefix("eval/"): value for name, value in trainer.look().metrics.items()}
+    )
+
+
 def test_one_that_ends_it_between_evaluations_has_the_last_one_written(make, tmp_path, lines):
     summary = make(tmp_path / "run", lambda trainer, metrics: False).train()
     rows = lines(tmp_path / "run", "metrics.jsonl")

@@ -30,10 +30,21 @@ LOOP_BUGS = [
         "what is to be done with a checkpoint is not",
     ),
     Mutant(
+        "callbacks-end-it-for-good",
+        LOOP,
+        """happen on the way.\"\"\"
+        self._ended = None
+""",
+        """happen on the way.\"\"\"
+""",
+        CALLBACKS,
+        "a training that went on after a callback ended it is summed up by the evaluation of then",
+    ),
+    Mutant(
         "last-evaluation-is-not-written",
         LOOP,
-        "is_end = self.step_done in (0, self.total_steps) or self._ended is not None",
-        "is_end = self.step_done == 0",
+        "begins_or_ends = self.step_done in (0, self.total_steps) or self._ended is not None",
+        "begins_or_ends = self.step_done == 0",
         ("tests/training/test_ppo.py", "tests/training/test_sft.py"),
         "the curve of a run has no end",
     ),

@@ -173,6 +173,7 @@ class Trainer(ABC):
 
     def __iter__(self) -> Iterator[Metrics]:
         """The remaining steps one by one, each giving its metrics; evaluations and checkpoints happen on the way."""
+        self._ended = None
         for note in self.notes:
             say(note)
         before = self.look_before()
@@ -240,8 +241,8 @@ class Trainer(ABC):
     def _kept(self, evaluated: Evaluated) -> Evaluated:
         """An evaluation at the beginning or the end, written down, with a checkpoint where it is the best."""
         metrics = self._written(evaluated)
-        is_end = self.step_done in (0, self.total_steps) or self._ended is not None
-        if self.run is not None and metrics and is_end:
+        begins_or_ends = self.step_done in (0, self.total_steps) or self._ended is not None
+        if self.run is not None and metrics and begins_or_ends:
             self.run.complete_metrics(self.step_done, metrics)
         self.keeper.after(self.step_done, metrics)
         return evaluated
