@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 from workload import show
 
-from kedge.config import read_recipe
+from kedge.config.settings import read_recipe
 from kedge.control import PPO, ControlConfig, evaluate_policy
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "control"

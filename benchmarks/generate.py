@@ -13,9 +13,9 @@ import torch
 from transformers import GenerationConfig
 from workload import EPISODES, RESPONSE, in_turns, mixed_lengths, prompts, qwen3_2m, show, stories
 
-from kedge.engine.engine import Engine
-from kedge.engine.sampling import Sampling
 from kedge.models.language_model import LanguageModel
+from kedge.sampling.local.engine import Engine
+from kedge.sampling.settings import Sampling
 
 
 def contenders(lm: LanguageModel, lengths: list[int]) -> dict:

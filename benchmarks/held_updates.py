@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from workload import SHARED, show
 
-from kedge.tracking import Metrics
+from kedge.runs.folder import Metrics
 from kedge.training.ppo import PPO
 from kedge.training.ppo.batch import Batch
 

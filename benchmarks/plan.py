@@ -26,10 +26,10 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 from workload import show
 
-from kedge.config import write_recipe
+from kedge.config.settings import write_recipe
 from kedge.inspection.plan import Plan
-from kedge.planning import plans
-from kedge.recipe import PPORecipe, Recipe
+from kedge.recipes.planning import plans
+from kedge.recipes.recipe import PPORecipe, Recipe
 from kedge.training.ppo import PPO, PPOConfig
 
 GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}

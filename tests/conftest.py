@@ -17,7 +17,7 @@ from filelock import FileLock
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from kedge.models.language_model import LanguageModel, load_language_model, wrap
-from kedge.starting import new_desk
+from kedge.tasks.starting import new_desk
 
 torch.set_num_threads(1)  # the tensors are tiny: two threads spend their time waiting for each other
 

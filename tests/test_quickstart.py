@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from kedge import quickstart as module
-from kedge.data.support_desk import write_support_desk
 from kedge.errors import ConfigError
+from kedge.tasks.support_desk import write_support_desk
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from kedge.names import coming_from
-from kedge.settings import settings_page
+from kedge.config.names import coming_from
+from kedge.recipes.settings import settings_page
 
 DOCS = Path(__file__).parents[1] / "docs"
 

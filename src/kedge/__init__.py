@@ -8,13 +8,13 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kedge.callbacks import Callback
-    from kedge.engine.engine import Engine
-    from kedge.engine.sampling import Sampling
     from kedge.errors import KedgeError
     from kedge.evaluation.evaluate import evaluate
     from kedge.models.language_model import load_language_model
     from kedge.runs import Run, open_run
+    from kedge.runs.callbacks import Callback
+    from kedge.sampling.local.engine import Engine
+    from kedge.sampling.settings import Sampling
     from kedge.training.ppo import PPO, PPOConfig
     from kedge.training.reward_modeling import RewardConfig, RewardModeling
     from kedge.training.sft import SFT, SFTConfig
@@ -40,8 +40,8 @@ __all__ = [
 ]
 
 _HOME = {
-    "Callback": "kedge.callbacks",
-    "Engine": "kedge.engine.engine",
+    "Callback": "kedge.runs.callbacks",
+    "Engine": "kedge.sampling.local.engine",
     "KedgeError": "kedge.errors",
     "PPO": "kedge.training.ppo",
     "PPOConfig": "kedge.training.ppo",
@@ -50,7 +50,7 @@ _HOME = {
     "Run": "kedge.runs",
     "SFT": "kedge.training.sft",
     "SFTConfig": "kedge.training.sft",
-    "Sampling": "kedge.engine.sampling",
+    "Sampling": "kedge.sampling.settings",
     "evaluate": "kedge.evaluation.evaluate",
     "load_language_model": "kedge.models.language_model",
     "open_run": "kedge.runs",

@@ -1,5 +1,5 @@
 """``python -m kedge``, and ``torchrun --nproc-per-node 2 -m kedge``."""
 
-from kedge.cli import main
+from kedge.cli.app import main
 
 main()

@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from kedge.data.files import read_rows
-from kedge.data.support_desk import SupportDesk, write_support_desk
 from kedge.inspection.tables import comparison_table, curve_table, examples
-from kedge.jobs import ppo_job, reward_job, sft_job
-from kedge.recipe import Recipe
+from kedge.recipes.jobs import ppo_job, reward_job, sft_job
+from kedge.recipes.recipe import Recipe
 from kedge.runs import open_run
-from kedge.starting import desk_model, parameters
-from kedge.tracking import RunFolder
+from kedge.runs.folder import RunFolder
+from kedge.tasks.starting import desk_model, parameters
+from kedge.tasks.support_desk import SupportDesk, write_support_desk
 
 FILES = ("recipe.toml", "data", "model", "sft", "reward", "ppo")
 
@@ -99,7 +99,7 @@ def recipe_tables(folder: Path, seed: int) -> dict[str, Any]:
             "prompts": str(data / "prompts.jsonl"),
             "eval_prompts": str(data / "prompts-heldout.jsonl"),
             "reward": str(folder / "reward"),
-            "metrics": ["kedge.data.support_desk:gold"],
+            "metrics": ["kedge.tasks.support_desk:gold"],
             "run": str(folder / "ppo"),
             "seed": seed,
             "steps": 50,

@@ -6,10 +6,10 @@ import signal
 import pytest
 import torch
 
-from kedge.callbacks import Callback
 from kedge.control import PPO
 from kedge.control.job import control_job, read_control
 from kedge.errors import ConfigError, Stopped
+from kedge.runs.callbacks import Callback
 
 
 class Noting(Callback):

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from kedge.data.records import Prompt
-from kedge.engine.engine import Completion
-from kedge.engine.sampling import Sampling
 from kedge.errors import ConfigError, DataError, RewardError
 from kedge.evaluation.evaluate import Comparison, Evaluation, evaluate, evaluate_policy, sequence_kl
 from kedge.parallel import ALONE
 from kedge.rewards.function import FunctionReward
 from kedge.rewards.weighted import WeightedReward
+from kedge.sampling.local.engine import Completion
+from kedge.sampling.settings import Sampling
 
 PROMPTS = [Prompt(text) for text in ("the cat", "a little ship and", "the dog ran to", "x")]
 LETTERS = {"letters": FunctionReward(lambda prompts, completions: [len(text) for text in completions])}

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from kedge.config import write_recipe
-from kedge.recipe import Recipe
+from kedge.config.settings import write_recipe
+from kedge.recipes.recipe import Recipe
 
 
 @pytest.fixture

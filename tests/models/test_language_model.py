@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig
 
-from kedge.engine.engine import Engine
-from kedge.engine.sampling import Sampling
 from kedge.errors import ModelError
 from kedge.models.language_model import find, load_language_model, max_positions, pick_device, wrap
+from kedge.sampling.local.engine import Engine
+from kedge.sampling.settings import Sampling
 
 
 def load(folder, **settings):

@@ -9,11 +9,11 @@ from kedge import PPO, RewardModeling, cli
 from kedge.errors import ModelError
 from kedge.evaluation import evaluate as evaluating
 from kedge.inspection.plan import Plan
-from kedge.jobs import evaluate_job
 from kedge.models.language_model import load_config, load_language_model
 from kedge.models.reward_model import load_reward_model, new_reward_model
-from kedge.planning import plans
-from kedge.recipe import Recipe
+from kedge.recipes.jobs import evaluate_job
+from kedge.recipes.planning import plans
+from kedge.recipes.recipe import Recipe
 
 CODE = """
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel

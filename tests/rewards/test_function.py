@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from kedge.data.records import Prompt
-from kedge.engine.engine import Completion
 from kedge.errors import ConfigError, RewardError
-from kedge.interrupts import Terminated
 from kedge.rewards.build import build_reward
 from kedge.rewards.foreign import TrainerState, import_function, is_function_path
 from kedge.rewards.function import FunctionReward, refuse_missing_columns
+from kedge.runs.interrupts import Terminated
+from kedge.sampling.local.engine import Completion
 
 
 def done(text, ids=(7, 8)):

@@ -13,13 +13,13 @@ import pytest
 import unruly
 
 from kedge.data.records import Prompt
-from kedge.engine.engine import Completion
 from kedge.errors import ConfigError, RewardError
 from kedge.parallel import ALONE, Processes
 from kedge.rewards.build import build_reward
 from kedge.rewards.foreign import TrainerState
 from kedge.rewards.function import FunctionReward
 from kedge.rewards.scores import judge
+from kedge.sampling.local.engine import Completion
 
 DEEDS = {
     "sleep": ("timeouts", r"took more than time_limit=0.6 seconds"),

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from kedge.data.records import Prompt
-from kedge.engine.engine import Completion
 from kedge.errors import RewardError
 from kedge.models.reward_model import RewardModel, new_reward_model
 from kedge.rewards.model import ModelReward
+from kedge.sampling.local.engine import Completion
 
 CHAT = [{"role": "user", "content": "the cat"}]
 

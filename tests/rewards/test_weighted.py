@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from kedge.data.records import Prompt
-from kedge.engine.engine import Completion
 from kedge.errors import ConfigError, RewardError
 from kedge.parallel import ALONE
 from kedge.rewards.function import FunctionReward
 from kedge.rewards.scores import judge
 from kedge.rewards.weighted import WeightedReward
+from kedge.sampling.local.engine import Completion
 
 PROMPTS = [Prompt("ask one"), Prompt("ask two")]
 ANSWERS = [Completion([5], [7, 8], [0.0, 0.0], "four", "eos"), Completion([5], [9], [0.0], "five", "eos")]

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from kedge import cli
-from kedge.config import write_recipe
+from kedge.config.settings import write_recipe
 from kedge.errors import ConfigError
 from kedge.runs import Run, open_run, runs_in
 from kedge.runs.compare import compare, differences, line_of, to_draw

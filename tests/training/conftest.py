@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from kedge import PPO, PPOConfig
-from kedge.engine.engine import Engine
-from kedge.engine.rollouts import collate
-from kedge.engine.sampling import Sampling
 from kedge.models.critic import new_critic
 from kedge.models.scalar import ScalarHead
 from kedge.models.scoring import value_tokens
 from kedge.parallel import ALONE
+from kedge.sampling.local.engine import Engine
+from kedge.sampling.rollouts import collate
+from kedge.sampling.settings import Sampling
 from kedge.training.ppo.batch import Batch
 from kedge.training.ppo.trust_region import TrustRegion
 from kedge.training.ppo.update import Update

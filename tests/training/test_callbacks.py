@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from kedge import PPO, SFT, Callback, RewardModeling, open_run
-from kedge.callbacks import is_end
 from kedge.errors import ConfigError
+from kedge.runs.callbacks import is_end
 
 ROWS = [{"prompt": "the cat", "completion": " sat"}] * 12
 PAIRS = [{"chosen": "the cat sat", "rejected": "the dog"}] * 12

@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from kedge.errors import Stopped
-from kedge.interrupts import Interrupts
 from kedge.parallel import ALONE
+from kedge.runs.interrupts import Interrupts
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 

@@ -10,13 +10,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from kedge import PPO, PPOConfig, SFTConfig
-from kedge.engine.engine import Engine
-from kedge.engine.sampling import Sampling
-from kedge.engine.slots import SlotDecoder
 from kedge.errors import ConfigError, NumericsError, RewardError
 from kedge.models.critic import load_critic, new_critic
 from kedge.models.language_model import load_language_model
 from kedge.models.reward_model import new_reward_model
+from kedge.sampling.local.engine import Engine
+from kedge.sampling.local.slots import SlotDecoder
+from kedge.sampling.settings import Sampling
 from kedge.training.ppo.report import _critic_metrics
 
 LEARNS = {

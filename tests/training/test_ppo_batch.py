@@ -5,8 +5,8 @@ import torch
 
 from kedge import PPOConfig
 from kedge.core import RunningMoments
-from kedge.engine.rollouts import Rollouts
 from kedge.rewards.scores import Scores
+from kedge.sampling.rollouts import Rollouts
 from kedge.training.ppo.batch import Batch, estimate_advantages, token_rewards
 
 # Two prompt tokens and three of the answer; one and two, and two of padding.

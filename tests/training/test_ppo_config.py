@@ -5,8 +5,8 @@ import re
 import pytest
 
 from kedge import PPOConfig
-from kedge.engine.sampling import Sampling
 from kedge.errors import ConfigError
+from kedge.sampling.settings import Sampling
 
 
 @pytest.mark.parametrize(

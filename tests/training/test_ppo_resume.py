@@ -18,10 +18,10 @@ from kedge import PPO, SFT, PPOConfig, RewardConfig, RewardModeling, SFTConfig
 from kedge.errors import ConfigError, RewardError
 from kedge.models.language_model import load_language_model
 from kedge.models.reward_model import new_reward_model
-from kedge.recipe import Recipe
+from kedge.recipes.recipe import Recipe
 from kedge.rewards.build import RewardSpec
 from kedge.rewards.foreign import import_function
-from kedge.tracking import RunFolder
+from kedge.runs.folder import RunFolder
 from kedge.training.fingerprints import of_rows
 
 PROMPTS = ["the cat", "a dog ran", "Once upon", "red house", "the mat and", "a little ship"]

@@ -8,9 +8,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kedge import SFT, RewardConfig, SFTConfig
-from kedge.engine.engine import Engine
-from kedge.engine.sampling import Sampling
 from kedge.errors import ConfigError, DataError, NumericsError
+from kedge.sampling.local.engine import Engine
+from kedge.sampling.settings import Sampling
 from kedge.training.optimization import batch_indices
 
 ROWS = [

@@ -174,7 +174,7 @@ CONTROL = [
         "models/lstm.py",
         "self.state = hidden.index_select(1, rows), cell.index_select(1, rows)",
         "self.state = hidden[:, : len(rows)], cell[:, : len(rows)]",
-        ("tests/engine/test_engine.py",),
+        ("tests/sampling/test_engine.py",),
         "a row goes on from another one's memory",
     ),
     Mutant(

@@ -2,11 +2,11 @@
 
 from bugs.mutant import Mutant
 
-ENGINE, SAMPLING, ROLLOUTS = "engine/engine.py", "engine/sampling.py", "engine/rollouts.py"
-REQUEST, COLUMNS, SLOTS = "engine/request.py", "engine/columns.py", "engine/slots.py"
+ENGINE, SAMPLING, ROLLOUTS = "sampling/local/engine.py", "sampling/settings.py", "sampling/rollouts.py"
+REQUEST, COLUMNS, SLOTS = "sampling/local/request.py", "sampling/local/columns.py", "sampling/local/slots.py"
 ENGINE_TESTS = (
-    "tests/engine/test_engine.py",
-    "tests/engine/test_slots.py",
+    "tests/sampling/test_engine.py",
+    "tests/sampling/test_slots.py",
 )
 ENGINE_BUGS = [
     Mutant(
@@ -14,7 +14,7 @@ ENGINE_BUGS = [
         SAMPLING,
         "self._truncated(logits.float() / self.temperature)",
         "self._truncated(logits.float())",
-        ("tests/engine/test_engine.py", "tests/engine/test_slots.py", "tests/engine/test_sampling.py"),
+        ("tests/sampling/test_engine.py", "tests/sampling/test_slots.py", "tests/sampling/test_sampling.py"),
         "answers are drawn at temperature 1",
     ),
     Mutant(
@@ -22,7 +22,7 @@ ENGINE_BUGS = [
         SAMPLING,
         "logprobs = kept.gather(-1, tokens) - top - total.log().float()",
         "logprobs = logits.log_softmax(-1).gather(-1, tokens)",
-        ("tests/engine/test_engine.py", "tests/engine/test_slots.py", "tests/engine/test_sampling.py"),
+        ("tests/sampling/test_engine.py", "tests/sampling/test_slots.py", "tests/sampling/test_sampling.py"),
         "log-probabilities of another distribution than the one drawn from",
     ),
     Mutant(
@@ -30,7 +30,7 @@ ENGINE_BUGS = [
         SAMPLING,
         "request * 0xBF58476D1CE4E5B9",
         "0",
-        ("tests/engine/test_sampling.py",),
+        ("tests/sampling/test_sampling.py",),
         "equal prompts get equal answers",
     ),
     Mutant(
@@ -39,8 +39,8 @@ ENGINE_BUGS = [
         "self._request(ids, sampling, seed, first_request + i,",
         "self._request(ids, sampling, seed, i,",
         (
-            "tests/engine/test_engine.py",
-            "tests/engine/test_slots.py",
+            "tests/sampling/test_engine.py",
+            "tests/sampling/test_slots.py",
         ),
         "every step draws the same random numbers",
     ),
@@ -50,8 +50,8 @@ ENGINE_BUGS = [
         "request.uniform[len(request.ids) + ahead]",
         "request.uniform[0]",
         (
-            "tests/engine/test_engine.py",
-            "tests/engine/test_slots.py",
+            "tests/sampling/test_engine.py",
+            "tests/sampling/test_slots.py",
         ),
         "every token of an answer is drawn by the same random number",
     ),
@@ -61,8 +61,8 @@ ENGINE_BUGS = [
         "torch.where(known >= 0, known, tokens)[:, None]",
         "tokens[:, None]",
         (
-            "tests/engine/test_engine.py",
-            "tests/engine/test_slots.py",
+            "tests/sampling/test_engine.py",
+            "tests/sampling/test_slots.py",
         ),
         "a row still inside its prompt is fed what was drawn",
     ),
@@ -72,8 +72,8 @@ ENGINE_BUGS = [
         "if token in self.eos_ids:",
         "if token == self.eos_ids[0]:",
         (
-            "tests/engine/test_engine.py",
-            "tests/engine/test_slots.py",
+            "tests/sampling/test_engine.py",
+            "tests/sampling/test_slots.py",
         ),
         "the model's other EOS ids do not end an answer",
     ),
@@ -83,8 +83,8 @@ ENGINE_BUGS = [
         'self.finish_reason = "eos"',
         'self.finish_reason = "length"',
         (
-            "tests/engine/test_engine.py",
-            "tests/engine/test_slots.py",
+            "tests/sampling/test_engine.py",
+            "tests/sampling/test_slots.py",
         ),
         "an answer that ended is reported as cut off",
     ),
@@ -93,7 +93,7 @@ ENGINE_BUGS = [
         ROLLOUTS,
         "(column < lengths[:, None])",
         "(column < lengths[:, None] - 1)",
-        ("tests/engine/test_rollouts.py",),
+        ("tests/sampling/test_rollouts.py",),
         "the EOS is masked out, so the policy never learns to end",
     ),
     Mutant(
@@ -101,7 +101,7 @@ ENGINE_BUGS = [
         ROLLOUTS,
         "mask = (column >= starts[:, None]) & (column < lengths[:, None])",
         "mask = (column >= starts[:, None]) & (tokens != pad_id)",
-        ("tests/engine/test_rollouts.py",),
+        ("tests/sampling/test_rollouts.py",),
         "where pad is EOS, the EOS is masked out",
     ),
     Mutant(
@@ -109,7 +109,7 @@ ENGINE_BUGS = [
         ROLLOUTS,
         "(column >= starts[:, None])",
         "(column >= starts[:, None] - 1)",
-        ("tests/engine/test_rollouts.py",),
+        ("tests/sampling/test_rollouts.py",),
         "the prompt's last token counts as the policy's choice",
     ),
     Mutant(
@@ -117,7 +117,7 @@ ENGINE_BUGS = [
         ROLLOUTS,
         "mask = (column >= starts[:, None]) & (column < lengths[:, None])",
         "mask = ~((column >= starts[:, None]) & (column < lengths[:, None]))",
-        ("tests/engine/test_rollouts.py",),
+        ("tests/sampling/test_rollouts.py",),
         "True on prompt and padding",
     ),
     Mutant(
@@ -125,7 +125,7 @@ ENGINE_BUGS = [
         ROLLOUTS,
         "result[rows, :width] = score(",
         "result[sorted(rows), :width] = score(",
-        ("tests/engine/test_rollouts.py",),
+        ("tests/sampling/test_rollouts.py",),
         "values and reference of other answers",
     ),
     Mutant(
@@ -245,15 +245,15 @@ ENGINE_BUGS = [
         SLOTS,
         "                self.graphs.clear()",
         "                pass",
-        ("tests/engine/test_graphs.py",),
+        ("tests/sampling/test_graphs.py",),
         "recorded steps go on with a cache that has moved",
     ),
     Mutant(
         "graphs-hand-out-their-own-memory",
-        "engine/graphs.py",
+        "sampling/local/graphs.py",
         "[: len(tokens)].clone()",
         "[: len(tokens)]",
-        ("tests/engine/test_graphs.py",),
+        ("tests/sampling/test_graphs.py",),
         "the next replay writes over the logits",
     ),
 ]

@@ -50,7 +50,7 @@ LOOP_BUGS = [
     ),
     Mutant(
         "run-that-runs-is-stopped",
-        "locking.py",
+        "storage/locking.py",
         "    if lock.is_locked:\n        return True\n",
         "",
         READ,

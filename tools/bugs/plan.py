@@ -56,7 +56,7 @@ PLAN = [
     ),
     Mutant(
         "refused-for-what-is-not-free-now",
-        "planning.py",
+        "recipes/planning.py",
         "    if worst.peak <= machine.total:",
         "    if worst.peak <= machine.free:",
         COMMAND_TESTS,
@@ -64,7 +64,7 @@ PLAN = [
     ),
     Mutant(
         "planned-after-loading",
-        "jobs.py",
+        "recipes/jobs.py",
         '    refuse_what_cannot_fit(recipe, "ppo")\n',
         "",
         COMMAND_TESTS,

@@ -2,18 +2,18 @@
 
 from bugs.mutant import Mutant
 
-CHECKPOINTS = ("tests/training/test_checkpoint.py", "tests/test_storage.py")
+CHECKPOINTS = ("tests/training/test_checkpoint.py", "tests/storage/test_writing.py")
 FAULTS = ("tests/training/test_faults.py",)
 GUARDED = ("tests/training/test_guards.py",)
 STOPPED = ("tests/training/test_interrupts.py",)
-LOCKED = ("tests/test_locking.py",)
+LOCKED = ("tests/storage/test_locking.py",)
 RESUMED = ("tests/training/test_ppo_resume.py",)
 EXAMINED = ("tests/inspection/test_doctor.py",)
 
 SURVIVING = [
     Mutant(
         "checkpoint-in-place",
-        "storage.py",
+        "storage/writing.py",
         'aside = target.with_name(f".{target.name}.writing")\n    shutil.rmtree(aside, ignore_errors=True)\n    try',
         "aside = target\n    shutil.rmtree(aside, ignore_errors=True)\n    try",
         CHECKPOINTS,
@@ -21,7 +21,7 @@ SURVIVING = [
     ),
     Mutant(
         "half-a-checkpoint-stays",
-        "storage.py",
+        "storage/writing.py",
         "    except BaseException:\n        shutil.rmtree(aside, ignore_errors=True)\n        raise",
         "    except BaseException:\n        raise",
         (*CHECKPOINTS, *FAULTS),
@@ -29,7 +29,7 @@ SURVIVING = [
     ),
     Mutant(
         "full-disk-by-another-name",
-        "storage.py",
+        "storage/writing.py",
         "    return folder.is_dir() and shutil.disk_usage(folder).free < FULL",
         "    return False",
         FAULTS,
@@ -37,7 +37,7 @@ SURVIVING = [
     ),
     Mutant(
         "damage-unseen",
-        "checkpoints.py",
+        "storage/checkpoints.py",
         "        if checksum(path) != sum_then:",
         "        if not sum_then:",
         CHECKPOINTS,
@@ -101,7 +101,7 @@ SURVIVING = [
     ),
     Mutant(
         "second-signal-noted",
-        "interrupts.py",
+        "runs/interrupts.py",
         "            raise KeyboardInterrupt if signum == signal.SIGINT else Terminated(128 + signum)",
         "            return",
         STOPPED,
@@ -205,7 +205,7 @@ SURVIVING = [
     ),
     Mutant(
         "lock-looked-at",
-        "tracking.py",
+        "runs/folder.py",
         "        give_back = weakref.finalize(self, take(self.path))",
         "        refuse_locked(self.path)\n        give_back = weakref.finalize(self, int)",
         LOCKED,
@@ -213,7 +213,7 @@ SURVIVING = [
     ),
     Mutant(
         "free-when-it-looked",
-        "tracking.py",
+        "runs/folder.py",
         "            if not self._started:\n                self._refuse_occupied()\n",
         "",
         LOCKED,
@@ -237,10 +237,10 @@ SURVIVING = [
     ),
     Mutant(
         "place-taken-in-two-steps",
-        "storage.py",
+        "storage/writing.py",
         "    if target.exists() and _exchange(aside, target):",
         "    if False:",
-        ("tests/test_storage.py",),
+        ("tests/storage/test_writing.py",),
         "a kill leaves a finished run without its result",
     ),
 ]

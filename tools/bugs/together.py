@@ -16,7 +16,7 @@ TOGETHER = [
     ),
     Mutant(
         "answers-to-a-prompt-all-the-same",
-        "engine/rollouts.py",
+        "sampling/rollouts.py",
         "first_request=numbers[0]",
         "first_request=0",
         ("tests/training/test_ppo.py",),
@@ -64,7 +64,7 @@ TOGETHER = [
     ),
     Mutant(
         "processes-draw-the-same-numbers",
-        "engine/rollouts.py",
+        "sampling/rollouts.py",
         "numbers = processes.share(range(first_request, first_request + len(prompts)))",
         "numbers = range(first_request, first_request + len(prompts))",
         PARALLEL_TESTS,
@@ -72,7 +72,7 @@ TOGETHER = [
     ),
     Mutant(
         "every-process-writes",
-        "tracking.py",
+        "runs/folder.py",
         "        if not self.processes.leads:\n            return\n        with storage(self.path",
         "        with storage(self.path",
         PARALLEL_TESTS,

@@ -67,7 +67,7 @@ CHECKPOINT, CHECKPOINT_TESTS = "training/checkpoint.py", ("tests/training/test_c
 CHECKPOINT_MUTANTS = [
     Mutant(
         "half-a-checkpoint-counts",
-        "checkpoints.py",
+        "storage/checkpoints.py",
         "if not (checkpoint / CHECKSUMS_FILE).is_file():",
         "if not checkpoint.is_dir():",
         CHECKPOINT_TESTS,

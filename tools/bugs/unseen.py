@@ -16,10 +16,10 @@ UNSEEN = [
     ),
     Mutant(
         "cut-at-the-last-stop-string",
-        "engine/request.py",
+        "sampling/local/request.py",
         "min(cuts)",
         "max(cuts)",
-        ("tests/engine/test_engine.py",),
+        ("tests/sampling/test_engine.py",),
         "of two stop strings the first one stays in the text",
     ),
     Mutant(

@@ -2,12 +2,12 @@
 
 from bugs.mutant import Mutant
 
-TRACKERS = ("tests/test_trackers.py",)
+TRACKERS = ("tests/runs/test_trackers.py",)
 
 WATCHING = [
     Mutant(
         "tracked-twice",
-        "trackers.py",
+        "runs/trackers.py",
         "purge_step=since",
         "purge_step=None",
         TRACKERS,
@@ -15,7 +15,7 @@ WATCHING = [
     ),
     Mutant(
         "purged-too-far",
-        "trackers.py",
+        "runs/trackers.py",
         '            if row["step"] >= since:',
         '            if row["step"] > since:',
         TRACKERS,
@@ -23,7 +23,7 @@ WATCHING = [
     ),
     Mutant(
         "superseded-stays",
-        "trackers.py",
+        "runs/trackers.py",
         "for superseded in before if self._run.offline else ():",
         "for superseded in ():",
         TRACKERS,
@@ -31,7 +31,7 @@ WATCHING = [
     ),
     Mutant(
         "another-run",
-        "trackers.py",
+        "runs/trackers.py",
         'id=remembered.read_text(encoding="utf-8")',
         "id=None",
         TRACKERS,
@@ -39,7 +39,7 @@ WATCHING = [
     ),
     Mutant(
         "left-open",
-        "tracking.py",
+        "runs/folder.py",
         "            run.close()\n        raise",
         "            pass\n        raise",
         ("tests/training/test_watching.py",),
@@ -47,18 +47,18 @@ WATCHING = [
     ),
     Mutant(
         "no-time-left",
-        "progress.py",
+        "runs/progress.py",
         "speed_estimate_period=WINDOW",
         "speed_estimate_period=30.0",
-        ("tests/test_progress.py",),
+        ("tests/runs/test_progress.py",),
         "no time left is shown where a step takes longer than half a minute",
     ),
     Mutant(
         "past-the-bar",
-        "progress.py",
+        "runs/progress.py",
         "print(message, file=sys.stderr, flush=True)",
         "Console(stderr=True).print(message)",
-        ("tests/test_progress.py",),
+        ("tests/runs/test_progress.py",),
         "messages go into the live view instead of above it",
     ),
 ]

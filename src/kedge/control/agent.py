@@ -14,7 +14,6 @@ from gymnasium.vector import VectorEnv
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from kedge.callbacks import Callback, CallbackLike, callbacks_of, is_end
 from kedge.control.config import ControlConfig
 from kedge.control.dense import single_threaded
 from kedge.control.distributions import distribution_for
@@ -25,7 +24,8 @@ from kedge.control.observations import batched, flatten, has_images, is_batch, i
 from kedge.control.rollout import Collector
 from kedge.control.update import Update
 from kedge.errors import ConfigError, ModelError
-from kedge.storage import whole_folder
+from kedge.runs.callbacks import Callback, CallbackLike, callbacks_of, is_end
+from kedge.storage.writing import whole_folder
 
 AGENT_FILE, SETTINGS_FILE = "agent.safetensors", "agent.json"
 

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from kedge.config import Config
+from kedge.config.settings import Config
 
 Schedule = Literal["constant", "linear"]
 

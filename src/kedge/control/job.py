@@ -5,19 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kedge.callbacks import Callback
-from kedge.config import override, read_recipe
+from kedge.config.settings import override, read_recipe
 from kedge.control.agent import PPO
 from kedge.control.config import ControlConfig
 from kedge.control.evaluate import evaluate_policy
 from kedge.control.pictures import learning_curve
 from kedge.errors import ConfigError, Stopped
-from kedge.interrupts import Interrupts
 from kedge.parallel import ALONE
-from kedge.progress import ProgressBar, say
 from kedge.runs import Run
-from kedge.storage import old_of
-from kedge.tracking import RunFolder, close_on_error
+from kedge.runs.callbacks import Callback
+from kedge.runs.folder import RunFolder, close_on_error
+from kedge.runs.interrupts import Interrupts
+from kedge.runs.progress import ProgressBar, say
+from kedge.storage.writing import old_of
 
 FILES = ("recipe.toml", "metrics.jsonl", "summary.json", "agent", "curve.png", "watched.gif")
 TABLES = ("control", "sft", "reward", "ppo", "evaluate", "name", "needs")

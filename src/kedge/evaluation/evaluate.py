@@ -10,14 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kedge.config import several
+from kedge.config.settings import several
 from kedge.core import kl
 from kedge.data.encode import encode_prompt
 from kedge.data.files import Source
 from kedge.data.records import Prompt, read_prompts
-from kedge.engine.engine import Completion, Engine
-from kedge.engine.rollouts import collate, generate, in_micro_batches
-from kedge.engine.sampling import Sampling
 from kedge.errors import ConfigError
 from kedge.evaluation.metrics import WinRate, distinct_n, mean, win_rate
 from kedge.evaluation.samples import sample_rows
@@ -27,6 +24,9 @@ from kedge.parallel import ALONE, Processes
 from kedge.rewards.build import RewardLike, build_reward, refuse_missing_columns
 from kedge.rewards.foreign import TrainerState
 from kedge.rewards.scores import AT_REST, Reward, judge
+from kedge.sampling.local.engine import Completion, Engine
+from kedge.sampling.rollouts import collate, generate, in_micro_batches
+from kedge.sampling.settings import Sampling
 
 MICRO_BATCH_TOKENS = 16_384
 RESERVED = ("score", "kl", "length", "ended_by_eos", "distinct_1", "distinct_2")

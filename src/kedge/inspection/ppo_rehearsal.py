@@ -12,9 +12,6 @@ from torch import Tensor
 from kedge.data.encode import Tokenizer, encode_prompt
 from kedge.data.files import Source
 from kedge.data.records import Prompt, plain, read_prompts
-from kedge.engine.columns import ColumnDecoder
-from kedge.engine.engine import MAX_ROWS, PREFILL_TOKENS
-from kedge.engine.slots import SlotDecoder, sliding_windows
 from kedge.inspection.ledger import Ledger
 from kedge.inspection.machine import Machine
 from kedge.inspection.rehearsal import CPU, Phase, Rehearsal, on_paper, padded_size
@@ -25,6 +22,9 @@ from kedge.models.outline import outlined_language_model, outlined_reward_model
 from kedge.models.recompute import recomputing
 from kedge.models.reward_model import RewardModel
 from kedge.models.scoring import score_tokens, value_tokens
+from kedge.sampling.local.columns import ColumnDecoder
+from kedge.sampling.local.engine import MAX_ROWS, PREFILL_TOKENS
+from kedge.sampling.local.slots import SlotDecoder, sliding_windows
 from kedge.training.micro_batches import choose_micro_batch
 from kedge.training.ppo import PPO, PPOConfig
 from kedge.training.ppo.batch import Batch

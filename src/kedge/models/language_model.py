@@ -12,14 +12,14 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 import kedge.models.lstm  # noqa: F401, so that transformers' Auto classes know it
-from kedge.checkpoints import last_whole
-from kedge.config import several
+from kedge.config.settings import several
 from kedge.data.encode import Tokenizer
 from kedge.data.hub import asked_if_it_answers
 from kedge.errors import ModelError
 from kedge.models.head import OutputHead, output_head, vocabulary_rows
-from kedge.progress import say
-from kedge.storage import old_of
+from kedge.runs.progress import say
+from kedge.storage.checkpoints import last_whole
+from kedge.storage.writing import old_of
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from kedge.config import Config
+from kedge.config.settings import Config
 from kedge.errors import ConfigError
 from kedge.models.language_model import Device
 from kedge.models.reward_model import RewardModel, load_reward_model

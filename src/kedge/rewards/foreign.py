@@ -13,6 +13,9 @@ from kedge.errors import ConfigError
 
 RewardFunction = Callable[..., Any]
 
+MOVED = {"kedge.data.support_desk": "kedge.tasks.support_desk"}
+"""Modules that recipes and runs of earlier versions name, and where they are now."""
+
 
 @dataclass(frozen=True)
 class TrainerState:
@@ -43,6 +46,7 @@ def import_function(path: str) -> RewardFunction:
         ConfigError: no such module, or no such callable in it.
     """
     module_name, _, name = path.partition(":")
+    module_name = MOVED.get(module_name, module_name)
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)

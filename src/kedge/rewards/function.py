@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from kedge.data.records import Prompt, as_messages
-from kedge.engine.engine import Completion
 from kedge.errors import RewardError, RewardNotFiniteError
-from kedge.interrupts import Terminated
 from kedge.rewards.foreign import RewardFunction, TrainerState, as_plain, own_copy
 from kedge.rewards.scores import AT_REST, Scores, shown
 from kedge.rewards.waiting import together
+from kedge.runs.interrupts import Terminated
+from kedge.sampling.local.engine import Completion
 
 Item = float | list[float] | None
 """What a function gives for a sample: a score, one a token, or that it does not judge it."""

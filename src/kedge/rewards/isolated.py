@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Literal
 
 from kedge.data.records import Prompt
-from kedge.engine.engine import Completion
 from kedge.errors import ConfigError, RewardError
 from kedge.rewards.foreign import RewardFunction, TrainerState, import_function
 from kedge.rewards.function import FunctionReward, Item
 from kedge.rewards.pool import OWN_MODULE, Reply, WorkerPool
 from kedge.rewards.scores import AT_REST, Failure, Reason, Scores, shown
+from kedge.sampling.local.engine import Completion
 
 REASONS: dict[Literal["raised", "hung", "died"], Reason] = {"raised": "errors", "hung": "timeouts", "died": "deaths"}
 FIXES: dict[Reason, str] = {

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 from kedge.data.encode import has_template
 from kedge.data.records import Prompt, joined, plain
-from kedge.engine.engine import Completion
 from kedge.errors import RewardError, RewardNotFiniteError
 from kedge.models.reward_model import RewardModel
 from kedge.rewards.foreign import TrainerState
 from kedge.rewards.scores import AT_REST, Scores, shown
+from kedge.sampling.local.engine import Completion
 
 
 class ModelReward:

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args
 
 from kedge.data.records import Prompt, plain
-from kedge.engine.engine import Completion
 from kedge.parallel import Processes
-from kedge.progress import say
 from kedge.rewards.foreign import TrainerState
+from kedge.runs.progress import say
+from kedge.sampling.local.engine import Completion
 
 AT_REST = TrainerState()
 """Where nothing trains."""

@@ -4,12 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 
 from kedge.data.records import Prompt
-from kedge.engine.engine import Completion
 from kedge.errors import ConfigError, RewardError
 from kedge.rewards.foreign import TrainerState
 from kedge.rewards.function import FunctionReward
 from kedge.rewards.scores import AT_REST, Failure, Reward, Scores, shown
 from kedge.rewards.waiting import together
+from kedge.sampling.local.engine import Completion
 
 
 class WeightedReward:

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from kedge.config import nearest
+from kedge.config.settings import nearest
 from kedge.errors import ConfigError
 from kedge.runs.run import Run
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from kedge.errors import ConfigError
 from kedge.runs.compare import names_of, to_draw
 from kedge.runs.run import Run
-from kedge.storage import storage
+from kedge.storage.writing import storage
 
 COLOURS = ("#2563a8", "#c2570c", "#2f7d4f", "#8b3fa8", "#a88a1e", "#6b7280")
 GREY = "#6b7280"

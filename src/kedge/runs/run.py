@@ -6,10 +6,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from kedge.checkpoints import checkpoints
-from kedge.config import flattened, read_recipe
+from kedge.config.settings import flattened, read_recipe
 from kedge.errors import ConfigError
-from kedge.locking import is_taken
+from kedge.storage.checkpoints import checkpoints
+from kedge.storage.locking import is_taken
 
 if TYPE_CHECKING:
     import pandas

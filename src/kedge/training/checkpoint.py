@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from kedge.checkpoints import CHECKSUMS_FILE, checkpoints, checksum, damage_in, step_of
 from kedge.errors import ConfigError, StorageError
 from kedge.parallel import Processes
-from kedge.progress import say
-from kedge.storage import remove_folder, storage, whole_folder
-from kedge.tracking import RunFolder
+from kedge.runs.folder import RunFolder
+from kedge.runs.progress import say
+from kedge.storage.checkpoints import CHECKSUMS_FILE, checkpoints, checksum, damage_in, step_of
+from kedge.storage.writing import remove_folder, storage, whole_folder
 
 STATE_FILE = "state.pt"
 BEST = "best"

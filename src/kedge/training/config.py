@@ -6,9 +6,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from kedge.config import Config, Several
+from kedge.config.settings import Config, Several
 from kedge.models.language_model import Device
-from kedge.trackers import TrackerName
+from kedge.runs.trackers import TrackerName
 from kedge.training.schedules import WITH_OPTIONS, Kind, transformers_factor
 
 LOADING = ("device", "dtype", "trust_remote_code", "attn_implementation")

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kedge.config import Config, nearest, read_recipe
+from kedge.config.settings import Config, nearest, read_recipe
 from kedge.errors import ConfigError
 from kedge.rewards.build import RewardSpec
-from kedge.tracking import RunFolder
+from kedge.runs.folder import RunFolder
 
 SOURCES: Mapping[str, Sequence[str]] = {
     "ppo": ("policy", "tokenizer", "prompts", "reward", "eval_prompts", "eval_size", "metrics", "columns"),

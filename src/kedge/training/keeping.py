@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from kedge.errors import ConfigError, NumericsError, Stopped
-from kedge.interrupts import Interrupts
 from kedge.parallel import Processes
-from kedge.tracking import Metrics, RunFolder
+from kedge.runs.folder import Metrics, RunFolder
+from kedge.runs.interrupts import Interrupts
 from kedge.training.checkpoint import load_state, named, save_checkpoint, tidy
 from kedge.training.config import TrainingConfig
 

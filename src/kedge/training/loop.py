@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from kedge.callbacks import Callback, CallbackLike, callbacks_of, is_end
-from kedge.interrupts import Interrupts
 from kedge.parallel import Processes
-from kedge.progress import ProgressBar, say
-from kedge.tracking import Metrics, RunFolder, Timer, close_on_error
+from kedge.runs.callbacks import Callback, CallbackLike, callbacks_of, is_end
+from kedge.runs.folder import Metrics, RunFolder, Timer, close_on_error
+from kedge.runs.interrupts import Interrupts
+from kedge.runs.progress import ProgressBar, say
 from kedge.training.checkpoint import to_resume
 from kedge.training.config import TrainingConfig
 from kedge.training.keeping import Keeper, trained_tensors

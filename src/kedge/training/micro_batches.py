@@ -6,8 +6,8 @@ import psutil
 import torch
 from torch import nn
 
-from kedge.progress import say
-from kedge.tracking import RunFolder
+from kedge.runs.folder import RunFolder
+from kedge.runs.progress import say
 from kedge.training.config import TrainingConfig
 
 Settings = TypeVar("Settings", bound=TrainingConfig)

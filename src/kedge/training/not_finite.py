@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from kedge.errors import NotFiniteError, NumericsError
-from kedge.progress import say
-from kedge.storage import storage
-from kedge.tracking import RunFolder
+from kedge.runs.folder import RunFolder
+from kedge.runs.progress import say
+from kedge.storage.writing import storage
 
 FOLDER = "not_finite"
 

@@ -9,13 +9,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kedge.callbacks import CallbackLike
 from kedge.core import preference_loss
 from kedge.data.files import Source
 from kedge.data.records import Preference, preferences
 from kedge.models.batch import by_token_budget
 from kedge.models.reward_model import RewardModel, new_reward_model
-from kedge.tracking import Metrics, RunFolder
+from kedge.runs.callbacks import CallbackLike
+from kedge.runs.folder import Metrics, RunFolder
 from kedge.training.config import LOADING
 from kedge.training.supervised import Supervised, SupervisedConfig, read_split, refuse_loading_settings
 from kedge.training.too_long import TooLong

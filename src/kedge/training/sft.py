@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from kedge.callbacks import CallbackLike
-from kedge.config import Several
+from kedge.config.settings import Several
 from kedge.core import masked_mean
 from kedge.data.encode import encode_demonstration
 from kedge.data.files import Source
@@ -17,7 +16,8 @@ from kedge.errors import DataError
 from kedge.models.batch import by_token_budget, padded
 from kedge.models.language_model import LanguageModel, load_language_model
 from kedge.models.scoring import score_tokens
-from kedge.tracking import Metrics, RunFolder
+from kedge.runs.callbacks import CallbackLike
+from kedge.runs.folder import Metrics, RunFolder
 from kedge.training.config import LOADING
 from kedge.training.supervised import Supervised, SupervisedConfig, read_split, refuse_loading_settings
 from kedge.training.too_long import TooLong, ending

@@ -10,15 +10,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from kedge.callbacks import CallbackLike
 from kedge.data.files import Row, Source, rows_of
 from kedge.data.records import held_out
 from kedge.errors import ConfigError, NotFiniteError
 from kedge.models.batch import by_token_budget
 from kedge.models.recompute import enable_recomputing
 from kedge.parallel import join
-from kedge.storage import whole_folder
-from kedge.tracking import Metrics, RunFolder, report
+from kedge.runs.callbacks import CallbackLike
+from kedge.runs.folder import Metrics, RunFolder, report
+from kedge.storage.writing import whole_folder
 from kedge.training.config import TrainingConfig
 from kedge.training.fingerprints import of_rows, of_weights
 from kedge.training.going_on import kept, run_of

@@ -6,7 +6,7 @@ from typing import Literal, TypeVar
 
 from kedge.data.encode import Tokenizer
 from kedge.errors import DataError
-from kedge.tracking import RunFolder
+from kedge.runs.folder import RunFolder
 
 TooLong = Literal["error", "truncate", "skip"]
 

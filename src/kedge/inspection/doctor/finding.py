@@ -13,7 +13,7 @@ from kedge.data.records import Preference
 from kedge.errors import NotFiniteError
 from kedge.models.reward_model import RewardModel
 from kedge.rewards.model import ModelReward
-from kedge.tracking import Metrics
+from kedge.runs.folder import Metrics
 from kedge.training.optimization import precision, schedule, set_learning_rate
 from kedge.training.ppo import PPO
 from kedge.training.ppo.experience import Experience

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from kedge.core import RunningMoments, group_advantages, kl, token_gae, whiten
-from kedge.engine.rollouts import Rollouts
 from kedge.rewards.scores import Scores
+from kedge.sampling.rollouts import Rollouts
 from kedge.training.ppo.config import PPOConfig
 
 

@@ -5,8 +5,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from kedge.config import Several
-from kedge.engine.sampling import Sampling
+from kedge.config.settings import Several
+from kedge.sampling.settings import Sampling
 from kedge.training.config import TrainingConfig
 from kedge.training.ppo.guards import GuardsConfig
 from kedge.training.too_long import TooLong

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from kedge.config import Config
-from kedge.tracking import Metrics
+from kedge.config.settings import Config
+from kedge.runs.folder import Metrics
 
 Action = Literal["warn", "pause", "off"]
 

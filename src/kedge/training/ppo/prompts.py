@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from kedge.config import several
+from kedge.config.settings import several
 from kedge.data.encode import encode_prompt
 from kedge.data.files import Source
 from kedge.data.records import Prompt, held_out, plain, read_prompts

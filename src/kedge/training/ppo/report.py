@@ -10,7 +10,7 @@ from torch import Tensor
 from kedge.core import kl
 from kedge.evaluation.metrics import mean
 from kedge.rewards.scores import Scores
-from kedge.tracking import Metrics
+from kedge.runs.folder import Metrics
 from kedge.training.ppo.batch import Batch
 from kedge.training.ppo.config import PPOConfig
 from kedge.training.ppo.experience import Experience

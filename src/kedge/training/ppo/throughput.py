@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from kedge.models.head import trunk_of
-from kedge.tracking import Metrics
+from kedge.runs.folder import Metrics
 
 # Side of the matrices by whose product the machine is measured.
 SIDE = {"cpu": 1024, "cuda": 8192, "mps": 2048}

@@ -10,12 +10,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from kedge.callbacks import CallbackLike
 from kedge.core import AdaptiveKL, FixedKL, RunningMoments
 from kedge.data.encode import Tokenizer
 from kedge.data.files import Source
-from kedge.engine.engine import Completion, Engine
-from kedge.engine.rollouts import Rollouts, collate, generate
 from kedge.errors import ConfigError, NotFiniteError
 from kedge.evaluation.evaluate import Comparison, Evaluation, evaluate_policy, named_judges
 from kedge.models.critic import load_critic, save_critic
@@ -26,8 +23,11 @@ from kedge.parallel import join
 from kedge.rewards.build import RewardLike, build_reward
 from kedge.rewards.foreign import TrainerState
 from kedge.rewards.scores import Scores, judge
-from kedge.storage import whole_folder
-from kedge.tracking import Metrics, RunFolder, report
+from kedge.runs.callbacks import CallbackLike
+from kedge.runs.folder import Metrics, RunFolder, report
+from kedge.sampling.local.engine import Completion, Engine
+from kedge.sampling.rollouts import Rollouts, collate, generate
+from kedge.storage.writing import whole_folder
 from kedge.training.fingerprints import of_rewards, of_rows, of_weights
 from kedge.training.going_on import kept, run_of
 from kedge.training.loop import Evaluated, Trainer

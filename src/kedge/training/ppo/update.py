@@ -12,7 +12,6 @@ from torch.nn import Parameter
 from transformers import PreTrainedModel
 
 from kedge.core import kl, masked_mean, policy_loss, value_clip_fraction, value_loss
-from kedge.engine.rollouts import Rollouts, in_micro_batches
 from kedge.errors import NotFiniteError, NumericsError
 from kedge.models.batch import by_token_budget
 from kedge.models.critic import Critic
@@ -21,7 +20,8 @@ from kedge.models.recompute import recomputing
 from kedge.models.scalar import ScalarHead, ScalarModel
 from kedge.models.scoring import score_tokens, value_tokens
 from kedge.parallel import Processes
-from kedge.tracking import Metrics
+from kedge.runs.folder import Metrics
+from kedge.sampling.rollouts import Rollouts, in_micro_batches
 from kedge.training.not_finite import in_words
 from kedge.training.optimization import clip_gradients, compute_dtype, permutation
 from kedge.training.ppo.batch import Batch

@@ -1,0 +1,158 @@
+"""From a recipe to the plans of its jobs; and a job that cannot fit is stopped before it begins."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kedge.data.files import rows_of
+from kedge.errors import ConfigError, KedgeError
+from kedge.inspection.doctor import Finding
+from kedge.inspection.machine import Machine
+from kedge.inspection.plan import Job, Plan, advise, make_plan
+from kedge.inspection.plan_table import amount, settings_text
+from kedge.inspection.ppo_rehearsal import ppo_work
+from kedge.inspection.supervised_rehearsal import demonstration_work, preference_work
+from kedge.models.language_model import pick_device
+from kedge.recipes.recipe import PPORecipe, Recipe, RewardRecipe, SFTRecipe
+from kedge.rewards.build import reward_model_sources
+
+TRAINING = ("sft", "reward", "ppo")
+"""The tables that train."""
+
+
+def plans(
+    recipe: Recipe,
+    *,
+    gpu: int | None = None,
+    model: str | None = None,
+    flops: float | None = None,
+    bandwidth: float | None = None,
+) -> Iterator[tuple[str, Plan | KedgeError]]:
+    """``(stage, plan)`` of every table that trains; the error, where one cannot be planned.
+
+    Args:
+        gpu: plan for a GPU of so many bytes, here or elsewhere; default is the table's device as it is now.
+        model: takes the place of each table's model, with its own tokenizer.
+        flops: FLOP/s. bandwidth: bytes a second. Default: measured, where it is this machine that is planned for.
+
+    Raises:
+        ConfigError: only one of the speeds of a GPU that is not here.
+    """
+    if gpu is not None and not torch.cuda.is_available() and (flops is None) != (bandwidth is None):
+        raise ConfigError("--flops, --bandwidth: neither can be measured of a GPU that is not here; give both, or none")
+    for stage in TRAINING:
+        if stage in recipe.stages:
+            try:
+                machine = _machine(recipe.stages[stage], gpu, flops, bandwidth)
+                yield stage, make_plan(planned_job(recipe, stage, machine, model=model))
+            except KedgeError as error:
+                yield stage, error
+
+
+def planned_job(recipe: Recipe, stage: str, machine: Machine, *, model: str | None = None) -> Job:
+    """A table's job, as :func:`kedge.inspection.plan.make_plan` takes it.
+
+    Raises:
+        KedgeError: no such model, tokenizer or data.
+    """
+    settings: Any = recipe.stages[stage]
+    source, tokenizer = (model, None) if model else origin(recipe, stage)
+    work: Any
+    if isinstance(settings, PPORecipe):
+        held_out = len(rows_of(settings.eval_prompts)) if settings.eval_prompts else settings.eval_size
+        judges = [name for metric in settings.metrics for name in reward_model_sources(metric)]
+        work = ppo_work(
+            source,
+            settings.prompts,
+            settings,
+            tokenizer=tokenizer,
+            columns=settings.columns,
+            rewards=[_untrained(recipe, name)[0] for name in reward_model_sources(settings.reward)],
+            judges=[_untrained(recipe, name)[0] for name in judges],
+            evaluated=held_out,
+        )
+    else:
+        make: Any = demonstration_work if isinstance(settings, SFTRecipe) else preference_work
+        work = make(source, settings.data, settings, tokenizer=tokenizer, columns=settings.columns)
+    return Job(stage, source, settings, work, machine)
+
+
+def origin(recipe: Recipe, stage: str) -> tuple[str, str | None]:
+    """The model that a table starts from, and where its tokenizer is when not beside it."""
+    settings = recipe.stages[stage]
+    assert isinstance(settings, SFTRecipe | RewardRecipe | PPORecipe)
+    source, tokenizer = _untrained(recipe, settings.policy if isinstance(settings, PPORecipe) else settings.model)
+    return source, settings.tokenizer or tokenizer
+
+
+def _untrained(recipe: Recipe, source: str) -> tuple[str, str | None]:
+    """A run of the same recipe that is not there yet will have the shapes of what it starts from."""
+    for stage in TRAINING:
+        if stage in recipe.stages and _is_to_come(source, recipe.run_path(stage)):
+            return origin(recipe, stage)
+    return source, None
+
+
+def _is_to_come(source: str, run: str) -> bool:
+    path = Path(source).expanduser()
+    return not path.exists() and path == Path(run).expanduser()
+
+
+def _machine(settings: Any, gpu: int | None, flops: float | None, bandwidth: float | None) -> Machine:
+    dtype = torch.bfloat16 if "bfloat16" in (settings.autocast, settings.dtype) else torch.float32
+    if gpu is None:
+        return Machine.here(pick_device(settings.device)).with_speeds(flops, bandwidth, dtype)
+    machine = Machine("cuda", gpu, gpu)
+    known = torch.cuda.is_available() or flops is not None
+    return machine.with_speeds(flops, bandwidth, dtype) if known else machine
+
+
+def memory_finding(recipe: Recipe, stage: str) -> Finding:
+    """The doctor's check of memory."""
+    settings: Any = recipe.stages[stage]
+    try:
+        plan = make_plan(planned_job(recipe, stage, Machine.here(pick_device(settings.device))))
+    except KedgeError as error:
+        return Finding("memory", "skip", str(error))
+    machine = plan.job.machine
+    found = f"{amount(plan.peak)} at the peak; {amount(machine.free)} of the {machine.device}'s are free"
+    remedy = "; ".join(settings_text(stage, advice.settings) for advice in plan.advice) or "a smaller model"
+    if plan.fits:
+        return Finding("memory", "pass", found)
+    return Finding("memory", "fail", found, f"set {remedy} (see `kedge plan {recipe.path}`), or free some")
+
+
+def refuse_what_cannot_fit(recipe: Recipe, stage: str) -> None:
+    """Raise where a job needs more memory than the machine has in all, before its weights are read.
+
+    One that cannot be planned goes on, and so do several processes: they may be on several machines.
+
+    Raises:
+        ConfigError: with the plan's advice.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return
+    settings: Any = recipe.stages[stage]
+    try:
+        machine = Machine.here(pick_device(settings.device))
+        job = planned_job(recipe, stage, replace(machine, free=machine.total))
+        phases = job.rehearse()
+    except KedgeError:  # if anything is wrong with the job, it will say so itself
+        return
+    worst = max(phases, key=lambda phase: phase.peak)
+    if worst.peak <= machine.total:
+        return
+    lines = [
+        f"[{stage}] needs about {amount(worst.peak)} at its peak ({worst.name}), and this machine's {machine.device} "
+        f"has {amount(machine.total)} in all"
+    ]
+    for number, advice in enumerate(advise(job, phases)):
+        lines.append(
+            f"{'  and then ' if number else '  set '}{settings_text(stage, advice.settings)}: "
+            f"{amount(advice.peak)} ({advice.cost})"
+        )
+    raise ConfigError("\n".join([*lines, f"see `kedge plan {recipe.path}`; a smaller model needs less of everything"]))

@@ -1,0 +1,276 @@
+"""Prompts in, completions with exact log-probabilities out: continuous batching over any causal language model.
+
+Requests wait in a queue, enter the batch as soon as there is room, and leave it with their last token. What a request
+draws depends on its own random stream and on nothing else: not on its companions, their number or their order.
+"""
+
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from kedge.errors import DataError
+from kedge.models.language_model import LanguageModel
+from kedge.sampling.local.columns import ColumnDecoder
+from kedge.sampling.local.request import Completion, Request
+from kedge.sampling.local.slots import SlotDecoder, slot_decoder
+from kedge.sampling.settings import Sampling, random_stream, refuse_not_finite
+
+__all__ = ["Completion", "Engine", "Request"]
+
+# Rows that are written at a time, at most: what the cache and the logits take grows with them.
+MAX_ROWS = 256
+
+# Prompt tokens taken in at a time, padding included, at most (or a single prompt).
+PREFILL_TOKENS = 16_384
+
+# Without slots a batch runs one step for each token of its longest prompt beyond its shortest; past this, or half the
+# shortest, it is cheaper to split.
+LENGTH_SPREAD = 16
+
+# Characters of a prompt that an error shows.
+PROMPT_SHOWN = 80
+
+
+class Engine:
+    """Generates with the model it is given, in place: the trainer's weights are the engine's weights.
+
+    Args:
+        language_model: who writes.
+        max_rows: requests written at a time; what they draw does not depend on it.
+        burst: tokens drawn between two looks at who has ended. 1 computes nothing for a finished row; more spares an
+            accelerator the wait for the host. Default: 1 on the CPU, else 8.
+    """
+
+    def __init__(self, language_model: LanguageModel, *, max_rows: int = MAX_ROWS, burst: int | None = None) -> None:
+        self.lm = language_model
+        self.max_rows = max_rows
+        self.burst = burst or (1 if language_model.device.type == "cpu" else 8)
+        self.version = 0
+        """Of the weights: how often :meth:`weights_changed` was called."""
+        self._waiting: deque[Request] = deque()
+        self._active: list[Request] = []
+        self._alike: list[list[int]] = []  # rows that draw in the same way
+        self._last = torch.zeros(0, dtype=torch.long, device=language_model.device)  # each active row's last token
+        self._decoder: SlotDecoder | ColumnDecoder | None = None
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, seed: int = 0, first_request: int = 0
+    ) -> list[Completion]:
+        """One completion a prompt, in order.
+
+        Args:
+            prompts: token ids, at least one each.
+            sampling: how to draw.
+            seed, first_request: prompt ``i`` draws from the random stream (seed, first_request + i), alone or not.
+
+        Raises:
+            DataError: a prompt is empty, or with ``max_new_tokens`` longer than the model's positions.
+            NumericsError: the model gives NaN or infinite logits.
+        """
+        requests = [
+            self._request(ids, sampling, seed, first_request + i, f"prompt {i + 1}") for i, ids in enumerate(prompts)
+        ]
+        self._waiting.extend(requests)
+        try:
+            while any(request.finish_reason is None for request in requests):
+                self.step()
+        finally:
+            self.cancel(*requests)
+        return [request.completion() for request in requests]
+
+    def stream(self, prompt: Sequence[int], sampling: Sampling, *, seed: int = 0, request: int = 0) -> Iterator[str]:
+        """The answer to one prompt, in pieces of text as they become certain; together they are the whole text.
+
+        A caller that closes the iterator early cancels the request.
+
+        Raises:
+            DataError, NumericsError: as :meth:`generate`, when the first piece is asked for.
+        """
+        written = self.submit(prompt, sampling, seed=seed, request=request)
+        shown = 0
+        try:
+            while written.finish_reason is None:
+                self.step()
+                certain = written.certain_text
+                if len(certain) > shown:
+                    yield certain[shown:]
+                    shown = len(certain)
+        finally:
+            self.cancel(written)
+
+    def submit(self, prompt: Sequence[int], sampling: Sampling, *, seed: int = 0, request: int = 0) -> Request:
+        """Queue a prompt; the request fills while :meth:`step` is called.
+
+        Raises:
+            DataError: as :meth:`generate`.
+        """
+        queued = self._request(prompt, sampling, seed, request, "prompt")
+        self._waiting.append(queued)
+        return queued
+
+    @torch.inference_mode()
+    def step(self) -> list[Request]:
+        """Take in what there is room for, and draw a token for every active request (``burst`` of them, at most).
+
+        Returns:
+            The requests that were active.
+
+        Raises:
+            NumericsError: the model gives NaN or infinite logits. All requests are queued again.
+        """
+        try:
+            drawn = self._draw_for_all()
+        except BaseException:  # Ctrl-C too: cache and requests no longer agree, and an engine may be used again
+            self._begin_again()
+            raise
+        active = self._active
+        for request, tokens, logprobs in drawn:
+            for token, logprob in zip(tokens, logprobs, strict=True):
+                if request.finish_reason is None:
+                    request.take(token, logprob, self.version)
+        self._drop_finished()
+        return active
+
+    @torch.inference_mode()
+    def cancel(self, *requests: Request) -> None:
+        """Stop writing these; what is finished stays as it is."""
+        for request in requests:
+            if request.finish_reason is None:
+                request.finish_reason = "cancelled"
+        self._waiting = deque(request for request in self._waiting if request.finish_reason is None)
+        self._drop_finished()
+
+    def weights_changed(self) -> None:
+        """The weights are new: everything cached dies, and what is being written goes on from its tokens."""
+        self.version += 1
+        self._requeue()
+
+    def _draw_for_all(self) -> list[tuple[Request, list[int], list[float]]]:
+        """``(request, tokens, log-probabilities)`` for every active request that is past its prompt."""
+        logits = self._next_logits()
+        if logits is None:
+            return []
+        decoder = self._chosen_decoder()
+        given = decoder.waiting()
+        drawn = []
+        for ahead in range(self._tokens_at_once()):
+            if ahead:
+                logits = decoder.step(self._last)
+            self._last, logprobs = self._draw(logits, ahead)
+            drawn.append((self._last, logprobs))
+        # Read together and only now: on an accelerator every look at a number waits for all that was asked before.
+        tokens, logprobs = (torch.stack(parts).cpu() for parts in zip(*drawn, strict=True))
+        refuse_not_finite(logprobs, lambda row: repr(self._active[row].prompt_text[-PROMPT_SHOWN:]))
+        rows = zip(self._active, given, tokens.T.tolist(), logprobs.T.tolist(), strict=True)
+        # A row inside its prompt draws too and the draw is dropped: its stream has not advanced.
+        return [(request, row_tokens, row_logprobs) for request, inside, row_tokens, row_logprobs in rows if not inside]
+
+    def _next_logits(self) -> Tensor | None:
+        """Logits ``[n, V]`` of the next token of every active request, newcomers last; None where there is nothing."""
+        if not self._active and not self._waiting:
+            return None
+        parts = []
+        decoder = self._chosen_decoder()
+        if self._active:
+            parts.append(decoder.step(self._last))
+        newcomers = self._that_fit() if decoder.rows_join else self._of_similar_length()
+        if newcomers:
+            self._set_active(self._active + newcomers)
+            parts.append(decoder.admit([request.known_ids for request in newcomers]))
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def _that_fit(self) -> list[Request]:
+        """Requests that there is room for, first come, first served."""
+        waiting, room = self._waiting, self.max_rows - len(self._active)
+        # Taking in a prompt costs a forward pass: not for one at a time while many are written.
+        if self._active and room < min(len(waiting), self.max_rows // 8):
+            return []
+        newcomers: list[Request] = []
+        longest = 0
+        while waiting and len(newcomers) < room:
+            longest = max(longest, len(waiting[0].known_ids))
+            if newcomers and (len(newcomers) + 1) * longest > PREFILL_TOKENS:
+                break
+            newcomers.append(waiting.popleft())
+        return newcomers
+
+    def _of_similar_length(self) -> list[Request]:
+        """A batch that begins together, once the one before is done: those whose length is near the shortest's."""
+        if self._active:
+            return []
+        self._waiting = waiting = deque(sorted(self._waiting, key=lambda request: len(request.known_ids)))
+        shortest = len(waiting[0].known_ids)
+        near = shortest + max(LENGTH_SPREAD, shortest // 2)
+        rows = max(1, min(self.max_rows, PREFILL_TOKENS // shortest))
+        return [waiting.popleft() for _ in range(rows) if waiting and len(waiting[0].known_ids) <= near]
+
+    def _tokens_at_once(self) -> int:
+        if not self._chosen_decoder().rows_join:
+            return 1
+        # No row may run past its last token: there may be no position for it.
+        return min([self.burst, *(r.sampling.max_new_tokens - len(r.ids) for r in self._active)])
+
+    def _draw(self, logits: Tensor, ahead: int) -> tuple[Tensor, Tensor]:
+        """``(tokens [n], logprobs [n])`` for the active rows, ``ahead`` of what the host has seen."""
+        device = logits.device
+        numbers = [request.uniform[len(request.ids) + ahead] for request in self._active]
+        uniform = torch.tensor(numbers, dtype=torch.float64, device=device)
+        if len(self._alike) == 1:
+            return self._active[0].sampling.draw(logits, uniform)
+        tokens = torch.empty(len(numbers), dtype=torch.long, device=device)
+        logprobs = torch.empty(len(numbers), device=device)
+        for rows in self._alike:
+            tokens[rows], logprobs[rows] = self._active[rows[0]].sampling.draw(logits[rows], uniform[rows])
+        return tokens, logprobs
+
+    def _set_active(self, requests: list[Request]) -> None:
+        """These are active now, in this order."""
+        self._active = requests
+        alike: dict[tuple[float, ...], list[int]] = {}
+        for row, request in enumerate(requests):
+            alike.setdefault(request.sampling.distribution, []).append(row)
+        self._alike = list(alike.values())
+
+    def _drop_finished(self) -> None:
+        going = [row for row, request in enumerate(self._active) if request.finish_reason is None]
+        if len(going) < len(self._active):
+            order = self._chosen_decoder().keep(going)
+            self._set_active([self._active[row] for row in order])
+            self._last = self._last[torch.tensor(order, dtype=torch.long, device=self._last.device)]
+
+    def _begin_again(self) -> None:
+        """Queue all requests again, with nothing cached: the cache may even hold NaN, which no mask keeps out."""
+        self._requeue()
+        if self._decoder is not None:
+            self._decoder = self._decoder.fresh()
+
+    def _requeue(self) -> None:
+        self._waiting.extendleft(reversed(self._active))
+        self._set_active([])
+        self._last = self._last[:0]
+        if self._decoder is not None:
+            self._decoder.clear()
+
+    def _chosen_decoder(self) -> SlotDecoder | ColumnDecoder:
+        if self._decoder is None:
+            self._decoder = slot_decoder(self.lm)
+        if self._decoder is None:
+            name = type(self.lm.model).__name__
+            warnings.warn(f"{name}: answers are written the slower way; its cache is not the usual one", stacklevel=1)
+            self._decoder = ColumnDecoder(self.lm.model)
+        return self._decoder
+
+    def _request(self, prompt: Sequence[int], sampling: Sampling, seed: int, number: int, name: str) -> Request:
+        limit = self.lm.positions
+        if not prompt:
+            raise DataError(f"{name}: no tokens in it")
+        if limit is not None and len(prompt) + sampling.max_new_tokens > limit:
+            raise DataError(
+                f"{name}: {len(prompt)} tokens and {sampling.max_new_tokens} new ones "
+                f"are more than the model's {limit} positions; shorten the prompt or the answer"
+            )
+        uniform = random_stream(seed, number, sampling.max_new_tokens).tolist()
+        return Request(list(prompt), sampling, uniform, self.lm.tokenizer, self.lm.eos_ids)

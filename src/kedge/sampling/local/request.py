@@ -1,0 +1,96 @@
+"""One answer while it is written, and when it is done."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from kedge.data.encode import Tokenizer, decode_answer
+from kedge.sampling.settings import Sampling
+
+FinishReason = Literal["eos", "stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One answer."""
+
+    prompt_ids: list[int]
+    ids: list[int]
+    """The answer's tokens as drawn, EOS included."""
+    logprobs: list[float]
+    """Of each, in nats, under the distribution it was drawn from."""
+    text: str
+    """Without special tokens, and cut before a stop string."""
+    finish_reason: FinishReason
+    """``eos``, ``stop`` (a stop string), ``length`` (cut off), or ``cancelled``."""
+    version: int = 0
+    """Of the weights that drew its last token (see :meth:`kedge.sampling.local.engine.Engine.weights_changed`)."""
+
+
+@dataclass(eq=False)
+class Request:
+    """A prompt in the engine. The engine's ``submit`` makes it; it fills as the engine steps."""
+
+    prompt_ids: list[int]
+    sampling: Sampling
+    uniform: Sequence[float] = field(repr=False)
+    """``max_new_tokens`` random numbers in [0, 1), one a token."""
+    tokenizer: Tokenizer = field(repr=False)
+    eos_ids: Sequence[int] = ()
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    """None while it is being written."""
+    version: int = 0
+    """Of the weights that drew its last token."""
+
+    @property
+    def known_ids(self) -> list[int]:
+        """Prompt and answer so far."""
+        return self.prompt_ids + self.ids
+
+    @property
+    def prompt_text(self) -> str:
+        """The prompt, special tokens included."""
+        return self.tokenizer.decode(self.prompt_ids)
+
+    @property
+    def text(self) -> str:
+        """The answer so far, without special tokens, and cut before a stop string."""
+        text = self._whole_text
+        cuts = [text.index(stop) for stop in self.sampling.stop_strings if stop in text]
+        return text[: min(cuts)] if cuts else text
+
+    @property
+    def certain_text(self) -> str:
+        """As much of the text as no further token can change."""
+        text = self.text
+        return text if self.finish_reason else text[: len(text) - _uncertain(text, self.sampling.stop_strings)]
+
+    def take(self, token: int, logprob: float, version: int) -> None:
+        """The next token has been drawn."""
+        self.ids.append(token)
+        self.logprobs.append(logprob)
+        self.version = version
+        if token in self.eos_ids:
+            self.finish_reason = "eos"
+        elif self.sampling.stop_strings and any(stop in self._whole_text for stop in self.sampling.stop_strings):
+            self.finish_reason = "stop"
+        elif len(self.ids) == self.sampling.max_new_tokens:
+            self.finish_reason = "length"
+
+    def completion(self) -> Completion:
+        """The answer; only of a request that is finished."""
+        assert self.finish_reason is not None
+        return Completion(self.prompt_ids, self.ids, self.logprobs, self.text, self.finish_reason, self.version)
+
+    @property
+    def _whole_text(self) -> str:
+        return decode_answer(self.tokenizer, self.prompt_ids, self.ids)
+
+
+def _uncertain(text: str, stops: Sequence[str]) -> int:
+    """How many characters at the end may still change with the next token."""
+    whole = text.rstrip("\N{REPLACEMENT CHARACTER}")  # half a character may become the stop string's next one
+    prefixes = (n for stop in stops for n in range(len(stop) - 1, 0, -1) if whole.endswith(stop[:n]))
+    return len(text) - len(whole) + max(prefixes, default=0)

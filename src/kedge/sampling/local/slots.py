@@ -1,0 +1,305 @@
+"""The fast way to decode: rows of different lengths side by side in slots of one preallocated KV cache.
+
+A row owns a slot. Its token at position p is written at column p of its slot, so nothing is padded on the left; what
+stands beyond a row's last column is masked. Active rows lie in the first slots: a row that ends gives its place to the
+last one, and new rows are appended. Nothing is computed for an empty slot.
+
+For models whose cache is the usual one: keys and values a layer, with or without a sliding window.
+:func:`slot_decoder` tries it out on the model itself.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, DynamicCache, PreTrainedModel
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
+
+from kedge.models.batch import padded
+from kedge.models.head import OutputHead, agree, trunk_of, vocabulary_rows
+from kedge.models.language_model import LanguageModel, accepts
+from kedge.sampling.local.graphs import StepGraphs, rows_bucket
+
+# A cache grows to a multiple of this many columns at a time.
+COLUMNS = 64
+
+# Of the rows by which a model is tried out, in tokens.
+TRIAL_LENGTHS = (5, 3, 4)
+
+
+@dataclass
+class _Place:
+    """Where the tokens of the current forward pass go: shared by all layers."""
+
+    first: int = 0
+    """Slot of the first row."""
+    rows: Tensor | None = None
+    """``[n]`` slots, one token each; None while prompts are taken in."""
+    positions: Tensor | None = None
+    """``[n]`` columns of those tokens."""
+    width: int = 0
+    """Columns that the longest row fills, the new token included."""
+
+
+class _SlotLayer(CacheLayerMixin):
+    """Keys and values of one layer, ``[slots, heads, columns, head_dim]``."""
+
+    def __init__(self, place: _Place, slots: int, columns: int) -> None:
+        super().__init__()
+        self.place, self.slots, self.columns = place, slots, columns
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        _, heads, _, key_dim = key_states.shape
+        self.keys = key_states.new_zeros(self.slots, heads, self.columns, key_dim)
+        self.values = value_states.new_zeros(self.slots, value_states.shape[1], self.columns, value_states.shape[-1])
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None
+        assert self.values is not None
+        place, (n, _, length, _) = self.place, key_states.shape
+        if place.rows is None:  # prompts see themselves and nothing else
+            self.keys[place.first : place.first + n, :, :length] = key_states
+            self.values[place.first : place.first + n, :, :length] = value_states
+            return key_states, value_states
+        self.keys[place.rows, :, place.positions] = key_states[:, :, 0]
+        self.values[place.rows, :, place.positions] = value_states[:, :, 0]
+        return self.keys[:n, :, : place.width], self.values[:n, :, : place.width]
+
+    def move(self, source: Tensor, target: Tensor, width: int) -> None:
+        """Copy rows to other slots."""
+        for held in (self.keys, self.values):
+            assert held is not None
+            held[target, :, :width] = held[source, :, :width]
+
+    def resize(self, slots: int, columns: int) -> None:
+        """Make room for more rows or longer ones."""
+        for name in ("keys", "values"):
+            old = getattr(self, name)
+            if old is not None:
+                new = old.new_zeros(slots, old.shape[1], columns, old.shape[3])
+                new[: old.shape[0], :, : old.shape[2]] = old
+                setattr(self, name, new)
+        self.slots, self.columns = slots, columns
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return query_length, 0  # asked only while prompts are taken in
+
+    def get_seq_length(self) -> int:
+        return 0
+
+    def get_max_length(self) -> int:
+        return self.columns
+
+
+def one_token_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention of one query a row, without copying keys for the query heads that share them.
+
+    Args:
+        query: ``[n, heads, 1, head_dim]``. key, value: ``[n, key heads, columns, head_dim]``.
+        attention_mask: ``[n, 1, 1, columns]``, added to the scores: 0 where the row may look.
+
+    Returns:
+        ``([n, 1, heads, head_dim], None)``, as transformers' attention functions do.
+    """
+    n, heads = query.shape[:2]
+    # The query heads of one key head stand side by side: they become the queries of that head.
+    grouped = query.reshape(n, key.shape[1], -1, query.shape[-1])
+    if query.device.type == "cpu":  # for so few queries plain products are faster than the fused kernel
+        scores = torch.matmul(
+            grouped * (query.shape[-1] ** -0.5 if scaling is None else scaling), key.transpose(-1, -2)
+        )
+        weights = (scores + attention_mask).softmax(-1, dtype=torch.float32).to(value.dtype)
+        output = torch.matmul(weights, value)
+    else:
+        output = scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling)
+    return output.reshape(n, 1, heads, -1), None
+
+
+ONE_TOKEN = "kedge_one_token"
+AttentionInterface.register(ONE_TOKEN, one_token_attention)
+
+
+class SlotDecoder:
+    """Feeds a model one token a row and step; rows come and go."""
+
+    rows_join = True
+    """New rows may join while others are written."""
+
+    def __init__(self, model: PreTrainedModel, head: OutputHead, windows: Sequence[int | None]) -> None:
+        """``windows``: each layer's sliding window, None where it sees everything."""
+        self.model, self.trunk, self.head, self._windows = model, trunk_of(model), head, windows
+        self._place = _Place()
+        self._layers = [_SlotLayer(self._place, 0, 0) for _ in windows]
+        self._cache = Cache(layers=list(self._layers))
+        self._slots = torch.zeros(0, dtype=torch.long, device=model.device)
+        self.graphs = StepGraphs() if model.device.type == "cuda" else None
+        self._lengths: list[int] = []  # tokens in each active slot, and on the device the same
+        self._positions = torch.zeros(0, dtype=torch.long, device=model.device)
+
+    def admit(self, sequences: Sequence[Sequence[int]]) -> Tensor:
+        """Append rows that begin with these tokens; logits ``[n, V]`` of each one's next token."""
+        tokens, lengths = padded(sequences, 0, self.model.device)
+        self._place.first, self._place.rows = len(self._lengths), None
+        self._lengths += map(len, sequences)
+        self._positions = torch.cat([self._positions, lengths])
+        self._make_room()
+        # Right-padded and causal: what stands behind a row's last token is seen by none of its tokens.
+        return self._logits(tokens, lengths - 1)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Logits ``[n, V]`` after one more token in each active row, ``tokens [n]``."""
+        positions = self._positions
+        self._lengths = [length + 1 for length in self._lengths]
+        self._positions = positions + 1
+        self._make_room()
+        width = max(self._lengths)
+        if self.graphs is None:
+            return self._one_token(tokens, positions, width)
+        return self.graphs(self._one_token, tokens, positions, _rounded_up(width, COLUMNS))
+
+    def _one_token(self, tokens: Tensor, positions: Tensor, width: int) -> Tensor:
+        """Logits ``[n, V]`` of one token a row, at ``positions [n]``, looking at the first ``width`` columns."""
+        self._place.rows, self._place.positions, self._place.width = self._slots[: len(tokens)], positions, width
+        masks = self._masks(positions, width)
+        with self._attention_of_one_token():
+            return self._logits(tokens[:, None], None, position_ids=positions[:, None], attention_mask=masks)
+
+    def keep(self, rows: Sequence[int]) -> list[int]:
+        """Drop all rows but these; returns the order in which they stand now, as indices of the old one."""
+        n, kept = len(rows), set(rows)
+        order = list(range(n))
+        holes = [slot for slot in range(n) if slot not in kept]
+        movers = [slot for slot in range(n, len(self._lengths)) if slot in kept]
+        for hole, mover in zip(holes, movers, strict=True):
+            order[hole] = mover
+        self._lengths = [self._lengths[slot] for slot in order]
+        index = torch.tensor(order, dtype=torch.long, device=self.model.device)
+        if holes:
+            at = torch.tensor(holes, device=self.model.device)
+            for layer in self._layers:
+                layer.move(index[at], at, max(self._lengths))
+        self._positions = self._positions[index]
+        return order
+
+    def waiting(self) -> list[bool]:
+        """Rows whose next token is given and not drawn: none, a prompt is taken in whole."""
+        return [False] * len(self._lengths)
+
+    def clear(self) -> None:
+        """Drop all rows: nothing that is cached will be read again."""
+        self.keep([])
+
+    def fresh(self) -> "SlotDecoder":
+        """One like this, with nothing cached."""
+        return SlotDecoder(self.model, self.head, self._windows)
+
+    def _logits(self, tokens: Tensor, last: Tensor | None, **more: Any) -> Tensor:
+        """Logits ``[n, V]`` after the token in column ``last [n]`` of each row, the only one where None."""
+        hidden = self.trunk(input_ids=tokens, past_key_values=self._cache, use_cache=True, **more).last_hidden_state
+        return self.head(hidden[:, 0] if last is None else hidden[torch.arange(len(last), device=last.device), last])
+
+    @contextmanager
+    def _attention_of_one_token(self) -> Iterator[None]:
+        config = self.trunk.config
+        before = config._attn_implementation
+        if before == "sdpa":
+            config._attn_implementation = ONE_TOKEN
+        try:
+            yield
+        finally:
+            config._attn_implementation = before
+
+    def _masks(self, positions: Tensor, width: int) -> Any:
+        """Added to the scores, ``[n, 1, 1, width]``: 0 where a row may look; one mask, or one a kind of layer."""
+        masks = {window: self._mask(positions, width, window) for window in dict.fromkeys(self._windows)}
+        if len(masks) == 1:
+            return next(iter(masks.values()))
+        return {"sliding_attention" if window else "full_attention": mask for window, mask in masks.items()}
+
+    def _mask(self, positions: Tensor, width: int, window: int | None) -> Tensor:
+        column = torch.arange(width, device=positions.device)
+        seen = column <= positions[:, None]
+        if window is not None:
+            seen &= column > positions[:, None] - window
+        hidden = torch.full(seen.shape, torch.finfo(self.model.dtype).min, dtype=self.model.dtype, device=seen.device)
+        return hidden.masked_fill_(seen, 0.0)[:, None, None]
+
+    def _make_room(self) -> None:
+        have, slots, columns = self._layers[0], len(self._lengths), max(self._lengths)
+        if self.graphs is not None:
+            slots = rows_bucket(slots)
+        if slots > have.slots or columns > have.columns:
+            slots, columns = max(slots, have.slots), max(_rounded_up(columns, COLUMNS), have.columns)
+            for layer in self._layers:
+                layer.resize(slots, columns)
+            self._slots = torch.arange(slots, device=self.model.device)
+            if self.graphs is not None:
+                self.graphs.clear()
+
+
+def _rounded_up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
+@torch.inference_mode()
+def slot_decoder(lm: LanguageModel) -> SlotDecoder | None:
+    """A decoder in slots, or None for a model that is not of the usual kind.
+
+    The usual kind has keys and values a layer and nothing else in its cache, takes positions and a mask, and has a head
+    that can be taken apart. Whether all of that is so is tried out: rows of different lengths, tokens fed in slots,
+    against a plain forward pass.
+    """
+    head = lm.head
+    windows = None if head is None else sliding_windows(lm.model)
+    if head is None or windows is None:
+        return None
+    decoder = SlotDecoder(lm.model, head, windows)
+    try:
+        right = _writes_as_the_model_reads(decoder)
+    # An architecture may refuse what it is given here in any of these ways; what it does then is its own code.
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError):
+        return None
+    return decoder.fresh() if right else None
+
+
+def _writes_as_the_model_reads(decoder: SlotDecoder) -> bool:
+    """The trial: three rows, one of them joining late, two tokens fed to each."""
+    model = decoder.model
+    rows = vocabulary_rows(model)
+    sequences = [[(7 * i + 3 * j) % rows for j in range(n)] for i, n in enumerate(TRIAL_LENGTHS)]
+    decoder.admit([sequence[:-2] for sequence in sequences[:2]])
+    decoder.admit([sequences[2][:-2]])
+    for ahead in (2, 1):
+        logits = decoder.step(torch.tensor([sequence[-ahead] for sequence in sequences], device=model.device))
+    plain = [model(input_ids=torch.tensor([s], device=model.device), use_cache=False).logits[0, -1] for s in sequences]
+    return agree(logits, torch.stack(plain))
+
+
+def sliding_windows(model: PreTrainedModel) -> list[int | None] | None:
+    """Each layer's sliding window, None where it has none; None altogether where a layer keeps something else."""
+    config = model.config.get_text_config()
+    if not accepts(trunk_of(model), "position_ids") or model.config._attn_implementation not in ("sdpa", "eager"):
+        return None
+    if getattr(config, "attention_types", None):  # GPT-Neo masks inside its attention, by the width of the batch
+        return None
+    layers = DynamicCache(config=model.config).layers
+    if not layers:  # the configuration names no kinds of layers: all are plain
+        return [None] * config.num_hidden_layers
+    if any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
+        return None
+    return [getattr(layer, "sliding_window", None) for layer in layers]

@@ -1,0 +1,82 @@
+"""Completions as tensors: what the forward passes, the estimate and the update work on."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kedge.models.batch import by_token_budget, padded
+from kedge.parallel import Processes
+from kedge.sampling.local.engine import Completion, Engine
+from kedge.sampling.settings import Sampling
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Sequences ``[prompt | response | pad]``; everything a token wide lines up with the token it speaks of."""
+
+    tokens: Tensor
+    """``[B, L]`` ids."""
+    lengths: Tensor
+    """``[B]`` prompt + response, in tokens."""
+    response_mask: Tensor
+    """``[B, L]`` bool, True on the tokens the policy chose, EOS included."""
+    logprobs: Tensor
+    """``[B, L]`` float32 of those tokens as they were drawn; 0.0 where response_mask is False."""
+
+
+def collate(completions: Sequence[Completion], pad_id: int, device: torch.device) -> Rollouts:
+    """The completions, right-padded. Masks come from lengths, never from ids: pad may equal EOS."""
+    tokens, lengths = padded([c.prompt_ids + c.ids for c in completions], pad_id, device)
+    starts = torch.tensor([len(c.prompt_ids) for c in completions], device=device)
+    column = torch.arange(tokens.shape[1], device=device)
+    mask = (column >= starts[:, None]) & (column < lengths[:, None])
+    drawn = torch.tensor([x for c in completions for x in c.logprobs], dtype=torch.float32, device=device)
+    logprobs = torch.zeros(mask.shape, device=device).masked_scatter(mask, drawn)
+    return Rollouts(tokens, lengths, mask, logprobs)
+
+
+def generate(
+    engine: Engine,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    processes: Processes,
+    *,
+    seed: int,
+    first_request: int = 0,
+) -> list[Completion]:
+    """One completion a prompt, in order, each process having written its share.
+
+    Raises:
+        DataError, NumericsError: as :meth:`Engine.generate`, in whichever process.
+    """
+    numbers = processes.share(range(first_request, first_request + len(prompts)))
+
+    def mine() -> list[Completion]:
+        share = processes.share(prompts)
+        return engine.generate(share, sampling, seed=seed, first_request=numbers[0]) if share else []
+
+    return processes.gather(mine)
+
+
+@torch.no_grad()
+def in_micro_batches(
+    rollouts: Rollouts, budget: int, score: Callable[[Tensor, Tensor], Tensor], processes: Processes
+) -> Tensor:
+    """``score`` over micro-batches of similar length, dealt to the processes and put together again.
+
+    Args:
+        rollouts: B sequences of width L.
+        budget: tokens of a micro-batch, padding included.
+        score: gives ``[b, l]`` for ``(tokens, response_mask)`` of a micro-batch trimmed to its longest sequence.
+
+    Returns:
+        ``[B, L]`` float32, 0.0 where response_mask is False.
+    """
+    result = torch.zeros_like(rollouts.logprobs)
+    for rows in processes.deal(by_token_budget(rollouts.lengths.tolist(), budget)):
+        width = int(rollouts.lengths[rows].max())
+        result[rows, :width] = score(rollouts.tokens[rows, :width], rollouts.response_mask[rows, :width])
+    processes.sum_(result)
+    return result
