@@ -11,7 +11,7 @@ from kedge.evaluation.evaluate import Comparison, Evaluation, evaluate, evaluate
 from kedge.parallel import ALONE
 from kedge.rewards.function import FunctionReward
 from kedge.rewards.weighted import WeightedReward
-from kedge.sampling.local.engine import Completion
+from kedge.sampling.completion import Completion
 from kedge.sampling.settings import Sampling
 
 PROMPTS = [Prompt(text) for text in ("the cat", "a little ship and", "the dog ran to", "x")]

@@ -9,7 +9,7 @@ from kedge.data.records import Prompt
 from kedge.errors import ConfigError, ModelError
 from kedge.models.reward_model import load_reward_model, new_reward_model
 from kedge.rewards.build import RewardSpec, build_reward, reward_model_of
-from kedge.sampling.local.engine import Completion
+from kedge.sampling.completion import Completion
 
 PROMPTS, ANSWERS = [Prompt("the cat")], [Completion([5], [7, 8], [0.0, 0.0], " sat", "eos")]
 

@@ -15,7 +15,7 @@ from kedge.rewards.build import build_reward
 from kedge.rewards.foreign import TrainerState, import_function, is_function_path
 from kedge.rewards.function import FunctionReward, refuse_missing_columns
 from kedge.runs.interrupts import Terminated
-from kedge.sampling.local.engine import Completion
+from kedge.sampling.completion import Completion
 
 
 def done(text, ids=(7, 8)):

@@ -19,7 +19,7 @@ from kedge.rewards.build import build_reward
 from kedge.rewards.foreign import TrainerState
 from kedge.rewards.function import FunctionReward
 from kedge.rewards.scores import judge
-from kedge.sampling.local.engine import Completion
+from kedge.sampling.completion import Completion
 
 DEEDS = {
     "sleep": ("timeouts", r"took more than time_limit=0.6 seconds"),

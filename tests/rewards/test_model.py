@@ -7,7 +7,7 @@ from kedge.data.records import Prompt
 from kedge.errors import RewardError
 from kedge.models.reward_model import RewardModel, new_reward_model
 from kedge.rewards.model import ModelReward
-from kedge.sampling.local.engine import Completion
+from kedge.sampling.completion import Completion
 
 CHAT = [{"role": "user", "content": "the cat"}]
 

@@ -13,7 +13,7 @@ from kedge.parallel import ALONE
 from kedge.rewards.function import FunctionReward
 from kedge.rewards.scores import judge
 from kedge.rewards.weighted import WeightedReward
-from kedge.sampling.local.engine import Completion
+from kedge.sampling.completion import Completion
 
 PROMPTS = [Prompt("ask one"), Prompt("ask two")]
 ANSWERS = [Completion([5], [7, 8], [0.0, 0.0], "four", "eos"), Completion([5], [9], [0.0], "five", "eos")]

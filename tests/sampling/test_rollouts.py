@@ -5,7 +5,7 @@ import torch
 
 from kedge.models.scoring import score_tokens
 from kedge.parallel import ALONE
-from kedge.sampling.local.engine import Completion
+from kedge.sampling.completion import Completion
 from kedge.sampling.rollouts import collate, in_micro_batches
 
 CPU = torch.device("cpu")

@@ -24,7 +24,8 @@ from kedge.parallel import ALONE, Processes
 from kedge.rewards.build import RewardLike, build_reward, refuse_missing_columns
 from kedge.rewards.foreign import TrainerState
 from kedge.rewards.scores import AT_REST, Reward, judge
-from kedge.sampling.local.engine import Completion, Engine
+from kedge.sampling.completion import Completion
+from kedge.sampling.local.engine import Engine
 from kedge.sampling.rollouts import collate, generate, in_micro_batches
 from kedge.sampling.settings import Sampling
 

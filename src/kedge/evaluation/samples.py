@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from kedge.data.records import Prompt
-from kedge.sampling.local.engine import Completion
+from kedge.sampling.completion import Completion
 
 
 def sample_rows(

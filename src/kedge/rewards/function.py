@@ -18,7 +18,7 @@ from kedge.rewards.foreign import RewardFunction, TrainerState, as_plain, own_co
 from kedge.rewards.scores import AT_REST, Scores, shown
 from kedge.rewards.waiting import together
 from kedge.runs.interrupts import Terminated
-from kedge.sampling.local.engine import Completion
+from kedge.sampling.completion import Completion
 
 Item = float | list[float] | None
 """What a function gives for a sample: a score, one a token, or that it does not judge it."""

@@ -12,7 +12,7 @@ from kedge.rewards.foreign import RewardFunction, TrainerState, import_function
 from kedge.rewards.function import FunctionReward, Item
 from kedge.rewards.pool import OWN_MODULE, Reply, WorkerPool
 from kedge.rewards.scores import AT_REST, Failure, Reason, Scores, shown
-from kedge.sampling.local.engine import Completion
+from kedge.sampling.completion import Completion
 
 REASONS: dict[Literal["raised", "hung", "died"], Reason] = {"raised": "errors", "hung": "timeouts", "died": "deaths"}
 FIXES: dict[Reason, str] = {

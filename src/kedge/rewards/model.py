@@ -9,7 +9,7 @@ from kedge.errors import RewardError, RewardNotFiniteError
 from kedge.models.reward_model import RewardModel
 from kedge.rewards.foreign import TrainerState
 from kedge.rewards.scores import AT_REST, Scores, shown
-from kedge.sampling.local.engine import Completion
+from kedge.sampling.completion import Completion
 
 
 class ModelReward:

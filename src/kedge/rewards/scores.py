@@ -8,7 +8,7 @@ from kedge.data.records import Prompt, plain
 from kedge.parallel import Processes
 from kedge.rewards.foreign import TrainerState
 from kedge.runs.progress import say
-from kedge.sampling.local.engine import Completion
+from kedge.sampling.completion import Completion
 
 AT_REST = TrainerState()
 """Where nothing trains."""

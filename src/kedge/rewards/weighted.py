@@ -9,7 +9,7 @@ from kedge.rewards.foreign import TrainerState
 from kedge.rewards.function import FunctionReward
 from kedge.rewards.scores import AT_REST, Failure, Reward, Scores, shown
 from kedge.rewards.waiting import together
-from kedge.sampling.local.engine import Completion
+from kedge.sampling.completion import Completion
 
 
 class WeightedReward:

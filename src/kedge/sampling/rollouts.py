@@ -8,7 +8,8 @@ from torch import Tensor
 
 from kedge.models.batch import by_token_budget, padded
 from kedge.parallel import Processes
-from kedge.sampling.local.engine import Completion, Engine
+from kedge.sampling.completion import Completion
+from kedge.sampling.local.engine import Engine
 from kedge.sampling.settings import Sampling
 
 

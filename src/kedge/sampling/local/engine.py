@@ -13,12 +13,11 @@ from torch import Tensor
 
 from kedge.errors import DataError
 from kedge.models.language_model import LanguageModel
+from kedge.sampling.completion import Completion
 from kedge.sampling.local.columns import ColumnDecoder
-from kedge.sampling.local.request import Completion, Request
+from kedge.sampling.local.request import Request
 from kedge.sampling.local.slots import SlotDecoder, slot_decoder
 from kedge.sampling.settings import Sampling, random_stream, refuse_not_finite
-
-__all__ = ["Completion", "Engine", "Request"]
 
 # Rows that are written at a time, at most: what the cache and the logits take grows with them.
 MAX_ROWS = 256

@@ -2,29 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from kedge.data.encode import Tokenizer, decode_answer
+from kedge.sampling.completion import Completion, FinishReason
 from kedge.sampling.settings import Sampling
-
-FinishReason = Literal["eos", "stop", "length", "cancelled"]
-
-
-@dataclass(frozen=True)
-class Completion:
-    """One answer."""
-
-    prompt_ids: list[int]
-    ids: list[int]
-    """The answer's tokens as drawn, EOS included."""
-    logprobs: list[float]
-    """Of each, in nats, under the distribution it was drawn from."""
-    text: str
-    """Without special tokens, and cut before a stop string."""
-    finish_reason: FinishReason
-    """``eos``, ``stop`` (a stop string), ``length`` (cut off), or ``cancelled``."""
-    version: int = 0
-    """Of the weights that drew its last token (see :meth:`kedge.sampling.local.engine.Engine.weights_changed`)."""
 
 
 @dataclass(eq=False)
@@ -41,8 +22,8 @@ class Request:
     logprobs: list[float] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     """None while it is being written."""
-    version: int = 0
-    """Of the weights that drew its last token."""
+    versions: list[int] = field(default_factory=list)
+    """Of the weights that drew each token."""
 
     @property
     def known_ids(self) -> list[int]:
@@ -71,7 +52,7 @@ class Request:
         """The next token has been drawn."""
         self.ids.append(token)
         self.logprobs.append(logprob)
-        self.version = version
+        self.versions.append(version)
         if token in self.eos_ids:
             self.finish_reason = "eos"
         elif self.sampling.stop_strings and any(stop in self._whole_text for stop in self.sampling.stop_strings):
@@ -82,7 +63,7 @@ class Request:
     def completion(self) -> Completion:
         """The answer; only of a request that is finished."""
         assert self.finish_reason is not None
-        return Completion(self.prompt_ids, self.ids, self.logprobs, self.text, self.finish_reason, self.version)
+        return Completion(self.prompt_ids, self.ids, self.logprobs, self.text, self.finish_reason, self.versions)
 
     @property
     def _whole_text(self) -> str:

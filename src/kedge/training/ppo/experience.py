@@ -14,7 +14,7 @@ from kedge.models.language_model import LanguageModel
 from kedge.models.scoring import score_tokens, value_tokens
 from kedge.parallel import Processes
 from kedge.rewards.scores import Scores
-from kedge.sampling.local.engine import Completion
+from kedge.sampling.completion import Completion
 from kedge.sampling.rollouts import Rollouts, in_micro_batches
 from kedge.training.not_finite import refuse_not_finite
 from kedge.training.ppo.batch import Batch, estimate_advantages, token_rewards

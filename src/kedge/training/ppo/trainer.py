@@ -25,7 +25,8 @@ from kedge.rewards.foreign import TrainerState
 from kedge.rewards.scores import Scores, judge
 from kedge.runs.callbacks import CallbackLike
 from kedge.runs.folder import Metrics, RunFolder, report
-from kedge.sampling.local.engine import Completion, Engine
+from kedge.sampling.completion import Completion
+from kedge.sampling.local.engine import Engine
 from kedge.sampling.rollouts import Rollouts, collate, generate
 from kedge.storage.writing import whole_folder
 from kedge.training.fingerprints import of_rewards, of_rows, of_weights
