@@ -7,11 +7,12 @@ import torch
 
 from kedge.data.records import Prompt
 from kedge.errors import ConfigError, DataError, RewardError
-from kedge.evaluation.evaluate import Comparison, Evaluation, evaluate, evaluate_policy, sequence_kl
+from kedge.evaluation.evaluate import Comparison, Evaluation, evaluate, measure_policy, sequence_kl
 from kedge.parallel import ALONE
 from kedge.rewards.function import FunctionReward
 from kedge.rewards.weighted import WeightedReward
 from kedge.sampling.completion import Completion
+from kedge.sampling.local.engine import Engine
 from kedge.sampling.settings import Sampling
 
 PROMPTS = [Prompt(text) for text in ("the cat", "a little ship and", "the dog ran to", "x")]
@@ -26,14 +27,18 @@ def by_hand(lm, completion, temperature):
     return sum(log_p[t - 1, ids[t]].item() for t in range(start, len(ids)))
 
 
+def measured(lm, *args, **kwargs):
+    return measure_policy(lm, Engine(lm), *args, **kwargs)
+
+
 def test_kl_of_a_model_from_itself_is_zero(tiny_lm):
-    result = evaluate_policy(tiny_lm("llama"), PROMPTS, LETTERS, SAMPLING, reference=tiny_lm("llama"))
+    result = measured(tiny_lm("llama"), PROMPTS, LETTERS, SAMPLING, reference=tiny_lm("llama"))
     assert result.kl == [0.0] * 4
 
 
 def test_kl_is_a_sum_over_the_tokens(tiny_lm):
     lm, other = tiny_lm("llama"), tiny_lm("llama", seed=1)
-    result = evaluate_policy(lm, PROMPTS, LETTERS, SAMPLING, reference=other)
+    result = measured(lm, PROMPTS, LETTERS, SAMPLING, reference=other)
     want = [by_hand(lm, c, 0.8) - by_hand(other, c, 0.8) for c in result.completions]
     assert result.kl == pytest.approx(want, abs=1e-3)
     assert result.summary()["kl"] > 0.5
@@ -42,13 +47,13 @@ def test_kl_is_a_sum_over_the_tokens(tiny_lm):
 
 def test_answers_and_scores(tiny_lm):
     lm = tiny_lm("qwen3")
-    result = evaluate_policy(lm, PROMPTS, LETTERS, SAMPLING, seed=3)
+    result = measured(lm, PROMPTS, LETTERS, SAMPLING, seed=3)
     assert result.kl is None
     assert "kl" not in result.summary()
     assert result.scores == {"letters": [len(c.text) for c in result.completions]}
     assert [c.prompt_ids for c in result.completions] == [lm.tokenizer(p.text).input_ids for p in PROMPTS]
-    again = evaluate_policy(lm, PROMPTS, LETTERS, SAMPLING, seed=3)
-    other = evaluate_policy(lm, PROMPTS, LETTERS, SAMPLING, seed=4)
+    again = measured(lm, PROMPTS, LETTERS, SAMPLING, seed=3)
+    other = measured(lm, PROMPTS, LETTERS, SAMPLING, seed=4)
     ids = [[c.ids for c in e.completions] for e in (result, again, other)]
     assert ids[0] == ids[1] != ids[2]
 
@@ -58,20 +63,20 @@ def test_the_parts_of_a_reward_are_reported(tiny_lm):
         (1.0, FunctionReward(lambda prompts, completions: [len(text) for text in completions], "letters")),
         (-0.5, FunctionReward(lambda prompts, completions: [None, *[2.0] * (len(completions) - 1)], "manners")),
     ]
-    result = evaluate_policy(tiny_lm("llama"), PROMPTS, {"score": WeightedReward(parts)} | LETTERS, SAMPLING)
+    result = measured(tiny_lm("llama"), PROMPTS, {"score": WeightedReward(parts)} | LETTERS, SAMPLING)
     letters = [len(completion.text) for completion in result.completions]
     assert result.scores["score"] == [letters[0], *[n - 1.0 for n in letters[1:]]]
     summary = result.summary()
     assert (summary["rewards/letters"], summary["rewards/manners"]) == (pytest.approx(sum(letters) / 4), 2.0)
     assert [row["scores"]["manners"] for row in result.samples()] == [None, 2.0, 2.0, 2.0]
-    alone = evaluate_policy(tiny_lm("llama"), PROMPTS, {"score": WeightedReward(parts[:1])}, SAMPLING)
+    alone = measured(tiny_lm("llama"), PROMPTS, {"score": WeightedReward(parts[:1])}, SAMPLING)
     assert not any(name.startswith("rewards/") for name in alone.summary())  # the score itself
 
 
 def test_a_prompt_keeps_its_random_numbers_whatever_the_policy(tiny_lm):
     """The same weights under another name answer the same, and a prompt's answer does not hang on the others."""
-    few = evaluate_policy(tiny_lm("llama"), PROMPTS[:2], LETTERS, SAMPLING)
-    all_of_them = evaluate_policy(tiny_lm("llama"), PROMPTS, LETTERS, SAMPLING)
+    few = measured(tiny_lm("llama"), PROMPTS[:2], LETTERS, SAMPLING)
+    all_of_them = measured(tiny_lm("llama"), PROMPTS, LETTERS, SAMPLING)
     assert [c.ids for c in few.completions] == [c.ids for c in all_of_them.completions[:2]]
 
 
@@ -108,7 +113,7 @@ def test_a_judge_that_abstains():
 
 def test_a_prompt_too_long(tiny_lm):
     with pytest.raises(DataError, match="more than the model's 128 positions"):
-        evaluate_policy(tiny_lm("llama"), [Prompt("the cat " * 80)], LETTERS, SAMPLING)
+        measured(tiny_lm("llama"), [Prompt("the cat " * 80)], LETTERS, SAMPLING)
 
 
 def always_one(prompts, completions):

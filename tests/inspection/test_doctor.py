@@ -188,7 +188,7 @@ class TestModels:
 
     def test_a_sampler_that_notes_something_else(self, findings):
         def broken(ppo):
-            generate = ppo.engine.generate
+            generate = ppo.sampler.generate
 
             def wrong(*args, **kwargs):
                 answers = generate(*args, **kwargs)
@@ -196,7 +196,7 @@ class TestModels:
                     answer.logprobs[0] += 0.01
                 return answers
 
-            ppo.engine.generate = wrong
+            ppo.sampler.generate = wrong
 
         found = findings(broken)
         assert {"sampler and forward pass agree", "first minibatch"} <= failed(found)

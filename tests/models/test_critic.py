@@ -6,10 +6,9 @@ from transformers import AutoModelForSequenceClassification
 
 from kedge.errors import ModelError
 from kedge.models.batch import padded
-from kedge.models.critic import load_critic, new_critic, save_critic
+from kedge.models.critic import SharedCritic, new_critic
 from kedge.models.reward_model import load_reward_model, new_reward_model
 from kedge.models.scalar import ScalarHead, ScalarModel
-from kedge.models.scoring import score_tokens, value_tokens
 
 SEQUENCES = [[5, 6, 7, 8, 9], [10, 11, 12]]
 
@@ -17,10 +16,9 @@ SEQUENCES = [[5, 6, 7, 8, 9], [10, 11, 12]]
 def values(critic, lm):
     tokens, _ = padded(SEQUENCES, 0, torch.device("cpu"))
     mask = torch.tensor([[False, True, True, True, True], [False, True, True, False, False]])
-    found = value_tokens(critic, tokens, mask, lm)
-    if isinstance(critic, ScalarHead):  # off the policy's own pass
-        together = score_tokens(lm, tokens, mask, temperature=1.0, value_head=critic).values
-        assert torch.allclose(found, together, atol=1e-5)
+    found = critic.values(tokens, mask)
+    together = critic.score(lm, tokens, mask, temperature=1.0).values  # shared: off the policy's own pass
+    assert torch.allclose(found, together, atol=1e-5)
     return found
 
 
@@ -32,9 +30,9 @@ def test_round_trip(tiny_lm, tmp_path, kind):
     assert values(critic, lm).eq(0).all()  # an untrained critic claims nothing
     for weight in critic.parameters():
         weight.add_(0.1)
-    save_critic(critic, tmp_path / "critic")
+    critic.save(tmp_path / "critic")
     assert (tmp_path / "critic" / "value_head.safetensors").is_file()
-    load_critic(again, tmp_path / "critic")
+    again.load_weights(tmp_path / "critic")
     want = values(critic, lm)
     assert want.abs().max() > 0.01
     assert torch.equal(values(again, lm), want)
@@ -78,13 +76,14 @@ def test_reward_model_with_another_tokenizer(tiny_lm, gpt2_tokenizer, tmp_path):
 def test_refuses_what_does_not_fit(tiny_lm, tmp_path):
     lm = tiny_lm("llama")
     with pytest.raises(ModelError, match="head is missing"):
-        load_critic(ScalarHead(32), tmp_path)
-    save_critic(ScalarHead(16), tmp_path / "narrow")
+        SharedCritic(lm).load_weights(tmp_path)
+    (tmp_path / "narrow").mkdir()
+    ScalarHead(16).write(tmp_path / "narrow/value_head.safetensors")
     with pytest.raises(ModelError, match="needs"):
-        load_critic(new_critic("shared", lm), tmp_path / "narrow")
+        new_critic("shared", lm).load_weights(tmp_path / "narrow")
     lm.save(tmp_path / "policy")
     with pytest.raises(ModelError, match="head is missing"):
-        load_critic(new_critic("separate", lm), tmp_path / "policy")
+        new_critic("separate", lm).load_weights(tmp_path / "policy")
 
 
 def test_a_classifier_with_more_labels_gives_no_head(tiny_lm, tmp_path):

@@ -28,8 +28,8 @@ def test_head_round_trip(tmp_path):
     head, other = ScalarHead(3), ScalarHead(3)
     torch.nn.init.normal_(head.linear.weight)
     torch.nn.init.ones_(head.linear.bias)
-    head.save(tmp_path / "h.safetensors")
-    other.load(tmp_path / "h.safetensors")
+    head.write(tmp_path / "h.safetensors")
+    other.read(tmp_path / "h.safetensors")
     assert torch.equal(other.linear.weight, head.linear.weight)
     assert other.linear.bias.item() == 1
 
@@ -47,12 +47,12 @@ def test_head_round_trip(tmp_path):
 def test_head_loads_strictly(tmp_path, state):
     save_file(state, tmp_path / "h.safetensors")
     with pytest.raises(ModelError, match=r"h\.safetensors: holds .* but this trunk needs"):
-        ScalarHead(3).load(tmp_path / "h.safetensors")
+        ScalarHead(3).read(tmp_path / "h.safetensors")
 
 
 def test_head_file_missing(tmp_path):
     with pytest.raises(ModelError, match=r"h\.safetensors: the head is missing"):
-        ScalarHead(3).load(tmp_path / "h.safetensors")
+        ScalarHead(3).read(tmp_path / "h.safetensors")
 
 
 def test_trunk_is_a_copy(tiny_lm):
@@ -62,7 +62,7 @@ def test_trunk_is_a_copy(tiny_lm):
     with torch.no_grad():
         scalar.trunk.norm.weight.add_(1)
     assert torch.equal(lm.model.model.norm.weight, before)
-    twin = scalar.copy()
+    twin = ScalarModel.like(scalar)
     with torch.no_grad():
         twin.head.linear.bias.fill_(3)
     assert scalar.head.linear.bias.item() == 0
@@ -72,12 +72,12 @@ def test_trunk_is_a_copy(tiny_lm):
 def test_model_round_trip_and_missing_head(arch, tiny_lm, tmp_path):
     scalar = ScalarModel.from_trunk_of(tiny_lm(arch).model).eval()
     torch.nn.init.normal_(scalar.head.linear.weight)
-    scalar.save(tmp_path, "head.safetensors")
-    again = ScalarModel.load(tmp_path, "head.safetensors").eval()
+    scalar.save(tmp_path)
+    again = ScalarModel.load(tmp_path).eval()
     tokens = torch.tensor([[5, 6, 7, 8]])
     values = scalar(tokens)
     assert values.abs().min() > 0
     assert torch.equal(again(tokens), values)
-    (tmp_path / "head.safetensors").unlink()
+    (tmp_path / "score_head.safetensors").unlink()
     with pytest.raises(ModelError, match="head is missing"):
-        ScalarModel.load(tmp_path, "head.safetensors")
+        ScalarModel.load(tmp_path)

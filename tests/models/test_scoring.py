@@ -6,7 +6,7 @@ import torch
 from kedge.models.batch import padded
 from kedge.models.critic import new_critic
 from kedge.models.scalar import ScalarHead
-from kedge.models.scoring import score_tokens, value_tokens
+from kedge.models.scoring import score_tokens
 
 PROMPTS = [3, 9, 5, 1]
 RESPONSES = [4, 7, 1, 12]
@@ -56,7 +56,7 @@ def test_padded_batch_is_each_alone_by_hand(batch):
     assert torch.allclose(score_tokens(lm, tokens, mask, temperature=0.7).logprobs, scores.logprobs, atol=1e-6)
     critic = new_critic("separate", lm)
     critic.head.load_state_dict(head.state_dict())
-    separate = value_tokens(critic, tokens, mask, lm)
+    separate = critic.values(tokens, mask)
     for row, (ids, start) in enumerate(zip(sequences, PROMPTS, strict=True)):
         logprobs, entropies, hidden = by_hand(lm, ids, start, 0.7)
         # The value of a token is read before it: of the first response token, at the last prompt token.

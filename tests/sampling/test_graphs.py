@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from kedge.engine import graphs
 
+from kedge.sampling.local import graphs
 from kedge.sampling.local.engine import Engine
 from kedge.sampling.local.graphs import StepGraphs, rows_bucket
 from kedge.sampling.settings import Sampling

@@ -183,7 +183,7 @@ class TestRequests:
         with torch.no_grad():
             for weight in lm.model.parameters():
                 weight.add_(0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel())))
-        engine.weights_changed()
+        engine.publish(lm.weights(), 1)
         while engine.step():
             pass
         for prompt, start, request in zip(prompts, before, requests, strict=True):

@@ -4,15 +4,20 @@ import pytest
 
 from kedge.config.settings import write_recipe
 from kedge.errors import DataError
+from kedge.sampling.local.engine import Engine
 from kedge.sampling.settings import Sampling
 from kedge.serving.chat import Chat, trained_sampling
+
+
+def chat_with(lm, sampling, **kwargs):
+    return Chat(lm, Engine(lm), sampling, **kwargs)
 
 
 def prompts_of(chat, monkeypatch, lines):
     """The prompts that the model was asked with, as text."""
     asked = []
     monkeypatch.setattr(
-        "kedge.serving.chat.Engine.stream",
+        "kedge.sampling.local.engine.Engine.stream",
         lambda self, ids, sampling, seed: asked.append((ids, sampling, seed)) or iter("ok"),
     )
     for line in lines:
@@ -21,7 +26,7 @@ def prompts_of(chat, monkeypatch, lines):
 
 
 def test_it_remembers(tiny_lm, monkeypatch):
-    chat = Chat(tiny_lm("llama"), Sampling(4), system="be kind")
+    chat = chat_with(tiny_lm("llama"), Sampling(4), system="be kind")
     texts, asked = prompts_of(chat, monkeypatch, ["the cat", "the dog"])
     assert texts == [
         "<|system|>be kind<eos><|user|>the cat<eos><|assistant|>",
@@ -33,12 +38,12 @@ def test_it_remembers(tiny_lm, monkeypatch):
 
 
 def test_without_a_template_it_goes_on_with_the_text(tiny_lm, stories, monkeypatch):
-    texts, _ = prompts_of(Chat(stories, Sampling(4)), monkeypatch, ["Once upon", "One day"])
+    texts, _ = prompts_of(chat_with(stories, Sampling(4)), monkeypatch, ["Once upon", "One day"])
     assert [text.removeprefix("<s>").strip() for text in texts] == ["Once upon", "One day"]
 
 
 def test_it_forgets_the_oldest_first(tiny_lm, monkeypatch):
-    chat = Chat(tiny_lm("llama"), Sampling(500))  # 128 positions
+    chat = chat_with(tiny_lm("llama"), Sampling(500))  # 128 positions
     lines = [f"the cat sat on the mat and {i}" for i in range(8)]
     texts, asked = prompts_of(chat, monkeypatch, lines)
     assert all(sampling.max_new_tokens == 64 for _, sampling, _ in asked)
@@ -63,7 +68,7 @@ def streams(monkeypatch, *pieces, error=None):
         if error:
             raise error
 
-    monkeypatch.setattr("kedge.serving.chat.Engine.stream", stream)
+    monkeypatch.setattr("kedge.sampling.local.engine.Engine.stream", stream)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +76,7 @@ def streams(monkeypatch, *pieces, error=None):
 )
 @pytest.mark.parametrize("how", ["Ctrl-C in the model", "Ctrl-C at the terminal"])
 def test_an_answer_that_is_broken_off(tiny_lm, monkeypatch, pieces, turns, how):
-    chat = Chat(tiny_lm("llama"), Sampling(4))
+    chat = chat_with(tiny_lm("llama"), Sampling(4))
     streams(monkeypatch, "hello")
     list(chat.say("hi"))
     if how == "Ctrl-C in the model":
@@ -92,7 +97,7 @@ def test_an_answer_that_is_broken_off(tiny_lm, monkeypatch, pieces, turns, how):
 
 
 def test_a_line_that_is_too_long_costs_nothing(tiny_lm, monkeypatch):
-    chat = Chat(tiny_lm("llama"), Sampling(16))
+    chat = chat_with(tiny_lm("llama"), Sampling(16))
     streams(monkeypatch, "hello")
     list(chat.say("hi"))
     before = list(chat.turns)

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from kedge import storage
 from kedge.errors import StorageError
+from kedge.storage import writing
 from kedge.storage.writing import old_of, remove_folder, strict_json, whole_folder, write_text
 
 
@@ -94,7 +94,7 @@ def test_where_folders_cannot_change_places(tmp_path, monkeypatch, how):
         with whole_folder(tmp_path / "a") as aside:
             (aside / "file").write_text(text)
 
-    monkeypatch.setattr(storage, "_exchange", lambda *_: False)
+    monkeypatch.setattr(writing, "_exchange", lambda *_: False)
     write("old")
     rename, calls = os.rename, []
 

@@ -9,7 +9,6 @@ import torch
 from kedge import PPO, PPOConfig
 from kedge.models.critic import new_critic
 from kedge.models.scalar import ScalarHead
-from kedge.models.scoring import value_tokens
 from kedge.parallel import ALONE
 from kedge.sampling.local.engine import Engine
 from kedge.sampling.rollouts import collate
@@ -97,7 +96,7 @@ class UpdateSetup:
 
     @torch.no_grad()
     def values(self, tokens, mask):
-        return value_tokens(self.critic, tokens, mask, self.lm)
+        return self.critic.values(tokens, mask)
 
     def update(self, step=0, kl_coef=0.0, **changes):
         batch = replace(self.batch, **changes)

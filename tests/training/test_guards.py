@@ -411,7 +411,7 @@ class TestNotFinite:
     def test_what_was_at_hand_is_of_that_step_alone(self, make_ppo, tmp_path):
         """And not of the reward's trial before it."""
         ppo = make_ppo(settings={"steps": 1}, run=tmp_path / "run")
-        generate, calls = ppo.engine.generate, []
+        generate, calls = ppo.sampler.generate, []
 
         def broken(*args, **kwargs):
             calls.append(None)
@@ -419,7 +419,7 @@ class TestNotFinite:
                 raise NotFiniteError("logits")
             return generate(*args, **kwargs)
 
-        ppo.engine.generate = broken
+        ppo.sampler.generate = broken
         ppo.train()
         assert {*torch.load(tmp_path / "run/not_finite/step-000001.pt")} == {"prompts"}
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from kedge import PPO, PPOConfig, SFTConfig
 from kedge.errors import ConfigError, NumericsError, RewardError
-from kedge.models.critic import load_critic, new_critic
+from kedge.models.critic import new_critic
 from kedge.models.language_model import load_language_model
 from kedge.models.reward_model import new_reward_model
 from kedge.sampling.local.engine import Engine
@@ -192,7 +192,7 @@ def test_save(make_ppo, tiny_lm, tmp_path, vector, critic):
     again = load_language_model(tmp_path / "out", device="cpu")
     assert torch.equal(vector(again.model), vector(ppo.policy.model))
     critic_again = new_critic(critic, again)
-    load_critic(critic_again, tmp_path / "out/critic")
+    critic_again.load_weights(tmp_path / "out/critic")
     assert torch.equal(vector(critic_again), vector(ppo.critic))
     assert not torch.equal(vector(again.model), vector(tiny_lm("llama").model))
     PPO(tmp_path / "out", ["the cat"], by_low_token, PPOConfig(device="cpu"), progress=False)
@@ -204,7 +204,7 @@ def test_the_reference_stays_and_the_policy_is_the_model_given(make_ppo, tiny_lm
     start = vector(lm.model)
     kl = [metrics["objective/kl"] for metrics in ppo]
     assert torch.equal(vector(ppo.reference.model), start)
-    assert ppo.policy.model is lm.model is ppo.engine.lm.model
+    assert ppo.policy.model is lm.model is ppo.sampler.lm.model
     assert not torch.equal(vector(lm.model), start)
     assert kl[0] == pytest.approx(0, abs=1e-5)
     assert abs(kl[2]) > 1e-3
@@ -339,7 +339,7 @@ def test_autocast_computes_in_bfloat16_and_keeps_the_weights(make_ppo, critic):
     share = [metrics["objective/scores"] for metrics in ppo]
     assert set(seen) == {torch.bfloat16}
     assert {weight.dtype for weight in ppo.policy.model.parameters()} == {torch.float32}
-    assert isinstance(ppo.engine._decoder, SlotDecoder)
+    assert isinstance(ppo.sampler._decoder, SlotDecoder)
     assert sum(share[-3:]) / 3 > share[0] + 0.1
 
 

@@ -7,7 +7,7 @@ import pandas
 import pytest
 
 from kedge.errors import ConfigError, DataError
-from kedge.evaluation.evaluate import evaluate_policy
+from kedge.evaluation.evaluate import measure_policy
 
 TEXTS = ["the cat", "a dog ran", "Once upon", "red house", "the mat and", "a little ship"]
 LONG = "the cat sat on the mat and the dog ran to the red house " * 20
@@ -37,7 +37,9 @@ def test_a_message_that_the_prompt_begins_is_continued(make_ppo, tiny_tokenizer)
     begun = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat on"}]
     ppo = make_ppo(reward, prompts=[begun, *([{"role": "user", "content": text}] for text in TEXTS)])
     assert tiny_tokenizer.decode(ppo.prompts[0].ids) == "<|user|>the cat<eos><|assistant|>sat on"
-    evaluation = evaluate_policy(ppo.policy, [ppo.prompts[0].record], {"score": ppo.reward}, ppo.config.sampling)
+    evaluation = measure_policy(
+        ppo.policy, ppo.sampler, [ppo.prompts[0].record], {"score": ppo.reward}, ppo.config.sampling
+    )
     assert evaluation.completions[0].prompt_ids == ppo.prompts[0].ids
     assert seen == [(begun, [{"role": "assistant", "content": evaluation.completions[0].text}])]  # what it adds
 

@@ -11,8 +11,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from kedge import PPOConfig
+from kedge.models.critic import SharedCritic
 from kedge.models.language_model import LanguageModel
-from kedge.models.scalar import ScalarHead
 from kedge.parallel import ALONE
 from kedge.training.ppo.batch import Batch
 from kedge.training.ppo.trust_region import TrustRegion
@@ -162,15 +162,14 @@ def test_kl_in_the_loss_has_the_gradient_of_the_exact_kl(vector):
     )
     before, expected_change = vector(policy), 0.0
     for answer in range(7):
-        model, critic = copy.deepcopy(policy), ScalarHead(16)
+        lm = LanguageModel(copy.deepcopy(policy), None, ())
+        model, critic = lm.model, SharedCritic(lm)
         put = lambda x, at=answer: torch.tensor([[0, 0, x[at].item()]])  # noqa: E731
         zeros = torch.zeros(1, 3)
         tokens, mask = torch.tensor([[3, 5, answer]]), torch.tensor([[False, False, True]])
         batch = Batch(tokens, torch.tensor([3]), mask, put(log_old), put(log_ref), zeros, zeros, zeros)
         optimizer = torch.optim.SGD([*model.parameters(), *critic.parameters()], lr=1.0)
-        update = Update(
-            LanguageModel(model, None, ()), critic, optimizer, settings, ALONE, TrustRegion(optimizer, None)
-        )
+        update = Update(lm, critic, optimizer, settings, ALONE, TrustRegion(optimizer, None))
         update(batch, 1, 1.0)
         expected_change += log_old[answer].exp().item() * (vector(model) - before)
     assert torch.allclose(-expected_change, want, atol=1e-5)

@@ -12,8 +12,8 @@ ENGINE_BUGS = [
     Mutant(
         "sampler-temperature-left-out",
         SAMPLING,
-        "self._truncated(logits.float() / self.temperature)",
-        "self._truncated(logits.float())",
+        "kept = self._truncated(logits.float() / self.temperature)",
+        "kept = self._truncated(logits.float())",
         ("tests/sampling/test_engine.py", "tests/sampling/test_slots.py", "tests/sampling/test_sampling.py"),
         "answers are drawn at temperature 1",
     ),
@@ -36,8 +36,8 @@ ENGINE_BUGS = [
     Mutant(
         "first-request-ignored",
         ENGINE,
-        "self._request(ids, sampling, seed, first_request + i,",
-        "self._request(ids, sampling, seed, i,",
+        "self.request(ids, sampling, seed, first_request + i,",
+        "self.request(ids, sampling, seed, i,",
         (
             "tests/sampling/test_engine.py",
             "tests/sampling/test_slots.py",
@@ -203,8 +203,8 @@ ENGINE_BUGS = [
     Mutant(
         "old-weights-cache",
         ENGINE,
-        "        self.version += 1\n        self._requeue()",
-        "        self.version += 1",
+        "        self.version = version\n        self._requeue()",
+        "        self.version = version",
         ENGINE_TESTS,
         "answers go on from keys and values of weights that are gone",
     ),
@@ -219,8 +219,8 @@ ENGINE_BUGS = [
     Mutant(
         "cancelled-but-still-written",
         ENGINE,
-        "        self._drop_finished()\n\n    def weights_changed",
-        "\n    def weights_changed",
+        "        self._drop_finished()\n\n    @torch.no_grad()\n    def publish",
+        "\n    @torch.no_grad()\n    def publish",
         ENGINE_TESTS,
         "a cancelled request keeps its slot",
     ),
@@ -235,8 +235,8 @@ ENGINE_BUGS = [
     Mutant(
         "burst-with-one-number",
         ENGINE,
-        "self._last, logprobs = self._draw(logits, ahead)",
-        "self._last, logprobs = self._draw(logits, 0)",
+        "self._last, logprobs, *top = self._draw(logits, ahead)",
+        "self._last, logprobs, *top = self._draw(logits, 0)",
         ENGINE_TESTS,
         "all tokens of a burst are drawn by the same random number",
     ),

@@ -121,8 +121,8 @@ SUPERVISED_MUTANTS = [
     Mutant(
         "supervised-weights-not-restored",
         SUPERVISED,
-        "        self.load(checkpoint / self.result)\n",
-        "",
+        "self.role.load_weights(checkpoint / self.result)",
+        "pass",
         RESUMED_SFT,
         "a resumed run begins with the base model's weights",
     ),

@@ -122,7 +122,7 @@ UNSEEN = [
     Mutant(
         "evaluated-under-autocast",
         "evaluation/evaluate.py",
-        "with torch.autocast(lm.device.type, enabled=False):",
+        "with torch.autocast(policy.device.type, enabled=False):",
         "if True:",
         ("tests/training/test_ppo.py::test_judges_are_not_in_autocast",),
         "held-out answers are judged in the precision of the policy",

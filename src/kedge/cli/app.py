@@ -196,13 +196,14 @@ def chat(
     from dataclasses import replace
 
     from kedge.models.language_model import load_language_model
+    from kedge.sampling.local.engine import Engine
     from kedge.serving.chat import Chat, trained_sampling
     from kedge.serving.terminal import converse
 
     asked: dict[str, Any] = {"temperature": temperature, "max_new_tokens": max_new_tokens, "top_p": top_p}
     sampling = replace(trained_sampling(Path(run)), **{k: v for k, v in asked.items() if v is not None})
     lm = load_language_model(run, trust_remote_code=trust_remote_code)
-    conversation = Chat(lm, sampling, system=system, seed=seed)
+    conversation = Chat(lm, Engine(lm), sampling, system=system, seed=seed)
     if system and not conversation.remembers:
         raise KedgeError(f"--system: the tokenizer of {run} has no chat template to say it in; leave it out")
     converse(conversation, console)

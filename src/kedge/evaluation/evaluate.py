@@ -27,6 +27,7 @@ from kedge.rewards.scores import AT_REST, Reward, judge
 from kedge.sampling.completion import Completion
 from kedge.sampling.local.engine import Engine
 from kedge.sampling.rollouts import collate, generate, in_micro_batches
+from kedge.sampling.sampler import Sampler, SamplerOf
 from kedge.sampling.settings import Sampling
 
 MICRO_BATCH_TOKENS = 16_384
@@ -72,8 +73,9 @@ class Evaluation:
         return sample_rows(self.prompts, self.completions, {**self.components, **self.scores}, self.kl, count=count)
 
 
-def evaluate_policy(
-    lm: LanguageModel,
+def measure_policy(
+    policy: LanguageModel,
+    sampler: Sampler,
     prompts: Sequence[Prompt],
     judges: Mapping[str, Reward],
     sampling: Sampling,
@@ -85,14 +87,19 @@ def evaluate_policy(
     processes: Processes = ALONE,
     state: TrainerState = AT_REST,
 ) -> Evaluation:
-    """Let ``lm`` answer every prompt once and measure the answers.
+    """Let a policy answer every prompt once, and measure the answers.
 
     Args:
+        policy: whose answers they are.
+        sampler: writes them, with the policy's weights.
+        prompts: what is asked.
         judges: ``{name: reward}``, the training reward and held-out metrics alike.
+        sampling: how it answers.
         ids: the prompts' tokens, where they are no longer what the tokenizer makes of them (cut).
         reference: also measure the sequence KL from it.
         seed: the same seed gives every policy the same random numbers for the same prompt.
         micro_batch_tokens: of the passes that measure the KL.
+        processes: each writes and judges a share.
         state: of the training, for judges that ask how far it is.
 
     Raises:
@@ -101,14 +108,14 @@ def evaluate_policy(
     if not prompts:
         return Evaluation([], [], {}, None)
     if ids is None:
-        ids = [encode_prompt(lm.tokenizer, prompt.text, origin=prompt.origin) for prompt in prompts]
-    completions = generate(Engine(lm), ids, sampling, processes, seed=seed)
-    with torch.autocast(lm.device.type, enabled=False):  # whatever the policy computes in, judges are judges
+        ids = [encode_prompt(policy.tokenizer, prompt.text, origin=prompt.origin) for prompt in prompts]
+    completions = generate(sampler, ids, sampling, processes, seed=seed)
+    with torch.autocast(policy.device.type, enabled=False):  # whatever the policy computes in, judges are judges
         scores = {name: judge(by, prompts, completions, processes, state) for name, by in judges.items()}
     divergence = None
     if reference is not None:
         temperature = sampling.temperature or 1.0
-        divergence = sequence_kl(lm, reference, completions, temperature, micro_batch_tokens, processes)
+        divergence = sequence_kl(policy, reference, completions, temperature, micro_batch_tokens, processes)
     sums = {name: judged.sums() for name, judged in scores.items()}
     failures: Counter[str] = Counter()
     for name, judged in scores.items():
@@ -175,6 +182,7 @@ def evaluate(
     reward: RewardLike | Sequence[RewardLike] | None = None,
     metrics: RewardLike | Sequence[RewardLike] = (),
     sampling: Sampling | None = None,
+    sampler: SamplerOf = Engine,
     tokenizer: str | Path | None = None,
     stop_tokens: str | Sequence[str] = (),
     columns: Mapping[str, str] | None = None,
@@ -193,6 +201,7 @@ def evaluate(
         prompts: a data source with a column ``prompt`` (or a table, or a list), that neither was trained on.
         reward: judges as ``score``. metrics: further judges, each under its own name.
         sampling: how both answer; default 64 tokens at temperature 1.
+        sampler: makes who writes a model's answers; by default the engine here.
         tokenizer: where the tokenizers are, when not beside the models. stop_tokens: end an answer, besides EOS.
         columns: ``{"prompt": "the data's name for it"}``. limit: at most so many prompts.
 
@@ -217,8 +226,13 @@ def evaluate(
     # A KL is of two distributions over the same tokens, on samples of the first.
     same = ours.tokenizer.get_vocab() == theirs.tokenizer.get_vocab() and sampling.is_whole
     reference = theirs if same else None
-    after = evaluate_policy(ours, records, judges, sampling, reference=reference, seed=seed)
-    return Comparison(evaluate_policy(theirs, records, judges, sampling, reference=reference, seed=seed), after)
+
+    def measured(lm: LanguageModel) -> Evaluation:
+        with sampler(lm) as writes:
+            return measure_policy(lm, writes, records, judges, sampling, reference=reference, seed=seed)
+
+    after = measured(ours)
+    return Comparison(measured(theirs), after)
 
 
 def named_judges(metrics: RewardLike | Sequence[RewardLike], **loading: Any) -> dict[str, Reward]:

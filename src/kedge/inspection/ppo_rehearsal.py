@@ -21,7 +21,7 @@ from kedge.models.language_model import LanguageModel, find, load_config, load_t
 from kedge.models.outline import outlined_language_model, outlined_reward_model
 from kedge.models.recompute import recomputing
 from kedge.models.reward_model import RewardModel
-from kedge.models.scoring import score_tokens, value_tokens
+from kedge.models.scoring import score_tokens
 from kedge.sampling.local.columns import ColumnDecoder
 from kedge.sampling.local.engine import MAX_ROWS, PREFILL_TOKENS
 from kedge.sampling.local.slots import SlotDecoder, sliding_windows
@@ -127,7 +127,7 @@ class PPORehearsal(Rehearsal):
         ledger.weights(self.lm.model, "policy", vocabulary=vocabulary_rows(self.lm.model))
         ledger.weights(trainer.reference.model, "reference")
         if trainer.critic is not None:
-            ledger.weights(trainer.critic, "critic")
+            ledger.weights(trainer.critic.module, "critic")
         for scorer in [*self.rewards, *self.judges]:
             ledger.weights(scorer.model, "reward")
         sizes = [len(prompt.ids) for prompt in trainer.prompts]
@@ -199,7 +199,7 @@ class PPORehearsal(Rehearsal):
         with self.running():
             score_tokens(self.trainer.reference, tokens, mask, temperature=self.config.temperature)
             if self.trainer.critic is not None:
-                value_tokens(self.trainer.critic, tokens, mask, self.lm)
+                self.trainer.critic.values(tokens, mask)
         return self.phase("score", self.ledger.seconds * self.tokens / tokens.numel())
 
     def _update(self) -> Phase:

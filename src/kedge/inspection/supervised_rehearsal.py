@@ -169,19 +169,18 @@ class SupervisedRehearsal(Rehearsal):
         self.module: nn.Module
         if work.pairs:
             self.scorer = outlined_reward_model(source, fake, part="policy", tokenizer=tokenizer, **how)
-            self.module = self.scorer.model
+            self.module, trunk = self.scorer.model, self.scorer.own_trunk()
             ledger.weights(self.module, "reward")
         else:
             self.lm = outlined_language_model(source, fake, tokenizer=tokenizer, **how)
             vars(self.lm)["head"] = untried_head(self.lm.model)  # there are no numbers to try it on
-            self.module = self.lm.model
+            self.module, trunk = self.lm.model, self.lm.own_trunk()
             ledger.weights(self.module, "policy", vocabulary=vocabulary_rows(self.lm.model))
         longest = max(example.size for example in work.examples)
-        model_config = getattr(self.module, "trunk", self.module).config
-        chosen = choose_micro_batch(model_config, machine.device, machine.total, longest)
+        chosen = choose_micro_batch(trunk.config, machine.device, machine.total, longest)
         self.config = config = config.with_micro_batch(chosen)
         if config.gradient_checkpointing:
-            enable_recomputing(self.module)
+            enable_recomputing(trunk)
         self._optimizer = make_optimizer([{"params": list(self.module.parameters()), "lr": 1.0}], config)
 
     @property

@@ -1,18 +1,94 @@
 """The critic: a trunk of its own with a value head, or a value head on the policy's trunk."""
 
+from abc import abstractmethod
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from kedge.errors import ModelError
-from kedge.models.head import hidden_size
+from kedge.models.head import hidden_size, last_hidden
 from kedge.models.language_model import LanguageModel
 from kedge.models.reward_model import RewardModel
+from kedge.models.role import Role
 from kedge.models.scalar import ScalarHead, ScalarModel
-
-Critic = ScalarModel | ScalarHead
-"""``ScalarModel``: separate trunk. ``ScalarHead``: reads the policy's hidden states."""
+from kedge.models.scoring import TokenScores, score_tokens, spread
 
 HEAD_FILE = "value_head.safetensors"
+
+
+class Critic(Role):
+    """V of the state in which each token is chosen."""
+
+    @abstractmethod
+    def values(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Values ``[B, L]`` of the masked tokens, 0.0 elsewhere.
+
+        Args:
+            tokens: ``[B, L]`` right-padded ids.
+            mask: ``[B, L]`` bool, True on the tokens whose values are asked for; never on column 0.
+        """
+
+    @abstractmethod
+    def score(self, policy: LanguageModel, tokens: Tensor, mask: Tensor, **how: Any) -> TokenScores:
+        """What ``policy`` says of the masked tokens, and their values, with as few passes as it takes.
+
+        Args:
+            policy: the one that the critic was made for.
+            tokens: as :meth:`values`.
+            mask: as :meth:`values`.
+            how: as :func:`kedge.models.scoring.score_tokens` takes it.
+        """
+
+
+class SeparateCritic(ScalarModel, Critic):
+    """A trunk of its own."""
+
+    head_file = HEAD_FILE
+
+    @property
+    def module(self) -> nn.Module:
+        return self
+
+    def own_trunk(self) -> PreTrainedModel:
+        return self.trunk
+
+    def values(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        return spread(self.head(last_hidden(self.trunk, tokens)[:, :-1][mask[:, 1:]]), mask)
+
+    def score(self, policy: LanguageModel, tokens: Tensor, mask: Tensor, **how: Any) -> TokenScores:
+        scores = score_tokens(policy, tokens, mask, **how)
+        return TokenScores(scores.logprobs, scores.entropy, self.values(tokens, mask))
+
+
+class SharedCritic(ScalarHead, Critic):
+    """A head that reads the policy's hidden states."""
+
+    def __init__(self, policy: LanguageModel) -> None:
+        super().__init__(hidden_size(policy.model))
+        self.policy = policy
+        self.to(policy.device)
+
+    @property
+    def module(self) -> nn.Module:
+        return self
+
+    def own_trunk(self) -> PreTrainedModel | None:
+        return None
+
+    def values(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        return spread(self(self.policy.hidden(tokens)[:, :-1][mask[:, 1:]]), mask)
+
+    def score(self, policy: LanguageModel, tokens: Tensor, mask: Tensor, **how: Any) -> TokenScores:
+        return score_tokens(policy, tokens, mask, value_head=self, **how)
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.write(folder / HEAD_FILE)
+
+    def load_weights(self, folder: Path) -> None:
+        self.read(folder / HEAD_FILE)
 
 
 def new_critic(kind: Literal["separate", "shared"], policy: LanguageModel, start: RewardModel | None = None) -> Critic:
@@ -20,37 +96,16 @@ def new_critic(kind: Literal["separate", "shared"], policy: LanguageModel, start
 
     Args:
         kind: ``separate`` copies a trunk, ``shared`` adds a head to the policy's.
+        policy: whose answers it judges.
         start: the reward model whose trunk and head a separate critic begins with; default the policy's trunk.
 
     Raises:
         ModelError: the reward model's tokenizer is not the policy's, so its trunk would read other words.
     """
     if kind == "shared":
-        return ScalarHead(hidden_size(policy.model)).to(policy.device)
+        return SharedCritic(policy)
     if start is None:
-        return ScalarModel.from_trunk_of(policy.model).eval()
+        return SeparateCritic.from_trunk_of(policy.model).eval()
     if start.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
         raise ModelError("critic_init='reward': the reward model has another tokenizer than the policy; use 'policy'")
-    model = start.model
-    return (ScalarModel.from_trunk_of(model) if not isinstance(model, ScalarModel) else model.copy()).eval()
-
-
-def save_critic(critic: Critic, folder: Path) -> None:
-    """A separate trunk as a Hugging Face folder; the head in ``value_head.safetensors``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if isinstance(critic, ScalarModel):
-        critic.save(folder, HEAD_FILE)
-    else:
-        critic.save(folder / HEAD_FILE)
-
-
-def load_critic(critic: Critic, folder: Path) -> None:
-    """Replace the critic's weights by those that :func:`save_critic` wrote, strictly.
-
-    Raises:
-        ModelError: trunk or head missing or misshapen.
-    """
-    if isinstance(critic, ScalarModel):
-        critic.load_weights(folder, HEAD_FILE)
-    else:
-        critic.load(folder / HEAD_FILE)
+    return start.copied_as(SeparateCritic).eval()

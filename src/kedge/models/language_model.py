@@ -1,5 +1,6 @@
 """A causal language model with its tokenizer, loaded strictly and saved so that plain ``transformers`` loads it."""
 
+import copy
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 import kedge.models.lstm  # noqa: F401, so that transformers' Auto classes know it
@@ -16,7 +18,8 @@ from kedge.config.settings import several
 from kedge.data.encode import Tokenizer
 from kedge.data.hub import asked_if_it_answers
 from kedge.errors import ModelError
-from kedge.models.head import OutputHead, output_head, vocabulary_rows
+from kedge.models.head import OutputHead, last_hidden, output_head, trunk_of, vocabulary_rows
+from kedge.models.role import Role
 from kedge.runs.progress import say
 from kedge.storage.checkpoints import last_whole
 from kedge.storage.writing import old_of
@@ -40,12 +43,19 @@ SPARE_ROWS = 1024
 
 
 @dataclass(frozen=True)
-class LanguageModel:
+class LanguageModel(Role):
     """Model, tokenizer and the ids that end an answer."""
 
     model: PreTrainedModel
     tokenizer: Tokenizer
     eos_ids: tuple[int, ...]
+
+    @property
+    def module(self) -> PreTrainedModel:
+        return self.model
+
+    def own_trunk(self) -> PreTrainedModel:
+        return self.model
 
     @property
     def device(self) -> torch.device:
@@ -79,6 +89,18 @@ class LanguageModel:
         self.model.generation_config = settings
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """The trunk's last hidden states ``[B, L, H]`` of right-padded ``tokens [B, L]``."""
+        return last_hidden(trunk_of(self.model), tokens)
+
+    def frozen_copy(self) -> "LanguageModel":
+        """As it is now, and as it stays: a reference."""
+        return LanguageModel(copy.deepcopy(self.model).requires_grad_(False), self.tokenizer, self.eos_ids)
+
+    def weights(self) -> dict[str, Tensor]:
+        """All weights by name: the tensors themselves, and no copies."""
+        return self.model.state_dict()
 
     def load_weights(self, folder: Path) -> None:
         """Replace the weights by those that :meth:`save` wrote, in place."""

@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceCl
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from kedge.models.language_model import DType, LanguageModel, find, load_config, load_tokenizer, wrap
-from kedge.models.reward_model import HEAD_FILE, RewardModel, finished
+from kedge.models.reward_model import Classifier, RewardModel, TrunkAndHead, finished
 from kedge.models.scalar import ScalarModel
 
 Fake = AbstractContextManager[Any]
@@ -58,13 +58,15 @@ def outlined_reward_model(
     folder = find(source, part)
     config, how = load_config(folder, trust_remote_code=trust_remote_code), (trust_remote_code, attn_implementation)
     model: PreTrainedModel | ScalarModel
-    if (Path(folder) / HEAD_FILE).is_file() or type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        model = ScalarModel(_outlined(AutoModel, config, dtype, fake, *how))
+    kind: type[RewardModel]
+    own_head = (Path(folder) / ScalarModel.head_file).is_file()
+    if own_head or type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        kind, model = TrunkAndHead, ScalarModel(_outlined(AutoModel, config, dtype, fake, *how))
     else:
         config.num_labels = 1
-        model = _outlined(AutoModelForSequenceClassification, config, dtype, fake, *how)
+        kind, model = Classifier, _outlined(AutoModelForSequenceClassification, config, dtype, fake, *how)
     words = load_tokenizer(tokenizer or folder, key="tokenizer", trust_remote_code=trust_remote_code)
-    return finished(model, words, max_length)
+    return finished(kind, model, words, max_length)
 
 
 def _outlined(

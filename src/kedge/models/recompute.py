@@ -8,24 +8,22 @@ training: what is inside them stays as it is.
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from kedge.errors import ConfigError
-from kedge.models.scalar import ScalarModel
 
 
-def enable_recomputing(*modules: nn.Module) -> list[nn.Module]:
+def enable_recomputing(*models: PreTrainedModel) -> list[nn.Module]:
     """Switch it on for these models, whose layers then wait for training mode; returns those layers.
 
     Raises:
         ConfigError: a model has none.
     """
     layers: list[nn.Module] = []
-    for module in modules:
-        model: Any = module.trunk if isinstance(module, ScalarModel) else module
+    for model in models:
         found = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
         if not found or not getattr(model, "supports_gradient_checkpointing", False):
             raise ConfigError(f"gradient_checkpointing: {type(model).__name__} cannot do it; take it out")

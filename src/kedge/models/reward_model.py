@@ -7,10 +7,11 @@ That class finds the last token as the last one that is not the pad token. So a 
 here: the EOS is appended to plain text only where it is another token.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -35,24 +36,47 @@ from kedge.models.language_model import (
     refuse_missing,
     vocabulary_rows,
 )
+from kedge.models.role import Role
 from kedge.models.scalar import ScalarModel
 
-HEAD_FILE = "score_head.safetensors"
+Scalar = TypeVar("Scalar", bound=ScalarModel)
 
 
 @dataclass(frozen=True)
-class RewardModel:
-    """A scoring model with its own tokenizer."""
+class RewardModel(Role):
+    """A scoring model with its own tokenizer: a :class:`Classifier`, or a :class:`TrunkAndHead`."""
 
-    model: PreTrainedModel | ScalarModel
+    model: Any
+    """What computes."""
     tokenizer: Tokenizer
     max_length: int | None
     """Longer texts lose their beginning, in tokens: what is judged is the end."""
 
     @property
+    def module(self) -> nn.Module:
+        module: nn.Module = self.model
+        return module
+
+    @property
+    @abstractmethod
     def trunk(self) -> PreTrainedModel:
         """The model without its head."""
-        return self.model.trunk if isinstance(self.model, ScalarModel) else trunk_of(self.model)
+
+    @property
+    @abstractmethod
+    def head(self) -> nn.Linear | None:
+        """What makes a score of a hidden state; None where it is not a linear map."""
+
+    @abstractmethod
+    def scores(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Scores ``[N]`` float32 of right-padded ``tokens [N, L]`` of these lengths ``[N]``."""
+
+    @abstractmethod
+    def copied_as(self, kind: type[Scalar]) -> Scalar:
+        """A copy of trunk and head that gives a number after each token."""
+
+    def own_trunk(self) -> PreTrainedModel:
+        return self.trunk
 
     @property
     def pad_id(self) -> int:
@@ -84,17 +108,7 @@ class RewardModel:
 
     def __call__(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         """Scores ``[N]`` float32 of token sequences, carrying gradients where they are enabled."""
-        tokens, lengths = padded(sequences, self.pad_id, self.trunk.device)
-        attention_mask = attention(tokens, lengths)
-        last = (torch.arange(len(lengths), device=tokens.device), lengths - 1)
-        if isinstance(self.model, ScalarModel):
-            return self.model(tokens)[last]
-        head = getattr(self.model, "score", None)
-        if isinstance(head, nn.Linear):
-            hidden = self.trunk(input_ids=tokens, attention_mask=attention_mask, use_cache=False).last_hidden_state
-            return head(hidden[last]).squeeze(-1).float()
-        # An encoder's classifier does its own pooling, by the attention mask.
-        return self.model(input_ids=tokens, attention_mask=attention_mask).logits.squeeze(-1).float()
+        return self.scores(*padded(sequences, self.pad_id, self.trunk.device))
 
     @torch.no_grad()
     def score(self, texts: Sequence[Text], *, batch_tokens: int = 16_384) -> list[float]:
@@ -107,24 +121,75 @@ class RewardModel:
                 scores[index] = score
         return scores
 
-    def save(self, folder: Path) -> None:
-        """Write model and tokenizer."""
-        if isinstance(self.model, ScalarModel):
-            self.model.save(folder, HEAD_FILE)
-        else:
-            self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-
-    def load_weights(self, folder: Path) -> None:
-        """Replace the weights by those that :meth:`save` wrote, in place."""
-        if isinstance(self.model, ScalarModel):
-            self.model.load_weights(folder, HEAD_FILE)
-        else:
-            copy_weights(self.model, type(self.model), folder)
-
     def _ends(self, text: Text) -> list[int]:
         eos = self.tokenizer.eos_token_id
         return [eos] if isinstance(text, str) and eos not in (None, self.pad_id) else []
+
+
+@dataclass(frozen=True)
+class Classifier(RewardModel):
+    """transformers' class for sequence classification, with one label."""
+
+    model: PreTrainedModel
+
+    @property
+    def trunk(self) -> PreTrainedModel:
+        return trunk_of(self.model)
+
+    @property
+    def head(self) -> nn.Linear | None:
+        head = getattr(self.model, "score", None)
+        return head if isinstance(head, nn.Linear) else None
+
+    def scores(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        mask = attention(tokens, lengths)
+        if self.head is None:  # an encoder's classifier does its own pooling, by the attention mask
+            return self.model(input_ids=tokens, attention_mask=mask).logits.squeeze(-1).float()
+        hidden = self.trunk(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
+        return self.head(hidden[_last(lengths)]).squeeze(-1).float()
+
+    def copied_as(self, kind: type[Scalar]) -> Scalar:
+        return kind.from_trunk_of(self.model)
+
+    def save(self, folder: Path) -> None:
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def load_weights(self, folder: Path) -> None:
+        copy_weights(self.model, type(self.model), folder)
+
+
+@dataclass(frozen=True)
+class TrunkAndHead(RewardModel):
+    """A trunk and a head of our own, for architectures without that class."""
+
+    model: ScalarModel
+
+    @property
+    def trunk(self) -> PreTrainedModel:
+        return self.model.trunk
+
+    @property
+    def head(self) -> nn.Linear:
+        return self.model.head.linear
+
+    def scores(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        return self.model(tokens)[_last(lengths)]
+
+    def copied_as(self, kind: type[Scalar]) -> Scalar:
+        return kind.like(self.model)
+
+    def save(self, folder: Path) -> None:
+        self.model.save(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def load_weights(self, folder: Path) -> None:
+        self.model.load_weights(folder)
+
+
+def _last(lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each sequence's last token stands."""
+    return torch.arange(len(lengths), device=lengths.device), lengths - 1
 
 
 def new_reward_model(
@@ -143,19 +208,20 @@ def new_reward_model(
         ModelError: not found, no tokenizer, or weights of the trunk missing.
     """
     folder = find_and_tell(source, "policy")
-    model: PreTrainedModel | ScalarModel
+    model: Any
     how: dict[str, Any] = {"trust_remote_code": trust_remote_code, "attn_implementation": attn_implementation}
     if type(load_config(folder, trust_remote_code=trust_remote_code)) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         model, info = load_weights(AutoModelForSequenceClassification, folder, dtype, num_labels=1, **how)
         info["missing_keys"] = {key for key in info["missing_keys"] if not key.startswith(("score.", "classifier."))}
         refuse_missing(info, source, "the trunk is incomplete")
+        kind: type[RewardModel] = Classifier
     else:
         trunk, info = load_weights(AutoModel, folder, dtype, **how)
         refuse_missing(info, source, "the trunk is incomplete")
-        model = ScalarModel(trunk)
-    model.to(pick_device(device))  # type: ignore[arg-type]
+        kind, model = TrunkAndHead, ScalarModel(trunk)
+    model.to(pick_device(device))
     words = load_tokenizer(tokenizer or folder, key="tokenizer", trust_remote_code=trust_remote_code)
-    return finished(model, words, max_length)
+    return finished(kind, model, words, max_length)
 
 
 def load_reward_model(
@@ -174,37 +240,41 @@ def load_reward_model(
     """
     folder = find_and_tell(source, "reward_model")
     how: dict[str, Any] = {"trust_remote_code": trust_remote_code, "attn_implementation": attn_implementation}
-    if (Path(folder) / HEAD_FILE).is_file():
-        model: PreTrainedModel | ScalarModel = ScalarModel.load(Path(folder), HEAD_FILE, dtype=dtype, **how)
+    model: Any
+    if (Path(folder) / ScalarModel.head_file).is_file():
+        kind: type[RewardModel] = TrunkAndHead
+        model = ScalarModel.load(Path(folder), dtype=dtype, **how)
     else:
         if (
             type(load_config(folder, trust_remote_code=trust_remote_code))
             not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
         ):
-            raise ModelError(f"{source}: no {HEAD_FILE} in it; train one with `kedge reward`")
+            raise ModelError(f"{source}: no {ScalarModel.head_file} in it; train one with `kedge reward`")
+        kind = Classifier
         model, info = load_weights(AutoModelForSequenceClassification, folder, dtype, **how)
         refuse_missing(info, source, "this is no reward model; train one with `kedge reward`")
         if model.config.num_labels != 1:
             raise ModelError(f"{source}: {model.config.num_labels} labels; a reward model has num_labels=1")
-    model.to(pick_device(device))  # type: ignore[arg-type]
-    return finished(model, load_tokenizer(folder, key="tokenizer", trust_remote_code=trust_remote_code), max_length)
+    model.to(pick_device(device))
+    words = load_tokenizer(folder, key="tokenizer", trust_remote_code=trust_remote_code)
+    return finished(kind, model, words, max_length)
 
 
-def finished(model: PreTrainedModel | ScalarModel, tokenizer: Tokenizer, max_length: int | None) -> RewardModel:
+def finished(kind: type[RewardModel], model: nn.Module, tokenizer: Tokenizer, max_length: int | None) -> RewardModel:
     """A :class:`RewardModel` of a model and its tokenizer, checked against each other.
 
     Raises:
         ModelError: more tokens than the model knows, or neither a pad nor an EOS token.
     """
-    rows = vocabulary_rows(model.trunk if isinstance(model, ScalarModel) else model)
+    made = kind(model, tokenizer, max_length)
+    rows = vocabulary_rows(made.trunk)
     if len(tokenizer) > rows:
         raise ModelError(f"reward model: the tokenizer has {len(tokenizer):,} tokens and the model {rows:,}")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token_id is None:
         raise ModelError("reward model: the tokenizer has neither a pad nor an EOS token; give it one and save it")
-    config = model.trunk.config if isinstance(model, ScalarModel) else model.config
-    config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    limits = [limit for limit in (max_length, max_positions(config)) if limit is not None]
+    made.trunk.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    limits = [limit for limit in (max_length, max_positions(made.trunk.config)) if limit is not None]
     model.eval()
-    return RewardModel(model, tokenizer, min(limits, default=None))
+    return replace(made, max_length=min(limits, default=None))

@@ -2,7 +2,7 @@
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -27,11 +27,11 @@ class ScalarHead(nn.Module):
         with torch.autocast(hidden.device.type, enabled=False):  # a value is a number to the third digit
             return self.linear(hidden.float()).squeeze(-1)
 
-    def save(self, path: Path) -> None:
+    def write(self, path: Path) -> None:
         """Write the head to a safetensors file."""
         save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, path)
 
-    def load(self, path: Path) -> None:
+    def read(self, path: Path) -> None:
         """Read the head from a safetensors file, strictly.
 
         Raises:
@@ -51,13 +51,16 @@ class ScalarHead(nn.Module):
 class ScalarModel(nn.Module):
     """A trunk of its own with a :class:`ScalarHead`: ``[B, L]`` tokens -> ``[B, L]``, a number after each token."""
 
+    head_file: ClassVar[str] = "score_head.safetensors"
+    """Where the head stands, beside the trunk."""
+
     def __init__(self, trunk: PreTrainedModel) -> None:
         super().__init__()
         self.trunk = trunk
         self.head = ScalarHead(hidden_size(trunk)).to(trunk.device)
 
     @classmethod
-    def from_trunk_of(cls, model: PreTrainedModel) -> "ScalarModel":
+    def from_trunk_of(cls, model: PreTrainedModel) -> Self:
         """Start from a copy of ``model``'s trunk, and of its score head where it has one."""
         scalar = cls(copy.deepcopy(trunk_of(model)))
         score = getattr(model, "score", None)
@@ -68,30 +71,39 @@ class ScalarModel(nn.Module):
                     scalar.head.linear.bias.copy_(score.bias)
         return scalar
 
-    def copy(self) -> "ScalarModel":
+    @classmethod
+    def like(cls, other: "ScalarModel") -> Self:
         """A copy that is trained apart."""
-        return copy.deepcopy(self)
+        scalar = cls(copy.deepcopy(other.trunk))
+        scalar.head = copy.deepcopy(other.head)
+        return scalar
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.head(last_hidden(self.trunk, tokens))
 
-    def save(self, folder: Path, head_file: str) -> None:
+    def save(self, folder: Path) -> None:
         """The trunk as a Hugging Face folder, the head beside it."""
+        folder.mkdir(parents=True, exist_ok=True)
         self.trunk.save_pretrained(folder)
-        self.head.save(folder / head_file)
+        self.head.write(folder / self.head_file)
 
-    def load_weights(self, folder: Path, head_file: str) -> None:
+    def load_weights(self, folder: Path) -> None:
         """Replace the weights by those that :meth:`save` wrote, in place and strictly.
 
         Raises:
             ModelError: trunk or head missing or misshapen.
         """
         copy_weights(self.trunk, type(self.trunk), folder)
-        self.head.load(folder / head_file)
+        self.head.read(folder / self.head_file)
 
     @classmethod
-    def load(cls, folder: Path, head_file: str, *, dtype: DType = "auto", **how: Any) -> "ScalarModel":
-        """Read what :meth:`save` wrote, strictly; ``how`` as :func:`load_weights` takes it.
+    def load(cls, folder: Path, *, dtype: DType = "auto", **how: Any) -> Self:
+        """Read what :meth:`save` wrote, strictly.
+
+        Args:
+            folder: where it stands.
+            dtype: of the weights.
+            how: as :func:`load_weights` takes it.
 
         Raises:
             ModelError: trunk or head missing or misshapen.
@@ -99,5 +111,5 @@ class ScalarModel(nn.Module):
         trunk, info = load_weights(AutoModel, folder, dtype, **how)
         refuse_missing(info, folder, "the trunk is incomplete")
         scalar = cls(trunk)
-        scalar.head.load(folder / head_file)
+        scalar.head.read(folder / cls.head_file)
         return scalar

@@ -1,4 +1,4 @@
-"""Log-probabilities, entropies and values of given tokens: the forward pass that reference, critic and update share.
+"""Log-probabilities, entropies and values of given tokens: the forward pass that reference and update share.
 
 Everything comes out a token wide and lined up with the token it speaks of: column t holds log p(token t | before),
 and V of the state in which token t was chosen. The model computes both one column earlier; the shift is here and
@@ -14,10 +14,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from kedge.core import logprobs_and_entropy, token_logprobs
-from kedge.models.critic import Critic
-from kedge.models.head import last_hidden, trunk_of, vocabulary_rows
+from kedge.models.head import vocabulary_rows
 from kedge.models.language_model import LanguageModel
-from kedge.models.scalar import ScalarHead, ScalarModel
+from kedge.models.scalar import ScalarHead
 
 # Logits that are held at a time, at most: rows times vocabulary. 64 MiB in float32.
 LOGITS_AT_A_TIME = 2**24
@@ -45,9 +44,12 @@ def score_tokens(
     """Score the masked tokens under ``lm``; with ``value_head`` also their values, off the same pass.
 
     Args:
+        lm: whose log-probabilities they are.
         tokens: ``[B, L]`` right-padded ids. The model is causal, so no token sees the padding behind it.
         mask: ``[B, L]`` bool, True on the tokens to score; never on column 0.
         temperature: the sampler's.
+        value_head: a critic's, which reads the same hidden states.
+        with_entropy: whether the distributions' entropies are asked for.
         entropy_gradient: False where the entropy of ``with_entropy`` is only looked at: no backward pass for it.
     """
     before, taken = mask[:, 1:], tokens[mask]
@@ -58,24 +60,15 @@ def score_tokens(
         hidden = output.hidden_states[-1][:, :-1][before] if value_head is not None else None
         scored = score(output.logits[:, :-1][before], taken)
     else:
-        hidden = last_hidden(trunk_of(lm.model), tokens)[:, :-1][before]  # [N, H]
+        hidden = lm.hidden(tokens)[:, :-1][before]  # [N, H]
         rows = max(1, LOGITS_AT_A_TIME // vocabulary_rows(lm.model))
         scored = _in_chunks(lambda hidden, taken: score(head(hidden), taken), hidden, taken, rows)
     logprobs, entropy = scored
     return TokenScores(
-        logprobs=_spread(logprobs, mask),
-        entropy=None if entropy is None else _spread(entropy, mask),
-        values=None if value_head is None or hidden is None else _spread(value_head(hidden), mask),
+        logprobs=spread(logprobs, mask),
+        entropy=None if entropy is None else spread(entropy, mask),
+        values=None if value_head is None or hidden is None else spread(value_head(hidden), mask),
     )
-
-
-def value_tokens(critic: Critic, tokens: Tensor, mask: Tensor, policy: LanguageModel) -> Tensor:
-    """Values ``[B, L]`` of the masked tokens; arguments as :func:`score_tokens`. A shared critic reads ``policy``."""
-    if isinstance(critic, ScalarModel):
-        hidden, head = last_hidden(critic.trunk, tokens), critic.head
-    else:
-        hidden, head = last_hidden(trunk_of(policy.model), tokens), critic
-    return _spread(head(hidden[:, :-1][mask[:, 1:]]), mask)
 
 
 Scored = tuple[Tensor, Tensor | None]
@@ -100,6 +93,6 @@ def _in_chunks(score: Callable[[Tensor, Tensor], Scored], hidden: Tensor, taken:
     return torch.cat([logprobs for logprobs, _ in parts]), torch.cat(entropies) if entropies else None
 
 
-def _spread(scored: Tensor, mask: Tensor) -> Tensor:
+def spread(scored: Tensor, mask: Tensor) -> Tensor:
     """``[N]`` numbers of the masked tokens back to ``[B, L]``."""
     return torch.zeros(mask.shape, dtype=scored.dtype, device=scored.device).masked_scatter(mask, scored)

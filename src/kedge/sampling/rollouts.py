@@ -9,7 +9,7 @@ from torch import Tensor
 from kedge.models.batch import by_token_budget, padded
 from kedge.parallel import Processes
 from kedge.sampling.completion import Completion
-from kedge.sampling.local.engine import Engine
+from kedge.sampling.sampler import Sampler
 from kedge.sampling.settings import Sampling
 
 
@@ -39,7 +39,7 @@ def collate(completions: Sequence[Completion], pad_id: int, device: torch.device
 
 
 def generate(
-    engine: Engine,
+    sampler: Sampler,
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
     processes: Processes,
@@ -50,13 +50,13 @@ def generate(
     """One completion a prompt, in order, each process having written its share.
 
     Raises:
-        DataError, NumericsError: as :meth:`Engine.generate`, in whichever process.
+        DataError, NumericsError: as :meth:`Sampler.generate`, in whichever process.
     """
     numbers = processes.share(range(first_request, first_request + len(prompts)))
 
     def mine() -> list[Completion]:
         share = processes.share(prompts)
-        return engine.generate(share, sampling, seed=seed, first_request=numbers[0]) if share else []
+        return sampler.generate(share, sampling, seed=seed, first_request=numbers[0]) if share else []
 
     return processes.gather(mine)
 

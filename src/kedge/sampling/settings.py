@@ -25,6 +25,8 @@ class Sampling:
     """Keep tokens at least this likely relative to the likeliest; 0 keeps all."""
     stop_strings: tuple[str, ...] = ()
     """An answer ends where one of these appears; its text is cut before it."""
+    top_logprobs: int = 0
+    """At each place, report so many of the likeliest tokens with their log-probabilities."""
 
     def __post_init__(self) -> None:
         if isinstance(self.stop_strings, str):  # and not its letters
@@ -36,6 +38,7 @@ class Sampling:
             "top_p": (0 < self.top_p <= 1, "in (0, 1]"),
             "min_p": (0 <= self.min_p < 1, "in [0, 1)"),
             "stop_strings": (all(self.stop_strings), "not empty strings"),
+            "top_logprobs": (self.top_logprobs >= 0, "0 (none) or more"),
         }
         for name, (fine, wanted) in checks.items():
             if not fine:
@@ -68,6 +71,21 @@ class Sampling:
             log-probabilities that are not finite: see :func:`refuse_not_finite`.
         """
         return self._greedy(logits) if self.temperature == 0 else self._sampled(logits, uniform)
+
+    def likeliest(self, logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The likeliest tokens a row, under the distribution drawn from; where that is greedy, at temperature 1.
+
+        Args:
+            logits: ``[B, V]`` of the next token.
+            count: how many; the vocabulary's at most.
+
+        Returns:
+            ``(tokens [B, count], logprobs [B, count] float32)``, the likeliest first; minus infinity for those that
+            truncation leaves out.
+        """
+        scaled = logits.float() if self.temperature == 0 else self._truncated(logits.float() / self.temperature)
+        logprobs, tokens = scaled.log_softmax(-1).topk(min(count, logits.shape[-1]))
+        return tokens, logprobs
 
     def _greedy(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         top, tokens = logits.max(-1)

@@ -9,7 +9,7 @@ from kedge.data.records import Messages, as_messages
 from kedge.errors import DataError
 from kedge.models.language_model import LanguageModel
 from kedge.runs import run_of
-from kedge.sampling.local.engine import Engine
+from kedge.sampling.sampler import Sampler
 from kedge.sampling.settings import Sampling
 from kedge.training.ppo import PPOConfig
 
@@ -19,14 +19,17 @@ class Chat:
 
     Args:
         lm: who answers. Without a chat template it goes on with whatever text it is given, and remembers nothing.
+        sampler: writes the answers, with its weights.
         sampling: how it answers; shortened so that prompt and answer fit the model's positions.
         system: what it is told before the conversation; only with a chat template.
         seed: the same seed and the same lines give the same conversation.
     """
 
-    def __init__(self, lm: LanguageModel, sampling: Sampling, *, system: str | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, lm: LanguageModel, sampler: Sampler, sampling: Sampling, *, system: str | None = None, seed: int = 0
+    ) -> None:
         self.lm = lm
-        self.engine = Engine(lm)
+        self.sampler = sampler
         limit = sampling.max_new_tokens if lm.positions is None else min(sampling.max_new_tokens, lm.positions // 2)
         self.sampling = replace(sampling, max_new_tokens=limit)
         self.remembers = has_template(lm.tokenizer)
@@ -47,7 +50,7 @@ class Chat:
         ids, dropped = self._prompt(text)
         answer, whole = "", False
         try:
-            for piece in self.engine.stream(ids, self.sampling, seed=self.seed):
+            for piece in self.sampler.stream(ids, self.sampling, seed=self.seed):
                 answer += piece
                 yield piece
             whole = True

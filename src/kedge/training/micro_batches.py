@@ -4,7 +4,7 @@ from typing import Any, TypeVar
 
 import psutil
 import torch
-from torch import nn
+from transformers import PreTrainedModel
 
 from kedge.runs.folder import RunFolder
 from kedge.runs.progress import say
@@ -48,18 +48,22 @@ def choose_micro_batch(model_config: Any, device: str, memory: int, longest: int
 
 
 def with_micro_batch(
-    config: Settings, model: nn.Module, longest: int, run: RunFolder | None, stage: str, *, tell: bool
+    config: Settings, trunk: PreTrainedModel, longest: int, run: RunFolder | None, stage: str, *, tell: bool
 ) -> Settings:
     """The settings with ``micro_batch_tokens`` known; chosen here where it is ``auto``, and then in the run's recipe.
 
     Args:
-        model: that is trained. longest: sequence, in tokens. stage: the recipe's table. tell: say what is chosen.
+        config: with or without it.
+        trunk: of what is trained.
+        longest: sequence, in tokens.
+        run: whose recipe it is.
+        stage: the recipe's table.
+        tell: say what is chosen.
     """
     if config.micro_batch_tokens != "auto":
         return config
-    device = next(model.parameters()).device
-    model_config = getattr(model, "trunk", model).config
-    tokens = choose_micro_batch(model_config, device.type, total_memory(device), longest)
+    device = trunk.device
+    tokens = choose_micro_batch(trunk.config, device.type, total_memory(device), longest)
     if tell:
         say(f"micro_batch_tokens = {tokens}, chosen for this machine and model")
     if run is not None:

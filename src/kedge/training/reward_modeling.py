@@ -114,7 +114,7 @@ class RewardModeling(Supervised):
         self.origins = [origin for origin, _ in pairs]
         self.held_out = [pair for _, pair in held_out]
         sizes = _sizes(self.pairs)
-        super().__init__(config, model.model, sizes, run, progress=progress, callbacks=callbacks)
+        super().__init__(config, model, sizes, run, progress=progress, callbacks=callbacks)
 
     def weigh(self, rows: Sequence[int]) -> float:
         return float(len(rows))
@@ -129,12 +129,6 @@ class RewardModeling(Supervised):
             for name, value in (metrics | {"loss": loss}).items():
                 totals[name] = totals.get(name, 0.0) + float(value)
         return totals
-
-    def write(self, folder: Path) -> None:
-        self.model.save(folder)
-
-    def load(self, folder: Path) -> None:
-        self.model.load_weights(folder)
 
     def _encoded(self, row: Preference) -> tuple[str, Pair]:
         sides = (self.model.encode_whole(text, origin=row.origin) for text in (row.chosen, row.rejected))

@@ -118,7 +118,7 @@ class SFT(Supervised):
         self.examples = [(ids, trained) for _, ids, trained in examples]
         self.held_out = [(ids, trained) for _, ids, trained in held_out]
         sizes = [len(ids) for ids, _ in self.examples]
-        super().__init__(config, model.model, sizes, run, progress=progress, callbacks=callbacks)
+        super().__init__(config, model, sizes, run, progress=progress, callbacks=callbacks)
 
     def weigh(self, rows: Sequence[int]) -> float:
         return _targets([self.examples[row] for row in rows])
@@ -132,12 +132,6 @@ class SFT(Supervised):
         total = _targets(self.held_out)
         batches = by_token_budget([len(ids) for ids, _ in self.held_out], self.config.tokens_at_a_time)
         return {"loss": sum(float(self._cross_entropy([self.held_out[i] for i in b], total)) for b in batches)}
-
-    def write(self, folder: Path) -> None:
-        self.lm.save(folder)
-
-    def load(self, folder: Path) -> None:
-        self.lm.load_weights(folder)
 
     def _cross_entropy(self, examples: Sequence[Example], denominator: float) -> Tensor:
         tokens, _ = padded([ids for ids, _ in examples], self.lm.pad_id, self.lm.device)

@@ -8,13 +8,14 @@ from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from kedge.data.files import Row, Source, rows_of
 from kedge.data.records import held_out
 from kedge.errors import ConfigError, NotFiniteError
 from kedge.models.batch import by_token_budget
 from kedge.models.recompute import enable_recomputing
+from kedge.models.role import Role
 from kedge.parallel import join
 from kedge.runs.callbacks import CallbackLike
 from kedge.runs.folder import Metrics, RunFolder, report
@@ -61,7 +62,7 @@ class SupervisedConfig(TrainingConfig):
 
 
 class Supervised(Trainer):
-    """Trains ``module`` on examples. A subclass says what an example is, what it weighs and what it loses.
+    """Trains a role on examples. A subclass says what an example is, what it weighs and what it loses.
 
     ``sizes`` are the tokens of each training example, as :func:`by_token_budget` takes them. ``sources`` are what the
     constructor was given, by name.
@@ -87,17 +88,19 @@ class Supervised(Trainer):
     def __init__(
         self,
         config: SupervisedConfig,
-        module: nn.Module,
+        role: Role,
         sizes: Sequence[int],
         run: RunFolder | None,
         *,
         progress: bool,
         callbacks: CallbackLike | Sequence[CallbackLike] | None,
     ) -> None:
-        self.config = config = with_micro_batch(config, module, max(sizes), run, self.stage, tell=progress)
-        self.module = module
+        trunk = role.own_trunk()
+        assert trunk is not None
+        self.config = config = with_micro_batch(config, trunk, max(sizes), run, self.stage, tell=progress)
+        self.role, self.module = role, role.module
         if config.gradient_checkpointing:  # training mode is all that the layers wait for
-            enable_recomputing(module)
+            enable_recomputing(trunk)
         self.sizes = sizes
         self._check_budget()
         if config.warmup_steps >= self.total_steps:
@@ -116,7 +119,7 @@ class Supervised(Trainer):
                 f"batch_size: {config.batch_size} examples are too few for {self.processes.size} processes"
             )
         self.progress = progress and self.processes.leads
-        self.optimizer = make_optimizer([{"params": list(module.parameters()), "lr": config.learning_rate}], config)
+        self.optimizer = make_optimizer([{"params": role.trained(), "lr": config.learning_rate}], config)
         self.before: Metrics = {}
         self.set_up(watched=self.best_by, callbacks=callbacks)
 
@@ -173,14 +176,6 @@ class Supervised(Trainer):
     def evaluate(self) -> Metrics:
         """Held-out metrics; empty where nothing is held out."""
 
-    @abstractmethod
-    def write(self, folder: Path) -> None:
-        """Write the model as ``folder``."""
-
-    @abstractmethod
-    def load(self, folder: Path) -> None:
-        """Read back what :meth:`write` wrote."""
-
     def save(self, folder: str | Path) -> None:
         """Write the model as it is now, as a folder of its own in ``folder``.
 
@@ -189,7 +184,7 @@ class Supervised(Trainer):
         """
         if self.processes.leads:
             with whole_folder(Path(folder).expanduser() / self.result) as aside:
-                self.write(aside)
+                self.role.save(aside)
         self.processes.wait()
 
     @property
@@ -272,10 +267,10 @@ class Supervised(Trainer):
         return precision(self.config, next(self.module.parameters()).device)
 
     def write_models(self, checkpoint: Path) -> None:
-        self.write(checkpoint / self.result)
+        self.role.save(checkpoint / self.result)
 
     def load_models(self, checkpoint: Path) -> None:
-        self.load(checkpoint / self.result)
+        self.role.load_weights(checkpoint / self.result)
 
     def fingerprints(self) -> dict[str, str]:
         rows = {"data": self.examples, "held-out data": self.held_out}

@@ -83,7 +83,7 @@ class Examined:
     def first_critic(self) -> dict[str, Tensor]:
         """The critic's weights before any update; the policy's are the reference's."""
         critic = self.ppo.critic
-        return {} if critic is None else copy.deepcopy(critic.state_dict())
+        return {} if critic is None else copy.deepcopy(critic.module.state_dict())
 
     @cached_property
     def updated(self) -> Metrics:
@@ -93,7 +93,7 @@ class Examined:
         set_learning_rate(ppo.optimizer, 1.0)
         with precision(ppo.config, ppo.policy.device):
             metrics = ppo.update(batch, ppo.config.critic_warmup_steps, ppo.kl_controller.coefficient)
-        ppo.engine.weights_changed()
+        ppo.publish(ppo.step_done)
         return metrics
 
     def moved_by(self, learning_rate: float) -> float:
@@ -101,7 +101,7 @@ class Examined:
         ppo, batch = self.ppo, self.experience.batch
         ppo.policy.model.load_state_dict(ppo.reference.model.state_dict())
         if ppo.critic is not None:
-            ppo.critic.load_state_dict(self.first_critic)
+            ppo.critic.module.load_state_dict(self.first_critic)
         ppo.optimizer.state.clear()
         beginning = schedule(ppo.config, 0, ppo.config.steps)
         set_learning_rate(ppo.optimizer, beginning * learning_rate / ppo.config.learning_rate)
@@ -112,7 +112,7 @@ class Examined:
         except NotFiniteError:
             return math.inf
         finally:
-            ppo.engine.weights_changed()
+            ppo.publish(ppo.step_done)
         return metrics["policy/update_kl"]
 
     @property

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from kedge.inspection.doctor.finding import Examined, Finding
-from kedge.models.scalar import ScalarModel
+from kedge.models.role import Role
 from kedge.training.ppo.update import rounding
 
 TEXTS = 8
@@ -14,10 +14,9 @@ SAME_SCORE = 1e-3
 
 def _parts(examined: Examined) -> dict[str, nn.Module]:
     ppo = examined.ppo
-    parts: dict[str, nn.Module] = {"policy": ppo.policy.model, "reference": ppo.reference.model}
-    if ppo.critic is not None:
-        parts["critic"] = ppo.critic
-    return parts | {f"reward model {i}": reward.model for i, reward in enumerate(examined.reward_models, 1)}
+    roles: dict[str, Role] = {"policy": ppo.policy, "reference": ppo.reference, **ppo.trained_roles}
+    roles |= {f"reward model {i}": reward for i, reward in enumerate(examined.reward_models, 1)}
+    return {name: role.module for name, role in roles.items()}
 
 
 def loaded(examined: Examined) -> Finding:
@@ -28,9 +27,7 @@ def loaded(examined: Examined) -> Finding:
         if broken:
             return Finding(check, "fail", f"{name}: {broken[0]} has NaN or infinity in it", "load another checkpoint")
     for i, reward in enumerate(examined.reward_models, 1):
-        model = reward.model
-        head = model.head.linear if isinstance(model, ScalarModel) else getattr(model, "score", None)
-        if isinstance(head, nn.Linear) and not head.weight.any():
+        if reward.head is not None and not reward.head.weight.any():
             found = f"reward model {i}: its head is all zeros, so every score is the same"
             return Finding(check, "fail", found, "train it first (kedge reward), and name its run")
     count = sum(weight.numel() for weight in examined.ppo.policy.model.parameters())

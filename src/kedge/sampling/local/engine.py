@@ -4,19 +4,21 @@ Requests wait in a queue, enter the batch as soon as there is room, and leave it
 draws depends on its own random stream and on nothing else: not on its companions, their number or their order.
 """
 
+import math
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from kedge.errors import DataError
+from kedge.errors import DataError, ModelError
 from kedge.models.language_model import LanguageModel
 from kedge.sampling.completion import Completion
 from kedge.sampling.local.columns import ColumnDecoder
 from kedge.sampling.local.request import Request
 from kedge.sampling.local.slots import SlotDecoder, slot_decoder
+from kedge.sampling.sampler import Sampler
 from kedge.sampling.settings import Sampling, random_stream, refuse_not_finite
 
 # Rows that are written at a time, at most: what the cache and the logits take grows with them.
@@ -32,9 +34,17 @@ LENGTH_SPREAD = 16
 # Characters of a prompt that an error shows.
 PROMPT_SHOWN = 80
 
+Likeliest = Sequence[tuple[int, float]]
+"""Of one place: tokens with their log-probabilities."""
 
-class Engine:
+Drawn = tuple[Request, list[int], list[float], Sequence[Likeliest]]
+"""For a request: tokens, log-probabilities, and the likeliest tokens in their places (none where not asked for)."""
+
+
+class Engine(Sampler):
     """Generates with the model it is given, in place: the trainer's weights are the engine's weights.
+
+    One thread at a time: :class:`kedge.sampling.local.driver.Driver` steps it for many.
 
     Args:
         language_model: who writes.
@@ -48,7 +58,7 @@ class Engine:
         self.max_rows = max_rows
         self.burst = burst or (1 if language_model.device.type == "cpu" else 8)
         self.version = 0
-        """Of the weights: how often :meth:`weights_changed` was called."""
+        """Of the weights, as :meth:`publish` was told."""
         self._waiting: deque[Request] = deque()
         self._active: list[Request] = []
         self._alike: list[list[int]] = []  # rows that draw in the same way
@@ -58,19 +68,8 @@ class Engine:
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, seed: int = 0, first_request: int = 0
     ) -> list[Completion]:
-        """One completion a prompt, in order.
-
-        Args:
-            prompts: token ids, at least one each.
-            sampling: how to draw.
-            seed, first_request: prompt ``i`` draws from the random stream (seed, first_request + i), alone or not.
-
-        Raises:
-            DataError: a prompt is empty, or with ``max_new_tokens`` longer than the model's positions.
-            NumericsError: the model gives NaN or infinite logits.
-        """
         requests = [
-            self._request(ids, sampling, seed, first_request + i, f"prompt {i + 1}") for i, ids in enumerate(prompts)
+            self.request(ids, sampling, seed, first_request + i, f"prompt {i + 1}") for i, ids in enumerate(prompts)
         ]
         self._waiting.extend(requests)
         try:
@@ -81,13 +80,6 @@ class Engine:
         return [request.completion() for request in requests]
 
     def stream(self, prompt: Sequence[int], sampling: Sampling, *, seed: int = 0, request: int = 0) -> Iterator[str]:
-        """The answer to one prompt, in pieces of text as they become certain; together they are the whole text.
-
-        A caller that closes the iterator early cancels the request.
-
-        Raises:
-            DataError, NumericsError: as :meth:`generate`, when the first piece is asked for.
-        """
         written = self.submit(prompt, sampling, seed=seed, request=request)
         shown = 0
         try:
@@ -106,9 +98,13 @@ class Engine:
         Raises:
             DataError: as :meth:`generate`.
         """
-        queued = self._request(prompt, sampling, seed, request, "prompt")
-        self._waiting.append(queued)
+        queued = self.request(prompt, sampling, seed, request, "prompt")
+        self.enqueue(queued)
         return queued
+
+    def enqueue(self, request: Request) -> None:
+        """Let a request wait for its turn."""
+        self._waiting.append(request)
 
     @torch.inference_mode()
     def step(self) -> list[Request]:
@@ -126,10 +122,10 @@ class Engine:
             self._begin_again()
             raise
         active = self._active
-        for request, tokens, logprobs in drawn:
-            for token, logprob in zip(tokens, logprobs, strict=True):
+        for request, *places in drawn:
+            for token, logprob, top in zip(*places, strict=True):
                 if request.finish_reason is None:
-                    request.take(token, logprob, self.version)
+                    request.take(token, logprob, self.version, top)
         self._drop_finished()
         return active
 
@@ -142,13 +138,32 @@ class Engine:
         self._waiting = deque(request for request in self._waiting if request.finish_reason is None)
         self._drop_finished()
 
-    def weights_changed(self) -> None:
-        """The weights are new: everything cached dies, and what is being written goes on from its tokens."""
-        self.version += 1
+    @torch.no_grad()
+    def publish(self, weights: Mapping[str, Tensor], version: int) -> None:
+        """The weights are new: everything cached dies, and what is being written goes on from its tokens.
+
+        Tensors of the engine's own model cost nothing, for they are what it writes with; others are copied into it.
+
+        Raises:
+            ModelError: the model has no weight of such a name or shape.
+        """
+        own = self.lm.weights()
+        for name, tensor in weights.items():
+            if name not in own or own[name].shape != tensor.shape:
+                raise ModelError(f"publish: the engine's model has no weight {name!r} of shape {tuple(tensor.shape)}")
+        for name, tensor in weights.items():
+            if own[name].data_ptr() != tensor.data_ptr():
+                own[name].copy_(tensor)
+        self.version = version
         self._requeue()
 
-    def _draw_for_all(self) -> list[tuple[Request, list[int], list[float]]]:
-        """``(request, tokens, log-probabilities)`` for every active request that is past its prompt."""
+    def close(self) -> None:
+        """Stop writing, and let go of the cache."""
+        self.cancel(*self._active, *self._waiting)
+        self._decoder = None
+
+    def _draw_for_all(self) -> list[Drawn]:
+        """What was drawn for every active request that is past its prompt."""
         logits = self._next_logits()
         if logits is None:
             return []
@@ -158,14 +173,17 @@ class Engine:
         for ahead in range(self._tokens_at_once()):
             if ahead:
                 logits = decoder.step(self._last)
-            self._last, logprobs = self._draw(logits, ahead)
-            drawn.append((self._last, logprobs))
+            self._last, logprobs, *top = self._draw(logits, ahead)
+            drawn.append((self._last, logprobs, *top))
         # Read together and only now: on an accelerator every look at a number waits for all that was asked before.
-        tokens, logprobs = (torch.stack(parts).cpu() for parts in zip(*drawn, strict=True))
+        tokens, logprobs, *top = (torch.stack(parts).cpu() for parts in zip(*drawn, strict=True))
         refuse_not_finite(logprobs, lambda row: repr(self._active[row].prompt_text[-PROMPT_SHOWN:]))
-        rows = zip(self._active, given, tokens.T.tolist(), logprobs.T.tolist(), strict=True)
+        likeliest: Sequence[Sequence[Likeliest]] = [[()] * len(drawn)] * len(self._active)
+        if top:
+            likeliest = _likeliest(self._active, *top)
+        rows = zip(self._active, tokens.T.tolist(), logprobs.T.tolist(), likeliest, strict=True)
         # A row inside its prompt draws too and the draw is dropped: its stream has not advanced.
-        return [(request, row_tokens, row_logprobs) for request, inside, row_tokens, row_logprobs in rows if not inside]
+        return [row for row, inside in zip(rows, given, strict=True) if not inside]
 
     def _next_logits(self) -> Tensor | None:
         """Logits ``[n, V]`` of the next token of every active request, newcomers last; None where there is nothing."""
@@ -212,18 +230,25 @@ class Engine:
         # No row may run past its last token: there may be no position for it.
         return min([self.burst, *(r.sampling.max_new_tokens - len(r.ids) for r in self._active)])
 
-    def _draw(self, logits: Tensor, ahead: int) -> tuple[Tensor, Tensor]:
-        """``(tokens [n], logprobs [n])`` for the active rows, ``ahead`` of what the host has seen."""
+    def _draw(self, logits: Tensor, ahead: int) -> tuple[Tensor, ...]:
+        """``(tokens [n], logprobs [n])`` for the active rows, ``ahead`` of what the host has seen; where one of them
+        asks for the likeliest tokens, those of all rows too, ``(ids [n, k], logprobs [n, k])``."""
         device = logits.device
         numbers = [request.uniform[len(request.ids) + ahead] for request in self._active]
         uniform = torch.tensor(numbers, dtype=torch.float64, device=device)
+        count = min(max(request.sampling.top_logprobs for request in self._active), logits.shape[-1])
         if len(self._alike) == 1:
-            return self._active[0].sampling.draw(logits, uniform)
+            sampling = self._active[0].sampling
+            return *sampling.draw(logits, uniform), *(sampling.likeliest(logits, count) if count else ())
         tokens = torch.empty(len(numbers), dtype=torch.long, device=device)
         logprobs = torch.empty(len(numbers), device=device)
+        top = tokens.new_empty(len(numbers), count), logprobs.new_empty(len(numbers), count)
         for rows in self._alike:
-            tokens[rows], logprobs[rows] = self._active[rows[0]].sampling.draw(logits[rows], uniform[rows])
-        return tokens, logprobs
+            sampling = self._active[rows[0]].sampling
+            tokens[rows], logprobs[rows] = sampling.draw(logits[rows], uniform[rows])
+            if count:
+                top[0][rows], top[1][rows] = sampling.likeliest(logits[rows], count)
+        return tokens, logprobs, *(top if count else ())
 
     def _set_active(self, requests: list[Request]) -> None:
         """These are active now, in this order."""
@@ -262,7 +287,19 @@ class Engine:
             self._decoder = ColumnDecoder(self.lm.model)
         return self._decoder
 
-    def _request(self, prompt: Sequence[int], sampling: Sampling, seed: int, number: int, name: str) -> Request:
+    def request(self, prompt: Sequence[int], sampling: Sampling, seed: int, number: int, name: str) -> Request:
+        """A request that nobody has queued yet.
+
+        Args:
+            prompt: token ids.
+            sampling: how to draw.
+            seed: of what is drawn.
+            number: it draws from the random stream (seed, number).
+            name: of the prompt, for the message.
+
+        Raises:
+            DataError: the prompt is empty, or with ``max_new_tokens`` longer than the model's positions.
+        """
         limit = self.lm.positions
         if not prompt:
             raise DataError(f"{name}: no tokens in it")
@@ -273,3 +310,16 @@ class Engine:
             )
         uniform = random_stream(seed, number, sampling.max_new_tokens).tolist()
         return Request(list(prompt), sampling, uniform, self.lm.tokenizer, self.lm.eos_ids)
+
+
+def _likeliest(requests: Sequence[Request], tokens: Tensor, logprobs: Tensor) -> list[list[Likeliest]]:
+    """For each request and place as many as it asks for, of ``[places, n, k]``."""
+    numbers = zip(requests, tokens.transpose(0, 1).tolist(), logprobs.transpose(0, 1).tolist(), strict=True)
+    return [
+        [
+            # What truncation leaves out cannot be drawn.
+            [(token, x) for token, x in zip(*place, strict=True) if x > -math.inf][: request.sampling.top_logprobs]
+            for place in zip(ids, nats, strict=True)
+        ]
+        for request, ids, nats in numbers
+    ]

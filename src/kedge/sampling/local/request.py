@@ -1,10 +1,12 @@
-"""One answer while it is written, and when it is done."""
+"""One answer while it is written."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from kedge.data.encode import Tokenizer, decode_answer
 from kedge.sampling.completion import Completion, FinishReason
+from kedge.sampling.local.text import HALF, GrowingText
 from kedge.sampling.settings import Sampling
 
 
@@ -20,10 +22,12 @@ class Request:
     eos_ids: Sequence[int] = ()
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-    """None while it is being written."""
     versions: list[int] = field(default_factory=list)
     """Of the weights that drew each token."""
+    top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
+    """The likeliest tokens at each place, where they are asked for."""
+    finish_reason: FinishReason | None = None
+    """None while it is being written."""
 
     @property
     def known_ids(self) -> list[int]:
@@ -38,9 +42,9 @@ class Request:
     @property
     def text(self) -> str:
         """The answer so far, without special tokens, and cut before a stop string."""
-        text = self._whole_text
-        cuts = [text.index(stop) for stop in self.sampling.stop_strings if stop in text]
-        return text[: min(cuts)] if cuts else text
+        if self.finish_reason is None:
+            return self._cut(self._growing.of(self.ids))
+        return self._cut(decode_answer(self.tokenizer, self.prompt_ids, self.ids))
 
     @property
     def certain_text(self) -> str:
@@ -48,14 +52,23 @@ class Request:
         text = self.text
         return text if self.finish_reason else text[: len(text) - _uncertain(text, self.sampling.stop_strings)]
 
-    def take(self, token: int, logprob: float, version: int) -> None:
-        """The next token has been drawn."""
+    def take(self, token: int, logprob: float, version: int, top: Sequence[tuple[int, float]] = ()) -> None:
+        """The next token has been drawn.
+
+        Args:
+            token: its id.
+            logprob: nats, under the distribution that it was drawn from.
+            version: of the weights.
+            top: the likeliest tokens in its place, ``(id, nats)``.
+        """
         self.ids.append(token)
         self.logprobs.append(logprob)
         self.versions.append(version)
+        if self.sampling.top_logprobs:
+            self.top_logprobs.append(list(top))
         if token in self.eos_ids:
             self.finish_reason = "eos"
-        elif self.sampling.stop_strings and any(stop in self._whole_text for stop in self.sampling.stop_strings):
+        elif self._stops():
             self.finish_reason = "stop"
         elif len(self.ids) == self.sampling.max_new_tokens:
             self.finish_reason = "length"
@@ -63,15 +76,27 @@ class Request:
     def completion(self) -> Completion:
         """The answer; only of a request that is finished."""
         assert self.finish_reason is not None
-        return Completion(self.prompt_ids, self.ids, self.logprobs, self.text, self.finish_reason, self.versions)
+        top = self.top_logprobs if self.sampling.top_logprobs else None
+        return Completion(self.prompt_ids, self.ids, self.logprobs, self.text, self.finish_reason, self.versions, top)
 
-    @property
-    def _whole_text(self) -> str:
-        return decode_answer(self.tokenizer, self.prompt_ids, self.ids)
+    @cached_property
+    def _growing(self) -> GrowingText:
+        return GrowingText(self.tokenizer, self.prompt_ids)
+
+    def _stops(self) -> bool:
+        stops = self.sampling.stop_strings
+        if not stops:
+            return False
+        text = self._growing.of(self.ids)
+        return any(stop in text for stop in stops)
+
+    def _cut(self, text: str) -> str:
+        cuts = [text.index(stop) for stop in self.sampling.stop_strings if stop in text]
+        return text[: min(cuts)] if cuts else text
 
 
 def _uncertain(text: str, stops: Sequence[str]) -> int:
     """How many characters at the end may still change with the next token."""
-    whole = text.rstrip("\N{REPLACEMENT CHARACTER}")  # half a character may become the stop string's next one
+    whole = text.rstrip(HALF)  # half a character may become the stop string's next one
     prefixes = (n for stop in stops for n in range(len(stop) - 1, 0, -1) if whole.endswith(stop[:n]))
     return len(text) - len(whole) + max(prefixes, default=0)

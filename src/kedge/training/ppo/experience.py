@@ -11,7 +11,7 @@ from kedge.core import RunningMoments, kl
 from kedge.evaluation.samples import sample_rows
 from kedge.models.critic import Critic
 from kedge.models.language_model import LanguageModel
-from kedge.models.scoring import score_tokens, value_tokens
+from kedge.models.scoring import score_tokens
 from kedge.parallel import Processes
 from kedge.rewards.scores import Scores
 from kedge.sampling.completion import Completion
@@ -70,7 +70,7 @@ class Estimator:
         cut_off = torch.tensor([c.finish_reason == "length" for c in completions], device=self.policy.device)
         reference = self.logprobs(self.reference, rollouts)
         refuse_not_finite("log-probabilities under the reference", reference)
-        values = None if self.critic is None else self._scored(rollouts, self._values)
+        values = None if self.critic is None else self._scored(rollouts, self.critic.values)
         if values is not None:
             refuse_not_finite("values", values)
         rewards = token_rewards(rollouts, scores, cut_off, self.config, moments)
@@ -87,7 +87,3 @@ class Estimator:
 
     def _scored(self, rollouts: Rollouts, score: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         return in_micro_batches(rollouts, self.config.tokens_at_a_time, score, self.processes)
-
-    def _values(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        assert self.critic is not None
-        return value_tokens(self.critic, tokens, mask, self.policy)

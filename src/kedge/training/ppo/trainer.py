@@ -1,9 +1,7 @@
 """PPO of a language model: the loop. One step is `PPO.step`; the mathematics it calls is in `kedge.core`."""
 
-import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +12,10 @@ from kedge.core import AdaptiveKL, FixedKL, RunningMoments
 from kedge.data.encode import Tokenizer
 from kedge.data.files import Source
 from kedge.errors import ConfigError, NotFiniteError
-from kedge.evaluation.evaluate import Comparison, Evaluation, evaluate_policy, named_judges
-from kedge.models.critic import load_critic, save_critic
+from kedge.evaluation.evaluate import Comparison, Evaluation, measure_policy, named_judges
 from kedge.models.language_model import LanguageModel
 from kedge.models.recompute import enable_recomputing
-from kedge.models.scalar import ScalarModel
+from kedge.models.role import Role
 from kedge.parallel import join
 from kedge.rewards.build import RewardLike, build_reward
 from kedge.rewards.foreign import TrainerState
@@ -28,6 +25,7 @@ from kedge.runs.folder import Metrics, RunFolder, report
 from kedge.sampling.completion import Completion
 from kedge.sampling.local.engine import Engine
 from kedge.sampling.rollouts import Rollouts, collate, generate
+from kedge.sampling.sampler import SamplerOf
 from kedge.storage.writing import whole_folder
 from kedge.training.fingerprints import of_rewards, of_rows, of_weights
 from kedge.training.going_on import kept, run_of
@@ -70,6 +68,7 @@ class PPO(Trainer):
         config: settings, see :class:`PPOConfig`; or a dict of them.
         eval_prompts: like ``prompts``, never trained on; or ``eval_size`` of the prompts are set aside.
         metrics: judges that the training never sees, in the forms of a reward.
+        sampler: makes who writes a model's answers; by default the engine here, which writes with the model's tensors.
         columns: ``{"prompt": "the data's name for it"}``.
         run: folder for metrics, samples, checkpoints and result; None leaves nothing behind.
         resume: go on from the run's last checkpoint. overwrite: delete the run that is there.
@@ -93,6 +92,7 @@ class PPO(Trainer):
         eval_prompts: Source | None = None,
         eval_size: int = 0,
         metrics: RewardLike | Sequence[RewardLike] = (),
+        sampler: SamplerOf = Engine,
         columns: Mapping[str, str] | None = None,
         run: str | Path | RunFolder | None = None,
         resume: bool = False,
@@ -124,28 +124,25 @@ class PPO(Trainer):
             raise ConfigError(
                 "metrics, eval_every, best_metric: not used without held-out prompts; set eval_prompts or eval_size"
             )
-        self.reference = LanguageModel(
-            copy.deepcopy(self.policy.model).requires_grad_(False), self.policy.tokenizer, self.policy.eos_ids
-        )
+        self.reference = self.policy.frozen_copy()
         if config.mini_batch_size < self.processes.size:
             raise ConfigError(
                 f"mini_batch_size: {config.mini_batch_size} answers are too few for {self.processes.size} processes"
             )
         self.critic = critic_of(config, self.policy, self.reward)
-        self.engine = Engine(self.policy)
+        self.sampler_of = sampler
+        self.sampler = sampler(self.policy)
         self.kl_controller = (
             AdaptiveKL(config.kl_coef, target=config.kl_target, horizon=config.kl_horizon)
             if config.kl_controller == "adaptive"
             else FixedKL(config.kl_coef)
         )
         self.reward_moments = RunningMoments()
-        groups = [{"params": list(self.policy.model.parameters()), "lr": config.learning_rate}]
-        if self.critic is not None:
-            critic_learning_rate = config.critic_learning_rate or config.learning_rate
-            groups.append({"params": list(self.critic.parameters()), "lr": critic_learning_rate})
+        rates = {"policy": config.learning_rate, "critic": config.critic_learning_rate or config.learning_rate}
+        groups = [{"params": role.trained(), "lr": rates[name]} for name, role in self.trained_roles.items()]
         self.optimizer = make_optimizer(groups, config)
-        trunks = [self.policy.model, *([self.critic] if isinstance(self.critic, ScalarModel) else [])]
-        recomputed = enable_recomputing(*trunks) if config.gradient_checkpointing else []
+        trunks = [role.own_trunk() for role in self.trained_roles.values()]
+        recomputed = enable_recomputing(*filter(None, trunks)) if config.gradient_checkpointing else []
         self.region = TrustRegion(self.optimizer, config.target_kl)
         self.update = Update(self.policy, self.critic, self.optimizer, config, self.processes, self.region, recomputed)
         self.estimate = Estimator(self.policy, self.reference, self.critic, config, self.processes)
@@ -271,7 +268,7 @@ class PPO(Trainer):
     def _sample(self, prompts: Sequence[EncodedPrompt]) -> tuple[list[Completion], Rollouts]:
         with self.timer("generate"), self.precision():  # always: the engine keeps its cache in what it first met
             completions = generate(
-                self.engine,
+                self.sampler,
                 [prompt.ids for prompt in prompts],
                 self.config.sampling,
                 self.processes,
@@ -302,7 +299,15 @@ class PPO(Trainer):
             try:
                 return self.update(batch, self.step_done, kl_coef)
             finally:
-                self.engine.weights_changed()
+                self.publish(self.step_done + 1)
+
+    def publish(self, version: int) -> None:
+        """Let the sampler write with the policy's weights as they are now.
+
+        Args:
+            version: their number: how many steps were done.
+        """
+        self.sampler.publish(self.policy.weights(), version)
 
     def _report(self, experience: Experience, kl_coef: float) -> Metrics:
         """What the step says of itself, as the answers were before the update."""
@@ -317,7 +322,7 @@ class PPO(Trainer):
         return kl_coef if self.config.kl_in == "reward" else 0.0
 
     def _throughput(self, rollouts: Rollouts, metrics: Metrics, seconds: float) -> Metrics:
-        own_trunk = isinstance(self.critic, ScalarModel)
+        trunks = sum(role.own_trunk() is not None for role in self.trained_roles.values())
         minibatches = metrics["policy/updates"] + metrics["policy/stopped_early"]
         return throughput(
             self.policy.model,
@@ -326,7 +331,7 @@ class PPO(Trainer):
             lengths=rollouts.lengths.tolist(),
             answered=int(rollouts.response_mask.sum()),
             forward=2 + (self.critic is not None),  # sampling, reference, values
-            both=minibatches * self.config.mini_batch_size / self.config.answers * (1 + own_trunk),
+            both=minibatches * self.config.mini_batch_size / self.config.answers * trunks,
         )
 
     def precision(self) -> torch.autocast:
@@ -342,9 +347,11 @@ class PPO(Trainer):
 
     def evaluate(self, policy: LanguageModel | None = None) -> Evaluation:
         """Answers of the policy (or another one) to the held-out prompts, judged; empty where none are held out."""
-        with self.timer("evaluate"), self.precision():
-            return evaluate_policy(
-                policy or self.policy,
+        policy = policy or self.policy
+        with self.timer("evaluate"), self.precision(), self.sampler_of(policy) as sampler:
+            return measure_policy(
+                policy,
+                sampler,
                 [prompt.record for prompt in self.eval_prompts],
                 self.judges,
                 self.config.sampling,
@@ -365,25 +372,24 @@ class PPO(Trainer):
             StorageError: they cannot be written; what was there is as it was.
         """
         if self.processes.leads:
-            for name, write in self._models().items():
+            for name, role in self.trained_roles.items():
                 with whole_folder(Path(folder).expanduser() / name) as aside:
-                    write(aside)
+                    role.save(aside)
         self.processes.wait()
 
-    def _models(self) -> dict[str, Callable[[Path], None]]:
-        """How each is written, by the name of its folder."""
-        critic = self.critic
-        models: dict[str, Callable[[Path], None]] = {"policy": self.policy.save}
-        return models if critic is None else models | {"critic": partial(save_critic, critic)}
+    @property
+    def trained_roles(self) -> dict[str, Role]:
+        """What is trained, by the name of the folder that it is kept in."""
+        critic: dict[str, Role] = {} if self.critic is None else {"critic": self.critic}
+        return {"policy": self.policy} | critic
 
     def write_models(self, checkpoint: Path) -> None:
-        for name, write in self._models().items():
-            write(checkpoint / name)
+        for name, role in self.trained_roles.items():
+            role.save(checkpoint / name)
 
     def load_models(self, checkpoint: Path) -> None:
-        self.policy.load_weights(checkpoint / "policy")
-        if self.critic is not None:
-            load_critic(self.critic, checkpoint / "critic")
+        for name, role in self.trained_roles.items():
+            role.load_weights(checkpoint / name)
 
     def fingerprints(self) -> dict[str, str]:
         rows = {"prompts": self.prompts, "held-out prompts": self.eval_prompts}
@@ -403,6 +409,7 @@ class PPO(Trainer):
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
+        self.publish(state["step"])
         self.kl_controller.coefficient = state["kl_coefficient"]
         self.reward_moments = RunningMoments(**state["reward_moments"])
         self.region.scale = state["learning_rate_scale"]

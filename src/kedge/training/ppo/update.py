@@ -17,8 +17,7 @@ from kedge.models.batch import by_token_budget
 from kedge.models.critic import Critic
 from kedge.models.language_model import LanguageModel
 from kedge.models.recompute import recomputing
-from kedge.models.scalar import ScalarHead, ScalarModel
-from kedge.models.scoring import score_tokens, value_tokens
+from kedge.models.scoring import score_tokens
 from kedge.parallel import Processes
 from kedge.runs.folder import Metrics
 from kedge.sampling.rollouts import Rollouts, in_micro_batches
@@ -197,21 +196,17 @@ class Update:
         return self.config.vf_coef * error, metrics
 
     def _forward(self, part: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-        shared = self.critic if isinstance(self.critic, ScalarHead) else None
-        scores = score_tokens(
+        score = score_tokens if self.critic is None else self.critic.score
+        scores = score(
             self.policy,
             part.tokens,
             part.mask,
             temperature=self.config.temperature,
-            value_head=shared,
             with_entropy=True,
             entropy_gradient=self.config.entropy_coef > 0,
         )
-        values = scores.values
-        if isinstance(self.critic, ScalarModel):
-            values = value_tokens(self.critic, part.tokens, part.mask, self.policy)
         assert scores.entropy is not None
-        return scores.logprobs, scores.entropy, values
+        return scores.logprobs, scores.entropy, scores.values
 
     def _check_first(self, metrics: Metrics, *, fatal: bool) -> Metrics:
         """Before any update the ratio is 1, KL and clip fraction are 0, whatever the data."""
@@ -244,7 +239,7 @@ class Update:
 
     def _apply(self, rows: Sequence[int], train_policy: bool) -> float:
         if not train_policy:  # a shared critic's value loss has reached the policy's trunk too
-            for parameter in self.policy.model.parameters():
+            for parameter in self.policy.trained():
                 parameter.grad = None
         norm = clip_gradients(self._parameters, self.config.max_grad_norm)
         if not torch.isfinite(norm):

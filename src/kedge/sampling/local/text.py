@@ -1,0 +1,52 @@
+"""The text of an answer while its tokens come: what is new is decoded, and not prompt and answer anew each time."""
+
+from collections.abc import Sequence
+
+from kedge.data.encode import Tokenizer
+
+# Tokens of the prompt that the first new ones are decoded with, at least.
+CONTEXT = 8
+
+HALF = "\N{REPLACEMENT CHARACTER}"
+"""What the bytes of a character that is not whole yet are decoded to."""
+
+
+class GrowingText:
+    """As :func:`kedge.data.encode.decode_answer` has it, a few tokens at a time.
+
+    New tokens are decoded behind the last ones that gave text, as that text cannot change any more: a tokenizer may
+    drop the space before the very first word, and nothing else depends on what stands before.
+
+    Args:
+        tokenizer: of the answer.
+        prompt: its token ids.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        self._done = ""
+        self._seen = 0
+        count = CONTEXT
+        while not (before := self._decoded(prompt[-count:])) and count < len(prompt):
+            count *= 2  # special tokens only, which are no text to stand behind
+        self._window, self._before = list(prompt[-count:]), len(before)
+        self._context = len(self._window)
+
+    def of(self, ids: Sequence[int]) -> str:
+        """The text of the whole answer so far, special tokens left out.
+
+        Args:
+            ids: all of the answer's tokens so far; those of the call before, and more.
+        """
+        self._window += ids[self._seen :]
+        self._seen = len(ids)
+        new = self._decoded(self._window)[self._before :]
+        if not new or new.endswith(HALF):
+            return self._done + new
+        self._done += new
+        self._window = self._window[self._context :]
+        self._context, self._before = len(self._window), len(self._decoded(self._window))
+        return self._done
+
+    def _decoded(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))

@@ -1,0 +1,74 @@
+"""What writes answers, seen from outside: the local engine, a fleet of servers, a file of recorded answers."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from torch import Tensor
+
+from kedge.models.language_model import LanguageModel
+from kedge.sampling.completion import Completion
+from kedge.sampling.settings import Sampling
+
+
+class Sampler(ABC):
+    """Writes answers with the weights that were published last. A context manager, which closes it."""
+
+    @abstractmethod
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, seed: int = 0, first_request: int = 0
+    ) -> list[Completion]:
+        """One completion a prompt, in order.
+
+        Args:
+            prompts: token ids, at least one each.
+            sampling: how to draw.
+            seed: of all that is drawn.
+            first_request: prompt ``i`` draws from the random stream (seed, first_request + i), whoever is beside it.
+
+        Raises:
+            DataError: a prompt that cannot be answered.
+            NumericsError: the model gives NaN or infinite logits.
+        """
+
+    @abstractmethod
+    def publish(self, weights: Mapping[str, Tensor], version: int) -> None:
+        """From the next token on, write with these weights.
+
+        Args:
+            weights: by their names in the model; those left out stay as they are.
+            version: their number, which completions carry beside the tokens that they drew.
+        """
+
+    def stream(self, prompt: Sequence[int], sampling: Sampling, *, seed: int = 0, request: int = 0) -> Iterator[str]:
+        """The answer to one prompt in pieces of text, as they become certain; together they are the whole text.
+
+        Here in one piece. A caller that closes the iterator early wants no more of it.
+
+        Args:
+            prompt: token ids, at least one.
+            sampling: how to draw.
+            seed: of what is drawn.
+            request: it draws from the random stream (seed, request).
+
+        Raises:
+            DataError, NumericsError: as :meth:`generate`, when the first piece is asked for.
+        """
+        [completion] = self.generate([prompt], sampling, seed=seed, first_request=request)
+        yield completion.text
+
+    def close(self) -> None:  # noqa: B027  most have nothing to give back
+        """Give back what it holds; nobody asks it for anything after that."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+SamplerOf = Callable[[LanguageModel], Sampler]
+"""Who writes for a model: :class:`kedge.Engine` does so with the model's own tensors."""
