@@ -8,6 +8,8 @@ class KedgeError(Exception):
     """Something the user can put right. The command line prints the message and exits with ``exit_status``."""
 
     exit_status = 2
+    known_to_all = False
+    """Of several processes, whether all of them raise it; the first one tells the user of it."""
 
 
 class ConfigError(KedgeError):

@@ -6,7 +6,8 @@ the same one that a single process computes. Models that are themselves split co
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -57,8 +58,31 @@ class Processes:
         dist.all_gather_object(parts, mine)
         for part in parts:
             if isinstance(part, KedgeError):
+                part.known_to_all = True
                 raise part
         return [item for part in parts for item in part]
+
+    @contextmanager
+    def agreeing(self) -> Iterator[None]:
+        """Around what one of them does, or each by itself: it is done when all have done it.
+
+        Raises:
+            KedgeError: that of the first process that raised one, in every process.
+        """
+        error: KedgeError | None = None
+        try:
+            yield
+        except KedgeError as raised:
+            if self.size == 1:
+                raise
+            error = raised
+
+        def mine() -> list[None]:
+            if error is not None:
+                raise error
+            return []
+
+        self.gather(mine)
 
     def sum_(self, *tensors: Tensor) -> None:
         """Replace each tensor by its sum over the processes."""

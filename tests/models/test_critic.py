@@ -8,7 +8,7 @@ from kedge.errors import ModelError
 from kedge.models.batch import padded
 from kedge.models.critic import SharedCritic, new_critic
 from kedge.models.reward_model import load_reward_model, new_reward_model
-from kedge.models.scalar import ScalarHead, ScalarModel
+from kedge.models.scalar import ScalarHead, ScalarModel, write_head
 
 SEQUENCES = [[5, 6, 7, 8, 9], [10, 11, 12]]
 
@@ -78,7 +78,7 @@ def test_refuses_what_does_not_fit(tiny_lm, tmp_path):
     with pytest.raises(ModelError, match="head is missing"):
         SharedCritic(lm).load_weights(tmp_path)
     (tmp_path / "narrow").mkdir()
-    ScalarHead(16).write(tmp_path / "narrow/value_head.safetensors")
+    write_head(ScalarHead(16).state_dict(), tmp_path / "narrow/value_head.safetensors")
     with pytest.raises(ModelError, match="needs"):
         new_critic("shared", lm).load_weights(tmp_path / "narrow")
     lm.save(tmp_path / "policy")

@@ -85,8 +85,14 @@ def make_world(tiny_lm, tmp_path_factory):
         pairs = [{"prompt": f"{i}", "chosen": " cat" * (i % 4 + 1), "rejected": " dog"} for i in range(14)]
         write("prefs.jsonl", pairs)
         (folder / "rewards.py").write_text(
+            "import os\n"
             "def length(prompts, completions, completion_ids):\n"
             "    return [len(ids) + len(set(ids)) / 9 for ids in completion_ids]\n"
+            "def in_the_way(prompts, completions, trainer_state):\n"
+            "    if trainer_state.global_step == 1 and os.path.isfile('runs/x/metrics.jsonl'):\n"
+            "        os.remove('runs/x/metrics.jsonl')\n"
+            "        os.mkdir('runs/x/metrics.jsonl')\n"
+            "    return [len(text) for text in completions]\n"
             "def not_15(prompts, completions): return [None if ' 15' in p else 1.0 for p in prompts]\n"
         )
         (folder / "r.toml").write_text(RECIPE)
@@ -170,6 +176,17 @@ def test_an_error_in_one_of_them_ends_both(make_world, monkeypatch):
     assert done.stderr.count("error: ") == 1
     assert "for" in done.stderr
     assert "'the cat" in done.stderr
+
+
+def test_a_full_disk_of_one_ends_both(make_world, monkeypatch):
+    """Only the first process writes; the other one hears of it and does not wait for the next step."""
+    monkeypatch.chdir(make_world())
+    words = "ppo r.toml ppo.reward=rewards:in_the_way ppo.eval_size=0 ppo.eval_every=0 ppo.batch_size=12 ppo.run=runs/x"
+    done = together("-m", "kedge", *words.split())
+    assert done.returncode != 0
+    assert done.stderr.count("error: ") == 1
+    assert "metrics.jsonl: could not be written" in done.stderr
+    assert "exitcode  : 2" in done.stderr  # of whichever ended first: by the error, and not by a signal
 
 
 class TestShares:

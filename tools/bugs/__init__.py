@@ -10,6 +10,7 @@ from bugs.mutant import Mutant
 from bugs.plan import PLAN
 from bugs.ppo import PPO
 from bugs.rewards import REWARDS
+from bugs.seams import SEAMS
 from bugs.surviving import SURVIVING
 from bugs.together import TOGETHER
 from bugs.training import TRAINING
@@ -22,5 +23,5 @@ __all__ = ["MUTANTS", "Mutant"]
 
 MUTANTS = [
     *CORE, *LOSSES_MUTANTS, *LOWER, *ENGINE_BUGS, *REWARDS, *SURVIVING, *TRAINING, *PPO, *UPDATE_MUTANTS, *TOGETHER,
-    *TRUST_REGION, *LOOP_BUGS, *WATCHING, *CONTROL, *PLAN, *UNSEEN,
+    *TRUST_REGION, *LOOP_BUGS, *WATCHING, *CONTROL, *PLAN, *UNSEEN, *SEAMS,
 ]  # fmt: skip

@@ -123,8 +123,8 @@ ENGINE_BUGS = [
     Mutant(
         "micro-batches-out-of-order",
         ROLLOUTS,
-        "result[rows, :width] = score(",
-        "result[sorted(rows), :width] = score(",
+        "result[rows, :width] = scored",
+        "result[sorted(rows), :width] = scored",
         ("tests/sampling/test_rollouts.py",),
         "values and reference of other answers",
     ),

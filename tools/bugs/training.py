@@ -76,8 +76,8 @@ CHECKPOINT_MUTANTS = [
     Mutant(
         "old-checkpoints-go-first",
         CHECKPOINT,
-        "            write_models(aside)\n",
-        "            [shutil.rmtree(old) for old in checkpoints(folder)]\n            write_models(aside)\n",
+        "        write_models(aside)\n",
+        "        [shutil.rmtree(old) for old in checkpoints(folder)]\n        write_models(aside)\n",
         CHECKPOINT_TESTS,
         "a crash while saving leaves nothing to resume from",
     ),
@@ -97,8 +97,8 @@ SUPERVISED_MUTANTS = [
     Mutant(
         "supervised-mean-of-means",
         SUPERVISED,
-        "self.loss([mine[i] for i in part], denominator)",
-        "self.loss([mine[i] for i in part], self.weigh([mine[i] for i in part]))",
+        "self.loss([rows[i] for i in part] or rows[:1], denominator)",
+        "self.loss([rows[i] for i in part] or rows[:1], self.weigh([rows[i] for i in part]))",
         SFT_TESTS,
         "every micro-batch divides by its own count",
     ),

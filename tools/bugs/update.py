@@ -9,8 +9,8 @@ UPDATE_MUTANTS = [
     Mutant(
         "ppo-mean-of-means",
         UPDATE,
-        "self.loss(batch.rows(samples), trained, kl_coef, train_policy)",
-        "self.loss(batch.rows(samples), max(int(batch.rows(samples).mask.sum()), 1), kl_coef, train_policy)",
+        "self.loss(micro_batch, trained, kl_coef, train_policy)",
+        "self.loss(micro_batch, max(int(micro_batch.mask.sum()), 1), kl_coef, train_policy)",
         UPDATE_TESTS,
         "every micro-batch divides by its own count",
     ),

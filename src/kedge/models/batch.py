@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kedge.parallel import Processes
+
 
 def padded(sequences: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """``(tokens [B, L], lengths [B])``: row i is ``sequences[i]`` and then ``pad_id`` to the width of the longest."""
@@ -18,6 +20,38 @@ def padded(sequences: Sequence[Sequence[int]], pad_id: int, device: torch.device
 def attention(tokens: Tensor, lengths: Tensor) -> Tensor:
     """``[B, L]`` long: 1 on real tokens, 0 on padding, from lengths and never from ids."""
     return (torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]).long()
+
+
+def dealt(lengths: Sequence[int], budget: int, processes: Processes) -> list[list[int]]:
+    """This process's share of the sequences, as micro-batches: as many of them as every other process has.
+
+    Models whose weights are spread over the processes compute a pass together, and one process with a pass more than
+    the others would wait for them. So where one has fewer, it cuts its largest in two; where it has nothing left to
+    cut, the rest are empty, and it computes a pass whose result it drops.
+
+    Args:
+        lengths: of all sequences, in tokens; all processes know them.
+        budget: tokens of a micro-batch, padding included.
+        processes: this one and the others.
+
+    Returns:
+        Indices into ``lengths``.
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+
+    def share(rank: int) -> list[list[int]]:
+        mine = Processes(rank, processes.size).deal(order)
+        return [[mine[i] for i in part] for part in by_token_budget([lengths[i] for i in mine], budget)]
+
+    shares = [share(rank) for rank in range(processes.size)]
+    mine, most = shares[processes.rank], max(map(len, shares))
+    while len(mine) < most:
+        largest = max(mine, key=len, default=[])
+        if len(largest) < 2:
+            return mine + [[]] * (most - len(mine))
+        at = mine.index(largest)
+        mine[at : at + 1] = [largest[::2], largest[1::2]]  # each still begins with its longest
+    return mine
 
 
 def by_token_budget(lengths: Sequence[int], budget: int) -> list[list[int]]:

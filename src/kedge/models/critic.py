@@ -1,6 +1,7 @@
 """The critic: a trunk of its own with a value head, or a value head on the policy's trunk."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from kedge.models.head import hidden_size, last_hidden
 from kedge.models.language_model import LanguageModel
 from kedge.models.reward_model import RewardModel
 from kedge.models.role import Role
-from kedge.models.scalar import ScalarHead, ScalarModel
+from kedge.models.scalar import ScalarHead, ScalarModel, write_head
 from kedge.models.scoring import TokenScores, score_tokens, spread
 
 HEAD_FILE = "value_head.safetensors"
@@ -83,9 +84,8 @@ class SharedCritic(ScalarHead, Critic):
     def score(self, policy: LanguageModel, tokens: Tensor, mask: Tensor, **how: Any) -> TokenScores:
         return score_tokens(policy, tokens, mask, value_head=self, **how)
 
-    def save(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.write(folder / HEAD_FILE)
+    def write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        write_head(weights, folder / HEAD_FILE)
 
     def load_weights(self, folder: Path) -> None:
         self.read(folder / HEAD_FILE)

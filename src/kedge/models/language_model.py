@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -78,7 +78,7 @@ class LanguageModel(Role):
         pad = self.tokenizer.pad_token_id
         return pad if pad is not None else (self.eos_ids[0] if self.eos_ids else 0)
 
-    def save(self, folder: Path) -> None:
+    def write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         """Write weights, tokenizer, chat template and generation settings (with the EOS ids in force)."""
         settings = self.model.generation_config
         settings = GenerationConfig() if settings is None else settings
@@ -87,7 +87,7 @@ class LanguageModel(Role):
         if any(getattr(settings, name) not in (None, default) for name, default in SAMPLING_DEFAULTS.items()):
             settings.do_sample = True  # published models forget it, and saving refuses sampling settings without it
         self.model.generation_config = settings
-        self.model.save_pretrained(folder)
+        self.model.save_pretrained(folder, state_dict=dict(weights))
         self.tokenizer.save_pretrained(folder)
 
     def hidden(self, tokens: Tensor) -> Tensor:
@@ -97,10 +97,6 @@ class LanguageModel(Role):
     def frozen_copy(self) -> "LanguageModel":
         """As it is now, and as it stays: a reference."""
         return LanguageModel(copy.deepcopy(self.model).requires_grad_(False), self.tokenizer, self.eos_ids)
-
-    def weights(self) -> dict[str, Tensor]:
-        """All weights by name: the tensors themselves, and no copies."""
-        return self.model.state_dict()
 
     def load_weights(self, folder: Path) -> None:
         """Replace the weights by those that :meth:`save` wrote, in place."""

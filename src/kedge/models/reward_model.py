@@ -8,7 +8,7 @@ here: the EOS is appended to plain text only where it is another token.
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -151,8 +151,8 @@ class Classifier(RewardModel):
     def copied_as(self, kind: type[Scalar]) -> Scalar:
         return kind.from_trunk_of(self.model)
 
-    def save(self, folder: Path) -> None:
-        self.model.save_pretrained(folder)
+    def write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        self.model.save_pretrained(folder, state_dict=dict(weights))
         self.tokenizer.save_pretrained(folder)
 
     def load_weights(self, folder: Path) -> None:
@@ -179,8 +179,8 @@ class TrunkAndHead(RewardModel):
     def copied_as(self, kind: type[Scalar]) -> Scalar:
         return kind.like(self.model)
 
-    def save(self, folder: Path) -> None:
-        self.model.save(folder)
+    def write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        self.model.write(folder, weights)
         self.tokenizer.save_pretrained(folder)
 
     def load_weights(self, folder: Path) -> None:

@@ -5,9 +5,10 @@ variant of a role, and nothing that those who use it need to know.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import Parameter
 from transformers import PreTrainedModel
 
@@ -25,8 +26,8 @@ class Role(ABC):
         """What it runs over the tokens; None where it reads what another role's trunk has computed."""
 
     @abstractmethod
-    def save(self, folder: Path) -> None:
-        """Write the weights, and all that is needed to load them again, as a folder."""
+    def write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        """Write these weights, and all that is needed to load them again, as a folder."""
 
     @abstractmethod
     def load_weights(self, folder: Path) -> None:
@@ -35,6 +36,22 @@ class Role(ABC):
         Raises:
             ModelError: weights missing or misshapen.
         """
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """All weights by name: the tensors themselves, and no copies. Of weights that are spread over the processes,
+        this puts them together, and all processes ask for it together."""
+        return self.module.state_dict()
+
+    def save(self, folder: Path | None) -> None:
+        """Write the weights, and all that is needed to load them again, as a folder.
+
+        Args:
+            folder: where; None in a process that takes part and does not write.
+        """
+        weights = self.weights()
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.write(folder, weights)
 
     def trained(self) -> list[Parameter]:
         """The weights that a training changes."""

@@ -1,6 +1,7 @@
 """A linear head that reads one number off a trunk's hidden state: the critic's value, or a reward model's score."""
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -12,6 +13,11 @@ from transformers import AutoModel, PreTrainedModel
 from kedge.errors import ModelError
 from kedge.models.head import hidden_size, last_hidden, trunk_of
 from kedge.models.language_model import DType, copy_weights, load_weights, refuse_missing
+
+
+def write_head(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write a head's weights to a safetensors file."""
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path)
 
 
 class ScalarHead(nn.Module):
@@ -26,10 +32,6 @@ class ScalarHead(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):  # a value is a number to the third digit
             return self.linear(hidden.float()).squeeze(-1)
-
-    def write(self, path: Path) -> None:
-        """Write the head to a safetensors file."""
-        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, path)
 
     def read(self, path: Path) -> None:
         """Read the head from a safetensors file, strictly.
@@ -81,11 +83,10 @@ class ScalarModel(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         return self.head(last_hidden(self.trunk, tokens))
 
-    def save(self, folder: Path) -> None:
-        """The trunk as a Hugging Face folder, the head beside it."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self.trunk.save_pretrained(folder)
-        self.head.write(folder / self.head_file)
+    def write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        """These weights: the trunk's as a Hugging Face folder, the head's beside it."""
+        self.trunk.save_pretrained(folder, state_dict=_under("trunk.", weights))
+        write_head(_under("head.", weights), folder / self.head_file)
 
     def load_weights(self, folder: Path) -> None:
         """Replace the weights by those that :meth:`save` wrote, in place and strictly.
@@ -113,3 +114,7 @@ class ScalarModel(nn.Module):
         scalar = cls(trunk)
         scalar.head.read(folder / cls.head_file)
         return scalar
+
+
+def _under(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}

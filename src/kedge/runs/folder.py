@@ -154,20 +154,27 @@ class RunFolder:
         self._report_to = trackers
 
     def write_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One line of metrics.jsonl."""
+        """One line of metrics.jsonl. All processes call it, and all of them hear of it where it cannot be written."""
+        with self.processes.agreeing():
+            self._write_metrics(step, metrics)
+
+    def complete_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """More metrics of a step whose line may be there already: it stays one line. All processes call it."""
+        with self.processes.agreeing():
+            if self.processes.leads:
+                self._complete_metrics(step, metrics)
+
+    def _write_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         self._append("metrics.jsonl", [{"step": step, **metrics}])
         for tracker in self._open_trackers(Past(first=step)):
             tracker.log(step, metrics)
 
-    def complete_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """More metrics of a step whose line may be there already: it stays one line."""
-        if not self.processes.leads:
-            return
+    def _complete_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         path = self.path / "metrics.jsonl"
         *lines, _ = path.read_text(encoding="utf-8").split("\n") if path.is_file() else [""]
         row = json.loads(lines.pop()) if lines else {}
         if row.get("step") != step:
-            self.write_metrics(step, metrics)
+            self._write_metrics(step, metrics)
             return
         whole = json.dumps(row | dict(metrics), ensure_ascii=False)
         write_text(path, "".join(f"{line}\n" for line in [*lines, whole]))
@@ -175,18 +182,20 @@ class RunFolder:
             tracker.log(step, metrics)
 
     def write_samples(self, samples: Iterable[Mapping[str, Any]]) -> None:
-        """Lines of samples.jsonl."""
-        self._append("samples.jsonl", samples)
+        """Lines of samples.jsonl. All processes call it."""
+        with self.processes.agreeing():
+            self._append("samples.jsonl", samples)
 
     def write_event(self, step: int, **event: Any) -> None:
         """A line of events.jsonl: something that a person should know of."""
         self._append("events.jsonl", [{"step": step, **event}])
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """summary.json, the last thing that a run writes."""
+        """summary.json, the last thing that a run writes. All processes call it."""
         self.close_trackers()
-        if self.processes.leads:
-            write_text(self.path / "summary.json", strict_json(summary, indent=2) + "\n")
+        with self.processes.agreeing():
+            if self.processes.leads:
+                write_text(self.path / "summary.json", strict_json(summary, indent=2) + "\n")
         self.close()
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kedge.models.batch import by_token_budget, padded
+from kedge.models.batch import dealt, padded
 from kedge.parallel import Processes
 from kedge.sampling.completion import Completion
 from kedge.sampling.sampler import Sampler
@@ -70,14 +70,18 @@ def in_micro_batches(
     Args:
         rollouts: B sequences of width L.
         budget: tokens of a micro-batch, padding included.
+        processes: each computes a share; all of them call this together.
         score: gives ``[b, l]`` for ``(tokens, response_mask)`` of a micro-batch trimmed to its longest sequence.
 
     Returns:
         ``[B, L]`` float32, 0.0 where response_mask is False.
     """
     result = torch.zeros_like(rollouts.logprobs)
-    for rows in processes.deal(by_token_budget(rollouts.lengths.tolist(), budget)):
-        width = int(rollouts.lengths[rows].max())
-        result[rows, :width] = score(rollouts.tokens[rows, :width], rollouts.response_mask[rows, :width])
+    for rows in dealt(rollouts.lengths.tolist(), budget, processes):
+        some = rows or [0]
+        width = int(rollouts.lengths[some].max())
+        scored = score(rollouts.tokens[some, :width], rollouts.response_mask[some, :width])
+        if rows:
+            result[rows, :width] = scored
     processes.sum_(result)
     return result

@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def save_checkpoint(
     folder: Path,
     step: int,
     state: dict[str, Any],
-    write_models: Callable[[Path], None],
+    write_models: Callable[[Path | None], None],
     *,
     keep_last: int,
     best_step: int | None = None,
@@ -32,33 +33,57 @@ def save_checkpoint(
 ) -> Path:
     """Write ``folder/step-000040``: models as plain Hugging Face folders, ``state`` and everything's checksums beside.
 
+    Every process calls it.
+
     Args:
+        folder: of the run's checkpoints.
+        step: how many steps are done.
         state: everything else an exact resume needs (tensors and plain Python values).
-        write_models: writes them into the folder it is given.
+        write_models: writes them into the folder it is given; None in a process that does not write.
         keep_last: older checkpoints than this many are deleted, after the new one is in place.
         best_step: the checkpoint of this step stays, and ``folder/best`` is a link to it.
+        processes: one of them writes.
 
     Raises:
         StorageError: it cannot be written; the ones before it are as they were.
     """
     target = named(folder, step)
-    if processes.leads:
-        with whole_folder(target) as aside:
-            write_models(aside)
+    with folder_of_all(target, processes) as aside:
+        write_models(aside)
+        if aside is not None:
             torch.save(state | {"step": step}, aside / STATE_FILE)
             sums = {name: checksum(aside / name) for name in _files(aside)}
             (aside / CHECKSUMS_FILE).write_text(json.dumps(sums, indent=1), encoding="utf-8")
-        tidy(folder, step, keep_last=keep_last, best_step=best_step)
-    processes.wait()
+    tidy(folder, step, keep_last=keep_last, best_step=best_step, processes=processes)
     return target
 
 
-def tidy(folder: Path, step: int, *, keep_last: int, best_step: int | None) -> None:
+@contextmanager
+def folder_of_all(target: Path, processes: Processes) -> Iterator[Path | None]:
+    """:func:`whole_folder` of several processes. All of them come here; the one that writes gets the folder to write
+    in, and the others None.
+
+    Raises:
+        StorageError: in all of them; it cannot be written, and ``target`` is as it was.
+    """
+    with processes.agreeing(), whole_folder(target) if processes.leads else nullcontext() as aside:
+        yield aside
+
+
+def tidy(folder: Path, step: int, *, keep_last: int, best_step: int | None, processes: Processes) -> None:
     """Point at the best checkpoint, and delete those before ``step`` that need not be kept, and what a kill left.
+
+    Every process calls it.
 
     Raises:
         StorageError: it cannot be done.
     """
+    with processes.agreeing():
+        if processes.leads:
+            _tidy(folder, step, keep_last, best_step)
+
+
+def _tidy(folder: Path, step: int, keep_last: int, best_step: int | None) -> None:
     with storage(folder):
         if best_step is not None:
             _link(folder / BEST, named(folder, best_step).name)

@@ -30,7 +30,7 @@ class Keeper:
     interrupts: Interrupts
     state: Callable[[], dict[str, Any]]
     """Everything but the models that an exact resume needs."""
-    write_models: Callable[[Path], None]
+    write_models: Callable[[Path | None], None]
     tensors: Callable[[], Iterable[Tensor]]
     """All that is trained: never kept where one of them is not finite."""
     watched: str
@@ -102,15 +102,17 @@ class Keeper:
             return
         best_step = None if self.best is None else self.best["step"]
         if step == self._kept:  # by now it may be the best; or a kill came before all was tidy
-            if self.processes.leads:
-                tidy(self.run.checkpoints, step, keep_last=self.config.keep_last, best_step=best_step)
-            return
-        if not all(bool(tensor.isfinite().all()) for tensor in self.tensors()):
-            raise NumericsError(
-                f"step {step}: weights are NaN or infinite, and are not kept; the last checkpoint is as it was. Go on "
-                "from it with a lower learning_rate, in a run of another name"
+            tidy(
+                self.run.checkpoints,
+                step,
+                keep_last=self.config.keep_last,
+                best_step=best_step,
+                processes=self.processes,
             )
-        self.run.sync()
+            return
+        with self.processes.agreeing():
+            self._refuse_not_finite(step)
+            self.run.sync()
         save_checkpoint(
             self.run.checkpoints,
             step,
@@ -122,6 +124,13 @@ class Keeper:
         )
         self._kept = step
         self.told(named(self.run.checkpoints, step))
+
+    def _refuse_not_finite(self, step: int) -> None:
+        if not all(bool(tensor.isfinite().all()) for tensor in self.tensors()):
+            raise NumericsError(
+                f"step {step}: weights are NaN or infinite, and are not kept; the last checkpoint is as it was. Go on "
+                "from it with a lower learning_rate, in a run of another name"
+            )
 
     def check_best_metric(self, measured: Iterable[str]) -> None:
         """Before anything is written or deleted.

@@ -119,8 +119,8 @@ class Trainer(ABC):
         """
 
     @abstractmethod
-    def write_models(self, checkpoint: Path) -> None:
-        """Write the models into a checkpoint's folder."""
+    def write_models(self, checkpoint: Path | None) -> None:
+        """Write the models into a checkpoint's folder; None in a process that takes part and does not write."""
 
     @abstractmethod
     def load_models(self, checkpoint: Path) -> None:

@@ -13,13 +13,13 @@ from torch import Tensor
 from kedge.data.files import Row, Source, rows_of
 from kedge.data.records import held_out
 from kedge.errors import ConfigError, NotFiniteError
-from kedge.models.batch import by_token_budget
+from kedge.models.batch import dealt
 from kedge.models.recompute import enable_recomputing
 from kedge.models.role import Role
 from kedge.parallel import join
 from kedge.runs.callbacks import CallbackLike
 from kedge.runs.folder import Metrics, RunFolder, report
-from kedge.storage.writing import whole_folder
+from kedge.training.checkpoint import folder_of_all
 from kedge.training.config import TrainingConfig
 from kedge.training.fingerprints import of_rows, of_weights
 from kedge.training.going_on import kept, run_of
@@ -182,10 +182,8 @@ class Supervised(Trainer):
         Raises:
             StorageError: it cannot be written; what was there is as it was.
         """
-        if self.processes.leads:
-            with whole_folder(Path(folder).expanduser() / self.result) as aside:
-                self.role.save(aside)
-        self.processes.wait()
+        with folder_of_all(Path(folder).expanduser() / self.result, self.processes) as aside:
+            self.role.save(aside)
 
     @property
     def total_steps(self) -> int:
@@ -229,9 +227,10 @@ class Supervised(Trainer):
         """Gradients and metrics of a minibatch, the same whatever the micro-batches and the processes."""
         denominator = self.weigh(rows)
         totals: dict[str, Tensor] = {}
-        mine = self.processes.deal(sorted(rows, key=self.sizes.__getitem__))
-        for part in by_token_budget([self.sizes[row] for row in mine], self.config.tokens_at_a_time):
-            loss, metrics = self.loss([mine[i] for i in part], denominator)
+        for part in dealt([self.sizes[row] for row in rows], self.config.tokens_at_a_time, self.processes):
+            loss, metrics = self.loss([rows[i] for i in part] or rows[:1], denominator)
+            if not part:
+                loss, metrics = loss * 0.0, {name: value * 0.0 for name, value in metrics.items()}
             loss.backward()
             for name, value in (metrics | {"loss": loss.detach()}).items():
                 totals[name] = totals.get(name, torch.zeros_like(value)) + value
@@ -266,8 +265,8 @@ class Supervised(Trainer):
     def precision(self) -> torch.autocast:
         return precision(self.config, next(self.module.parameters()).device)
 
-    def write_models(self, checkpoint: Path) -> None:
-        self.role.save(checkpoint / self.result)
+    def write_models(self, checkpoint: Path | None) -> None:
+        self.role.save(None if checkpoint is None else checkpoint / self.result)
 
     def load_models(self, checkpoint: Path) -> None:
         self.role.load_weights(checkpoint / self.result)

@@ -40,6 +40,10 @@ class Batch:
         kept = {name: x[index] for name, x in parts.items() if x is not None}
         return replace(self, **{name: x[:, :width] if x.dim() > 1 else x for name, x in kept.items()})
 
+    def without_training(self) -> "Batch":
+        """The same answers, with nothing of them trained on."""
+        return replace(self, mask=torch.zeros_like(self.mask))
+
 
 def token_rewards(
     rollouts: Rollouts, scores: Scores, cut_off: Tensor, config: PPOConfig, moments: RunningMoments

@@ -26,7 +26,7 @@ from kedge.sampling.completion import Completion
 from kedge.sampling.local.engine import Engine
 from kedge.sampling.rollouts import Rollouts, collate, generate
 from kedge.sampling.sampler import SamplerOf
-from kedge.storage.writing import whole_folder
+from kedge.training.checkpoint import folder_of_all
 from kedge.training.fingerprints import of_rewards, of_rows, of_weights
 from kedge.training.going_on import kept, run_of
 from kedge.training.loop import Evaluated, Trainer
@@ -371,11 +371,9 @@ class PPO(Trainer):
         Raises:
             StorageError: they cannot be written; what was there is as it was.
         """
-        if self.processes.leads:
-            for name, role in self.trained_roles.items():
-                with whole_folder(Path(folder).expanduser() / name) as aside:
-                    role.save(aside)
-        self.processes.wait()
+        for name, role in self.trained_roles.items():
+            with folder_of_all(Path(folder).expanduser() / name, self.processes) as aside:
+                role.save(aside)
 
     @property
     def trained_roles(self) -> dict[str, Role]:
@@ -383,9 +381,9 @@ class PPO(Trainer):
         critic: dict[str, Role] = {} if self.critic is None else {"critic": self.critic}
         return {"policy": self.policy} | critic
 
-    def write_models(self, checkpoint: Path) -> None:
+    def write_models(self, checkpoint: Path | None) -> None:
         for name, role in self.trained_roles.items():
-            role.save(checkpoint / name)
+            role.save(None if checkpoint is None else checkpoint / name)
 
     def load_models(self, checkpoint: Path) -> None:
         for name, role in self.trained_roles.items():

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from kedge.core import kl, masked_mean, policy_loss, value_clip_fraction, value_loss
 from kedge.errors import NotFiniteError, NumericsError
-from kedge.models.batch import by_token_budget
+from kedge.models.batch import dealt
 from kedge.models.critic import Critic
 from kedge.models.language_model import LanguageModel
 from kedge.models.recompute import recomputing
@@ -120,13 +120,13 @@ class Update:
         worst = torch.zeros((), device=batch.tokens.device)
         fine: list[tuple[list[int], Tensor]] = []
         lengths = batch.lengths[list(rows)].tolist()
-        mine = self.processes.deal(sorted(range(len(rows)), key=lambda i: lengths[i]))
-        for part in by_token_budget([lengths[i] for i in mine], self.config.tokens_at_a_time):
-            samples = [rows[mine[i]] for i in part]
+        for part in dealt(lengths, self.config.tokens_at_a_time, self.processes):
+            samples = [rows[i] for i in part]
+            micro_batch = batch.rows(samples) if samples else batch.rows(rows[:1]).without_training()
             with recomputing(self.recomputed):
-                loss, metrics, drift = self.loss(batch.rows(samples), trained, kl_coef, train_policy)
+                loss, metrics, drift = self.loss(micro_batch, trained, kl_coef, train_policy)
             loss.backward()
-            fine.append((samples, drift.isfinite()))
+            fine.append((samples, drift[: len(samples)].isfinite()))
             worst = torch.maximum(worst, drift.max())
             for name, value in metrics.items():
                 totals[name] = totals.get(name, torch.zeros_like(value)) + value.detach()

@@ -1,0 +1,81 @@
+"""Text that grows with its tokens is the text that all of them together give."""
+
+import random
+from types import SimpleNamespace
+
+import pytest
+from transformers import AutoTokenizer
+
+from kedge.data.encode import decode_answer
+from kedge.sampling.local.text import HALF, GrowingText
+
+TEXTS = [
+    "Once upon a time, there was a little ship. It had 3 sails!\n\nThe end.",
+    "naïve 雪☃ 👩‍🚀 the  two  spaces\t\ttabs",
+    "我在京东买了一台笔记本电脑，用了三天就坏了。",
+    "مرحبا بالعالم  ไทย",
+]
+
+
+@pytest.fixture(params=["tiny", "gpt2", "stories3M"])
+def tokenizer(request, tiny_tokenizer):
+    if request.param == "tiny":
+        return tiny_tokenizer
+    if request.param == "gpt2":
+        return request.getfixturevalue("gpt2_tokenizer")
+    return AutoTokenizer.from_pretrained(request.getfixturevalue("shared") / "models/stories3M")
+
+
+def grown(tokenizer, prompt, answer):
+    """Every text on the way."""
+    text = GrowingText(tokenizer, prompt)
+    return [text.of(answer[: n + 1]) for n in range(len(answer))]
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("prompt", ["", "Once upon", "雪", "a b c d e f g h i j k l m n o p q r s"])
+@pytest.mark.parametrize("text", TEXTS)
+def test_real_text_is_never_other_than_whole(tokenizer, prompt, text):
+    """Where a character is not whole yet, a tokenizer that falls back to bytes makes halves of those before it too."""
+    ids = tokenizer(prompt + text).input_ids
+    start = len(tokenizer(prompt).input_ids)
+    asked, answer = ids[:start] or ids[:1], ids[start:] if start else ids[1:]
+    for n, so_far in enumerate(grown(tokenizer, asked, answer)):
+        whole = decode_answer(tokenizer, asked, answer[: n + 1])
+        assert so_far == whole or (whole.endswith(HALF) and so_far.startswith(whole.rstrip(HALF)))
+    assert so_far == whole
+
+
+@pytest.mark.shared
+def test_special_tokens_inside_and_before_are_no_text_and_cost_no_space(tokenizer):
+    special = tokenizer.all_special_ids
+    words = tokenizer(" the cat sat on the mat").input_ids
+    for seed in range(20):
+        rng = random.Random(seed)
+        ids = [rng.choice(special) if rng.random() < 0.3 else rng.choice(words) for _ in range(40)]
+        asked, answer = [*ids[:4], *[special[0]] * rng.choice([0, 1, 30])], ids[4:]
+        for n, so_far in enumerate(grown(tokenizer, asked, answer)):
+            assert so_far == decode_answer(tokenizer, asked, answer[: n + 1])
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_bytes_in_any_order(tiny_tokenizer, seed):
+    """Characters that are never whole, or whole at last, of a tokenizer of bytes."""
+    rng = random.Random(seed)
+    ids = [rng.choice(range(5, 300)) for _ in range(60)]
+    for n, so_far in enumerate(grown(tiny_tokenizer, ids[:7], ids[7:])):
+        whole = decode_answer(tiny_tokenizer, ids[:7], ids[7 : 7 + n + 1])
+        assert so_far.rstrip(HALF) == whole.rstrip(HALF)
+
+
+def test_what_is_decoded_does_not_grow_with_the_answer(tiny_tokenizer):
+    decoded = []
+
+    def decode(ids, **how):
+        decoded.append(len(ids))
+        return tiny_tokenizer.decode(ids, **how)
+
+    ids = tiny_tokenizer("the cat sat on the mat " * 80).input_ids
+    grown(SimpleNamespace(decode=decode), ids[:100], ids[100:])
+    assert len(ids) > 500
+    assert max(decoded) < 20

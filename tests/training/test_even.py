@@ -1,0 +1,136 @@
+"""Every process has as many micro-batches as the others, and what all of them do adds up to what one does."""
+
+import random
+
+import pytest
+import torch
+
+from kedge.errors import RewardError, StorageError
+from kedge.models.batch import dealt
+from kedge.parallel import Processes
+from kedge.sampling.rollouts import Rollouts, in_micro_batches
+from kedge.training.ppo.trust_region import TrustRegion
+from kedge.training.ppo.update import Update
+
+
+class Apart(Processes):
+    """One of several processes, without the others: what it would have added up stays its own."""
+
+    def gather(self, compute):
+        return list(compute())
+
+    def sum_(self, *tensors):
+        pass
+
+    def max_(self, tensor):
+        pass
+
+    def sum_gradients(self, parameters):
+        pass
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_as_many_for_everybody_and_each_sequence_once(seed):
+    rng = random.Random(seed)
+    size, n, budget = rng.randint(1, 5), rng.randint(1, 30), rng.choice([1, 20, 60, 200])
+    lengths = [rng.randint(1, 50) for _ in range(n)]
+    shares = [dealt(lengths, budget, Processes(rank, size)) for rank in range(size)]
+    assert len({len(share) for share in shares}) == 1
+    assert sorted(i for share in shares for part in share for i in part) == list(range(n))
+    for part in (part for share in shares for part in share if part):
+        assert lengths[part[0]] == max(lengths[i] for i in part)
+        assert len(part) == 1 or len(part) * lengths[part[0]] <= budget
+    counts = [sum(map(len, share)) for share in shares]
+    assert max(counts) - min(counts) <= 1
+
+
+def test_uneven_deals_happen():
+    """Else nothing above is tested: rank 0 needs two, and rank 1 would do with one."""
+    assert [dealt([9, 9, 3, 3], 12, Processes(rank, 2)) for rank in (0, 1)] == [[[0], [2]], [[1], [3]]]
+    assert [dealt([5, 5, 5], 5, Processes(rank, 2)) for rank in (0, 1)] == [[[0], [2]], [[1], []]]
+    assert dealt([5], 9, Processes(1, 2)) == [[]]
+
+
+@pytest.mark.parametrize("critic", ["separate", "shared"])
+@pytest.mark.parametrize("budget", [10, 14, 8192])
+@pytest.mark.parametrize("size", [2, 3])
+def test_an_update_of_several_is_that_of_one(make_update, monkeypatch, critic, budget, size):
+    """Three answers: one process has nothing in its second micro-batch, and computes as many passes all the same."""
+    rows = [0, 1, 3]
+    whole = make_update(critic=critic, vf_coef=0.7, entropy_coef=0.01, micro_batch_tokens=8192)
+    one = accumulated(whole, rows, Processes())
+    parts, passes = [], []
+    for rank in range(size):
+        setup = make_update(critic=critic, vf_coef=0.7, entropy_coef=0.01, micro_batch_tokens=budget)
+        count, loss = [], Update.loss
+        monkeypatch.setattr(Update, "loss", lambda *a, c=count, f=loss, **k: c.append(1) or f(*a, **k))
+        parts.append(accumulated(setup, rows, Apart(rank, size)))
+        monkeypatch.setattr(Update, "loss", loss)
+        passes.append(len(count))
+    assert len(set(passes)) == 1
+    gradients = [sum(each) for each in zip(*(gradient for gradient, _ in parts), strict=True)]
+    for ours, want in zip(gradients, one[0], strict=True):
+        assert torch.allclose(ours, want, atol=1e-5)
+    for name in one[1]:
+        if name != "worst":
+            assert sum(metrics[name] for _, metrics in parts) == pytest.approx(one[1][name], abs=1e-5)
+
+
+def accumulated(setup, rows, processes):
+    update = Update(
+        setup.lm, setup.critic, setup.optimizer, setup.config, processes, TrustRegion(setup.optimizer, None)
+    )
+    metrics = update._accumulate(setup.batch, rows, 0.0, True)
+    return [weight.grad for weight in setup.parameters], metrics
+
+
+def test_scores_of_several_are_those_of_one():
+    lengths = torch.tensor([5, 2, 7, 3, 3])
+    tokens = torch.arange(35).reshape(5, 7)
+    mask = torch.arange(7) < lengths[:, None]
+    rollouts = Rollouts(tokens, lengths, mask, torch.zeros(5, 7))
+    passes = {rank: [] for rank in range(3)}
+
+    def score(rank):
+        return lambda tokens, mask: passes[rank].append(1) or tokens.float() * mask
+
+    one = in_micro_batches(rollouts, 100, lambda tokens, mask: tokens.float() * mask, Processes())
+    parts = [in_micro_batches(rollouts, 7, score(rank), Apart(rank, 3)) for rank in range(3)]
+    assert torch.equal(sum(parts), one)
+    assert len({len(each) for each in passes.values()}) == 1
+
+
+class TestAgreeing:
+    def test_an_error_of_another_is_raised_here(self, monkeypatch):
+        monkeypatch.setattr("torch.distributed.all_gather_object", answer(StorageError("disk full"), []))
+        with pytest.raises(StorageError, match="disk full") as raised, Processes(1, 2).agreeing():
+            pass
+        assert raised.value.known_to_all
+
+    def test_one_of_this_process_reaches_the_others(self, monkeypatch):
+        sent = []
+        monkeypatch.setattr("torch.distributed.all_gather_object", answer([], None, sent))
+        with pytest.raises(RewardError, match="mine"), Processes(1, 2).agreeing():
+            raise RewardError("mine")
+        assert [str(each) for each in sent] == ["mine"]
+
+    def test_alone_it_is_raised_as_it_is(self):
+        with pytest.raises(RewardError) as raised, Processes().agreeing():
+            raise RewardError("mine")
+        assert not raised.value.known_to_all
+
+    def test_what_is_no_error_of_the_user_goes_its_own_way(self, monkeypatch):
+        monkeypatch.setattr("torch.distributed.all_gather_object", lambda *_: pytest.fail("nobody is asked"))
+        with pytest.raises(ZeroDivisionError), Processes(0, 2).agreeing():
+            _ = 1 / 0
+
+
+def answer(first, second, sent=None):
+    """``all_gather_object`` of two processes; None is what this one has sent."""
+
+    def gather(parts, mine):
+        if sent is not None:
+            sent.append(mine)
+        parts[:] = [mine if part is None else part for part in (first, second)]
+
+    return gather

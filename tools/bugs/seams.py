@@ -1,0 +1,138 @@
+"""Mistakes where one part meets another: samplers, roles, processes that must keep step."""
+
+from bugs.mutant import Mutant
+
+ENGINE, DRIVER, TEXT = "sampling/local/engine.py", "sampling/local/driver.py", "sampling/local/text.py"
+SAMPLER_TESTS, DRIVER_TESTS = ("tests/sampling/test_sampler.py",), ("tests/sampling/test_driver.py",)
+EVEN_TESTS = ("tests/training/test_even.py",)
+
+SEAMS = [
+    Mutant(
+        "published-weights-not-copied",
+        ENGINE,
+        "own[name].copy_(tensor)",
+        "pass",
+        SAMPLER_TESTS,
+        "a sampler of its own weights writes with the old ones for ever",
+    ),
+    Mutant(
+        "published-weights-copied-always",
+        ENGINE,
+        "if own[name].data_ptr() != tensor.data_ptr():",
+        "if True:",
+        SAMPLER_TESTS,
+        "publishing costs a copy of every weight each step",
+    ),
+    Mutant(
+        "version-not-published",
+        ENGINE,
+        "        self.version = version\n",
+        "",
+        SAMPLER_TESTS,
+        "nobody knows which weights wrote a token",
+    ),
+    Mutant(
+        "likeliest-before-truncation",
+        "sampling/settings.py",
+        "logits.float() if self.temperature == 0 else self._truncated(logits.float() / self.temperature)",
+        "logits.float() / (self.temperature or 1.0)",
+        SAMPLER_TESTS,
+        "top log-probabilities of another distribution than the one drawn from",
+    ),
+    Mutant(
+        "likeliest-of-the-wrong-row",
+        ENGINE,
+        "sampling.likeliest(logits[rows], count)",
+        "sampling.likeliest(logits[: len(rows)], count)",
+        SAMPLER_TESTS,
+        "top log-probabilities of another request",
+    ),
+    Mutant(
+        "everybody-gets-the-most-asked-for",
+        ENGINE,
+        "[: request.sampling.top_logprobs]",
+        "",
+        SAMPLER_TESTS,
+        "one caller's top_logprobs is everybody's",
+    ),
+    Mutant(
+        "first-words-without-context",
+        TEXT,
+        "while not (before := self._decoded(prompt[-count:])) and count < len(prompt):",
+        "while not (before := self._decoded(prompt[-count:])) and False:",
+        ("tests/sampling/test_text.py",),
+        "the space before the first word is lost behind special tokens",
+    ),
+    Mutant(
+        "half-characters-are-final",
+        TEXT,
+        "if not new or new.endswith(HALF):",
+        "if not new:",
+        ("tests/sampling/test_text.py",),
+        "streamed text has halves of characters in it",
+    ),
+    Mutant(
+        "who-leaves-is-written-on",
+        DRIVER,
+        "self._order(lambda: self._engine.cancel(*going))",
+        "pass",
+        DRIVER_TESTS,
+        "a client that goes away keeps its slot",
+    ),
+    Mutant(
+        "driver-spins",
+        DRIVER,
+        "        if not self._callers:\n            self._orders.get()()\n",
+        "",
+        DRIVER_TESTS,
+        "an idle server burns a core",
+    ),
+    Mutant(
+        "closed-and-still-waiting",
+        DRIVER,
+        '        self._end_all(ClosedError("the sampler was closed before the answer was written"))\n',
+        "",
+        DRIVER_TESTS,
+        "who waits when the server stops waits for ever",
+    ),
+    Mutant(
+        "errors-stay-in-the-thread",
+        DRIVER,
+        "                self._end_all(error)\n",
+        "                pass\n",
+        DRIVER_TESTS,
+        "a caller never hears of broken weights",
+    ),
+    Mutant(
+        "uneven-micro-batches",
+        "models/batch.py",
+        "shares = [share(rank) for rank in range(processes.size)]",
+        "return share(processes.rank)",
+        EVEN_TESTS,
+        "with weights spread over processes, one waits for a pass that the other does not make",
+    ),
+    Mutant(
+        "spare-micro-batch-trains",
+        "training/ppo/update.py",
+        "batch.rows(rows[:1]).without_training()",
+        "batch.rows(rows[:1])",
+        EVEN_TESTS,
+        "an answer counts twice where processes have unlike shares",
+    ),
+    Mutant(
+        "spare-scores-overwrite",
+        "sampling/rollouts.py",
+        "        if rows:\n            result[rows, :width] = scored",
+        "        result[some, :width] = scored",
+        EVEN_TESTS,
+        "an answer's log-probabilities are added twice",
+    ),
+    Mutant(
+        "errors-of-others-not-heard",
+        "parallel.py",
+        "            error = raised\n",
+        "            raise\n",
+        EVEN_TESTS,
+        "one process ends and the others wait",
+    ),
+]
