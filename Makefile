@@ -25,9 +25,9 @@ check: .venv/ready
 pages: .venv/ready
 	$(BIN)/python tools/pages.py
 
-# All of them take hours: make mutants ONLY=gae, ONLY=src/kedge/core/kl.py, SINCE=HEAD~3
+# All of them take hours on two cores: make mutants ONLY=gae, ONLY=src/kedge/core/kl.py, SINCE=HEAD~3, JOBS=16
 mutants: .venv/ready
-	$(BIN)/python tools/mutants.py $(ONLY) $(if $(SINCE),--since $(SINCE))
+	$(BIN)/python tools/mutants.py $(ONLY) $(if $(SINCE),--since $(SINCE)) $(if $(JOBS),--jobs $(JOBS))
 
 clean:
 	rm -rf .venv

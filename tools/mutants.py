@@ -9,6 +9,7 @@ code 1: failing, not crashing). The bugs themselves stand in tools/bugs/, by flo
     python tools/mutants.py src/kedge/core/advantages.py tests/core/test_kl.py
                                                          those planted in a file, or caught by one
     python tools/mutants.py --since HEAD~3               those planted in, or caught by, what has changed since
+    python tools/mutants.py --jobs 16                    sixteen at a time
     python tools/mutants.py --list
 """
 
@@ -19,7 +20,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 
 from bugs import MUTANTS, Mutant
 from rich.console import Console
@@ -96,6 +99,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("wanted", metavar="NAME | FILE", nargs="*", help="a part of a name, or a source or test file")
     parser.add_argument("--since", metavar="REV", help="those whose source or tests differ from this revision")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="copies of the library that mutants are planted in at a time"
+    )
     parser.add_argument("--list", action="store_true", help="print the mutants and stop")
     arguments = parser.parse_args()
 
@@ -122,26 +128,36 @@ def main() -> int:
         return 0
 
     with tempfile.TemporaryDirectory(prefix="kedge-mutants-") as folder:
-        copy = Path(folder).resolve() / "src"
-        shutil.copytree(ROOT / "src", copy, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        copies: Queue[Path] = Queue()
+        for number in range(arguments.jobs):
+            copy = Path(folder).resolve() / str(number) / "src"
+            shutil.copytree(ROOT / "src", copy, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+            copies.put(copy)
         # Every snippet is looked up before the first test runs: a stale one is known at once.
         sources = {mutant.file: (copy / "kedge" / mutant.file).read_text() for mutant in mutants}
         mutated = {mutant: planted(mutant, sources[mutant.file]) for mutant in mutants}
         check_copy_is_imported(copy)
-        code, output = pytest(copy, tuple(sorted({test for mutant in mutants for test in mutant.tests})))
+        tests = sorted({test for mutant in mutants for test in mutant.tests})
+        workers = ["-n", str(arguments.jobs)] if arguments.jobs > 1 else []
+        code, output = pytest(copy, (*workers, *tests))
         if code != PASSED:
             sys.exit(f"the tests are red without a mutant (exit code {code}): red would prove nothing\n{output}")
 
-        table.add_column("verdict")
-        table.add_column("seconds", justify="right")
-        killed = 0
-        for mutant in mutants:
+        def attempt(mutant: Mutant) -> tuple[int | None, str, float]:
+            copy = copies.get()
             target = copy / "kedge" / mutant.file
             target.write_text(mutated[mutant])
             start = time.perf_counter()
             code, output = pytest(copy, mutant.tests)
-            seconds = time.perf_counter() - start
             target.write_text(sources[mutant.file])
+            copies.put(copy)
+            return code, output, time.perf_counter() - start
+
+        table.add_column("verdict")
+        table.add_column("seconds", justify="right")
+        killed = 0
+        attempts = ThreadPoolExecutor(arguments.jobs).map(attempt, mutants)
+        for mutant, (code, output, seconds) in zip(mutants, attempts, strict=True):
             killed += code == FAILED
             if code != FAILED:
                 console.print(f"{mutant.name}: {verdict(code)}")  # the table is minutes away

@@ -117,6 +117,11 @@ def test_each_request_gets_as_many_as_it_asks_for_and_draws_what_it_drew(tiny_lm
         counts = {len(top) for top in completion.top_logprobs or []}
         assert counts == (set() if n == 0 else {min(n, 320)})
         assert (completion.top_logprobs is None) == (n == 0)
+    for i, request in enumerate(requests):
+        [alone] = Engine(lm).generate([request.prompt_ids], request.sampling, seed=1, first_request=i)
+        for ours, theirs in zip(request.top_logprobs, alone.top_logprobs or [], strict=True):
+            assert [token for token, _ in ours[:5]] == [token for token, _ in theirs[:5]]
+            assert [x for _, x in ours] == pytest.approx([x for _, x in theirs], abs=1e-3)
 
 
 def test_a_negative_number_of_them_is_refused():
