@@ -17,8 +17,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from workload import show
 
 from kedge.core import entropy, token_logprobs
+from kedge.models.forward import forward_tokens
 from kedge.models.language_model import LanguageModel
-from kedge.models.scoring import score_tokens
 
 VOCABULARY, TOKENS, ROWS, HIDDEN = 152_064, 4_096, 16, 128
 
@@ -53,7 +53,7 @@ def measure(way: str) -> dict[str, float]:
     watcher.start()
     start = time.perf_counter()
     if way == "chunks":
-        scores = score_tokens(lm, tokens, mask, temperature=1.0, with_entropy=True, entropy_gradient=False)
+        scores = forward_tokens(lm, tokens, mask, temperature=1.0, with_entropy=True, entropy_gradient=False)
         loss = scores.logprobs.sum()
     else:
         logits = lm.model(input_ids=tokens).logits[:, :-1]

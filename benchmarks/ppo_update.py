@@ -115,7 +115,7 @@ def share_of_the_rest() -> float:
     with (
         patch.object(trainer_module, "generate", timed(trainer_module.generate)),
         patch.object(trainer_module, "judge", timed(trainer_module.judge)),
-        patch.object(experience_module, "score_tokens", timed(experience_module.score_tokens)),
+        patch.object(experience_module, "forward_tokens", timed(experience_module.forward_tokens)),
         patch.object(experience_module, "value_tokens", timed(experience_module.value_tokens)),
         patch.object(Update, "_forward", timed(Update._forward)),
         patch.object(torch.Tensor, "backward", timed(torch.Tensor.backward)),

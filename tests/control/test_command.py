@@ -11,7 +11,7 @@ from PIL import Image
 
 from kedge import cli
 from kedge.control import PPO, evaluate_policy, job
-from kedge.control.update import Update
+from kedge.control.update import AgentUpdate
 
 
 @pytest.fixture
@@ -119,8 +119,8 @@ class TestResume:
             assert torch.equal(agent.update.optimizer.steps[0], broken_off.update.optimizer.steps[0])
             return learn(agent, *args, **kwargs)
 
-        annealed = Update._annealed
-        monkeypatch.setattr(Update, "_annealed", lambda self, left: rates.append(left) or annealed(self, left))
+        annealed = AgentUpdate._annealed
+        monkeypatch.setattr(AgentUpdate, "_annealed", lambda self, left: rates.append(left) or annealed(self, left))
         monkeypatch.setattr(PPO, "learn", noting)
         (tmp_path / "runs/CartPole-v1/metrics.jsonl").open("a").write('{"step": 256, "return": 1.0}\n{"ste')  # killed
         status, _, err = kedge(*self.WORDS, *self.LINEAR, "--resume")

@@ -7,7 +7,7 @@ import torch
 
 from kedge.control import PPO, ControlConfig
 from kedge.control.rollout import Steps
-from kedge.control.update import Update
+from kedge.control.update import AgentUpdate
 from kedge.core import gae
 
 sb3 = pytest.importorskip("stable_baselines3")
@@ -89,7 +89,7 @@ def test_an_update(env_id, name, monkeypatch):
     theirs.train()
     monkeypatch.setattr(torch.Tensor, "backward", backward)
 
-    update = Update(ours.network, ours.distribution, ours.config)
+    update = AgentUpdate(ours.network, ours.distribution, ours.config)
     left = iter(orders)
     monkeypatch.setattr(update, "_order", lambda _: place[torch.as_tensor(next(left))])
     apply = update._apply

@@ -36,7 +36,7 @@ def phases(recipe, stage="ppo", machine=ROOMY):
 
 def test_weights_gradients_and_optimizer_by_role(recipe):
     found = phases(recipe(critic="separate", micro_batch_tokens=80))
-    assert list(found) == ["generate", "score", "update"]
+    assert list(found) == ["generate", "estimate", "update"]
     held = found["update"].held
     assert held["policy", "weights"] == pytest.approx(WEIGHTS, abs=SOME)
     assert held["reference", "weights"] == pytest.approx(WEIGHTS, abs=SOME)
@@ -48,7 +48,7 @@ def test_weights_gradients_and_optimizer_by_role(recipe):
     assert ("reference", "gradients") not in held
     assert ("reference", "optimizer") not in held
     # Outside the update there are no gradients, and all else stays.
-    assert not any(kind == "gradients" for phase in ("generate", "score") for _, kind in found[phase].held)
+    assert not any(kind == "gradients" for phase in ("generate", "estimate") for _, kind in found[phase].held)
     assert found["generate"].held["critic", "optimizer"] == held["critic", "optimizer"]
 
 
@@ -79,7 +79,7 @@ def test_a_critic_costs_what_it_is(recipe):
 def test_a_reward_model_has_a_phase_and_weights(recipe, tmp_path):
     folder = str(tmp_path / "llama")
     found = phases(recipe(reward=[{"model": folder}, {"function": "never_imported:f"}], metrics=[folder]))
-    assert list(found) == ["generate", "reward", "score", "update"]
+    assert list(found) == ["generate", "reward", "estimate", "update"]
     # One for the reward and one for the metric.
     assert found["update"].held["reward", "weights"] == pytest.approx(2 * (TRUNK + 4 * 32), abs=2 * SOME)
     assert found["reward"].held["reward", "activations"] > 0
@@ -242,7 +242,7 @@ def test_what_cannot_be_rehearsed_says_so(recipe, monkeypatch):
     def refuse(*_, **__):
         raise NotImplementedError("no numbers, no answer\nmore")
 
-    monkeypatch.setattr("kedge.inspection.ppo_rehearsal.score_tokens", refuse)
+    monkeypatch.setattr("kedge.inspection.ppo_rehearsal.forward_tokens", refuse)
     with pytest.raises(ModelError, match=r"cannot be planned without its weights: no numbers, no answer$"):
         job(recipe()).rehearse()
 

@@ -17,7 +17,7 @@ def values(critic, lm):
     tokens, _ = padded(SEQUENCES, 0, torch.device("cpu"))
     mask = torch.tensor([[False, True, True, True, True], [False, True, True, False, False]])
     found = critic.values(tokens, mask)
-    together = critic.score(lm, tokens, mask, temperature=1.0).values  # shared: off the policy's own pass
+    together = critic.forward_with(lm, tokens, mask, temperature=1.0).values  # shared: off the policy's own pass
     assert torch.allclose(found, together, atol=1e-5)
     return found
 

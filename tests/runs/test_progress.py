@@ -17,7 +17,7 @@ METRICS = {
     "policy/grad_norm": 3.0,
     "time/generate": 12.345,
     "time/reward": 0.0512,
-    "time/score": 1.0812,
+    "time/estimate": 1.0812,
     "time/update": 123.4,
     "time/other": 0.0123,
 }
@@ -69,7 +69,7 @@ def test_a_terminal_gets_bar_and_lines(terminal):
     shown = read()
     assert "3/4" in shown[-4]
     assert shown[-3] == "  score 0.862   kl 5.5   length 38.2   explained variance -0.608"
-    assert shown[-2] == "  seconds: generate 12.35  reward 0.05  score 1.08  update 123  other 0.01"
+    assert shown[-2] == "  seconds: generate 12.35  reward 0.05  estimate 1.08  update 123  other 0.01"
     assert max(map(len, shown)) <= 80
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kedge.models.scoring import score_tokens
+from kedge.models.forward import forward_tokens
 from kedge.parallel import ALONE
 from kedge.sampling.completion import Completion
 from kedge.sampling.rollouts import collate, in_micro_batches
@@ -35,9 +35,9 @@ def test_micro_batches_give_what_one_batch_gives(tiny_lm, budget):
 
     def score(tokens, mask):
         seen.append(tuple(tokens.shape))
-        return score_tokens(lm, tokens, mask, temperature=1.0).logprobs
+        return forward_tokens(lm, tokens, mask, temperature=1.0).logprobs
 
-    whole = score_tokens(lm, rollouts.tokens, rollouts.response_mask, temperature=1.0).logprobs
+    whole = forward_tokens(lm, rollouts.tokens, rollouts.response_mask, temperature=1.0).logprobs
     parts = in_micro_batches(rollouts, budget, score, ALONE)
     assert parts.shape == (5, 12)
     assert parts.flatten().tolist() == pytest.approx(whole.flatten().tolist(), abs=1e-5)

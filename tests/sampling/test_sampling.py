@@ -5,7 +5,7 @@ import torch
 from transformers import LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from kedge.errors import ConfigError, NotFiniteError
-from kedge.sampling.settings import Sampling, random_stream, refuse_not_finite
+from kedge.sampling.settings import Sampling, random_stream, refuse_broken_logits
 
 N = 20_000
 GRID = (torch.arange(N, dtype=torch.float64) + 0.5) / N  # evenly spread "random" numbers: frequencies are exact
@@ -143,5 +143,5 @@ def test_nan_logits_are_an_error_with_a_name(settings, bad):
     logits = torch.tensor([[0.0, 1.0, 2.0], [1.0, 2.0, bad]])
     _, logprobs = Sampling(**settings).draw(logits, torch.tensor([0.5, 0.5], dtype=torch.float64))
     with pytest.raises(NotFiniteError, match=r"logits: NaN or infinite in 1 of 2 answers, .* first after number 1;"):
-        refuse_not_finite(logprobs, lambda row: f"number {row}")
-    refuse_not_finite(logprobs[:1], str)
+        refuse_broken_logits(logprobs, lambda row: f"number {row}")
+    refuse_broken_logits(logprobs[:1], str)

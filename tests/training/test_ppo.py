@@ -128,7 +128,7 @@ def test_metrics_of_a_step(make_ppo, tmp_path, lines):
     assert [metrics["lr"] for metrics in steps] == [3e-3, 1.5e-3]
     assert [metrics["episode"] for metrics in steps] == [4, 8]
     assert first["policy/first_drift_max"] < 1e-4
-    assert {"time/generate", "time/reward", "time/score", "time/update"} <= first.keys()
+    assert {"time/generate", "time/reward", "time/estimate", "time/update"} <= first.keys()
     assert {
         "loss/policy_avg", "loss/value_avg", "policy/approxkl_avg", "policy/clipfrac_avg", "policy/entropy_avg",
         "policy/grad_norm", "val/ratio", "val/clipfrac_avg", "val/num_eos_tokens", "val/explained_variance",

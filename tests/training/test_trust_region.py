@@ -10,7 +10,7 @@ from torch.nn import Parameter
 
 from kedge.core import kl
 from kedge.errors import NotFiniteError
-from kedge.models.scoring import score_tokens
+from kedge.models.forward import forward_tokens
 from kedge.training.config import TrainingConfig
 from kedge.training.optimization import make_optimizer, retake_step
 from kedge.training.ppo.trust_region import TrustRegion
@@ -176,7 +176,7 @@ def with_adam(make_update, learning_rate=1e-3, **settings):
 def moved_by(setup, rows=slice(None)):
     """KL (k3, nats a token) from the policy that sampled, over these answers in one batch."""
     tokens, mask = setup.batch.tokens[rows], setup.batch.mask[rows]
-    now = score_tokens(setup.lm, tokens, mask, temperature=setup.config.temperature).logprobs
+    now = forward_tokens(setup.lm, tokens, mask, temperature=setup.config.temperature).logprobs
     return kl(setup.batch.old_logprobs[rows][mask], now[mask], estimator="k3").mean().item()
 
 

@@ -123,8 +123,8 @@ ENGINE_BUGS = [
     Mutant(
         "micro-batches-out-of-order",
         ROLLOUTS,
-        "result[rows, :width] = scored",
-        "result[sorted(rows), :width] = scored",
+        "result[rows, :width] = computed",
+        "result[sorted(rows), :width] = computed",
         ("tests/sampling/test_rollouts.py",),
         "values and reference of other answers",
     ),

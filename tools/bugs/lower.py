@@ -23,14 +23,14 @@ ENCODE_MUTANTS = [
 ]
 
 # models/
-SCORING, SCORING_TESTS = "models/scoring.py", ("tests/models/test_scoring.py",)
+SCORING, FORWARD_TESTS = "models/forward.py", ("tests/models/test_forward.py",)
 MODELS_MUTANTS = [
     Mutant(
         "logprobs-off-by-one",
         SCORING,
         "hidden = lm.hidden(tokens)[:, :-1][before]",
         "hidden = lm.hidden(tokens)[:, 1:][before]",
-        SCORING_TESTS,
+        FORWARD_TESTS,
         "a token's log-probability from the logits after it, which have seen it",
     ),
     Mutant(
@@ -38,7 +38,7 @@ MODELS_MUTANTS = [
         SCORING,
         "else spread(value_head(hidden), mask)",
         "else spread(value_head(hidden.roll(-1, 0)), mask)",
-        SCORING_TESTS,
+        FORWARD_TESTS,
         "a shared critic's value is of the state after the token",
     ),
     Mutant(
@@ -46,7 +46,7 @@ MODELS_MUTANTS = [
         "models/critic.py",
         "last_hidden(self.trunk, tokens)[:, :-1][mask[:, 1:]]",
         "last_hidden(self.trunk, tokens)[mask]",
-        SCORING_TESTS,
+        FORWARD_TESTS,
         "a separate critic's value is of the state after the token",
     ),
     Mutant(
@@ -54,7 +54,7 @@ MODELS_MUTANTS = [
         SCORING,
         "token_logprobs(logits, taken, temperature=temperature)",
         "token_logprobs(logits, taken)",
-        SCORING_TESTS,
+        FORWARD_TESTS,
         "reference and update at temperature 1, whatever the sampler's",
     ),
     Mutant(
@@ -62,7 +62,7 @@ MODELS_MUTANTS = [
         SCORING,
         "taken, temperature=temperature, entropy_gradient=entropy_gradient",
         "taken, entropy_gradient=entropy_gradient",
-        SCORING_TESTS,
+        FORWARD_TESTS,
         "the entropy of another distribution",
     ),
     Mutant(
@@ -166,18 +166,18 @@ HEAD_MUTANTS = [
     ),
     Mutant(
         "chunks-without-gradient",
-        "models/scoring.py",
-        "checkpoint(score, *chunk, use_reentrant=False, preserve_rng_state=False)",
-        "score(chunk[0].detach(), chunk[1])",
-        SCORING_TESTS,
+        "models/forward.py",
+        "checkpoint(read, *chunk, use_reentrant=False, preserve_rng_state=False)",
+        "read(chunk[0].detach(), chunk[1])",
+        FORWARD_TESTS,
         "log-probabilities made in chunks do not train the trunk",
     ),
     Mutant(
         "chunks-at-another-temperature",
-        "models/scoring.py",
-        "partial(_score, temperature=temperature,",
-        "partial(_score, temperature=1.0,",
-        SCORING_TESTS,
+        "models/forward.py",
+        "partial(_outputs, temperature=temperature,",
+        "partial(_outputs, temperature=1.0,",
+        FORWARD_TESTS,
         "temperature left out where logits come from hidden states",
     ),
     Mutant(

@@ -122,8 +122,8 @@ SEAMS = [
     Mutant(
         "spare-scores-overwrite",
         "sampling/rollouts.py",
-        "        if rows:\n            result[rows, :width] = scored",
-        "        result[some, :width] = scored",
+        "        if rows:\n            result[rows, :width] = computed",
+        "        result[some, :width] = computed",
         EVEN_TESTS,
         "an answer's log-probabilities are added twice",
     ),

@@ -22,7 +22,7 @@ from kedge.control.networks import ActorCritic, Memory
 from kedge.control.normalization import Normalization
 from kedge.control.observations import batched, flatten, has_images, is_batch, is_image, length, width
 from kedge.control.rollout import Collector
-from kedge.control.update import Update
+from kedge.control.update import AgentUpdate
 from kedge.errors import ConfigError, ModelError
 from kedge.runs.callbacks import Callback, CallbackLike, callbacks_of, is_end
 from kedge.storage.writing import whole_folder
@@ -73,7 +73,7 @@ class PPO:
             gamma=config.gamma,
         )
         self.collector = Collector(self.environments, self.network, self.distribution, self.normalization, config)
-        self.update = Update(self.network, self.distribution, config)
+        self.update = AgentUpdate(self.network, self.distribution, config)
         self.num_timesteps = 0
         self.metrics: list[dict[str, float]] = []
         """A line for each rollout so far."""

@@ -53,7 +53,7 @@ class Environments(Protocol):
         ...
 
 
-class Several:
+class ManyEnvironments:
     """Plain environments in a row: for light ones faster than any vector environment."""
 
     def __init__(self, environments: Sequence[gym.Env[Any, Any]]) -> None:
@@ -144,8 +144,8 @@ def environments_of(what: str | gym.Env[Any, Any] | VectorEnv[Any, Any, Any], n:
             raise ConfigError(
                 f"n_envs: {n} copies of an environment that is given; give its id, or a vector environment"
             )
-        return Several([what])
-    return Several([make(what) for _ in range(n)])
+        return ManyEnvironments([what])
+    return ManyEnvironments([make(what) for _ in range(n)])
 
 
 def make(name: str, **kwargs: Any) -> gym.Env[Any, Any]:

@@ -102,7 +102,7 @@ def length(space: spaces.Space[Any], observations: Any) -> int:
     return len(observations)
 
 
-def refuse_not_finite(observations: Any, n: int, where: str) -> None:
+def refuse_broken_observations(observations: Any, n: int, where: str) -> None:
     """Raise where one of n observations, batched, has a number in it that is none.
 
     Raises:

@@ -13,7 +13,7 @@ from kedge.control.distributions import Distribution
 from kedge.control.environments import Environments, Step
 from kedge.control.networks import ActorCritic, Memory
 from kedge.control.normalization import Normalization
-from kedge.control.observations import batched, flatten, refuse_not_finite, width
+from kedge.control.observations import batched, flatten, refuse_broken_observations, width
 from kedge.core import gae
 
 Played = list[tuple[np.ndarray, ...]]
@@ -169,7 +169,7 @@ class Collector:
         rows = flatten(space, observations, n)
         # The fastest way to ask, for it is asked at every step: only what is not finite is not 0 times 0.
         if rows.dtype == np.float32 and np.dot(rows.ravel(), self._zeros[: rows.size]) != 0.0:
-            refuse_not_finite(observations, n, self.environments.name)
+            refuse_broken_observations(observations, n, self.environments.name)
         return rows
 
     def _scaled(self, rows: np.ndarray, *, learn: bool) -> np.ndarray:

@@ -14,12 +14,12 @@ from kedge.control.networks import ActorCritic
 from kedge.control.rollout import Steps
 from kedge.core import masked_mean, policy_loss, value_loss, whiten
 from kedge.errors import NotFiniteError
+from kedge.runs.folder import Metrics
 
-Metrics = dict[str, float]
 Parts = dict[str, Tensor]
 
 
-class Update:
+class AgentUpdate:
     """Trains the network on rollouts."""
 
     def __init__(self, network: ActorCritic, distribution: Distribution, config: ControlConfig) -> None:

@@ -7,7 +7,7 @@ from torch.nn.functional import hardtanh, logsigmoid
 from kedge.core.kl import kl
 from kedge.core.masking import keep, masked_mean
 
-Metrics = dict[str, Tensor]
+LossMetrics = dict[str, Tensor]
 
 # Beyond it a ratio says nothing but "far away", and in float32 it would soon be infinite and its gradient NaN.
 LOG_RATIO_LIMIT = 20.0
@@ -24,7 +24,7 @@ def policy_loss(
     weights: Tensor | None = None,
     denominator: Tensor | float | None = None,
     metrics: bool = True,
-) -> tuple[Tensor, Metrics]:
+) -> tuple[Tensor, LossMetrics]:
     """The clipped surrogate of PPO (Schulman et al. 2017, eq. 7), to be minimised.
 
     Args:
@@ -127,7 +127,7 @@ def preference_loss(
     margin: Tensor | None = None,
     center: float = 0.0,
     denominator: Tensor | float | None = None,
-) -> tuple[Tensor, Metrics]:
+) -> tuple[Tensor, LossMetrics]:
     """Negative log-likelihood of preferences under Bradley & Terry (1952), as in Ouyang et al. 2022, eq. 1.
 
     Args:

@@ -18,8 +18,8 @@ from kedge.data.records import Prompt, read_prompts
 from kedge.errors import ConfigError
 from kedge.evaluation.metrics import WinRate, distinct_n, mean, win_rate
 from kedge.evaluation.samples import sample_rows
+from kedge.models.forward import forward_tokens
 from kedge.models.language_model import Device, DType, LanguageModel, load_language_model
-from kedge.models.scoring import score_tokens
 from kedge.parallel import ALONE, Processes
 from kedge.rewards.build import RewardLike, build_reward, refuse_missing_columns
 from kedge.rewards.foreign import TrainerState
@@ -140,7 +140,7 @@ def sequence_kl(
         return in_micro_batches(
             rollouts,
             micro_batch_tokens,
-            lambda tokens, mask: score_tokens(side, tokens, mask, temperature=temperature).logprobs,
+            lambda tokens, mask: forward_tokens(side, tokens, mask, temperature=temperature).logprobs,
             processes,
         )
 

@@ -16,12 +16,12 @@ from kedge.inspection.ledger import Ledger
 from kedge.inspection.machine import Machine
 from kedge.inspection.rehearsal import CPU, Phase, Rehearsal, on_paper, padded_size
 from kedge.models.batch import by_token_budget, padded
+from kedge.models.forward import forward_tokens
 from kedge.models.head import untried_head, vocabulary_rows
 from kedge.models.language_model import LanguageModel, find, load_config, load_tokenizer, max_positions
 from kedge.models.outline import outlined_language_model, outlined_reward_model
 from kedge.models.recompute import recomputing
 from kedge.models.reward_model import RewardModel
-from kedge.models.scoring import score_tokens
 from kedge.sampling.local.columns import ColumnDecoder
 from kedge.sampling.local.engine import MAX_ROWS, PREFILL_TOKENS
 from kedge.sampling.local.slots import SlotDecoder, sliding_windows
@@ -143,7 +143,7 @@ class PPORehearsal(Rehearsal):
     def phases(self) -> list[Phase]:
         self.settle()
         cache, generate = self._generate("generate", self.config.answers)
-        found = [generate, *([self._reward()] if self.rewards else []), self._score(), self._update()]
+        found = [generate, *([self._reward()] if self.rewards else []), self._estimate(), self._update()]
         if self.work.evaluated:
             found.append(self._generate("evaluate", self.work.evaluated)[1])
         del cache  # until here: the engine keeps it
@@ -192,15 +192,15 @@ class PPORehearsal(Rehearsal):
         return self.phase("reward", seconds)
 
     @torch.no_grad()
-    def _score(self) -> Phase:
+    def _estimate(self) -> Phase:
         lengths = self.lengths
         rows = max(self._cut(lengths), key=lambda rows: padded_size(rows, lengths))
         tokens, mask = self._micro_batch(rows)
         with self.running():
-            score_tokens(self.trainer.reference, tokens, mask, temperature=self.config.temperature)
+            forward_tokens(self.trainer.reference, tokens, mask, temperature=self.config.temperature)
             if self.trainer.critic is not None:
                 self.trainer.critic.values(tokens, mask)
-        return self.phase("score", self.ledger.seconds * self.tokens / tokens.numel())
+        return self.phase("estimate", self.ledger.seconds * self.tokens / tokens.numel())
 
     def _update(self) -> Phase:
         config, lengths = self.config, self.lengths[: self.config.mini_batch_size]

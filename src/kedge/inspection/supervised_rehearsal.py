@@ -16,11 +16,11 @@ from kedge.inspection.ledger import Ledger
 from kedge.inspection.machine import Machine
 from kedge.inspection.rehearsal import CPU, Phase, Rehearsal, on_paper
 from kedge.models.batch import by_token_budget, padded
+from kedge.models.forward import forward_tokens
 from kedge.models.head import untried_head, vocabulary_rows
 from kedge.models.language_model import find, load_config, load_tokenizer, max_positions
 from kedge.models.outline import outlined_language_model, outlined_reward_model
 from kedge.models.recompute import enable_recomputing
-from kedge.models.scoring import score_tokens
 from kedge.training.micro_batches import choose_micro_batch
 from kedge.training.optimization import make_optimizer
 from kedge.training.reward_modeling import RewardConfig
@@ -35,7 +35,7 @@ SAMPLE = 64
 
 
 @dataclass(frozen=True)
-class Example:
+class Sizes:
     """What a supervised job learns from at a time, in tokens."""
 
     lengths: tuple[int, ...]
@@ -55,7 +55,7 @@ class SupervisedWork:
 
     model: str
     tokenizer: str | None
-    examples: Sequence[Example]
+    examples: Sequence[Sizes]
     """The longest ones, as many as a step takes."""
     tokens: float
     """Of an average example."""
@@ -84,9 +84,9 @@ def demonstration_work(
     words = load_tokenizer(tokenizer or source, key="tokenizer", trust_remote_code=config.trust_remote_code)
     limit = _limit(source, config)
 
-    def encoded(record: Demonstration) -> Example:
+    def encoded(record: Demonstration) -> Sizes:
         ids, trained = encode_demonstration(words, record, ends=[words.eos_token_id])
-        return Example((len(ids),), sum(trained))
+        return Sizes((len(ids),), sum(trained))
 
     def characters(record: Demonstration) -> int:
         return len(plain(record.prompt)) + len(plain(record.completion))
@@ -108,10 +108,10 @@ def preference_work(
     words = load_tokenizer(tokenizer or source, key="tokenizer", trust_remote_code=config.trust_remote_code)
     limit = _limit(source, config)
 
-    def encoded(record: Preference) -> Example:
+    def encoded(record: Preference) -> Sizes:
         sides = (record.chosen, record.rejected)
         ids = [encode_whole(words, text, ends=[words.eos_token_id], origin=record.origin) for text in sides]
-        return Example(tuple(map(len, ids)))
+        return Sizes(tuple(map(len, ids)))
 
     def characters(record: Preference) -> int:
         return max(len(plain(record.chosen)), len(plain(record.rejected)))
@@ -127,14 +127,14 @@ def _limit(source: str, config: SupervisedConfig) -> int | None:
     return min(limits, default=None)
 
 
-def _fitting(way: TooLong, limit: int | None) -> Callable[[Example], Example | None]:
+def _fitting(way: TooLong, limit: int | None) -> Callable[[Sizes], Sizes | None]:
     """An example as the job takes it, if it does; where that would be an error, the job says so itself."""
 
-    def fitted(example: Example) -> Example | None:
+    def fitted(example: Sizes) -> Sizes | None:
         if limit is None or way == "error" or max(example.lengths) <= limit:
             return example
         lengths = tuple(min(length, limit) for length in example.lengths)
-        return Example(lengths, min(example.trained, limit - 1)) if way == "truncate" else None
+        return Sizes(lengths, min(example.trained, limit - 1)) if way == "truncate" else None
 
     return fitted
 
@@ -142,13 +142,13 @@ def _fitting(way: TooLong, limit: int | None) -> Callable[[Example], Example | N
 def _longest(
     records: Sequence[Record],
     characters: Callable[[Record], int],
-    encode: Callable[[Record], Example],
+    encode: Callable[[Record], Sizes],
     count: int,
-    fitted: Callable[[Example], Example | None],
-) -> tuple[list[Example], float]:
+    fitted: Callable[[Sizes], Sizes | None],
+) -> tuple[list[Sizes], float]:
     """The ``count`` longest in characters, so that not all have to be encoded; and the tokens of an average one."""
 
-    def those(chosen: Iterable[Record]) -> Iterator[Example]:
+    def those(chosen: Iterable[Record]) -> Iterator[Sizes]:
         return (example for record in chosen if (example := fitted(encode(record))) is not None)
 
     longest = list(islice(those(sorted(records, key=characters, reverse=True)), count))
@@ -200,15 +200,15 @@ class SupervisedRehearsal(Rehearsal):
             step = self.apply()
         return [self.phase("train", config.batch_size * self.work.tokens * a_token + step)]
 
-    def _pairs(self, part: Sequence[Example]) -> Tensor:
+    def _pairs(self, part: Sequence[Sizes]) -> Tensor:
         sides = zip(*(example.lengths for example in part), strict=True)
         scores = self.scorer([[0] * length for side in sides for length in side])
         chosen, rejected = scores.chunk(2)
         return preference_loss(chosen, rejected, denominator=len(part))[0]
 
-    def _demonstrations(self, part: Sequence[Example]) -> Tensor:
+    def _demonstrations(self, part: Sequence[Sizes]) -> Tensor:
         tokens, ends = padded([[0] * example.lengths[0] for example in part], 0, CPU)
         column, trained = torch.arange(tokens.shape[1]), torch.tensor([example.trained for example in part])
         mask = (column >= (ends - trained)[:, None]) & (column < ends[:, None])
-        logprobs = score_tokens(self.lm, tokens, mask, temperature=1.0).logprobs
+        logprobs = forward_tokens(self.lm, tokens, mask, temperature=1.0).logprobs
         return -masked_mean(logprobs, mask, denominator=float(mask.sum()))

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kedge.errors import ModelError
+from kedge.models.forward import TokenOutputs, forward_tokens, spread
 from kedge.models.head import hidden_size, last_hidden
 from kedge.models.language_model import LanguageModel
 from kedge.models.reward_model import RewardModel
 from kedge.models.role import Role
 from kedge.models.scalar import ScalarHead, ScalarModel, write_head
-from kedge.models.scoring import TokenScores, score_tokens, spread
 
 HEAD_FILE = "value_head.safetensors"
 
@@ -32,14 +32,14 @@ class Critic(Role):
         """
 
     @abstractmethod
-    def score(self, policy: LanguageModel, tokens: Tensor, mask: Tensor, **how: Any) -> TokenScores:
+    def forward_with(self, policy: LanguageModel, tokens: Tensor, mask: Tensor, **how: Any) -> TokenOutputs:
         """What ``policy`` says of the masked tokens, and their values, with as few passes as it takes.
 
         Args:
             policy: the one that the critic was made for.
             tokens: as :meth:`values`.
             mask: as :meth:`values`.
-            how: as :func:`kedge.models.scoring.score_tokens` takes it.
+            how: as :func:`kedge.models.forward.forward_tokens` takes it.
         """
 
 
@@ -58,9 +58,9 @@ class SeparateCritic(ScalarModel, Critic):
     def values(self, tokens: Tensor, mask: Tensor) -> Tensor:
         return spread(self.head(last_hidden(self.trunk, tokens)[:, :-1][mask[:, 1:]]), mask)
 
-    def score(self, policy: LanguageModel, tokens: Tensor, mask: Tensor, **how: Any) -> TokenScores:
-        scores = score_tokens(policy, tokens, mask, **how)
-        return TokenScores(scores.logprobs, scores.entropy, self.values(tokens, mask))
+    def forward_with(self, policy: LanguageModel, tokens: Tensor, mask: Tensor, **how: Any) -> TokenOutputs:
+        outputs = forward_tokens(policy, tokens, mask, **how)
+        return TokenOutputs(outputs.logprobs, outputs.entropy, self.values(tokens, mask))
 
 
 class SharedCritic(ScalarHead, Critic):
@@ -81,8 +81,8 @@ class SharedCritic(ScalarHead, Critic):
     def values(self, tokens: Tensor, mask: Tensor) -> Tensor:
         return spread(self(self.policy.hidden(tokens)[:, :-1][mask[:, 1:]]), mask)
 
-    def score(self, policy: LanguageModel, tokens: Tensor, mask: Tensor, **how: Any) -> TokenScores:
-        return score_tokens(policy, tokens, mask, value_head=self, **how)
+    def forward_with(self, policy: LanguageModel, tokens: Tensor, mask: Tensor, **how: Any) -> TokenOutputs:
+        return forward_tokens(policy, tokens, mask, value_head=self, **how)
 
     def write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         write_head(weights, folder / HEAD_FILE)

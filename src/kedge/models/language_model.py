@@ -130,7 +130,9 @@ def load_language_model(
     loaded_tokenizer = load_tokenizer(tokenizer or folder, key="tokenizer", trust_remote_code=trust_remote_code)
     how: dict[str, Any] = {"trust_remote_code": trust_remote_code, "attn_implementation": attn_implementation}
     model, info = load_weights(AutoModelForCausalLM, folder, dtype, **how)
-    refuse_missing(info, source, "it is no causal language model (a reward model or a critic has no output head)")
+    refuse_missing_weights(
+        info, source, "it is no causal language model (a reward model or a critic has no output head)"
+    )
     model.to(pick_device(device))  # type: ignore[arg-type]
     return wrap(model, loaded_tokenizer, stop_tokens, source)
 
@@ -217,11 +219,11 @@ def copy_weights(model: PreTrainedModel, auto_class: Any, folder: Path) -> None:
         ModelError: weights missing or misshapen.
     """
     loaded, info = load_weights(auto_class, folder, _dtype_name(model.dtype))
-    refuse_missing(info, folder, "the saved model is incomplete")
+    refuse_missing_weights(info, folder, "the saved model is incomplete")
     model.load_state_dict(loaded.state_dict())
 
 
-def refuse_missing(info: dict, source: object, meaning: str) -> None:
+def refuse_missing_weights(info: dict, source: object, meaning: str) -> None:
     """Raise where ``from_pretrained`` had to invent weights.
 
     Raises:

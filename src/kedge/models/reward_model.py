@@ -33,7 +33,7 @@ from kedge.models.language_model import (
     load_weights,
     max_positions,
     pick_device,
-    refuse_missing,
+    refuse_missing_weights,
     vocabulary_rows,
 )
 from kedge.models.role import Role
@@ -213,11 +213,11 @@ def new_reward_model(
     if type(load_config(folder, trust_remote_code=trust_remote_code)) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         model, info = load_weights(AutoModelForSequenceClassification, folder, dtype, num_labels=1, **how)
         info["missing_keys"] = {key for key in info["missing_keys"] if not key.startswith(("score.", "classifier."))}
-        refuse_missing(info, source, "the trunk is incomplete")
+        refuse_missing_weights(info, source, "the trunk is incomplete")
         kind: type[RewardModel] = Classifier
     else:
         trunk, info = load_weights(AutoModel, folder, dtype, **how)
-        refuse_missing(info, source, "the trunk is incomplete")
+        refuse_missing_weights(info, source, "the trunk is incomplete")
         kind, model = TrunkAndHead, ScalarModel(trunk)
     model.to(pick_device(device))
     words = load_tokenizer(tokenizer or folder, key="tokenizer", trust_remote_code=trust_remote_code)
@@ -252,7 +252,7 @@ def load_reward_model(
             raise ModelError(f"{source}: no {ScalarModel.head_file} in it; train one with `kedge reward`")
         kind = Classifier
         model, info = load_weights(AutoModelForSequenceClassification, folder, dtype, **how)
-        refuse_missing(info, source, "this is no reward model; train one with `kedge reward`")
+        refuse_missing_weights(info, source, "this is no reward model; train one with `kedge reward`")
         if model.config.num_labels != 1:
             raise ModelError(f"{source}: {model.config.num_labels} labels; a reward model has num_labels=1")
     model.to(pick_device(device))

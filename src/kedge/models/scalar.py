@@ -12,7 +12,7 @@ from transformers import AutoModel, PreTrainedModel
 
 from kedge.errors import ModelError
 from kedge.models.head import hidden_size, last_hidden, trunk_of
-from kedge.models.language_model import DType, copy_weights, load_weights, refuse_missing
+from kedge.models.language_model import DType, copy_weights, load_weights, refuse_missing_weights
 
 
 def write_head(weights: Mapping[str, Tensor], path: Path) -> None:
@@ -110,7 +110,7 @@ class ScalarModel(nn.Module):
             ModelError: trunk or head missing or misshapen.
         """
         trunk, info = load_weights(AutoModel, folder, dtype, **how)
-        refuse_missing(info, folder, "the trunk is incomplete")
+        refuse_missing_weights(info, folder, "the trunk is incomplete")
         scalar = cls(trunk)
         scalar.head.read(folder / cls.head_file)
         return scalar

@@ -12,7 +12,7 @@ from typing import Any
 from kedge.config.settings import flattened, read_recipe, write_recipe
 from kedge.errors import ConfigError
 from kedge.parallel import join
-from kedge.runs.trackers import Past, Tracker, TrackerName, open_tracker, refuse_missing
+from kedge.runs.trackers import Past, Tracker, TrackerName, open_tracker, refuse_uninstalled
 from kedge.storage.locking import LOCK_FILES, refuse_locked, take
 from kedge.storage.writing import TRIAL, refuse_unwritable, storage, strict_json, sync, write_text
 
@@ -150,7 +150,7 @@ class RunFolder:
         Raises:
             ConfigError: one of them is not installed.
         """
-        refuse_missing(trackers)
+        refuse_uninstalled(trackers)
         self._report_to = trackers
 
     def write_metrics(self, step: int, metrics: Mapping[str, float]) -> None:

@@ -41,7 +41,7 @@ class Tracker(Protocol):
         ...
 
 
-def refuse_missing(names: Sequence[TrackerName]) -> None:
+def refuse_uninstalled(names: Sequence[TrackerName]) -> None:
     """Import what the trackers need.
 
     Raises:

@@ -63,15 +63,15 @@ def generate(
 
 @torch.no_grad()
 def in_micro_batches(
-    rollouts: Rollouts, budget: int, score: Callable[[Tensor, Tensor], Tensor], processes: Processes
+    rollouts: Rollouts, budget: int, compute: Callable[[Tensor, Tensor], Tensor], processes: Processes
 ) -> Tensor:
-    """``score`` over micro-batches of similar length, dealt to the processes and put together again.
+    """``compute`` over micro-batches of similar length, dealt to the processes and put together again.
 
     Args:
         rollouts: B sequences of width L.
         budget: tokens of a micro-batch, padding included.
         processes: each computes a share; all of them call this together.
-        score: gives ``[b, l]`` for ``(tokens, response_mask)`` of a micro-batch trimmed to its longest sequence.
+        compute: gives ``[b, l]`` for ``(tokens, response_mask)`` of a micro-batch trimmed to its longest sequence.
 
     Returns:
         ``[B, L]`` float32, 0.0 where response_mask is False.
@@ -80,8 +80,8 @@ def in_micro_batches(
     for rows in dealt(rollouts.lengths.tolist(), budget, processes):
         some = rows or [0]
         width = int(rollouts.lengths[some].max())
-        scored = score(rollouts.tokens[some, :width], rollouts.response_mask[some, :width])
+        computed = compute(rollouts.tokens[some, :width], rollouts.response_mask[some, :width])
         if rows:
-            result[rows, :width] = scored
+            result[rows, :width] = computed
     processes.sum_(result)
     return result

@@ -68,7 +68,7 @@ class Sampling:
         Returns:
             ``(tokens [B], logprobs [B] float32)``, the log-probabilities under the very distribution drawn from: after
             temperature and truncation; 0 for greedy, which has no choice. Logits that are NaN or infinite give
-            log-probabilities that are not finite: see :func:`refuse_not_finite`.
+            log-probabilities that are not finite: see :func:`refuse_broken_logits`.
         """
         return self._greedy(logits) if self.temperature == 0 else self._sampled(logits, uniform)
 
@@ -114,7 +114,7 @@ class Sampling:
         return warpers(None, scaled) if warpers else scaled  # type: ignore[arg-type]
 
 
-def refuse_not_finite(logprobs: Tensor, name: Callable[[int], str]) -> None:
+def refuse_broken_logits(logprobs: Tensor, name: Callable[[int], str]) -> None:
     """Raise where a draw was made from logits that were NaN or infinite.
 
     Args:

@@ -14,8 +14,8 @@ from kedge.data.files import Source
 from kedge.data.records import Demonstration, demonstrations
 from kedge.errors import DataError
 from kedge.models.batch import by_token_budget, padded
+from kedge.models.forward import forward_tokens
 from kedge.models.language_model import LanguageModel, load_language_model
-from kedge.models.scoring import score_tokens
 from kedge.runs.callbacks import CallbackLike
 from kedge.runs.folder import Metrics, RunFolder
 from kedge.training.config import LOADING
@@ -136,7 +136,7 @@ class SFT(Supervised):
     def _cross_entropy(self, examples: Sequence[Example], denominator: float) -> Tensor:
         tokens, _ = padded([ids for ids, _ in examples], self.lm.pad_id, self.lm.device)
         mask = padded([trained for _, trained in examples], False, self.lm.device)[0].bool()
-        logprobs = score_tokens(self.lm, tokens, mask, temperature=1.0).logprobs
+        logprobs = forward_tokens(self.lm, tokens, mask, temperature=1.0).logprobs
         return -masked_mean(logprobs, mask, denominator=denominator)
 
 

@@ -32,7 +32,7 @@ def reward(examined: Examined) -> Finding:
     if spread == 0.0:
         return Finding("reward", "fail", found, "all scores are equal: there is nothing to learn; mend the reward, or "
                        "raise response_length or temperature so that answers differ")  # fmt: skip
-    if seconds > 2 * (ppo.timer.seconds["generate"] + ppo.timer.seconds["score"]):
+    if seconds > 2 * (ppo.timer.seconds["generate"] + ppo.timer.seconds["estimate"]):
         return Finding("reward", "warn", found, "most of a step is spent in it: make it faster, or use workers")
     return Finding("reward", "pass", found)
 

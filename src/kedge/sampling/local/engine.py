@@ -19,7 +19,7 @@ from kedge.sampling.local.columns import ColumnDecoder
 from kedge.sampling.local.request import Request
 from kedge.sampling.local.slots import SlotDecoder, slot_decoder
 from kedge.sampling.sampler import Sampler
-from kedge.sampling.settings import Sampling, random_stream, refuse_not_finite
+from kedge.sampling.settings import Sampling, random_stream, refuse_broken_logits
 
 # Rows that are written at a time, at most: what the cache and the logits take grows with them.
 MAX_ROWS = 256
@@ -177,7 +177,7 @@ class Engine(Sampler):
             drawn.append((self._last, logprobs, *top))
         # Read together and only now: on an accelerator every look at a number waits for all that was asked before.
         tokens, logprobs, *top = (torch.stack(parts).cpu() for parts in zip(*drawn, strict=True))
-        refuse_not_finite(logprobs, lambda row: repr(self._active[row].prompt_text[-PROMPT_SHOWN:]))
+        refuse_broken_logits(logprobs, lambda row: repr(self._active[row].prompt_text[-PROMPT_SHOWN:]))
         likeliest: Sequence[Sequence[Likeliest]] = [[()] * len(drawn)] * len(self._active)
         if top:
             likeliest = _likeliest(self._active, *top)

@@ -10,8 +10,8 @@ from torch import Tensor
 from kedge.core import RunningMoments, kl
 from kedge.evaluation.samples import sample_rows
 from kedge.models.critic import Critic
+from kedge.models.forward import forward_tokens
 from kedge.models.language_model import LanguageModel
-from kedge.models.scoring import score_tokens
 from kedge.parallel import Processes
 from kedge.rewards.scores import Scores
 from kedge.sampling.completion import Completion
@@ -70,7 +70,7 @@ class Estimator:
         cut_off = torch.tensor([c.finish_reason == "length" for c in completions], device=self.policy.device)
         reference = self.logprobs(self.reference, rollouts)
         refuse_not_finite("log-probabilities under the reference", reference)
-        values = None if self.critic is None else self._scored(rollouts, self.critic.values)
+        values = None if self.critic is None else self._computed(rollouts, self.critic.values)
         if values is not None:
             refuse_not_finite("values", values)
         rewards = token_rewards(rollouts, scores, cut_off, self.config, moments)
@@ -83,7 +83,7 @@ class Estimator:
     def logprobs(self, lm: LanguageModel, rollouts: Rollouts) -> Tensor:
         """``[B, L]`` of the answers' tokens under ``lm``, by a forward pass; 0.0 elsewhere."""
         temperature = self.config.temperature
-        return self._scored(rollouts, lambda *part: score_tokens(lm, *part, temperature=temperature).logprobs)
+        return self._computed(rollouts, lambda *part: forward_tokens(lm, *part, temperature=temperature).logprobs)
 
-    def _scored(self, rollouts: Rollouts, score: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        return in_micro_batches(rollouts, self.config.tokens_at_a_time, score, self.processes)
+    def _computed(self, rollouts: Rollouts, compute: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        return in_micro_batches(rollouts, self.config.tokens_at_a_time, compute, self.processes)

@@ -287,7 +287,7 @@ class PPO(Trainer):
         return scores
 
     def _estimate(self, completions: Sequence[Completion], rollouts: Rollouts, scores: Scores) -> Batch:
-        with self.timer("score"):
+        with self.timer("estimate"):
             kl_coef = self.kl_controller.coefficient
             batch = self.estimate(completions, rollouts, scores, self.reward_moments, kl_coef)
         self.left_out.note(**vars(batch))

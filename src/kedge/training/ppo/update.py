@@ -15,9 +15,9 @@ from kedge.core import kl, masked_mean, policy_loss, value_clip_fraction, value_
 from kedge.errors import NotFiniteError, NumericsError
 from kedge.models.batch import dealt
 from kedge.models.critic import Critic
+from kedge.models.forward import forward_tokens
 from kedge.models.language_model import LanguageModel
 from kedge.models.recompute import recomputing
-from kedge.models.scoring import score_tokens
 from kedge.parallel import Processes
 from kedge.runs.folder import Metrics
 from kedge.sampling.rollouts import Rollouts, in_micro_batches
@@ -111,7 +111,7 @@ class Update:
         return float(masked_mean(kl(part.old_logprobs, now, estimator="k3"), part.mask))
 
     def _logprobs(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        return score_tokens(self.policy, tokens, mask, temperature=self.config.temperature).logprobs.float()
+        return forward_tokens(self.policy, tokens, mask, temperature=self.config.temperature).logprobs.float()
 
     def _accumulate(self, batch: Batch, rows: Sequence[int], kl_coef: float, train_policy: bool) -> Metrics:
         """Gradients and metrics of one minibatch, the same whatever the micro-batches and the processes."""
@@ -196,8 +196,8 @@ class Update:
         return self.config.vf_coef * error, metrics
 
     def _forward(self, part: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-        score = score_tokens if self.critic is None else self.critic.score
-        scores = score(
+        forward = forward_tokens if self.critic is None else self.critic.forward_with
+        outputs = forward(
             self.policy,
             part.tokens,
             part.mask,
@@ -205,8 +205,8 @@ class Update:
             with_entropy=True,
             entropy_gradient=self.config.entropy_coef > 0,
         )
-        assert scores.entropy is not None
-        return scores.logprobs, scores.entropy, scores.values
+        assert outputs.entropy is not None
+        return outputs.logprobs, outputs.entropy, outputs.values
 
     def _check_first(self, metrics: Metrics, *, fatal: bool) -> Metrics:
         """Before any update the ratio is 1, KL and clip fraction are 0, whatever the data."""

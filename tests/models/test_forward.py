@@ -5,8 +5,8 @@ import torch
 
 from kedge.models.batch import padded
 from kedge.models.critic import new_critic
+from kedge.models.forward import forward_tokens
 from kedge.models.scalar import ScalarHead
-from kedge.models.scoring import score_tokens
 
 PROMPTS = [3, 9, 5, 1]
 RESPONSES = [4, 7, 1, 12]
@@ -52,8 +52,8 @@ def test_padded_batch_is_each_alone_by_hand(batch):
     lm, sequences = batch
     tokens, mask = together(sequences)
     head = random_head(32)
-    scores = score_tokens(lm, tokens, mask, temperature=0.7, value_head=head, with_entropy=True)
-    assert torch.allclose(score_tokens(lm, tokens, mask, temperature=0.7).logprobs, scores.logprobs, atol=1e-6)
+    scores = forward_tokens(lm, tokens, mask, temperature=0.7, value_head=head, with_entropy=True)
+    assert torch.allclose(forward_tokens(lm, tokens, mask, temperature=0.7).logprobs, scores.logprobs, atol=1e-6)
     critic = new_critic("separate", lm)
     critic.head.load_state_dict(head.state_dict())
     separate = critic.values(tokens, mask)
@@ -74,9 +74,9 @@ def test_padded_batch_is_each_alone_by_hand(batch):
 @torch.no_grad()
 def test_alone_equals_in_company(batch):
     lm, sequences = batch
-    whole = score_tokens(lm, *together(sequences), temperature=1.0, with_entropy=True)
+    whole = forward_tokens(lm, *together(sequences), temperature=1.0, with_entropy=True)
     for row, (ids, start) in enumerate(zip(sequences, PROMPTS, strict=True)):
-        alone = score_tokens(lm, *together([ids], [start]), temperature=1.0, with_entropy=True)
+        alone = forward_tokens(lm, *together([ids], [start]), temperature=1.0, with_entropy=True)
         for a, b in ((alone.logprobs, whole.logprobs), (alone.entropy, whole.entropy)):
             assert a[0].tolist() == pytest.approx(b[row, : len(ids)].tolist(), abs=1e-5)
 
@@ -85,9 +85,9 @@ def test_alone_equals_in_company(batch):
 def test_a_hole_in_the_mask(tiny_lm):
     lm = tiny_lm("llama")
     tokens, mask = together([[5, 6, 7, 8, 9, 10]], [2])
-    full = score_tokens(lm, tokens, mask, temperature=1.0).logprobs
+    full = forward_tokens(lm, tokens, mask, temperature=1.0).logprobs
     mask[0, 3] = False
-    holed = score_tokens(lm, tokens, mask, temperature=1.0).logprobs
+    holed = forward_tokens(lm, tokens, mask, temperature=1.0).logprobs
     assert holed[0, 3] == 0
     keep = [2, 4, 5]
     assert holed[0, keep].tolist() == pytest.approx(full[0, keep].tolist(), abs=1e-6)
@@ -96,7 +96,7 @@ def test_a_hole_in_the_mask(tiny_lm):
 @torch.no_grad()
 def test_nothing_to_score(tiny_lm):
     tokens, mask = together([[5, 6, 7]], [3])
-    scores = score_tokens(tiny_lm("llama"), tokens, mask, temperature=1.0, with_entropy=True)
+    scores = forward_tokens(tiny_lm("llama"), tokens, mask, temperature=1.0, with_entropy=True)
     assert scores.logprobs.tolist() == scores.entropy.tolist() == [[0, 0, 0]]
 
 
@@ -104,7 +104,7 @@ def test_gradients_reach_trunk_and_head_through_response_tokens_only(tiny_lm):
     lm = tiny_lm("llama")
     tokens, mask = together([[5, 6, 7, 8], [9, 10]], [2, 1])
     head = random_head(32)
-    scores = score_tokens(lm, tokens, mask, temperature=1.0, value_head=head)
+    scores = forward_tokens(lm, tokens, mask, temperature=1.0, value_head=head)
     (scores.logprobs.sum() + scores.values.sum()).backward()
     assert head.linear.bias.grad.item() == 3  # one a response token
     embedding = lm.model.get_input_embeddings().weight.grad.abs().sum(-1)
@@ -118,7 +118,7 @@ class TestChunks:
     def gradients(self, lm, settings):
         tokens, mask = together([[5, 6, 7, 8, 9, 10, 3], [9, 10, 11, 4]], [2, 1])
         lm.model.zero_grad()
-        scores = score_tokens(lm, tokens, mask, temperature=0.7, **settings)
+        scores = forward_tokens(lm, tokens, mask, temperature=0.7, **settings)
         weights = torch.linspace(-1, 2, tokens.numel(), dtype=torch.float64).reshape(tokens.shape)
         loss = (scores.logprobs * weights).sum()
         if settings.get("with_entropy") and settings.get("entropy_gradient", True):
@@ -139,7 +139,7 @@ class TestChunks:
         head = lm.head
         monkeypatch.setitem(vars(lm), "head", lambda hidden: sizes.append(len(hidden)) or head(hidden))
         for tokens_at_a_time in (1, 2, 3, 100):
-            monkeypatch.setattr("kedge.models.scoring.LOGITS_AT_A_TIME", tokens_at_a_time * 320)
+            monkeypatch.setattr("kedge.models.forward.LOGITS_AT_A_TIME", tokens_at_a_time * 320)
             sizes.clear()
             parts = self.gradients(lm, settings)
             assert max(sizes) == min(tokens_at_a_time, 8)
@@ -151,7 +151,7 @@ class TestChunks:
         lm, head = tiny_lm("llama"), random_head(32)
         lm.model.double()
         tokens, mask = together([[5, 6, 7, 8], [9, 10]], [2, 1])
-        score = lambda: score_tokens(lm, tokens, mask, temperature=0.7, value_head=head, with_entropy=True)  # noqa: E731
+        score = lambda: forward_tokens(lm, tokens, mask, temperature=0.7, value_head=head, with_entropy=True)  # noqa: E731
         apart = score()
         monkeypatch.setitem(vars(lm), "head", None)
         plain = score()
@@ -164,5 +164,5 @@ def test_logits_are_never_made_for_prompts_and_padding(tiny_lm, monkeypatch):
     head, seen = lm.head, []
     monkeypatch.setitem(vars(lm), "head", lambda hidden: seen.append(len(hidden)) or head(hidden))
     tokens, mask = together([[5, 6, 7, 8, 9, 10, 3], [9, 10, 11]], [5, 2])
-    score_tokens(lm, tokens, mask, temperature=1.0)
+    forward_tokens(lm, tokens, mask, temperature=1.0)
     assert seen == [3]

@@ -23,7 +23,7 @@ LOGITS_AT_A_TIME = 2**24
 
 
 @dataclass(frozen=True)
-class TokenScores:
+class TokenOutputs:
     """Each ``[B, L]`` float32, 0.0 where the mask is False."""
 
     logprobs: Tensor
@@ -31,7 +31,7 @@ class TokenScores:
     values: Tensor | None
 
 
-def score_tokens(
+def forward_tokens(
     lm: LanguageModel,
     tokens: Tensor,
     mask: Tensor,
@@ -40,59 +40,61 @@ def score_tokens(
     value_head: ScalarHead | None = None,
     with_entropy: bool = False,
     entropy_gradient: bool = True,
-) -> TokenScores:
-    """Score the masked tokens under ``lm``; with ``value_head`` also their values, off the same pass.
+) -> TokenOutputs:
+    """What is said of the masked tokens by ``lm``; with ``value_head`` also their values, off the same pass.
 
     Args:
         lm: whose log-probabilities they are.
         tokens: ``[B, L]`` right-padded ids. The model is causal, so no token sees the padding behind it.
-        mask: ``[B, L]`` bool, True on the tokens to score; never on column 0.
+        mask: ``[B, L]`` bool, True on the tokens to speak of; never on column 0.
         temperature: the sampler's.
         value_head: a critic's, which reads the same hidden states.
         with_entropy: whether the distributions' entropies are asked for.
         entropy_gradient: False where the entropy of ``with_entropy`` is only looked at: no backward pass for it.
     """
     before, taken = mask[:, 1:], tokens[mask]
-    score = partial(_score, temperature=temperature, with_entropy=with_entropy, entropy_gradient=entropy_gradient)
+    read = partial(_outputs, temperature=temperature, with_entropy=with_entropy, entropy_gradient=entropy_gradient)
     head = lm.head
     if head is None:
         output = lm.model(input_ids=tokens, use_cache=False, output_hidden_states=value_head is not None)
         hidden = output.hidden_states[-1][:, :-1][before] if value_head is not None else None
-        scored = score(output.logits[:, :-1][before], taken)
+        found = read(output.logits[:, :-1][before], taken)
     else:
         hidden = lm.hidden(tokens)[:, :-1][before]  # [N, H]
         rows = max(1, LOGITS_AT_A_TIME // vocabulary_rows(lm.model))
-        scored = _in_chunks(lambda hidden, taken: score(head(hidden), taken), hidden, taken, rows)
-    logprobs, entropy = scored
-    return TokenScores(
+        found = _in_chunks(lambda hidden, taken: read(head(hidden), taken), hidden, taken, rows)
+    logprobs, entropy = found
+    return TokenOutputs(
         logprobs=spread(logprobs, mask),
         entropy=None if entropy is None else spread(entropy, mask),
         values=None if value_head is None or hidden is None else spread(value_head(hidden), mask),
     )
 
 
-Scored = tuple[Tensor, Tensor | None]
+Outputs = tuple[Tensor, Tensor | None]
 
 
-def _score(logits: Tensor, taken: Tensor, temperature: float, *, with_entropy: bool, entropy_gradient: bool) -> Scored:
+def _outputs(
+    logits: Tensor, taken: Tensor, temperature: float, *, with_entropy: bool, entropy_gradient: bool
+) -> Outputs:
     """Log-probabilities ``[N]`` of the tokens taken, and entropies, of logits ``[N, V]``."""
     if not with_entropy:
         return token_logprobs(logits, taken, temperature=temperature), None
     return logprobs_and_entropy(logits, taken, temperature=temperature, entropy_gradient=entropy_gradient)
 
 
-def _in_chunks(score: Callable[[Tensor, Tensor], Scored], hidden: Tensor, taken: Tensor, rows: int) -> Scored:
-    """``score`` of ``rows`` tokens at a time; the logits of a chunk are made again in its backward pass."""
+def _in_chunks(read: Callable[[Tensor, Tensor], Outputs], hidden: Tensor, taken: Tensor, rows: int) -> Outputs:
+    """``read`` of ``rows`` tokens at a time; the logits of a chunk are made again in its backward pass."""
     if len(taken) <= rows:
-        return score(hidden, taken)
-    parts: list[Scored] = [
-        checkpoint(score, *chunk, use_reentrant=False, preserve_rng_state=False)
+        return read(hidden, taken)
+    parts: list[Outputs] = [
+        checkpoint(read, *chunk, use_reentrant=False, preserve_rng_state=False)
         for chunk in zip(hidden.split(rows), taken.split(rows), strict=True)
     ]
     entropies = [entropy for _, entropy in parts if entropy is not None]
     return torch.cat([logprobs for logprobs, _ in parts]), torch.cat(entropies) if entropies else None
 
 
-def spread(scored: Tensor, mask: Tensor) -> Tensor:
+def spread(numbers: Tensor, mask: Tensor) -> Tensor:
     """``[N]`` numbers of the masked tokens back to ``[B, L]``."""
-    return torch.zeros(mask.shape, dtype=scored.dtype, device=scored.device).masked_scatter(mask, scored)
+    return torch.zeros(mask.shape, dtype=numbers.dtype, device=numbers.device).masked_scatter(mask, numbers)
