@@ -20,7 +20,7 @@ import gymnasium as gym
 import torch
 from workload import SHARED, show
 
-from kedge.control import PPO, evaluate_policy
+from kedge.control import Agent, evaluate_policy
 
 PEER = Path(__file__).parent / ".peers" / "sb3"
 ZOO = {
@@ -44,7 +44,7 @@ def peer(steps: int) -> dict[str, float]:
 
 def ours(steps: int, settings: dict[str, object]) -> tuple[float, float]:
     """Steps a second, and the return of 20 episodes after."""
-    agent = PPO("CartPole-v1", **settings)
+    agent = Agent("CartPole-v1", **settings)
     start = time.perf_counter()
     agent.learn(steps)
     return steps / (time.perf_counter() - start), evaluate_policy(agent, "CartPole-v1", 20)[0]
@@ -53,9 +53,9 @@ def ours(steps: int, settings: dict[str, object]) -> tuple[float, float]:
 def vectorised(steps: int) -> tuple[float, list[tuple[str, float]]]:
     """Steps a second of 64 environments in one array, and where the time goes: the largest shares of a profile."""
 
-    def agent() -> PPO:
+    def agent() -> Agent:
         envs = gym.make_vec("CartPole-v1", num_envs=64, vectorization_mode="vector_entry_point")
-        return PPO(envs, n_steps=64, batch_size=1024, n_epochs=4, learning_rate=1e-3)
+        return Agent(envs, n_steps=64, batch_size=1024, n_epochs=4, learning_rate=1e-3)
 
     start = time.perf_counter()
     agent().learn(steps)

@@ -23,7 +23,7 @@ from torch import nn
 from workload import show
 
 from kedge.config.settings import read_recipe
-from kedge.control import PPO, ControlConfig, evaluate_policy
+from kedge.control import Agent, ControlConfig, evaluate_policy
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "control"
 EPISODES, FIRST_SEED = 20, 10_000
@@ -33,7 +33,7 @@ SHARED = ("n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "clip_rang
 
 def kedge(env: str, config: ControlConfig) -> float:
     """The score of our agent."""
-    return evaluate_policy(PPO(env, config).learn(), env, EPISODES, seed=FIRST_SEED)[0]
+    return evaluate_policy(Agent(env, config).learn(), env, EPISODES, seed=FIRST_SEED)[0]
 
 
 def sb3(env: str, config: ControlConfig) -> float:

@@ -6,7 +6,7 @@ import signal
 import pytest
 import torch
 
-from kedge.control import PPO
+from kedge.control import Agent
 from kedge.control.job import control_job, read_control
 from kedge.errors import ConfigError, Stopped
 from kedge.runs.callbacks import Callback
@@ -38,7 +38,7 @@ class Noting(Callback):
 
 def test_in_their_order():
     noting = Noting()
-    agent = PPO("CartPole-v1", n_steps=32)
+    agent = Agent("CartPole-v1", n_steps=32)
     agent.learn(64, noting)
     expected = [("start", 0), ("rollout", 32), ("update", 32), ("rollout", 64), ("update", 64), ("end", 64)]
     assert noting.told == expected
@@ -54,20 +54,20 @@ def test_functions():
         return agent.num_timesteps < 64
 
     noting = Noting()
-    assert PPO("CartPole-v1", n_steps=32).learn(320, [look, noting]).num_timesteps == 64
-    assert PPO("CartPole-v1", n_steps=32).learn(320, look).num_timesteps == 64
+    assert Agent("CartPole-v1", n_steps=32).learn(320, [look, noting]).num_timesteps == 64
+    assert Agent("CartPole-v1", n_steps=32).learn(320, look).num_timesteps == 64
     assert seen == [(32, True), (64, True)] * 2
     assert noting.told[-1] == ("end", 64)
     for wrong in (3, Noting, [look, "x"], object()):
         with pytest.raises(ConfigError, match=r"callback: .* is neither a kedge\.Callback nor a function"):
-            PPO("CartPole-v1", n_steps=32).learn(32, wrong)
+            Agent("CartPole-v1", n_steps=32).learn(32, wrong)
 
 
 @pytest.mark.parametrize("hook", ["rollout", "update"])
 def test_false_ends_it(hook):
     """After the update that was begun; all callbacks are still told."""
     noting, other = Noting(hook, 64), Noting()
-    agent = PPO("CartPole-v1", n_steps=32).learn(320, [noting, other])
+    agent = Agent("CartPole-v1", n_steps=32).learn(320, [noting, other])
     assert agent.num_timesteps == 64
     assert noting.told == other.told
     assert noting.told[-2:] == [("update", 64), ("end", 64)]
@@ -76,20 +76,20 @@ def test_false_ends_it(hook):
 def test_ctrl_c_keeps_the_agent(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name, settings = read_control("CartPole-v1", ["n_steps=32", "total_timesteps=3200"])
-    update = PPO._episodes
+    update = Agent._episodes
 
     def and_a_signal(agent):
         if agent.num_timesteps == 96:
             os.kill(os.getpid(), signal.SIGINT)
         return update(agent)
 
-    monkeypatch.setattr(PPO, "_episodes", and_a_signal)
+    monkeypatch.setattr(Agent, "_episodes", and_a_signal)
     with pytest.raises(
         Stopped, match=r"SIGINT after 96 of 3,200 steps; the agent so far is in runs/CartPole-v1"
     ) as stopped:
         control_job(name, settings)
     assert stopped.value.exit_status == 130
-    assert PPO.load("runs/CartPole-v1/agent").num_timesteps == 96
+    assert Agent.load("runs/CartPole-v1/agent").num_timesteps == 96
     assert (tmp_path / "runs/CartPole-v1/curve.png").is_file()
 
 
@@ -103,7 +103,7 @@ def test_it_learns_on_one_thread_and_gives_the_others_back():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        PPO("CartPole-v1", n_steps=32).learn(32, Counting())
+        Agent("CartPole-v1", n_steps=32).learn(32, Counting())
         threads.append(torch.get_num_threads())
     finally:
         torch.set_num_threads(before)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from kedge import cli
-from kedge.control import PPO, evaluate_policy, job
+from kedge.control import Agent, evaluate_policy, job
 from kedge.control.update import AgentUpdate
 
 
@@ -36,9 +36,9 @@ def test_an_id(kedge, tmp_path):
     assert (summary["env"], summary["steps"], summary["episodes"]) == ("CartPole-v1", 256, 3)
     assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [128, 256]
     assert Image.open(run / "curve.png").size == (960, 540)
-    agent = PPO.load(run / "agent")
+    agent = Agent.load(run / "agent")
     assert evaluate_policy(agent, "CartPole-v1", 3, seed=10_000) == (summary["return"], summary["deviation"])
-    assert PPO.load("runs/CartPole-v1").num_timesteps == 256
+    assert Agent.load("runs/CartPole-v1").num_timesteps == 256
     assert f"{summary['return']:.2f}" in out
 
     status, out, err = kedge("--watch", "runs/CartPole-v1")
@@ -89,7 +89,7 @@ class TestResume:
     @pytest.fixture
     def broken_off(self, kedge, monkeypatch):
         """After 192 of 512 steps, as by Ctrl-C."""
-        collected, update = [], PPO._episodes
+        collected, update = [], Agent._episodes
 
         def and_a_signal(agent):
             collected.append(agent)
@@ -98,7 +98,7 @@ class TestResume:
             return update(agent)
 
         with monkeypatch.context() as patched:
-            patched.setattr(PPO, "_episodes", and_a_signal)
+            patched.setattr(Agent, "_episodes", and_a_signal)
             status, _, err = kedge(*self.WORDS, *self.LINEAR)
         assert status == 130
         assert "go on: kedge control CartPole-v1 total_timesteps=512" in err
@@ -110,7 +110,7 @@ class TestResume:
         return [json.loads(line)["step"] for line in lines]
 
     def test_it_goes_on_from_the_saved_agent(self, kedge, tmp_path, monkeypatch, broken_off):
-        begun, rates, learn = [], [], PPO.learn
+        begun, rates, learn = [], [], Agent.learn
 
         def noting(agent, *args, **kwargs):
             begun.append(agent)
@@ -121,7 +121,7 @@ class TestResume:
 
         annealed = AgentUpdate._annealed
         monkeypatch.setattr(AgentUpdate, "_annealed", lambda self, left: rates.append(left) or annealed(self, left))
-        monkeypatch.setattr(PPO, "learn", noting)
+        monkeypatch.setattr(Agent, "learn", noting)
         (tmp_path / "runs/CartPole-v1/metrics.jsonl").open("a").write('{"step": 256, "return": 1.0}\n{"ste')  # killed
         status, _, err = kedge(*self.WORDS, *self.LINEAR, "--resume")
         assert status == 0, err
@@ -143,8 +143,8 @@ class TestResume:
 
     def test_an_agent_is_saved_now_and_then(self, kedge, tmp_path, monkeypatch):
         monkeypatch.setattr(job, "SAVED_EVERY", 0.0)
-        saved, save = [], PPO.save
-        monkeypatch.setattr(PPO, "save", lambda self, to: saved.append(self.num_timesteps) or save(self, to))
+        saved, save = [], Agent.save
+        monkeypatch.setattr(Agent, "save", lambda self, to: saved.append(self.num_timesteps) or save(self, to))
         assert kedge("CartPole-v1", "total_timesteps=128", "n_steps=64", "eval_episodes=0")[0] == 0
         assert saved == [64, 128, 128]
 

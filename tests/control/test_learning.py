@@ -8,7 +8,7 @@ from counting import Counting
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from kedge.control import PPO, evaluate_policy
+from kedge.control import Agent, evaluate_policy
 from kedge.control.environments import Several, Step, Vectorized, environments_of
 from kedge.errors import ConfigError
 
@@ -52,7 +52,7 @@ def test_a_rollout_by_hand(mode):
     """V(s) = 10 s by construction: advantages worked out by hand, gamma 0.5, lambda 0.5, cut off after three steps."""
     make = lambda: Counting(3)  # noqa: E731
     env = Counting(3) if mode is None else SyncVectorEnv([make], autoreset_mode=mode)
-    agent = PPO(env, gamma=0.5, gae_lambda=0.5, n_steps=8)
+    agent = Agent(env, gamma=0.5, gae_lambda=0.5, n_steps=8)
     agent.network.values = lambda observations, *_: (10 * observations[..., 0], None)
     rollout = agent.collector.collect(8)
     real = torch.ones(8, dtype=torch.bool) if rollout.mask is None else rollout.mask[:, 0]
@@ -68,7 +68,7 @@ def test_environments_may_write_into_the_same_array():
     """SyncVectorEnv without copying: what was seen stays as it was seen."""
     make = lambda: gym.make("CartPole-v1")  # noqa: E731
     rollouts = [
-        PPO(SyncVectorEnv([make, make], copy=copy, autoreset_mode=AutoresetMode.SAME_STEP), seed=1).collector.collect(
+        Agent(SyncVectorEnv([make, make], copy=copy, autoreset_mode=AutoresetMode.SAME_STEP), seed=1).collector.collect(
             30
         )
         for copy in (True, False)
@@ -99,12 +99,12 @@ ENDLESS = {
 
 def test_a_time_limit_is_no_end():
     """1 + 0.99 + 0.99^2 + ... = 100."""
-    assert value_of_for_ever(PPO(Constant(50), **ENDLESS)) == pytest.approx(100, abs=1)
+    assert value_of_for_ever(Agent(Constant(50), **ENDLESS)) == pytest.approx(100, abs=1)
 
 
 def test_taken_for_an_end_it_would_be():
     """The same with the cut-off reported as an end: the value is that of the episodes, far from 100."""
-    assert value_of_for_ever(PPO(Constant(50, cut_off=False), **(ENDLESS | {"total_timesteps": 20_000}))) < 50
+    assert value_of_for_ever(Agent(Constant(50, cut_off=False), **(ENDLESS | {"total_timesteps": 20_000}))) < 50
 
 
 class Spaces(gym.Env):
@@ -154,7 +154,7 @@ ACTIONS = {
     ids=str,
 )
 def test_every_space(tmp_path, seen, done, policy):
-    agent = PPO(
+    agent = Agent(
         Spaces(seen, done),
         n_steps=12,
         batch_size=6 if policy == "feedforward" else 12,
@@ -166,7 +166,7 @@ def test_every_space(tmp_path, seen, done, policy):
     assert agent.num_timesteps == 36
     assert all(np.isfinite(list(line.values())).all() for line in agent.metrics)
     agent.save(tmp_path / "agent")
-    again = PPO.load(tmp_path / "agent", Spaces(seen, done))
+    again = Agent.load(tmp_path / "agent", Spaces(seen, done))
     observation = seen.sample()
     for deterministic in (True, False):
         action, _ = agent.predict(observation, deterministic=deterministic)
@@ -177,30 +177,30 @@ def test_every_space(tmp_path, seen, done, policy):
 
 def test_what_is_trained_on_is_what_was_drawn():
     """Actions beyond the bounds: the environment gets them clipped, the update as they were."""
-    agent = PPO(Spaces(BOX, ACTIONS["box"]), n_steps=50, log_std_init=2.0)
+    agent = Agent(Spaces(BOX, ACTIONS["box"]), n_steps=50, log_std_init=2.0)
     rollout = agent.collector.collect(50)
     assert rollout.actions.abs().max() > 4
 
 
 def test_what_is_not_supported():
     with pytest.raises(ConfigError, match="observations of Text"):
-        PPO(Spaces(spaces.Text(5), ACTIONS["discrete"]))
+        Agent(Spaces(spaces.Text(5), ACTIONS["discrete"]))
     with pytest.raises(ConfigError, match="actions of Text"):
-        PPO(Spaces(BOX, spaces.Text(5)))
+        Agent(Spaces(BOX, spaces.Text(5)))
     with pytest.raises(ConfigError, match="Box of real numbers"):
-        PPO(Spaces(BOX, spaces.Box(0, 5, (2,), np.int64)))
+        Agent(Spaces(BOX, spaces.Box(0, 5, (2,), np.int64)))
     for name in ("image", "dict with an image"):
         with pytest.raises(ConfigError, match="divided by 255 already"):
-            PPO(Spaces(OBSERVATIONS[name], ACTIONS["discrete"]), normalize_observations=True)
+            Agent(Spaces(OBSERVATIONS[name], ACTIONS["discrete"]), normalize_observations=True)
     with pytest.raises(ConfigError, match="environment 'CartPole-v9'"):
         environments_of("CartPole-v9", 1)
     with pytest.raises(ConfigError, match="n_envs: 2 copies"):
-        PPO(Counting(), n_envs=2)
+        Agent(Counting(), n_envs=2)
 
 
 def test_same_seed_same_agent():
     def weights(seed):
-        agent = PPO("CartPole-v1", n_envs=2, n_steps=32, seed=seed).learn(128)
+        agent = Agent("CartPole-v1", n_envs=2, n_steps=32, seed=seed).learn(128)
         return torch.cat([x.detach().flatten() for x in agent.network.parameters()])
 
     assert torch.equal(weights(1), weights(1))
@@ -208,7 +208,7 @@ def test_same_seed_same_agent():
 
 
 def test_evaluation_is_repeatable_and_frozen():
-    agent = PPO("CartPole-v1", n_steps=64, normalize_observations=True, normalize_rewards=True).learn(128)
+    agent = Agent("CartPole-v1", n_steps=64, normalize_observations=True, normalize_rewards=True).learn(128)
     before = {k: v.copy() for k, v in agent.normalization.state_dict().items()}
     first, second = (evaluate_policy(agent, "CartPole-v1", 3, seed=5) for _ in range(2))
     assert first == second
@@ -216,7 +216,7 @@ def test_evaluation_is_repeatable_and_frozen():
 
 
 def test_an_lstm_forgets_at_an_episodes_beginning_and_not_before():
-    agent = PPO("CartPole-v1", policy="lstm", n_steps=16, hidden_sizes=(8, 8))
+    agent = Agent("CartPole-v1", policy="lstm", n_steps=16, hidden_sizes=(8, 8))
     x = torch.randn(9, 2, 4)
     starts = torch.zeros(9, 2, dtype=torch.bool)
     starts[0] = True

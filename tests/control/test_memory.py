@@ -6,14 +6,14 @@ import torch
 from counting import Counting
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from kedge.control import PPO
+from kedge.control import Agent
 
 MODES = [None, *AutoresetMode]
 
 
 def agent_in(mode, length=3, n_steps=8, **settings):
     env = Counting(length) if mode is None else SyncVectorEnv([lambda: Counting(length)], autoreset_mode=mode)
-    return PPO(env, policy="lstm", hidden_sizes=(8, 8), n_steps=n_steps, gamma=0.5, gae_lambda=0.0, **settings)
+    return Agent(env, policy="lstm", hidden_sizes=(8, 8), n_steps=n_steps, gamma=0.5, gae_lambda=0.0, **settings)
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
@@ -45,7 +45,7 @@ def test_it_learns_with_what_it_remembered_when_it_played():
 
 
 def test_minibatches_are_whole_sequences():
-    agent = PPO("CartPole-v1", policy="lstm", hidden_sizes=(8, 8), n_envs=4, n_steps=8, batch_size=16, n_epochs=1)
+    agent = Agent("CartPole-v1", policy="lstm", hidden_sizes=(8, 8), n_envs=4, n_steps=8, batch_size=16, n_epochs=1)
     rollout = agent.collector.collect(8)
     batches = list(agent.update._minibatches(rollout))
     assert [tuple(batch.logprobs.shape) for batch in batches] == [(8, 2), (8, 2)]

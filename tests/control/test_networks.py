@@ -8,7 +8,7 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from kedge.control import PPO, ControlConfig
+from kedge.control import Agent, ControlConfig
 from kedge.control.adam import Adam
 from kedge.control.dense import Dense
 from kedge.control.networks import Mixed
@@ -72,7 +72,7 @@ def test_adam_is_torchs():
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
 def test_both_are_each(env_id):
     """The pass that is trained through, and the ones that play; with torch's layers and with NumPy's."""
-    agent = PPO(env_id, n_steps=8)
+    agent = Agent(env_id, n_steps=8)
     x, starts = torch.randn(2, 3, agent.observation_space.shape[0]), torch.zeros(2, 3, dtype=torch.bool)
     net = agent.network
     passes = []
@@ -85,9 +85,9 @@ def test_both_are_each(env_id):
 
 def test_an_agent_goes_on_learning_where_it_was(tmp_path):
     """Weights, normalisation and what Adam remembers: the next update is the same one."""
-    agent = PPO("Pendulum-v1", n_steps=32, normalize_observations=True).learn(64)
+    agent = Agent("Pendulum-v1", n_steps=32, normalize_observations=True).learn(64)
     agent.save(tmp_path / "agent")
-    again = PPO.load(tmp_path / "agent")
+    again = Agent.load(tmp_path / "agent")
     rollout = agent.collector.collect(32)
     for each in (agent, again):
         each.update.generator.manual_seed(1)

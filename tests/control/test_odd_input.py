@@ -10,7 +10,7 @@ from counting import Counting
 from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
 
-from kedge.control import PPO, PlainPPO, evaluate_policy
+from kedge.control import Agent, PlainPPO, evaluate_policy
 from kedge.control.observations import flatten, pixels_first
 from kedge.control.pictures import film
 from kedge.errors import ConfigError, ModelError, NotFiniteError
@@ -34,7 +34,7 @@ class Strict(Counting):
 
 def test_an_environment_that_was_played_in_between():
     env = Strict(4)
-    agent = PPO(env, n_steps=6).learn(6)
+    agent = Agent(env, n_steps=6).learn(6)
     evaluate_policy(agent, env, 2)
     agent.learn(12)
     assert env.misused == 0
@@ -42,11 +42,11 @@ def test_an_environment_that_was_played_in_between():
 
 
 def test_learning_goes_on_with_other_episodes(tmp_path):
-    agent = PPO("CartPole-v1", n_steps=32, learning_rate=1e-9).learn(32)
+    agent = Agent("CartPole-v1", n_steps=32, learning_rate=1e-9).learn(32)
     agent.save(tmp_path / "a")
-    again = PPO.load(tmp_path / "a")
+    again = Agent.load(tmp_path / "a")
     begun = []
-    for each in (agent, again, PPO("CartPole-v1", n_steps=32)):
+    for each in (agent, again, Agent("CartPole-v1", n_steps=32)):
         each.learn(32)
         each.collector.begin(each.config.seed + each.num_timesteps - 32)
         begun.append(each.collector._now)
@@ -55,7 +55,7 @@ def test_learning_goes_on_with_other_episodes(tmp_path):
 
 
 def test_saving_spares_what_is_there(tmp_path):
-    agent = PPO("CartPole-v1", n_steps=8)
+    agent = Agent("CartPole-v1", n_steps=8)
     (tmp_path / "thesis.txt").write_text("x")
     (tmp_path / "file").write_text("x")
     for folder in (tmp_path, tmp_path / "file"):
@@ -66,22 +66,22 @@ def test_saving_spares_what_is_there(tmp_path):
     agent.save(tmp_path / "agent")  # its own may be replaced
     (tmp_path / "agent/agent.safetensors").write_bytes(b"torn")
     with pytest.raises(ModelError, match="cannot be read"):
-        PPO.load(tmp_path / "agent")
+        Agent.load(tmp_path / "agent")
 
 
 def test_agents_of_many_environments_load_onto_one(tmp_path):
-    PPO("CartPole-v1", n_envs=4, n_steps=8).save(tmp_path / "a")
-    one = PPO.load(tmp_path / "a", gym.make("CartPole-v1"))
+    Agent("CartPole-v1", n_envs=4, n_steps=8).save(tmp_path / "a")
+    one = Agent.load(tmp_path / "a", gym.make("CartPole-v1"))
     assert (one.config.n_envs, one.environments.n) == (1, 1)
-    three = PPO.load(tmp_path / "a", SyncVectorEnv([lambda: gym.make("CartPole-v1")] * 3))
+    three = Agent.load(tmp_path / "a", SyncVectorEnv([lambda: gym.make("CartPole-v1")] * 3))
     assert (three.config.n_envs, three.environments.n) == (3, 3)
-    assert PPO.load(tmp_path / "a").environments.n == 4
+    assert Agent.load(tmp_path / "a").environments.n == 4
     with pytest.raises(ConfigError, match="n_envs: 7, but the vector environment has 3"):
-        PPO(SyncVectorEnv([lambda: gym.make("CartPole-v1")] * 3), n_envs=7)
+        Agent(SyncVectorEnv([lambda: gym.make("CartPole-v1")] * 3), n_envs=7)
 
 
 def test_a_copied_agent_learns_apart():
-    agent = PPO("Pendulum-v1", n_steps=16)
+    agent = Agent("Pendulum-v1", n_steps=16)
     before = torch.cat([weight.flatten() for weight in agent.network.parameters()])
     twin = copy.deepcopy(agent).learn(32)
     observation = np.ones((1, 1, 3), np.float32)
@@ -108,7 +108,7 @@ class Reusing(Counting):
 
 def test_a_last_observation_outlives_the_reset():
     step = None
-    env = PPO(Reusing(3)).environments
+    env = Agent(Reusing(3)).environments
     env.reset(0)
     for _ in range(3):
         step = env.step(np.zeros(1, int))
@@ -117,12 +117,12 @@ def test_a_last_observation_outlives_the_reset():
 
 
 def test_predicting_for_several_at_once():
-    agent = PPO("CartPole-v1", n_steps=8)
+    agent = Agent("CartPole-v1", n_steps=8)
     rows = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
     actions, _ = agent.predict(rows, deterministic=True)
     assert actions.tolist() == [int(agent.predict(row, deterministic=True)[0]) for row in rows]
     assert agent.predict(rows[:1])[0].shape == (1,)
-    continuous = PPO("Pendulum-v1", n_steps=8)
+    continuous = Agent("Pendulum-v1", n_steps=8)
     assert continuous.predict(rows[:, :3])[0].shape == (5, 1)
 
 
@@ -135,7 +135,7 @@ def test_actions_are_of_the_spaces_type():
     ):
         env = Counting(3)
         env.action_space = space
-        assert space.contains(PPO(env, n_steps=4).predict(np.zeros(1, np.float32))[0])
+        assert space.contains(Agent(env, n_steps=4).predict(np.zeros(1, np.float32))[0])
 
 
 def test_where_an_images_channels_are():
@@ -152,7 +152,7 @@ def test_many_choices_take_no_time():
 
 
 def test_a_rollout_of_resets_only():
-    agent = PPO(SyncVectorEnv([lambda: Counting(1)]), n_steps=1).learn(4)
+    agent = Agent(SyncVectorEnv([lambda: Counting(1)]), n_steps=1).learn(4)
     assert [line["updates"] for line in agent.metrics] == [10, 0, 10, 0]
 
 
@@ -161,17 +161,17 @@ class Blind(Counting):
 
 
 def test_refusals(tmp_path):
-    agent = PPO("CartPole-v1", n_steps=8)
+    agent = Agent("CartPole-v1", n_steps=8)
     with pytest.raises(ConfigError, match="one after another"):
         evaluate_policy(agent, SyncVectorEnv([lambda: gym.make("CartPole-v1")]))
     with pytest.raises(ConfigError, match="the environment comes first"):
-        PPO("MlpPolicy", gym.make("CartPole-v1"))
+        Agent("MlpPolicy", gym.make("CartPole-v1"))
     with pytest.raises(ConfigError, match="seed"):
-        PPO("CartPole-v1", seed=-1)
+        Agent("CartPole-v1", seed=-1)
     gym.register("Blind-v0", entry_point=Blind)
     try:
         with pytest.raises(ConfigError, match="no render mode rgb_array"):
-            film(PPO("Blind-v0", n_steps=8), tmp_path / "x.gif")
+            film(Agent("Blind-v0", n_steps=8), tmp_path / "x.gif")
     finally:
         gym.registry.pop("Blind-v0")
 
@@ -179,7 +179,7 @@ def test_refusals(tmp_path):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_gpu():
     with pytest.raises(ConfigError, match="finds no GPU"):
-        PPO("CartPole-v1", device="cuda")
+        Agent("CartPole-v1", device="cuda")
 
 
 def plain():
@@ -244,7 +244,7 @@ class Ill(gym.Env):
     ("dict_space", "said"), [(True, r"gave observation 'arm\.lidar' with"), (False, "gave an observation with")]
 )
 def test_an_observation_with_nan(dict_space, said, value, cut_off, settings):
-    agent = PPO(Ill(value, dict_space=dict_space, cut_off=cut_off), n_steps=16, batch_size=16, **settings)
+    agent = Agent(Ill(value, dict_space=dict_space, cut_off=cut_off), n_steps=16, batch_size=16, **settings)
     with pytest.raises(NotFiniteError, match=rf"the environment \(Ill\) {said} {value} in it, at position 1"):
         agent.learn(16)
     assert np.isfinite(agent.normalization.seen.mean).all()
@@ -254,9 +254,9 @@ def test_which_of_several_environments():
     healthy, ill = (lambda: Ill(0.0, dict_space=False)), (lambda: Ill(np.nan, dict_space=False))
     several = gym.vector.SyncVectorEnv([healthy, ill, healthy])
     with pytest.raises(NotFiniteError, match=r"environment 1 of 3 \(SyncVectorEnv\) gave an observation with nan"):
-        PPO(several, n_steps=16).learn(48)
+        Agent(several, n_steps=16).learn(48)
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_a_large_observation_is_no_infinity():
-    PPO(Ill(1e30, dict_space=False), n_steps=16, batch_size=16, normalize_observations=True).collector.collect(16)
+    Agent(Ill(1e30, dict_space=False), n_steps=16, batch_size=16, normalize_observations=True).collector.collect(16)

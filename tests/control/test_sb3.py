@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from kedge.control import PPO, ControlConfig
+from kedge.control import Agent, ControlConfig
 from kedge.control.rollout import Steps
 from kedge.control.update import AgentUpdate
 from kedge.core import gae
@@ -30,7 +30,7 @@ def twins(env_id, settings):
     config = ControlConfig(
         conventions="sb3", n_envs=2, seed=3, **SHAPE, **{k: v for k, v in names.items() if v is not None}
     )
-    ours = PPO(env_id, config)
+    ours = Agent(env_id, config)
     policy, net = theirs.policy, ours.network
     with torch.no_grad():
         for mine, his in (

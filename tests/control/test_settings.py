@@ -5,16 +5,16 @@ import pytest
 import torch
 from counting import Counting
 
-from kedge.control import PPO, ControlConfig
+from kedge.control import Agent, ControlConfig
 from kedge.control.normalization import Normalization
 from kedge.control.rollout import Steps
 
 
 def test_annealing():
     linear = {"learning_rate_schedule": "linear", "clip_range_schedule": "linear"}
-    agent = PPO("CartPole-v1", n_steps=32, learning_rate=0.01, clip_range=0.4, **linear)
+    agent = Agent("CartPole-v1", n_steps=32, learning_rate=0.01, clip_range=0.4, **linear)
     assert agent.update._annealed(0.25) == (0.0025, 0.1)
-    assert PPO("CartPole-v1", learning_rate=0.01, clip_range=0.4).update._annealed(0.25) == (0.01, 0.4)
+    assert Agent("CartPole-v1", learning_rate=0.01, clip_range=0.4).update._annealed(0.25) == (0.01, 0.4)
     lefts, update = [], agent.update
     agent.update = lambda rollout, left: lefts.append(left) or update(rollout, left)
     agent.update.generator = update.generator
@@ -25,7 +25,7 @@ def test_annealing():
 @pytest.mark.parametrize(("clip", "loss"), [(None, 0.5), (0.1, 1.805)])
 def test_value_clipping(clip, loss):
     """V went from 0 to 1, the return is 2: (2 - 1)^2 / 2, or where it may go to 0.1 only, (2 - 0.1)^2 / 2."""
-    agent = PPO("CartPole-v1", clip_range_vf=clip, normalize_advantage=False, ent_coef=0.0, vf_coef=1.0)
+    agent = Agent("CartPole-v1", clip_range_vf=clip, normalize_advantage=False, ent_coef=0.0, vf_coef=1.0)
     one, nothing = torch.ones(1, 1), torch.zeros(1, 1)
     agent.network.both = lambda *_: (torch.zeros(1, 1, 2), one)
     steps = Steps(
@@ -36,7 +36,7 @@ def test_value_clipping(clip, loss):
 
 def test_entropy_and_value_weights():
     """An even choice of two: entropy ln 2."""
-    agent = PPO("CartPole-v1", ent_coef=0.1, vf_coef=0.25)
+    agent = Agent("CartPole-v1", ent_coef=0.1, vf_coef=0.25)
     one = torch.ones(1, 1)
     agent.network.both = lambda *_: (torch.zeros(1, 1, 2), one)
     steps = Steps(torch.zeros(1, 1, 4), torch.zeros(1, 1, dtype=torch.long), one * -np.log(2), one, 3 * one, 3 * one)
@@ -45,7 +45,7 @@ def test_entropy_and_value_weights():
 
 
 def test_first_weights():
-    net = PPO("CartPole-v1").network
+    net = Agent("CartPole-v1").network
 
     def square(weight):
         small = weight if weight.shape[0] < weight.shape[1] else weight.T
@@ -88,7 +88,7 @@ def test_a_step_that_only_reset_earns_nothing():
 
 
 def test_a_cut_off_observation_is_scaled_too():
-    agent = PPO(Counting(3), n_steps=30, normalize_observations=True, gamma=1.0, gae_lambda=0.0)
+    agent = Agent(Counting(3), n_steps=30, normalize_observations=True, gamma=1.0, gae_lambda=0.0)
     agent.network.values = lambda observations, *_: (10 * observations[..., 0], None)
     rollout = agent.collector.collect(30)
     mean, deviation = agent.normalization.seen.mean[0], agent.normalization.seen.variance[0] ** 0.5
@@ -99,23 +99,23 @@ def test_a_cut_off_observation_is_scaled_too():
 
 
 def test_scales_are_saved(tmp_path):
-    agent = PPO("Pendulum-v1", n_steps=64, normalize_observations=True, normalize_rewards=True).learn(64)
+    agent = Agent("Pendulum-v1", n_steps=64, normalize_observations=True, normalize_rewards=True).learn(64)
     agent.save(tmp_path / "a")
-    state, again = agent.normalization.state_dict(), PPO.load(tmp_path / "a").normalization.state_dict()
+    state, again = agent.normalization.state_dict(), Agent.load(tmp_path / "a").normalization.state_dict()
     assert all(np.array_equal(state[name], again[name]) for name in state)
     assert state["observations.count"] > 60
     assert state["rewards.variance"] != 1.0
 
 
 def test_one_step_alone_is_learnt_from():
-    agent = PPO("CartPole-v1", n_steps=4, batch_size=1, n_epochs=1)
+    agent = Agent("CartPole-v1", n_steps=4, batch_size=1, n_epochs=1)
     before = agent.network.action_head.weight.clone()
     agent.learn(4)
     assert not torch.equal(agent.network.action_head.weight, before)
 
 
 def test_batches_and_epochs():
-    agent = PPO("CartPole-v1", n_steps=20, n_envs=2, batch_size=16, n_epochs=3)
+    agent = Agent("CartPole-v1", n_steps=20, n_envs=2, batch_size=16, n_epochs=3)
     agent.learn(40)
     assert agent.metrics[-1]["updates"] == 3 * 3  # of 16, 16 and 8 steps
     sizes = [batch.logprobs.numel() for batch in agent.update._minibatches(agent.collector.collect(20))]

@@ -150,7 +150,7 @@ def control(
     if watch is not None:
         if target is not None or overrides or overwrite or resume:
             raise KedgeError("--watch RUN stands alone: the agent, and what it was trained on, are in the run")
-        from kedge.control.agent import PPO as Agent
+        from kedge.control.agent import Agent
         from kedge.control.pictures import film
 
         frames = film(Agent.load(watch), watch / "watched.gif")

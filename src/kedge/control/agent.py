@@ -30,10 +30,10 @@ from kedge.storage.writing import whole_folder
 AGENT_FILE, SETTINGS_FILE = "agent.safetensors", "agent.json"
 
 
-class PPO:
+class Agent:
     """An agent that learns a Gymnasium task.
 
-    ``PPO("CartPole-v1", n_steps=32).learn(100_000)``
+    ``Agent("CartPole-v1", n_steps=32).learn(100_000)``
 
     Args:
         env: an id, an environment, or a vector environment in any autoreset mode.
@@ -50,7 +50,7 @@ class PPO:
         **settings: Any,
     ) -> None:
         if config is not None and not isinstance(config, ControlConfig | Mapping):
-            raise ConfigError('the environment comes first: PPO("CartPole-v1", policy="feedforward")')
+            raise ConfigError('the environment comes first: Agent("CartPole-v1", policy="feedforward")')
         given = ControlConfig.of(config).model_dump(exclude_unset=True) | settings
         if isinstance(env, VectorEnv) and given.setdefault("n_envs", env.num_envs) != env.num_envs:
             raise ConfigError(f"n_envs: {given['n_envs']}, but the vector environment has {env.num_envs}; take it out")
@@ -85,7 +85,7 @@ class PPO:
         callback: CallbackLike | Sequence[CallbackLike] | None = None,
         *,
         resume: bool = False,
-    ) -> "PPO":
+    ) -> "Agent":
         """Learn for so many steps of all environments together (default: the settings'); returns itself.
 
         Episodes begin anew; learning twice goes on from the same weights, with other episodes.
@@ -170,7 +170,7 @@ class PPO:
             (aside / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: str | Path, env: str | gym.Env[Any, Any] | VectorEnv[Any, Any, Any] | None = None) -> "PPO":
+    def load(cls, folder: str | Path, env: str | gym.Env[Any, Any] | VectorEnv[Any, Any, Any] | None = None) -> "Agent":
         """Read what :meth:`save` wrote, or the agent of a run (``runs/CartPole-v1``).
 
         ``env`` is needed where it was not given by its id.
@@ -187,7 +187,7 @@ class PPO:
         env = env or settings["env"]
         if env is None:
             raise ModelError(
-                f"{folder}: it was trained on an environment without an id; give one: PPO.load(folder, env)"
+                f"{folder}: it was trained on an environment without an id; give one: Agent.load(folder, env)"
             )
         n_envs = {} if isinstance(env, str) else {"n_envs": env.num_envs if isinstance(env, VectorEnv) else 1}
         agent = cls(env, ControlConfig(**settings["config"] | n_envs))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kedge.config.settings import override, read_recipe
-from kedge.control.agent import PPO
+from kedge.control.agent import Agent
 from kedge.control.config import ControlConfig
 from kedge.control.evaluate import evaluate_policy
 from kedge.control.pictures import learning_curve
@@ -78,7 +78,7 @@ def control_job(name: str, settings: ControlRecipe, *, overwrite: bool = False, 
         files=FILES,
     )
     config = ControlConfig(**settings.model_dump(exclude_unset=True, exclude={"env", "run"}))
-    agent = PPO(settings.env, config)
+    agent = Agent(settings.env, config)
     saved = run.path / "agent"
     if run.resume:
         _go_on(agent, saved, config)
@@ -109,7 +109,7 @@ def control_job(name: str, settings: ControlRecipe, *, overwrite: bool = False, 
     return summary | {"run": str(run.path)}
 
 
-def _go_on(agent: PPO, saved: Path, config: ControlConfig) -> None:
+def _go_on(agent: Agent, saved: Path, config: ControlConfig) -> None:
     saved = saved if saved.is_dir() else old_of(saved)
     if not saved.is_dir():
         say(f"{saved.parent}: no agent in it yet; the run begins again")
@@ -129,7 +129,7 @@ class Reporter(Callback):
         self.run, self.bar, self.interrupts, self.last = run, bar, interrupts, done
         self.saved = time.monotonic()
 
-    def on_step(self, trainer: PPO, metrics: dict[str, float]) -> bool:
+    def on_step(self, trainer: Agent, metrics: dict[str, float]) -> bool:
         self.run.write_metrics(trainer.num_timesteps, metrics)
         shown = {name: metrics[name] for name in SHOWN if name in metrics}
         self.bar.advance(by=trainer.num_timesteps - self.last, **shown)

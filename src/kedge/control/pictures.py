@@ -13,7 +13,7 @@ from kedge.control.environments import make
 from kedge.errors import ConfigError
 
 if TYPE_CHECKING:
-    from kedge.control.agent import PPO
+    from kedge.control.agent import Agent
 
 BLUE, GREY = "#2563a8", "#6b7280"
 
@@ -39,7 +39,7 @@ def learning_curve(metrics: Sequence[dict[str, float]], path: Path, *, title: st
         figure.savefig(path)
 
 
-def film(agent: "PPO", path: Path, *, seed: int = 0, every: int = 2, most: int = 600) -> int:
+def film(agent: "Agent", path: Path, *, seed: int = 0, every: int = 2, most: int = 600) -> int:
     """Render an episode of the agent at work as a GIF; returns how many frames it has.
 
     Args:

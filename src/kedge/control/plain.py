@@ -1,6 +1,7 @@
 """PPO for those who bring their own networks and their own data: nothing but the update."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.distributions import Categorical, Distribution, Normal
 from kedge.core import gae, policy_loss, value_loss, whiten
 
 
-class PPO:
+class PlainPPO:
     """The update of PPO on transitions.
 
     Args:
@@ -108,3 +109,10 @@ def _column(name: str, x: Any, n: int) -> Tensor:
 
 def _tensor(x: Any) -> Tensor:
     return torch.as_tensor(x, dtype=torch.float32)
+
+
+def __getattr__(name: str) -> type[PlainPPO]:
+    if name == "PPO":
+        warnings.warn("kedge.control.plain.PPO is called PlainPPO now", DeprecationWarning, stacklevel=2)
+        return PlainPPO
+    raise AttributeError(f"module 'kedge.control.plain' has no attribute {name!r}")
