@@ -9,7 +9,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from kedge.control import Agent, evaluate_policy
-from kedge.control.environments import Several, Step, Vectorized, environments_of
+from kedge.control.environments import ManyEnvironments, Step, Vectorized, environments_of
 from kedge.errors import ConfigError
 
 
@@ -38,7 +38,7 @@ def played(environments, steps=9):
 @pytest.mark.parametrize("mode", [None, *AutoresetMode], ids=str)
 def test_every_kind_of_environment_tells_the_same_story(mode, cut_off):
     make = lambda: Counting(3, cut_off=cut_off)  # noqa: E731
-    several = Several([make(), make()])
+    several = ManyEnvironments([make(), make()])
     if mode is not None:
         several = Vectorized(SyncVectorEnv([make, make], autoreset_mode=mode))
     episode = [(0.0, 1.0, False, None), (1.0, 2.0, False, None), (2.0, 3.0, not cut_off, 3.0 if cut_off else None)]
