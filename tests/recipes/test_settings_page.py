@@ -58,14 +58,19 @@ def test_help_tells_them():
 
 
 def test_every_setting_has_a_meaning_and_fits_the_terminal():
-    for name, cls in tables().items():
-        text = settings_text(name)
+    for name, table in tables().items():
+        cls, text = table.settings, settings_text(name)
         assert max(map(len, text.splitlines())) < 80, name
         for key in cls.model_fields:
             assert f"  {key}" in text
-            table = cls.model_fields[key].annotation
-            assert cls.model_fields[key].description or issubclass(table, Config), (name, key)
-    assert "[ppo.reward]" in settings_text("ppo")
+            inner = cls.model_fields[key].annotation
+            assert cls.model_fields[key].description or issubclass(inner, Config), (name, key)
+    for asked in ("ppo", "ppo.reward"):
+        assert '[[ppo.reward]], kind = "function"\nOne entry of a list of rewards. A Python function.' in settings_text(
+            asked
+        )
+        assert '[[ppo.reward]], kind = "model"' in settings_text(asked)
+    assert "time_limit" not in settings_text("ppo.reward.model")
     assert "[sft]" not in settings_text("ppo")
     for name, said in (("rm", "a reward model's table is"), ("ppo.guards", r"its settings stand in \[ppo\]")):
         with pytest.raises(ConfigError, match=f"^{name}: no table; {said}"):

@@ -3,6 +3,7 @@
 from bugs.mutant import Mutant
 
 ISOLATED = ("tests/rewards/test_isolated.py",)
+KINDS = ("tests/rewards/test_kinds.py",)
 
 REWARDS = [
     Mutant(
@@ -56,8 +57,8 @@ REWARDS = [
     Mutant(
         "one-after-another",
         "rewards/weighted.py",
-        "together(coroutines) if waiting else []",
-        "[together([each])[0] for each in coroutines]",
+        "together([*waiting.values()]) if waiting else []",
+        "[together([each])[0] for each in waiting.values()]",
         ("tests/rewards/test_weighted.py",),
         "coroutine functions do not wait together",
     ),
@@ -76,5 +77,46 @@ REWARDS = [
         "    for records in (train,):",
         ("tests/training/test_ppo.py",),
         "a metric that wants a column fails at the first evaluation",
+    ),
+    Mutant(
+        "installed-kinds-unread",
+        "config/plugins.py",
+        "for point in entry_points(group=group):",
+        'for point in entry_points(group=group + "."):',
+        KINDS,
+        "what another package brings is not found",
+    ),
+    Mutant(
+        "fields-of-a-kind-lost",
+        "rewards/said.py",
+        "[_written(judge) for judge in judges]",
+        "[RewardSpec.model_dump(judge, include={'kind', 'weight'}) if isinstance(judge, RewardSpec) else judge "
+        "for judge in judges]",
+        KINDS,
+        "the saved recipe has the weight of a reward and not its settings",
+    ),
+    Mutant(
+        "switched-off-is-as-good-as-unset",
+        "rewards/spec.py",
+        """if value == "none" and fields[key].default is None}""",
+        """if value == "none"}""",
+        KINDS,
+        "what was switched off has its default again in the saved recipe",
+    ),
+    Mutant(
+        "settings-of-a-kind-may-change",
+        "training/fingerprints.py",
+        """f", {part.settings}" if part.settings else \"\"""",
+        '""',
+        KINDS,
+        "a run is resumed with another pattern, and nothing says so",
+    ),
+    Mutant(
+        "models-of-a-kind-unplanned",
+        "rewards/build.py",
+        "for spec in _specs(what) for source in spec.reward_models()]",
+        "for spec in _specs(what) if isinstance(spec, ModelSpec) for source in spec.reward_models()]",
+        KINDS,
+        "a plan leaves out the reward model that another kind loads",
     ),
 ]

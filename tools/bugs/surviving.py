@@ -221,7 +221,7 @@ SURVIVING = [
     ),
     Mutant(
         "weights-by-their-sum-of-sizes",
-        "training/fingerprints.py",
+        "runs/fingerprints.py",
         "{tuple(tensor.shape)} {_content(tensor)}",
         "{tuple(tensor.shape)}",
         RESUMED,

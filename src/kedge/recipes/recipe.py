@@ -7,15 +7,15 @@ and what only a file has to say: which model, which data, which run folder.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from kedge.config.names import TABLES, elsewhere
 from kedge.config.settings import Config, Several, nearest, override, read_recipe
 from kedge.errors import ConfigError, DataError, ModelError
 from kedge.models.language_model import Device, DType
-from kedge.rewards.build import RewardSpec
+from kedge.rewards.said import Judge, Judges
 from kedge.runs.folder import RunFolder
 from kedge.sampling.settings import Sampling
 from kedge.training.ppo import PPOConfig
@@ -23,13 +23,6 @@ from kedge.training.reward_modeling import RewardConfig
 from kedge.training.sft import SFTConfig
 
 StageRecipe = TypeVar("StageRecipe", bound=Config)
-
-
-Reward = Annotated[
-    str | list[str | RewardSpec],
-    BeforeValidator(lambda given: [given] if isinstance(given, Mapping | RewardSpec) else given),
-]
-"""One reward, or a list of them."""
 
 
 class _Data(Config):
@@ -81,14 +74,15 @@ class PPORecipe(_Data, PPOConfig):
     """Where the tokenizer is, when not beside the policy."""
     prompts: str
     """Rows with a column ``prompt``; the other columns reach the reward."""
-    reward: Reward
-    """``package.module:name``, a reward model, ``{function | model, weight, name}``, or a list of these."""
+    reward: Judges
+    """``package.module:name``, a reward model, ``{function | model | kind, weight, name}``, or a list of these."""
     eval_prompts: str | None = None
     """Prompts never trained on."""
     eval_size: int = Field(0, ge=0)
     """How many of ``prompts`` to set aside instead."""
-    metrics: Several[str | RewardSpec] = ()
-    """Judges that the training never sees: ``package.module:name``, reward models, or ``{function | model, name}``."""
+    metrics: Several[Judge] = ()
+    """Judges that the training never sees: ``package.module:name``, reward models, or
+    ``{function | model | kind, name}``."""
 
 
 class EvaluateRecipe(_Data):
@@ -106,10 +100,10 @@ class EvaluateRecipe(_Data):
     """Rows with a column ``prompt``; prompts that neither was trained on."""
     limit: int | None = Field(None, ge=1)
     """At most so many of them."""
-    reward: Reward | None = None
+    reward: Judges | None = None
     """Scores the answers as ``score``."""
-    metrics: Several[str | RewardSpec] = ()
-    """Further judges: ``package.module:name``, reward models, or ``{function | model, name}``."""
+    metrics: Several[Judge] = ()
+    """Further judges: ``package.module:name``, reward models, or ``{function | model | kind, name}``."""
     response_length: int = Field(64, ge=1)
     """Longest answer, in tokens."""
     temperature: float = Field(1.0, ge=0)

@@ -1,6 +1,8 @@
 """What can be set, in each table of a recipe: for `kedge settings` and the documentation."""
 
 import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.util import find_spec
 
 from kedge.config.described import as_table, as_text
@@ -8,40 +10,57 @@ from kedge.config.names import PAGE, TABLES
 from kedge.config.settings import Config, nearest
 from kedge.errors import ConfigError
 from kedge.recipes.recipe import STAGES
-from kedge.rewards.build import RewardSpec
+from kedge.rewards.kinds import kinds
 
 ABOUT = {
     "sft": "Demonstrations -> a policy: `kedge sft`.",
     "reward": "Preferences -> a reward model: `kedge reward`.",
     "ppo": "Prompts and a reward -> a better policy: `kedge ppo`.",
-    "ppo.reward": "One entry of a list of rewards, [[ppo.reward]]; one of function and model must be given.",
     "evaluate": "One policy against another on the same prompts: `kedge evaluate`.",
     "control": "PPO on a Gymnasium task: `kedge control`.",
 }
 
 
-def tables() -> dict[str, type[Config]]:
-    """The settings of each table; the control agent's where Gymnasium is there."""
-    found: dict[str, type[Config]] = {}
+@dataclass(frozen=True)
+class Table:
+    """A table that a recipe may have."""
+
+    name: str
+    """Under which it is asked for."""
+    head: str
+    """As it is headed."""
+    about: str
+    settings: type[Config]
+
+
+def tables() -> dict[str, Table]:
+    """By name, a stage's own before those within it; the control agent's where Gymnasium is there."""
+    return {table.name: table for table in _tables()}
+
+
+def _tables() -> Iterator[Table]:
     for stage, cls in STAGES.items():
-        found[stage] = cls
+        yield Table(stage, f"[{stage}]", ABOUT[stage], cls)
         if stage == "ppo":
-            found["ppo.reward"] = RewardSpec
+            for name, kind in kinds().items():
+                about = (kind.__doc__ or "").partition("\n")[0]
+                head = f'[[ppo.reward]], kind = "{name}"'
+                yield Table(f"ppo.reward.{name}", head, f"One entry of a list of rewards. {about}".strip(), kind)
     if find_spec("gymnasium"):
         from kedge.control.job import ControlRecipe
 
-        found["control"] = ControlRecipe
-    return found
+        yield Table("control", "[control]", ABOUT["control"], ControlRecipe)
 
 
 def settings_text(table: str | None, *, width: int = 79) -> str:
-    """Every setting of a table, or of all of them, with its default and its meaning.
+    """Every setting of a table and those within it, or of all of them, with its default and its meaning.
 
     Raises:
         ConfigError: no such table.
     """
     there = tables()
-    if table is not None and table not in there:
+    shown = [found for name, found in there.items() if table is None or f"{name}.".startswith(f"{table}.")]
+    if table is not None and not shown:
         if table == "control":
             raise ConfigError("control tasks need Gymnasium: pip install 'kedge[control]'")
         whole = table.partition(".")[0]
@@ -49,16 +68,10 @@ def settings_text(table: str | None, *, width: int = 79) -> str:
         if whole in there and whole != table:
             known = f"its settings stand in [{whole}]: kedge settings {whole}"
         raise ConfigError(f"{table}: no table; {known}")
-    shown = (
-        there
-        if table is None
-        else {name: cls for name, cls in there.items() if name.split(".")[0] == table} or {table: there[table]}
+    return "\n\n".join(
+        "\n".join([each.head, *textwrap.wrap(each.about, width), "", as_text(each.settings, width=width, indent="  ")])
+        for each in shown
     )
-    parts = [
-        "\n".join([f"[{name}]", *textwrap.wrap(ABOUT[name], width), "", as_text(cls, width=width, indent="  ")])
-        for name, cls in shown.items()
-    ]
-    return "\n\n".join(parts)
 
 
 def settings_page() -> str:
@@ -71,6 +84,6 @@ def settings_page() -> str:
         "and `PPOConfig` are [sft], [reward] and [ppo] without model, data and `run`, which Python takes as arguments.",
         f"Names from other libraries: [coming from elsewhere]({PAGE.removeprefix('docs/')}).",
     ]
-    for name, cls in tables().items():
-        parts += ["", f"## [{name}]", "", ABOUT[name], "", as_table(cls)]
+    for each in tables().values():
+        parts += ["", f"## {each.head}", "", each.about, "", as_table(each.settings)]
     return "\n".join(parts) + "\n"

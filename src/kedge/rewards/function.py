@@ -8,15 +8,16 @@ this sample), or a list of floats, one a token. A coroutine function is awaited.
 
 import inspect
 import math
-from collections.abc import Awaitable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Collection, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from kedge.data.records import Prompt, as_messages
 from kedge.errors import RewardError, RewardNotFiniteError
 from kedge.rewards.foreign import RewardFunction, TrainerState, as_plain, own_copy
-from kedge.rewards.scores import AT_REST, Scores, shown
+from kedge.rewards.scores import AT_REST, Reward, Scores, shown
 from kedge.rewards.waiting import together
+from kedge.runs.fingerprints import of_code
 from kedge.runs.interrupts import Terminated
 from kedge.sampling.completion import Completion
 
@@ -54,12 +55,12 @@ def function_name(function: RewardFunction) -> str:
     return str(getattr(function, "__name__", type(function).__name__))
 
 
-class FunctionReward:
+class FunctionReward(Reward):
     """Calls the function and checks what it gives."""
 
     def __init__(self, function: RewardFunction, name: str | None = None) -> None:
         self.function = function
-        self.name: str = name or function_name(function)
+        self.name = name or function_name(function)
         parameters = inspect.signature(function).parameters.values()
         self.takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
         self.takes = {p.name for p in parameters}
@@ -79,10 +80,16 @@ class FunctionReward:
             [result] = together([self._awaited(result)])
         return self.scores(self.checked(result, prompts, completions))
 
-    async def later(
+    def later(
         self, prompts: Sequence[Prompt], completions: Sequence[Completion], state: TrainerState = AT_REST
-    ) -> Scores:
-        """The same of a coroutine function, to be awaited beside others."""
+    ) -> Coroutine[Any, Any, Scores] | None:
+        """Of a coroutine function."""
+        return self._later(prompts, completions, state) if self.is_async else None
+
+    def fingerprint(self) -> str:
+        return of_code(self.function)
+
+    async def _later(self, prompts: Sequence[Prompt], completions: Sequence[Completion], state: TrainerState) -> Scores:
         result = self.function(**self.arguments(prompts, completions), **self.about(state))
         return self.scores(self.checked(await self._awaited(result), prompts, completions))
 

@@ -51,6 +51,9 @@ class IsolatedReward(FunctionReward):
         """Whatever the function is, it is the workers that await it."""
         return False
 
+    def fingerprint(self) -> str:
+        return f"default {self.default}, {super().fingerprint()}"
+
     def __call__(
         self, prompts: Sequence[Prompt], completions: Sequence[Completion], state: TrainerState = AT_REST
     ) -> Scores:

@@ -1,18 +1,25 @@
 """A reward model as a reward: scored on text, with the reward model's own tokenizer and chat template."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import model_validator
 
 from kedge.data.encode import has_template
 from kedge.data.records import Prompt, joined, plain
-from kedge.errors import RewardError, RewardNotFiniteError
-from kedge.models.reward_model import RewardModel
-from kedge.rewards.foreign import TrainerState
-from kedge.rewards.scores import AT_REST, Scores, shown
+from kedge.errors import ConfigError, RewardError, RewardNotFiniteError
+from kedge.models.reward_model import RewardModel, load_reward_model
+from kedge.rewards.foreign import TrainerState, is_function_path
+from kedge.rewards.scores import AT_REST, Reward, Scores, shown
+from kedge.rewards.spec import Loading, RewardSpec
+from kedge.runs.fingerprints import of_weights
 from kedge.sampling.completion import Completion
 
 
-class ModelReward:
+class ModelReward(Reward):
     """Scores prompt and completion together. A chat goes through the template; without one, it is an error."""
 
     def __init__(self, model: RewardModel, name: str = "reward_model") -> None:
@@ -33,3 +40,47 @@ class ModelReward:
             if not math.isfinite(score):
                 raise RewardNotFiniteError(f"{self.name} gave {score} for{shown(prompt, completion)}")
         return Scores(scores, [None] * len(scores), {self.name: scores})
+
+    def fingerprint(self) -> str:
+        return of_weights(self.model.model)
+
+    def models(self) -> list[RewardModel]:
+        return [self.model]
+
+
+class ModelSpec(RewardSpec):
+    """A reward model."""
+
+    model: Any
+    """Reward model: a folder, hub id, or run of ``kedge reward``; from Python also a loaded one."""
+
+    SAID_BY: ClassVar[str] = "model"
+    REFUSED: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("workers", "time_limit", "default"), "of a function=, and this is a model=; take it out"
+    )
+
+    @model_validator(mode="after")
+    def _is_named(self) -> Self:
+        if self.model is None:
+            raise ValueError("model: missing; name a folder, hub id, or run of `kedge reward`")
+        if isinstance(self.model, str) and is_function_path(self.model):
+            raise ValueError(f"model: {self.model!r} reads like a function; write function = {self.model!r}")
+        return self
+
+    def build(self, loading: Loading) -> ModelReward:
+        source = self.model
+        if isinstance(source, RewardModel):
+            return ModelReward(source)
+        if not isinstance(source, str | Path):
+            raise ConfigError(f"reward: model={source!r} is no folder, hub id, run, or loaded reward model")
+        if isinstance(source, str) and "." in source and "/" not in source and not Path(source).exists():
+            raise ConfigError(
+                f"reward: {source!r} is no folder; a function is written package.module:name, with a colon"
+            )
+        return ModelReward(load_reward_model(source, **asdict(loading)))
+
+    def reward_models(self) -> list[str]:
+        return [str(self.model)]
+
+    def fingerprint(self) -> str:
+        return ""  # the reward's own is of all weights

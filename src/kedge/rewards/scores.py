@@ -1,12 +1,15 @@
 """What a reward is: prompts and completions in, a number for each out, by named component."""
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 from kedge.data.records import Prompt, plain
+from kedge.models.reward_model import RewardModel
 from kedge.parallel import Processes
 from kedge.rewards.foreign import TrainerState
+from kedge.runs.fingerprints import of_code
 from kedge.runs.progress import say
 from kedge.sampling.completion import Completion
 
@@ -53,17 +56,37 @@ class Scores:
         return [total + sum(tokens or ()) for total, tokens in pairs]
 
 
-class Reward(Protocol):
+class Reward(ABC):
     """Scores completions. Raises RewardError where it has no number for one."""
 
-    @property
-    def name(self) -> str:
-        """Under which it is logged."""
-        ...
+    name: str
+    """Under which it is logged."""
+    settings: str = ""
+    """Fingerprint of what its specification was set to, where :meth:`fingerprint` does not tell it."""
 
+    @abstractmethod
     def __call__(
         self, prompts: Sequence[Prompt], completions: Sequence[Completion], state: TrainerState = AT_REST
-    ) -> Scores: ...
+    ) -> Scores:
+        """The scores of N completions, each to the prompt beside it."""
+
+    def later(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], state: TrainerState = AT_REST
+    ) -> Coroutine[Any, Any, Scores] | None:
+        """The same, to be awaited beside others; None of a reward that has nothing to wait for."""
+        return None
+
+    def fingerprint(self) -> str:
+        """What a resumed run must be given again. Of the class's source, unless a kind knows better."""
+        return of_code(self)
+
+    def models(self) -> list[RewardModel]:
+        """The reward models in it: a critic may start from one, and the doctor tries them."""
+        return []
+
+    def weighted(self) -> "Sequence[tuple[float, Reward]]":
+        """``(weight, reward)`` of each that it is the sum of: itself alone, unless it is such a sum."""
+        return [(1.0, self)]
 
 
 def judge(

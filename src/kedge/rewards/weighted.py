@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 
 from kedge.data.records import Prompt
 from kedge.errors import ConfigError, RewardError
+from kedge.models.reward_model import RewardModel
 from kedge.rewards.foreign import TrainerState
-from kedge.rewards.function import FunctionReward
 from kedge.rewards.scores import AT_REST, Failure, Reward, Scores, shown
 from kedge.rewards.waiting import together
 from kedge.sampling.completion import Completion
 
 
-class WeightedReward:
+class WeightedReward(Reward):
     """``sum of weight * reward``. A component that does not judge a sample (None) adds nothing to it.
 
     A sample that no component judges is an error, or NaN in a ``partial`` one.
@@ -23,11 +23,13 @@ class WeightedReward:
             raise ConfigError("reward: an empty list; name at least one function or reward model")
         self.parts = parts
         self.partial = partial
+        self.name = "+".join(reward.name for _, reward in parts)
 
-    @property
-    def name(self) -> str:
-        """The parts' names."""
-        return "+".join(reward.name for _, reward in self.parts)
+    def weighted(self) -> Sequence[tuple[float, Reward]]:
+        return self.parts
+
+    def models(self) -> list[RewardModel]:
+        return [model for _, reward in self.parts for model in reward.models()]
 
     @property
     def weights(self) -> dict[str, float]:
@@ -64,9 +66,9 @@ class WeightedReward:
     def _each(self, prompts: Sequence[Prompt], completions: Sequence[Completion], state: TrainerState) -> list[Scores]:
         """Every part's scores. Coroutine functions wait together, and before the others."""
         rewards = [reward for _, reward in self.parts]
-        waiting = [i for i, reward in enumerate(rewards) if isinstance(reward, FunctionReward) and reward.is_async]
-        coroutines = [rewards[i].later(prompts, completions, state) for i in waiting]  # type: ignore[attr-defined]
-        found = dict(zip(waiting, together(coroutines) if waiting else [], strict=True))
+        begun = {i: reward.later(prompts, completions, state) for i, reward in enumerate(rewards)}
+        waiting = {i: coroutine for i, coroutine in begun.items() if coroutine is not None}
+        found = dict(zip(waiting, together([*waiting.values()]) if waiting else [], strict=True))
         return [found[i] if i in found else reward(prompts, completions, state) for i, reward in enumerate(rewards)]
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from kedge.config.settings import Config, nearest, read_recipe
 from kedge.errors import ConfigError
-from kedge.rewards.build import RewardSpec
+from kedge.rewards.build import spec_of
+from kedge.rewards.spec import RewardSpec
 from kedge.runs.folder import RunFolder
 
 SOURCES: Mapping[str, Sequence[str]] = {
@@ -97,11 +98,8 @@ def _sayable(name: str, value: Any) -> Any:
 
 
 def _judges(value: Any) -> Any:
-    if isinstance(value, RewardSpec):
-        value = {name: getattr(value, name) for name in value.model_fields_set}
-    if isinstance(value, Mapping):
-        plain = {name: inner for name, inner in value.items() if inner is not None}
-        return plain if all(isinstance(inner, str | int | float) for inner in plain.values()) else None
+    if isinstance(value, RewardSpec | Mapping):
+        return spec_of(value).said()
     if isinstance(value, list | tuple):
         items = [str(item) if isinstance(item, str | Path) else _judges(item) for item in value]
         return None if None in items else items

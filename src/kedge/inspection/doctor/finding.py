@@ -12,7 +12,6 @@ from torch import Tensor
 from kedge.data.records import Preference
 from kedge.errors import NotFiniteError
 from kedge.models.reward_model import RewardModel
-from kedge.rewards.model import ModelReward
 from kedge.runs.folder import Metrics
 from kedge.training.optimization import precision, schedule, set_learning_rate
 from kedge.training.ppo import PPO
@@ -118,4 +117,4 @@ class Examined:
     @property
     def reward_models(self) -> list[RewardModel]:
         """Those that the reward has in it."""
-        return [part.model for _, part in self.ppo.reward.parts if isinstance(part, ModelReward)]
+        return self.ppo.reward.models()

@@ -1,0 +1,113 @@
+"""What a user says of one reward: the base of every kind. A kind is its settings, and builds itself.
+
+A new kind is one file, in the package or anywhere else: a subclass of :class:`RewardSpec` with its fields and
+:meth:`RewardSpec.build`. See ``docs/rewards.md``.
+"""
+
+from abc import abstractmethod
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from pydantic import model_validator
+from pydantic_core import PydanticSerializationError
+
+from kedge.config.settings import Config
+from kedge.errors import ConfigError
+from kedge.models.language_model import Device
+from kedge.rewards.foreign import is_function_path
+from kedge.rewards.scores import Reward
+from kedge.runs.fingerprints import of_settings
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How the models are loaded that a reward has in it; what load_reward_model takes."""
+
+    device: Device = "auto"
+    """``auto``: cuda, else mps, else cpu."""
+    trust_remote_code: bool = False
+    """Whether a model may bring code of its own."""
+    attn_implementation: str | None = None
+    """``sdpa``, ``eager``, ...; None: the model's own."""
+
+
+class RewardSpec(Config):
+    """One reward as it is specified, of whatever kind; ``RewardSpec(function="m:f")`` is a ``FunctionSpec``."""
+
+    kind: str = ""
+    """Name of a kind that is installed, or ``package.module:Class``. With ``function`` or ``model`` it goes without
+    saying."""
+    weight: float = 1.0
+    """Factor on its scores."""
+    name: str | None = None
+    """Under which it is logged; ``none``: the reward's own name."""
+
+    SAID_BY: ClassVar[str] = ""
+    """The kind's name where a key of that name says it already."""
+
+    def __new__(cls, *_: Any, **given: Any) -> Self:
+        if cls is not RewardSpec:
+            return super().__new__(cls)
+        from kedge.rewards.kinds import kind_of  # the kinds stand on this class
+
+        return super().__new__(kind_of(given))  # type: ignore[return-value]
+
+    @abstractmethod
+    def build(self, loading: Loading) -> Reward:
+        """The reward, ready to score."""
+
+    def refuse_missing_columns(self, there: Collection[str]) -> None:
+        """Before anything is loaded: raise RewardError where it must have what is no column of the data."""
+
+    def reward_models(self) -> list[str]:
+        """Sources of the reward models that it will load, for ``kedge plan``."""
+        return []
+
+    def fingerprint(self) -> str:
+        """Of the settings, so that a resumed run keeps them; nothing where the reward's own tells them."""
+        return of_settings(
+            {key: getattr(self, key) for key in type(self).model_fields if key not in RewardSpec.model_fields}
+        )
+
+    def built(self, loading: Loading) -> Reward:
+        """What :meth:`build` gives, under its name.
+
+        Raises:
+            ConfigError: it is no reward.
+        """
+        reward = self.build(loading)
+        if not isinstance(reward, Reward):
+            raise ConfigError(
+                f"reward: build() of kind {self.kind!r} gives {type(reward).__name__}; it must give a Reward, such as "
+                "FunctionReward(function)"
+            )
+        reward.name = self.name or reward.name
+        reward.settings = self.fingerprint()
+        return reward
+
+    def resolved(self) -> dict[str, Any]:
+        """Every setting in force as a recipe says it, which is read back to the same thing."""
+        fields, plain = type(self).model_fields, super().resolved()
+        silent = {key for key, value in plain.items() if value == "none" and fields[key].default is None}
+        silent |= {"kind"} if self.SAID_BY else set()
+        return {key: value for key, value in plain.items() if key not in silent}
+
+    def said(self) -> dict[str, Any] | None:
+        """What was set, as a recipe says it; None where none can: something in it, or its class, is Python's alone."""
+        if not self.SAID_BY and (not is_function_path(self._where()) or type(self).__module__ == "__main__"):
+            return None
+        try:
+            said = {key: value for key, value in self.resolved().items() if key in self.model_fields_set}
+            return said if type(self)(**said) == self else None
+        except (PydanticSerializationError, ConfigError):
+            return None
+
+    @classmethod
+    def _where(cls) -> str:
+        return f"{cls.__module__}:{cls.__qualname__}"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _knows_its_kind(cls, given: Any) -> Any:
+        return {"kind": cls.SAID_BY or cls._where()} | given if isinstance(given, dict) else given
