@@ -1,0 +1,132 @@
+"""What a user adds without touching a file of kedge, each in under 40 lines: a sampler and a callback.
+
+A kind of reward is in tests/rewards/test_kinds.py, a stage in tests/cli/test_stages.py, a task in tests/tasks.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from kedge import PPO, Callback, evaluate
+from kedge.errors import DataError
+from kedge.runs import open_run
+from kedge.sampling import Completion, Sampler
+from kedge.sampling.local.engine import Engine
+from kedge.sampling.settings import Sampling
+from kedge.serving.chat import Chat
+
+SMALL = {"steps": 2, "batch_size": 4, "mini_batch_size": 4, "response_length": 6, "target_kl": "none"}
+PROMPTS = ["the cat", "the dog ran", "on the mat", "a red house"]
+
+
+class FileSampler(Sampler):
+    """Answers that were recorded before, by prompt; the same ones whatever the weights."""
+
+    def __init__(self, path: Path) -> None:
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        self.answers = {tuple(line["prompt_ids"]): Completion(**line) for line in lines}
+        self.versions: list[int] = []
+
+    def generate(self, prompts, sampling, *, seed=0, first_request=0):
+        for number, prompt in enumerate(prompts, start=1):
+            if tuple(prompt) not in self.answers:
+                raise DataError(f"prompt {number}: no answer was recorded")
+        return [self.answers[tuple(prompt)] for prompt in prompts]
+
+    def publish(self, weights, version):
+        self.versions.append(version)
+
+
+class Recorder(Sampler):
+    """Writes with another sampler, and its answers to a file."""
+
+    def __init__(self, inner: Sampler, path: Path) -> None:
+        self.inner, self.path = inner, path
+
+    def generate(self, prompts, sampling, *, seed=0, first_request=0):
+        found = self.inner.generate(prompts, sampling, seed=seed, first_request=first_request)
+        with self.path.open("a") as file:
+            file.writelines(json.dumps(asdict(completion)) + "\n" for completion in found)
+        return found
+
+    def publish(self, weights, version):
+        self.inner.publish(weights, version)
+
+
+class Watch(Callback):
+    """Ends the training when the answers are long enough, and counts what it saw."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def on_step(self, trainer, metrics):
+        self.seen.append("step")
+        return metrics["completions/mean_length"] < 1  # False ends it
+
+    def on_checkpoint(self, trainer, folder):
+        self.seen.append(folder.name)
+
+
+def length(prompts, completions):
+    return [float(len(text)) for text in completions]
+
+
+@pytest.fixture
+def recorded(tiny_lm, tmp_path):
+    """The answers of the first step, recorded by a sampler around the engine."""
+    path = tmp_path / "answers.jsonl"
+    lm = tiny_lm("llama")
+    PPO(
+        lm.model, PROMPTS, length, SMALL | {"steps": 1}, tokenizer=lm.tokenizer, progress=False,
+        sampler=lambda lm: Recorder(Engine(lm), path),
+    ).train()  # fmt: skip
+    return path
+
+
+def test_a_sampler_that_answers_from_a_file(tiny_lm, recorded, tmp_path):
+    """It trains, since at the first step the recorded log-probabilities are those of the policy; and hears of every
+    version."""
+    lm = tiny_lm("llama")
+    ppo = PPO(
+        lm.model, PROMPTS, length, SMALL, tokenizer=lm.tokenizer, progress=False, run=tmp_path / "run",
+        sampler=lambda lm: FileSampler(recorded),
+    )  # fmt: skip
+    first, second = list(ppo)
+    assert first["policy/first_drift_max"] < 1e-4 < second["policy/first_drift_max"]
+    assert ppo.sampler.versions == [1, 2]
+    texts = {json.loads(line)["text"] for line in recorded.read_text().splitlines()}
+    assert {sample["completion"] for sample in open_run(tmp_path / "run").samples} <= texts
+
+
+def test_its_errors_are_the_users(tiny_lm, recorded):
+    lm = tiny_lm("llama")
+    ppo = PPO(
+        lm.model, [*PROMPTS[:3], "never asked"], length, SMALL, tokenizer=lm.tokenizer, progress=False,
+        sampler=lambda lm: FileSampler(recorded),
+    )  # fmt: skip
+    with pytest.raises(DataError, match="no answer was recorded"):
+        ppo.train()
+
+
+def test_evaluation_and_chat_take_it_too(tiny_lm, recorded):
+    lm, tokenizer = tiny_lm("llama"), tiny_lm("llama").tokenizer
+    answers = {tokenizer.decode(c.prompt_ids): c.text for c in FileSampler(recorded).answers.values()}
+    both = evaluate(lm, lm, PROMPTS, reward=length, sampling=Sampling(6), sampler=lambda lm: FileSampler(recorded))
+    assert [c.text for c in both.after.completions] == [answers[prompt] for prompt in PROMPTS]
+    plain = type(lm)(lm.model, tokenizer, lm.eos_ids)
+    conversation = Chat(plain, FileSampler(recorded), Sampling(6))
+    conversation.remembers = False  # as without a chat template
+    assert list(conversation.say(PROMPTS[1])) == [answers[PROMPTS[1]]]
+
+
+def test_a_callback(tiny_lm, tmp_path):
+    lm, watch = tiny_lm("llama"), Watch()
+    settings = SMALL | {"steps": 5, "checkpoint_every": 1}
+    summary = PPO(
+        lm.model, PROMPTS, length, settings, tokenizer=lm.tokenizer, progress=False, run=tmp_path / "run",
+        callbacks=watch,
+    ).train()  # fmt: skip
+    assert summary["steps"] == 1
+    assert watch.seen == ["step-000001", "step"]
