@@ -131,7 +131,8 @@ class Agent:
         """``(action, state)`` for one observation, or ``(actions, state)`` for a batch of them.
 
         Args:
-            state: what an LSTM remembers, from the call before. episode_start: True where an episode begins.
+            state: what an LSTM remembers, from the call before.
+            episode_start: True where an episode begins.
             deterministic: the likeliest action instead of a drawn one.
         """
         space = self.observation_space

@@ -30,7 +30,8 @@ def evaluate_policy(
     """Mean and standard deviation of the return over whole episodes, rewards as the environment gives them.
 
     Args:
-        agent: has ``predict`` (a :class:`Agent`, or Stable-Baselines3's). env: an id, or an environment.
+        agent: has ``predict`` (a :class:`Agent`, or Stable-Baselines3's).
+        env: an id, or an environment.
         seed: of the first episode; the following ones take the next numbers.
         return_episode_rewards: give ``(returns, lengths)`` instead.
 

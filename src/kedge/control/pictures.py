@@ -43,7 +43,8 @@ def film(agent: "Agent", path: Path, *, seed: int = 0, every: int = 2, most: int
     """Render an episode of the agent at work as a GIF; returns how many frames it has.
 
     Args:
-        every: keep one frame in so many. most: stop after so many steps.
+        every: keep one frame in so many.
+        most: stop after so many steps.
 
     Raises:
         ConfigError: the environment does not render, or was not given by its id.

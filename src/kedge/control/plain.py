@@ -19,8 +19,13 @@ class PlainPPO:
         policy_net: observations ``[N, ...]`` -> logits ``[N, A]``, or a ``torch.distributions`` distribution, or (for
             continuous actions) a pair ``(mean, standard deviation)``.
         value_net: observations -> values, ``[N]`` or ``[N, 1]``.
-        lr_policy, lr_value: Adam's learning rates. gamma: discount a step. ppo_epochs: passes over the data.
-        eps_clip: how far the ratio counts from 1. lam: λ of GAE. ent_coef: weight of the entropy bonus.
+        lr_policy: Adam's learning rate for the policy.
+        lr_value: the same for the value network.
+        gamma: discount a step.
+        ppo_epochs: passes over the data.
+        eps_clip: how far the ratio counts from 1.
+        lam: λ of GAE.
+        ent_coef: weight of the entropy bonus.
     """
 
     def __init__(

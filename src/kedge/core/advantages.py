@@ -17,7 +17,8 @@ def gae(
         next_values: ``[..., T]`` V of the state that followed step t: 0 where it was terminal, V(final
             observation) where the episode was only cut off.
         carry: ``[..., T]`` 0 where the episode ended after step t, for either reason, else 1.
-        gamma: discount a step. lam: the λ of GAE, 1 = Monte Carlo, 0 = one-step.
+        gamma: discount a step.
+        lam: the λ of GAE, 1 = Monte Carlo, 0 = one-step.
 
     Returns:
         ``(advantages, returns)``, ``[..., T]`` each; returns = advantages + values, the critic's target.
@@ -51,7 +52,8 @@ def token_gae(
         rewards: ``[..., L]`` reward paid on each token; a score of the whole answer stands on its last token.
         values: ``[..., L]`` V before each token was chosen.
         mask: ``[..., L]`` bool, True on tokens the policy chose.
-        gamma: discount a token. lam: the λ of GAE.
+        gamma: discount a token.
+        lam: the λ of GAE.
         bootstrap: ``[...]`` value after the last response token (for an answer that was only cut off); default 0.
 
     Returns:

@@ -41,7 +41,9 @@ def logprobs_and_entropy(
     """:func:`token_logprobs` and :func:`entropy` of the same logits, for the price of one softmax.
 
     Args:
-        logits: ``[..., L, V]``. tokens: ``[..., L]`` ids. temperature: the sampler's.
+        logits: ``[..., L, V]``.
+        tokens: ``[..., L]`` ids.
+        temperature: the sampler's.
         entropy_gradient: False where the entropy is only looked at.
 
     Returns:

@@ -131,7 +131,8 @@ def preference_loss(
     """Negative log-likelihood of preferences under Bradley & Terry (1952), as in Ouyang et al. 2022, eq. 1.
 
     Args:
-        chosen: ``[N]`` scores of the preferred answers. rejected: ``[N]`` of the others.
+        chosen: ``[N]`` scores of the preferred answers.
+        rejected: ``[N]`` of the others.
         margin: ``[N]`` by how much the chosen one should win (Touvron et al. 2023, eq. 2).
         center: coefficient of ``(chosen + rejected)**2``, which keeps scores around 0 (Eisenstein et al. 2023).
         denominator: global number of pairs, where this is one part of a batch.

@@ -60,7 +60,8 @@ def rows_of(source: Source, *, rename: Mapping[str, str] | None = None, bare: st
     """All rows of ``source``, be it something to read, or a table or a list from Python.
 
     Args:
-        rename: as in :func:`read_rows`. bare: the column that an item which is no mapping stands for.
+        rename: as in :func:`read_rows`.
+        bare: the column that an item which is no mapping stands for.
 
     Raises:
         DataError: as :func:`read_rows` and :func:`kedge.data.tables.items_of`, an empty list, or an item that is no

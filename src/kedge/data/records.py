@@ -122,7 +122,8 @@ def held_out(
     """Split off ``size`` items for evaluation: ``(training, evaluation)``, deterministic for a seed.
 
     Args:
-        what: their setting, for the message. count: how many there are, where they are no rows.
+        what: their setting, for the message.
+        count: how many there are, where they are no rows.
 
     Raises:
         DataError: nothing would be left to train on.

@@ -196,14 +196,18 @@ def evaluate(
     """Compare two policies on the same prompts, drawing the same random numbers for both.
 
     Args:
-        policy, baseline: hub id, folder, run, or loaded; the KL is the policy's from the baseline, measured where both
-            have the same vocabulary and answer from their whole distributions (no truncation, temperature above 0).
+        policy: hub id, folder, run, or loaded.
+        baseline: the same; the KL is the policy's from it, measured where both have the same vocabulary and answer from
+            their whole distributions (no truncation, temperature above 0).
         prompts: a data source with a column ``prompt`` (or a table, or a list), that neither was trained on.
-        reward: judges as ``score``. metrics: further judges, each under its own name.
+        reward: judges as ``score``.
+        metrics: further judges, each under its own name.
         sampling: how both answer; default 64 tokens at temperature 1.
         sampler: makes who writes a model's answers; by default the engine here.
-        tokenizer: where the tokenizers are, when not beside the models. stop_tokens: end an answer, besides EOS.
-        columns: ``{"prompt": "the data's name for it"}``. limit: at most so many prompts.
+        tokenizer: where the tokenizers are, when not beside the models.
+        stop_tokens: end an answer, besides EOS.
+        columns: ``{"prompt": "the data's name for it"}``.
+        limit: at most so many prompts.
 
     Raises:
         KedgeError: anything in these that does not fit.

@@ -117,7 +117,8 @@ def read_rate(text: str, *, option: str, unit: str) -> float:
     """So many a second, with or without the unit: ``312T``, ``312TFLOP/s``, ``2TB/s``.
 
     Args:
-        option: the command line's name for it. unit: ``flop`` or ``b``.
+        option: the command line's name for it.
+        unit: ``flop`` or ``b``.
 
     Raises:
         ConfigError: not such a thing.

@@ -79,7 +79,9 @@ class Rehearsal(ABC):
         The first one finds no gradients; the others find all of them there, and the largest of those counts.
 
         Args:
-            micro_batches: indices of rows. sizes: each row's tokens. loss: of a micro-batch.
+            micro_batches: indices of rows.
+            sizes: each row's tokens.
+            loss: of a micro-batch.
         """
         before = self.ledger.seconds
         tokens = [padded_size(rows, sizes) for rows in micro_batches]

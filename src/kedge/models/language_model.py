@@ -119,8 +119,10 @@ def load_language_model(
         source: Hugging Face id, folder, or a kedge run folder.
         tokenizer: where the tokenizer is, when not beside the model.
         stop_tokens: tokens that end an answer, besides the model's own EOS ids.
-        device: ``auto`` is the best there is. dtype: ``auto`` is float32: PPO's small steps vanish in bfloat16.
-        trust_remote_code: run code that the model brings. attn_implementation: transformers' name of it.
+        device: ``auto`` is the best there is.
+        dtype: ``auto`` is float32: PPO's small steps vanish in bfloat16.
+        trust_remote_code: run code that the model brings.
+        attn_implementation: transformers' name of it.
 
     Raises:
         ModelError: not found (or a hub id without a network), no tokenizer, weights missing or misshapen, tokenizer

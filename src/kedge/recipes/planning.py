@@ -37,7 +37,8 @@ def plans(
     Args:
         gpu: plan for a GPU of so many bytes, here or elsewhere; default is the table's device as it is now.
         model: takes the place of each table's model, with its own tokenizer.
-        flops: FLOP/s. bandwidth: bytes a second. Default: measured, where it is this machine that is planned for.
+        flops: FLOP/s.
+        bandwidth: bytes a second. Default: measured, where it is this machine that is planned for.
 
     Raises:
         ConfigError: only one of the speeds of a GPU that is not here.

@@ -33,7 +33,8 @@ def refuse_missing_columns(function: RewardFunction, name: str | None, there: Co
     """Raise where a function must have an argument that is no column.
 
     Args:
-        name: of the function, where it is logged under another one than its own. there: the data's columns.
+        name: of the function, where it is logged under another one than its own.
+        there: the data's columns.
 
     Raises:
         RewardError: naming the function, the column, and those that there are.

@@ -118,7 +118,8 @@ def refuse_broken_logits(logprobs: Tensor, name: Callable[[int], str]) -> None:
     """Raise where a draw was made from logits that were NaN or infinite.
 
     Args:
-        logprobs: ``[..., N]`` of the tokens drawn for N requests. name: what to call one of them.
+        logprobs: ``[..., N]`` of the tokens drawn for N requests.
+        name: what to call one of them.
 
     Raises:
         NotFiniteError: naming the first of those requests, and what may be the cause.

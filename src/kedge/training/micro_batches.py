@@ -36,8 +36,10 @@ def choose_micro_batch(model_config: Any, device: str, memory: int, longest: int
     """Tokens of one forward and backward pass: as many as make it fast, as fit, and no fewer than one sequence has.
 
     Args:
-        model_config: of the model that is trained. device: ``cpu``, ``cuda`` or ``mps``.
-        memory: of the device, in bytes. longest: sequence, in tokens.
+        model_config: of the model that is trained.
+        device: ``cpu``, ``cuda`` or ``mps``.
+        memory: of the device, in bytes.
+        longest: sequence, in tokens.
     """
     config = model_config.get_text_config()
     layers, width = getattr(config, "num_hidden_layers", None), getattr(config, "hidden_size", None)

@@ -75,7 +75,8 @@ def refuse_not_finite(what: str, rows: Tensor, samples: Tensor | None = None) ->
 
     Args:
         what: the number's name, such as ``"values"``.
-        rows: ``[N, ...]``, a row a sample. samples: ``[N]`` their numbers in the step; None: 0, 1, 2 ...
+        rows: ``[N, ...]``, a row a sample.
+        samples: ``[N]`` their numbers in the step; None: 0, 1, 2 ...
 
     Raises:
         NotFiniteError: naming ``what`` and the samples.

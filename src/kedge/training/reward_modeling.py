@@ -53,7 +53,8 @@ class RewardModeling(Supervised):
         eval_data: like ``data``, to measure the accuracy on; or ``eval_size`` rows of ``data`` are set aside.
         columns: ``{"chosen": "the data's name for it"}``.
         run: folder for metrics, checkpoints and the result; None leaves nothing behind.
-        resume: go on from the run's last checkpoint. overwrite: delete the run that is there.
+        resume: go on from the run's last checkpoint.
+        overwrite: delete the run that is there.
         callbacks: look on: a :class:`~kedge.Callback`, a function ``f(trainer, metrics)``, or several of them.
 
     Raises:

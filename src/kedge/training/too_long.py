@@ -47,7 +47,10 @@ class Fitter:
         """The rows that fit, and what there is to say about the others: nothing, or one line.
 
         Args:
-            what: the rows' name. size: a row's tokens. origin: where it comes from. cut: makes one so many tokens long.
+            what: the rows' name.
+            size: a row's tokens.
+            origin: where it comes from.
+            cut: makes one so many tokens long.
 
         Raises:
             DataError: a row is too long and that is an error; or most are.

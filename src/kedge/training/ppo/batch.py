@@ -83,9 +83,11 @@ def estimate_advantages(
     """Take the KL penalty off the rewards and estimate advantages: the batch to train on.
 
     Args:
-        rewards: ``[B, L]`` from :func:`token_rewards`. ref_logprobs: ``[B, L]``.
+        rewards: ``[B, L]`` from :func:`token_rewards`.
+        ref_logprobs: ``[B, L]``.
         values: ``[B, L]``; None without a critic, where an answer is compared with the others to its prompt.
-        cut_off: ``[B]`` bool. kl_coef: the controller's coefficient now.
+        cut_off: ``[B]`` bool.
+        kl_coef: the controller's coefficient now.
     """
     mask, scores = rollouts.response_mask, rewards
     if config.kl_in == "reward":

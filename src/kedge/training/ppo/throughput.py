@@ -35,7 +35,8 @@ def throughput(
         model: the policy; critic and reference are counted as as large.
         peak: FLOP/s of the machine, all processes together.
         seconds: the step took.
-        lengths: of the sequences, prompt and answer, in tokens. answered: tokens of all answers.
+        lengths: of the sequences, prompt and answer, in tokens.
+        answered: tokens of all answers.
         forward: passes over the sequences without a backward pass (sampling is one of them).
         both: passes with one.
     """

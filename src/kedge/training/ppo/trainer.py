@@ -71,7 +71,8 @@ class PPO(Trainer):
         sampler: makes who writes a model's answers; by default the engine here, which writes with the model's tensors.
         columns: ``{"prompt": "the data's name for it"}``.
         run: folder for metrics, samples, checkpoints and result; None leaves nothing behind.
-        resume: go on from the run's last checkpoint. overwrite: delete the run that is there.
+        resume: go on from the run's last checkpoint.
+        overwrite: delete the run that is there.
         callbacks: look on: a :class:`~kedge.Callback`, a function ``f(trainer, metrics)``, or several of them.
 
     Raises:

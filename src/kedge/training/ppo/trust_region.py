@@ -57,7 +57,8 @@ class TrustRegion:
         """Whether the policy is too far from the one that sampled; to be asked before each minibatch is trained on.
 
         Args:
-            divergence: the minibatch's own KL, nats a token. answers: how many it has.
+            divergence: the minibatch's own KL, nats a token.
+            answers: how many it has.
             measure: gives the KL over answers of the whole step.
         """
         if self.target is None:
