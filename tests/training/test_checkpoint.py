@@ -132,3 +132,12 @@ def test_a_state_runs_no_code(tmp_path):
     torch.save({"step": Evil()}, tmp_path / STATE_FILE)
     with pytest.raises(pickle.UnpicklingError):
         load_state(tmp_path)
+
+
+def test_a_run_that_was_copied_with_its_links_followed_goes_on(tmp_path):
+    save(tmp_path, 2, best_step=2)
+    (tmp_path / "best").unlink()
+    (tmp_path / "best").mkdir()  # as cp -rL, a zip or a synced folder leaves it
+    (tmp_path / "best/model.txt").write_text("weights 2")
+    save(tmp_path, 3, best_step=3)
+    assert (tmp_path / "best").readlink().name == "step-000003"

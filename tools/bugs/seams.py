@@ -135,4 +135,12 @@ SEAMS = [
         EVEN_TESTS,
         "one process ends and the others wait",
     ),
+    Mutant(
+        "best-that-was-copied-in-the-way",
+        "training/checkpoint.py",
+        "        remove_folder(link)\n",
+        "        pass\n",
+        ("tests/training/test_checkpoint.py",),
+        "a run that was copied with its links followed cannot go on",
+    ),
 ]

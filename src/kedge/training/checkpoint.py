@@ -144,4 +144,6 @@ def _link(link: Path, target: str) -> None:
     aside = link.with_name(f".{link.name}.writing")
     aside.unlink(missing_ok=True)
     aside.symlink_to(target)
+    if link.is_dir() and not link.is_symlink():  # the run was copied by something that follows links
+        remove_folder(link)
     os.replace(aside, link)
