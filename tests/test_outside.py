@@ -130,3 +130,29 @@ def test_a_callback(tiny_lm, tmp_path):
     ).train()  # fmt: skip
     assert summary["steps"] == 1
     assert watch.seen == ["step-000001", "step"]
+
+
+def test_each_policy_has_a_sampler_of_its_own_which_is_closed(tiny_lm, tmp_path):
+    lm, made = tiny_lm("llama"), []
+
+    class Closing(Engine):
+        def __init__(self, lm):
+            super().__init__(lm)
+            self.closed = False
+            made.append(self)
+
+        def close(self):
+            self.closed = True
+            super().close()
+
+    ppo = PPO(
+        lm.model, PROMPTS, length, SMALL | {"eval_every": 1}, tokenizer=lm.tokenizer, progress=False, eval_size=1,
+        sampler=Closing,
+    )  # fmt: skip
+    ppo.train()
+    policys, references = made
+    assert policys is ppo.sampler
+    assert references.closed
+    assert not policys.closed
+    ppo.close()
+    assert policys.closed

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,8 @@ class PPO(Trainer):
         config: settings, see :class:`PPOConfig`; or a dict of them.
         eval_prompts: like ``prompts``, never trained on; or ``eval_size`` of the prompts are set aside.
         metrics: judges that the training never sees, in the forms of a reward.
-        sampler: makes who writes a model's answers; by default the engine here, which writes with the model's tensors.
+        sampler: makes, each time anew, who writes a model's answers; by default the engine here, which writes with the
+            model's own tensors.
         columns: ``{"prompt": "the data's name for it"}``.
         run: folder for metrics, samples, checkpoints and result; None leaves nothing behind.
         resume: go on from the run's last checkpoint.
@@ -349,7 +351,12 @@ class PPO(Trainer):
     def evaluate(self, policy: LanguageModel | None = None) -> Evaluation:
         """Answers of the policy (or another one) to the held-out prompts, judged; empty where none are held out."""
         policy = policy or self.policy
-        with self.timer("evaluate"), self.precision(), self.sampler_of(policy) as sampler:
+        own = policy is self.policy
+        with (
+            self.timer("evaluate"),
+            self.precision(),
+            nullcontext(self.sampler) if own else self.sampler_of(policy) as sampler,
+        ):
             return measure_policy(
                 policy,
                 sampler,
@@ -363,6 +370,10 @@ class PPO(Trainer):
                 processes=self.processes,
                 state=self._trainer_state(),
             )
+
+    def close(self) -> None:
+        """Give back what the sampler holds; nothing is asked of the trainer after that."""
+        self.sampler.close()
 
     # Keeping ----------------------------------------------------------------------------------------------------
 
