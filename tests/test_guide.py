@@ -34,3 +34,11 @@ def test_control(tmp_path, monkeypatch):
         exec(compile(code.replace("50_000", "512"), "docs/control.md", "exec"), space)
     assert space["agent"].num_timesteps == 2 * 512
     assert space["agent"].metrics
+
+
+def test_tasks(capsys):
+    space: dict = {}
+    for code in snippets("docs/tasks.md"):
+        exec(compile(code, "docs/tasks.md", "exec"), space)
+    assert space["baseline"].scores["score"] == pytest.approx([1 / len(word) for word in "to a red house".split()])
+    assert "exact" in capsys.readouterr().out

@@ -18,7 +18,7 @@ from kedge.recipes.recipe import Recipe
 from kedge.runs import open_run
 from kedge.runs.folder import RunFolder
 from kedge.tasks.starting import desk_model, parameters
-from kedge.tasks.support_desk import SupportDesk, write_support_desk
+from kedge.tasks.support_desk import DeskFiles, write_support_desk
 
 FILES = ("recipe.toml", "data", "model", "sft", "reward", "ppo")
 
@@ -116,7 +116,7 @@ def recipe_tables(folder: Path, seed: int) -> dict[str, Any]:
     }
 
 
-def ceiling(desk: SupportDesk) -> float:
+def ceiling(desk: DeskFiles) -> float:
     """The share of the held-out labels that the gold score itself agrees with: no judge can do better but by luck."""
     rows = [row.columns for row in read_rows(desk.preferences_heldout)]
     return sum(row["gold_chosen"] > row["gold_rejected"] for row in rows) / len(rows)

@@ -61,14 +61,14 @@ def test_answers_and_scores(tiny_lm):
 def test_the_parts_of_a_reward_are_reported(tiny_lm):
     parts = [
         (1.0, FunctionReward(lambda prompts, completions: [len(text) for text in completions], "letters")),
-        (-0.5, FunctionReward(lambda prompts, completions: [None, *[2.0] * (len(completions) - 1)], "manners")),
+        (-0.5, FunctionReward(lambda prompts, completions: [None, *[2.0] * (len(completions) - 1)], "politeness")),
     ]
     result = measured(tiny_lm("llama"), PROMPTS, {"score": WeightedReward(parts)} | LETTERS, SAMPLING)
     letters = [len(completion.text) for completion in result.completions]
     assert result.scores["score"] == [letters[0], *[n - 1.0 for n in letters[1:]]]
     summary = result.summary()
-    assert (summary["rewards/letters"], summary["rewards/manners"]) == (pytest.approx(sum(letters) / 4), 2.0)
-    assert [row["scores"]["manners"] for row in result.samples()] == [None, 2.0, 2.0, 2.0]
+    assert (summary["rewards/letters"], summary["rewards/politeness"]) == (pytest.approx(sum(letters) / 4), 2.0)
+    assert [row["scores"]["politeness"] for row in result.samples()] == [None, 2.0, 2.0, 2.0]
     alone = measured(tiny_lm("llama"), PROMPTS, {"score": WeightedReward(parts[:1])}, SAMPLING)
     assert not any(name.startswith("rewards/") for name in alone.summary())  # the score itself
 

@@ -87,10 +87,10 @@ def test_a_sample_that_fails_gets_the_default_and_is_counted(lenient, deed):
 
 @pytest.mark.parametrize("deed", ["sleep", "raise", "nan", "nothing", "exit"])
 def test_without_a_default_the_run_stops_and_names_the_sample(deed):
-    reward = build_reward(spec(name="manners"))
+    reward = build_reward(spec(name="politeness"))
     with pytest.raises(RewardError, match=DEEDS[deed][1]) as error:
         reward(*samples("fine", "fine", deed))
-    for word in ("'manners'", "f.jsonl: row 3", "'ask 2'", repr(deed)):
+    for word in ("'politeness'", "f.jsonl: row 3", "'ask 2'", repr(deed)):
         assert word in str(error.value)
     assert "row 1" not in str(error.value)
     if deed not in ("nan", "nothing"):

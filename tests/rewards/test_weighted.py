@@ -99,7 +99,7 @@ def test_a_component_may_abstain_from_all_of_them():
     reward = WeightedReward(
         [
             (1.0, FunctionReward(lambda prompts, completions: [None, None], "maths")),
-            (2.0, FunctionReward(lambda prompts, completions: [1, 2], "manners")),
+            (2.0, FunctionReward(lambda prompts, completions: [1, 2], "politeness")),
         ]
     )
     scores = judge(reward, PROMPTS, ANSWERS, ALONE)

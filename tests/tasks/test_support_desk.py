@@ -12,7 +12,7 @@ from kedge.tasks.support_desk import (
     INTENTS,
     PRODUCTS,
     WEIGHTS,
-    SupportDesk,
+    DeskFiles,
     Ticket,
     draw_reply,
     draw_ticket,
@@ -46,13 +46,13 @@ def messages(path: Path) -> list[str]:
     return [(row.get("prompt") or row["messages"])[0]["content"] for row in rows(path)]
 
 
-def write(folder: Path, **changes: int) -> SupportDesk:
+def write(folder: Path, **changes: int) -> DeskFiles:
     counts = {"demonstrations": 150, "pairs": 150, "heldout_pairs": 60, "prompts": 150, "heldout_prompts": 60}
     return write_support_desk(folder, **(counts | changes))
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> SupportDesk:
+def desk(tmp_path_factory: pytest.TempPathFactory) -> DeskFiles:
     return write(tmp_path_factory.mktemp("desk"))
 
 
@@ -239,7 +239,7 @@ def test_pairs_have_seen_what_an_optimiser_may_try(tmp_path: Path) -> None:
 # --- the files -------------------------------------------------------------------------------------------
 
 
-def test_files_have_their_rows_and_columns(desk: SupportDesk) -> None:
+def test_files_have_their_rows_and_columns(desk: DeskFiles) -> None:
     message, reply = rows(desk.demonstrations)[0]["messages"]
     assert (message["role"], reply["role"]) == ("user", "assistant")
     pair = {"prompt", "chosen", "rejected"}
@@ -256,21 +256,21 @@ def test_files_have_their_rows_and_columns(desk: SupportDesk) -> None:
         assert all(set(row) == expected for row in read)
 
 
-def test_the_prompts_columns_are_what_gold_needs(desk: SupportDesk) -> None:
+def test_the_prompts_columns_are_what_gold_needs(desk: DeskFiles) -> None:
     read = rows(desk.prompts_heldout)
     columns = {name: [row[name] for row in read] for name in ("intent", "product")}
     assert gold([row["prompt"] for row in read], [""] * len(read), **columns) == [0.0] * len(read)
 
 
-def test_the_same_seed_writes_the_same_bytes_another_seed_others(desk: SupportDesk, tmp_path: Path) -> None:
+def test_the_same_seed_writes_the_same_bytes_another_seed_others(desk: DeskFiles, tmp_path: Path) -> None:
     again, other = write(tmp_path / "again"), write(tmp_path / "other", seed=1)
-    for name in SupportDesk.__dataclass_fields__:
+    for name in DeskFiles.__dataclass_fields__:
         written = getattr(desk, name).read_bytes()
         assert written == getattr(again, name).read_bytes()
         assert written != getattr(other, name).read_bytes()
 
 
-def test_heldout_files_do_not_depend_on_the_training_files_size(desk: SupportDesk, tmp_path: Path) -> None:
+def test_heldout_files_do_not_depend_on_the_training_files_size(desk: DeskFiles, tmp_path: Path) -> None:
     larger = write(tmp_path, demonstrations=200, pairs=170, prompts=300)
     assert larger.prompts_heldout.read_bytes() == desk.prompts_heldout.read_bytes()
     assert larger.preferences_heldout.read_bytes() == desk.preferences_heldout.read_bytes()

@@ -381,7 +381,7 @@ def test_the_critic_is_judged_on_what_is_trained_on(make_ppo):
 
 def test_rewards_for_several_tasks(make_ppo, tmp_path):
     """Each judges the prompts of its own task, and the first four are all of one."""
-    prompts = [{"prompt": f"the cat {i}", "task": "sums" if i < 6 else "manners"} for i in range(12)]
+    prompts = [{"prompt": f"the cat {i}", "task": "sums" if i < 6 else "politeness"} for i in range(12)]
 
     def of(name):
         def judge(prompts, completions, task):
@@ -389,7 +389,7 @@ def test_rewards_for_several_tasks(make_ppo, tmp_path):
 
         return {"function": judge, "name": name}
 
-    ppo = make_ppo([of("sums"), of("manners")], {"steps": 5}, prompts=prompts, run=tmp_path / "run")
+    ppo = make_ppo([of("sums"), of("politeness")], {"steps": 5}, prompts=prompts, run=tmp_path / "run")
     assert ppo.train()["steps"] == 5
 
 

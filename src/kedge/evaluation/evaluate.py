@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class Evaluation:
     kl: Sequence[float] | None
     """``[N]`` nats: sum over a sequence's tokens of log policy - log reference."""
     components: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    """``{"manners": [N]}`` of a reward of several parts, each part's own scores, unweighted."""
+    """``{"politeness": [N]}`` of a reward of several parts, each part's own scores, unweighted."""
     failures: Mapping[str, int] = field(default_factory=dict)
     """``{"judge_timeouts": 0, ...}`` samples with a default score and why, of judges that have one."""
 
@@ -111,18 +111,40 @@ def measure_policy(
         ids = [encode_prompt(policy.tokenizer, prompt.text, origin=prompt.origin) for prompt in prompts]
     completions = generate(sampler, ids, sampling, processes, seed=seed)
     with torch.autocast(policy.device.type, enabled=False):  # whatever the policy computes in, judges are judges
-        scores = {name: judge(by, prompts, completions, processes, state) for name, by in judges.items()}
-    divergence = None
-    if reference is not None:
-        temperature = sampling.temperature or 1.0
-        divergence = sequence_kl(policy, reference, completions, temperature, micro_batch_tokens, processes)
+        judged = judge_answers(prompts, completions, judges, processes, state)
+    if reference is None:
+        return judged
+    temperature = sampling.temperature or 1.0
+    return replace(judged, kl=sequence_kl(policy, reference, completions, temperature, micro_batch_tokens, processes))
+
+
+def judge_answers(
+    prompts: Sequence[Prompt],
+    completions: Sequence[Completion],
+    judges: Mapping[str, Reward],
+    processes: Processes = ALONE,
+    state: TrainerState = AT_REST,
+) -> Evaluation:
+    """What judges say of answers, whoever gave them.
+
+    Args:
+        prompts: what was asked.
+        completions: an answer to each.
+        judges: ``{name: reward}``.
+        processes: each judges a share.
+        state: of the training, for judges that ask how far it is.
+
+    Raises:
+        RewardError: a judge that fails to judge.
+    """
+    scores = {name: judge(by, prompts, completions, processes, state) for name, by in judges.items()}
     sums = {name: judged.sums() for name, judged in scores.items()}
     failures: Counter[str] = Counter()
     for name, judged in scores.items():
         for counts in judged.failure_counts().values():
             failures.update({f"{name}_{reason}": count for reason, count in counts.items()})
     parts = {k: v for judged in scores.values() if len(judged.components) > 1 for k, v in judged.components.items()}
-    return Evaluation(prompts, completions, sums, divergence, parts, failures)
+    return Evaluation(prompts, completions, sums, None, parts, failures)
 
 
 def sequence_kl(

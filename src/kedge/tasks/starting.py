@@ -9,7 +9,7 @@ from kedge.errors import ConfigError, DataError
 from kedge.models.language_model import LanguageModel
 from kedge.models.tiny import new_llama, new_lstm, new_tokenizer
 from kedge.storage.writing import whole_folder
-from kedge.tasks.support_desk import SupportDesk, write_support_desk
+from kedge.tasks.support_desk import DeskFiles, write_support_desk
 
 Kind = Literal["llama", "lstm"]
 
@@ -95,7 +95,7 @@ def read_texts(source: str | Path, column: str | None = None) -> Iterator[str]:
             yield from _texts(row.columns[name])
 
 
-def new_desk(folder: Path, *, seed: int = 0) -> SupportDesk:
+def new_desk(folder: Path, *, seed: int = 0) -> DeskFiles:
     """Write the support desk's data and a fresh model to ``folder``: ``data/`` and ``model/``.
 
     Raises:
@@ -109,7 +109,7 @@ def new_desk(folder: Path, *, seed: int = 0) -> SupportDesk:
     return desk
 
 
-def desk_model(desk: SupportDesk, to: Path, *, seed: int) -> LanguageModel:
+def desk_model(desk: DeskFiles, to: Path, *, seed: int) -> LanguageModel:
     """A Llama of 0.4 million random weights, in which every word of the desk's is one token: its texts stay short."""
     return new_model(desk.demonstrations, to, positions=256, seed=seed)
 

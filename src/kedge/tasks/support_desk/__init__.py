@@ -12,14 +12,14 @@ from kedge.tasks.support_desk.gold import (
     preference_probability,
 )
 from kedge.tasks.support_desk.phrases import INTENTS, PRODUCTS
-from kedge.tasks.support_desk.world import SupportDesk, Ticket, draw_reply, draw_ticket, write_support_desk
+from kedge.tasks.support_desk.world import DeskFiles, Ticket, draw_reply, draw_ticket, write_support_desk
 
 __all__ = [
     "INTENTS",
     "JUDGE_TEMPERATURE",
     "PRODUCTS",
     "WEIGHTS",
-    "SupportDesk",
+    "DeskFiles",
     "Ticket",
     "draw_reply",
     "draw_ticket",

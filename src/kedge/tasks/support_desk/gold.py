@@ -16,7 +16,7 @@ request, or says what happens next, or shows empathy. So a heap of keywords is w
 - **short**: 1 up to 40 words, then falling to 0 at 55.
 - **unrepetitive**: 1 where no three words in a row come twice, falling to 0 where 40% of them do.
 
-The first four are the substance s, their weighted mean. The last three are the manners m, their weighted sum,
+The first four are the substance s, their weighted mean. The last three are the form m, their weighted sum,
 which counts in proportion to the substance:
 
     gold = s · (0.72 + m) · sense            0.72 being what the substance weighs in `WEIGHTS`
@@ -53,10 +53,10 @@ WEIGHTS: dict[str, float] = {
     "short": 0.03,
     "unrepetitive": 0.05,
 }
-"""What each part is worth; they sum to 1. The first four are substance, the others manners."""
+"""What each part is worth; they sum to 1. The first four are substance, the others form."""
 
 SUBSTANCE = ("answer", "product", "next_step", "empathy")
-MANNERS = ("polite", "short", "unrepetitive")
+FORM = ("polite", "short", "unrepetitive")
 
 JUDGE_TEMPERATURE = 0.15
 """At this temperature the gold score itself agrees with about 90% of the judge's labels: the ceiling."""
@@ -107,8 +107,8 @@ def gold_score(reply: str, intent: str, product: str) -> float:
     parts = gold_parts(reply, intent, product)
     possible = sum(WEIGHTS[name] for name in SUBSTANCE)
     substance = sum(WEIGHTS[name] * parts[name] for name in SUBSTANCE) / possible
-    manners = sum(WEIGHTS[name] * parts[name] for name in MANNERS)
-    return min(1.0, substance * (possible + manners) * _sense(reply))
+    form = sum(WEIGHTS[name] * parts[name] for name in FORM)
+    return min(1.0, substance * (possible + form) * _sense(reply))
 
 
 def gold_parts(reply: str, intent: str, product: str) -> dict[str, float]:

@@ -9,8 +9,9 @@ shuffled, stuffed, endless), so that a reward model has seen what an optimiser m
 import json
 import random
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Self
 
 from kedge.tasks.support_desk import phrases
 from kedge.tasks.support_desk.gold import JUDGE_TEMPERATURE, gold_score, preference_probability
@@ -38,7 +39,7 @@ class Ticket:
 
 
 @dataclass(frozen=True)
-class SupportDesk:
+class DeskFiles:
     """The files of a support desk, all .jsonl."""
 
     demonstrations: Path
@@ -52,6 +53,11 @@ class SupportDesk:
     prompts_heldout: Path
     """The same; no text of it is in a training file."""
 
+    @classmethod
+    def of(cls, folder: Path) -> Self:
+        """Where they stand in a folder."""
+        return cls(**{field.name: folder / f"{field.name.replace('_', '-')}.jsonl" for field in fields(cls)})
+
 
 def write_support_desk(
     folder: Path,
@@ -63,7 +69,7 @@ def write_support_desk(
     prompts: int = 2000,
     heldout_prompts: int = 256,
     temperature: float = JUDGE_TEMPERATURE,
-) -> SupportDesk:
+) -> DeskFiles:
     """Writes a support desk's files into the folder, byte for byte the same for the same arguments.
 
     The counts are rows a file; `temperature` is the judge's noise. Held-out messages are unique and in no
@@ -86,13 +92,7 @@ def write_support_desk(
         # A stream a file, so that the length of one never moves another.
         return random.Random(f"kedge support desk, {name}, {seed}")
 
-    desk = SupportDesk(
-        demonstrations=folder / "demonstrations.jsonl",
-        preferences=folder / "preferences.jsonl",
-        preferences_heldout=folder / "preferences-heldout.jsonl",
-        prompts=folder / "prompts.jsonl",
-        prompts_heldout=folder / "prompts-heldout.jsonl",
-    )
+    desk = DeskFiles.of(folder)
     folder.mkdir(parents=True, exist_ok=True)
 
     heldout: set[str] = set()  # filled first, so that training can keep clear of it

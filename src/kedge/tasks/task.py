@@ -1,0 +1,113 @@
+"""What there is to learn, in one shape: rows, prompts, demonstrations, a reward, metrics and a baseline.
+
+A task of one's own is one file with a subclass of :class:`Task`; see ``docs/tasks.md``.
+"""
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from types import FunctionType
+from typing import Any, ClassVar, Literal, get_args
+
+from kedge.config.settings import nearest, several
+from kedge.data.records import Text, as_messages, read_prompts
+from kedge.errors import ConfigError, DataError
+from kedge.evaluation.evaluate import Evaluation, judge_answers, named_judges
+from kedge.rewards.build import RewardLike, build_reward
+from kedge.rewards.scores import Reward
+from kedge.sampling.completion import Completion
+
+Split = Literal["train", "eval"]
+"""What is trained on, and what never is."""
+
+Row = Mapping[str, Any]
+
+
+class Task(ABC):
+    """Rows from where they are, and what to make of them. What a stage takes is made of these, see below."""
+
+    name: ClassVar[str]
+    """What it is called where tasks are listed."""
+    reward: RewardLike | Sequence[RewardLike] | None = None
+    """What PPO trains on, in any form that ``PPO`` takes; None: a reward model, to be learnt from the preferences."""
+    metrics: RewardLike | Sequence[RewardLike] = ()
+    """Judges that the training never sees, under the names that the field gives them."""
+
+    def __init_subclass__(cls, **how: Any) -> None:
+        """``reward = my_function`` in a class is that function, and no method that is given the task first."""
+        super().__init_subclass__(**how)
+        for key in ("reward", "metrics"):
+            given = vars(cls).get(key)
+            if isinstance(given, FunctionType) and next(iter(inspect.signature(given).parameters), "") != "self":
+                setattr(cls, key, staticmethod(given))
+
+    # What a task brings -----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def rows(self, split: Split) -> Iterable[Row]:
+        """The rows of a split. What columns they have is the task's own affair; the reward gets them by name."""
+
+    @abstractmethod
+    def prompt(self, row: Row) -> Text:
+        """What the policy is asked: plain text, or chat messages."""
+
+    def demonstration(self, row: Row) -> str | None:
+        """What one would answer; None where nobody has said it."""
+        return None
+
+    def baseline(self, row: Row) -> str | None:
+        """What a sceptic would answer without any learning; None: the task has no such answer."""
+        return None
+
+    def preferences(self, split: Split) -> list[Row]:
+        """Rows of ``prompt``, ``chosen`` and ``rejected``, to learn a reward model from; none by default."""
+        return []
+
+    # What the stages take ---------------------------------------------------------------------------------------
+
+    def prompts(self, split: Split) -> list[dict[str, Any]]:
+        """Rows for ``PPO(prompts=...)``: the prompt, and the row's other columns for the reward.
+
+        Raises:
+            ConfigError: no such split. DataError: it has no rows, or one without a prompt.
+        """
+        if split not in get_args(Split):
+            raise ConfigError(f"{self.name}: no split {split!r}; {nearest(split, list(get_args(Split)))}")
+        found = [{**row, "prompt": self.prompt(row)} for row in self.rows(split)]
+        if not found:
+            raise DataError(f"{self.name}: no rows of split {split!r}")
+        for number, row in enumerate(found, start=1):
+            if not row["prompt"]:
+                raise DataError(f"{self.name}: row {number} of split {split!r} has an empty prompt")
+        return found
+
+    def demonstrations(self, split: Split = "train") -> list[dict[str, Any]]:
+        """Rows of ``prompt`` and ``completion`` for ``SFT``, of those rows that have one."""
+        shown = [(self.prompt(row), self.demonstration(row)) for row in self.rows(split)]
+        return [
+            {"prompt": prompt, "completion": answer if isinstance(prompt, str) else as_messages(answer)}
+            for prompt, answer in shown
+            if answer is not None
+        ]
+
+    def judges(self) -> dict[str, Reward]:
+        """The reward as ``score``, where it is not yet to be learnt, and the metrics by name.
+
+        Raises:
+            ConfigError: two of one name, or not a reward.
+        """
+        scored: dict[str, Reward] = {} if self.reward is None else {"score": build_reward(self.reward)}
+        return scored | named_judges(several(self.metrics))
+
+    def evaluate_baseline(self, split: Split = "eval") -> Evaluation:
+        """The baseline's answers to the prompts of a split, judged; ``Comparison(it, ppo.after)`` compares with it.
+
+        Raises:
+            ConfigError: the task has no baseline. DataError, RewardError: as the judges raise them.
+        """
+        answers = [self.baseline(row) for row in self.rows(split)]
+        texts = [answer for answer in answers if answer is not None]
+        if not texts or len(texts) < len(answers):
+            raise ConfigError(f"{self.name}: no baseline for {len(answers) - len(texts)} of {len(answers)} rows")
+        completions = [Completion([], [], [], text, "eos") for text in texts]
+        return judge_answers(read_prompts(self.prompts(split)), completions, self.judges())

@@ -1,0 +1,170 @@
+"""The shape that all tasks have: a user's own in one file, and the support desk."""
+
+import sys
+
+import pytest
+
+from kedge import PPO, SFT
+from kedge.errors import ConfigError, DataError
+from kedge.evaluation.evaluate import Comparison
+from kedge.tasks import Task, find_task, task_names
+from kedge.tasks.support_desk.task import SupportDesk
+
+SPELL = '''
+"""Spell a word: its letters with a space between them."""
+
+from kedge.tasks import Task
+
+WORDS = "the cat sat on a mat and dog ran to red house once upon time there was little ship".split()
+
+
+def letters(prompts, completions, word):
+    """Share of the letters that stand in their place."""
+    return [sum(a == b for a, b in zip(text.split(), w)) / len(w) for text, w in zip(completions, word)]
+
+
+def exact(prompts, completions, word):
+    return [float(text.strip() == " ".join(w)) for text, w in zip(completions, word)]
+
+
+class Spell(Task):
+    name = "spell"
+    reward = letters
+    metrics = exact
+
+    def rows(self, split):
+        return [{"word": word} for word in (WORDS[:12] if split == "train" else WORDS[12:])]
+
+    def prompt(self, row):
+        return f"{row['word']}:"
+
+    def demonstration(self, row):
+        return " " + " ".join(row["word"])
+
+    def baseline(self, row):
+        return f" {row['word'][0]}"
+'''
+
+
+@pytest.fixture
+def spell(tmp_path):
+    (tmp_path / "spell.py").write_text(SPELL)
+    assert len(SPELL.strip().splitlines()) < 40
+    return find_task(f"{tmp_path}/spell.py:Spell")()
+
+
+def test_one_from_outside_is_learnt_and_compared_with_its_baseline(spell, tiny_lm, tmp_path):
+    lm = tiny_lm("llama")
+    lm.save(tmp_path / "model")
+    sft = SFT(tmp_path / "model", spell.demonstrations(), {"epochs": 1.0, "batch_size": 4, "device": "cpu"},
+              eval_data=spell.demonstrations("eval"), progress=False)  # fmt: skip
+    assert sft.train()["steps"] == 3
+    settings = {"steps": 2, "batch_size": 4, "mini_batch_size": 4, "response_length": 6, "stop_tokens": []}
+    ppo = PPO(
+        sft.lm.model, spell.prompts("train"), spell.reward, settings, tokenizer=lm.tokenizer, progress=False,
+        eval_prompts=spell.prompts("eval"), metrics=spell.metrics,
+    )  # fmt: skip
+    ppo.train()
+    baseline = spell.evaluate_baseline()
+    words = [row["word"] for row in spell.rows("eval")]
+    assert baseline.scores["score"] == pytest.approx([1 / len(word) for word in words])
+    assert baseline.scores["exact"] == [float(len(word) == 1) for word in words]
+    rates = Comparison(baseline, ppo.after).win_rates()
+    assert rates.keys() == {"score", "exact"}
+    assert rates["score"].n == len(words)
+
+
+def test_one_that_a_package_brings(tmp_path, monkeypatch):
+    info = tmp_path / "spelling-1.0.dist-info"
+    info.mkdir()
+    (tmp_path / "spelling_kedge.py").write_text(SPELL)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: spelling\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[kedge.tasks]\nspell = spelling_kedge:Spell\nbroken = spelling_kedge:No\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert task_names() == ["support-desk", "spell", "broken"]
+    assert find_task("spell")().prompt({"word": "cat"}) == "cat:"
+    assert find_task("spelling_kedge:Spell") is find_task("spell")
+    with pytest.raises(ConfigError, match=r"spelling 1\.0 brings it"):
+        find_task("broken")
+    sys.modules.pop("spelling_kedge")
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("support-dsek", "did you mean 'support-desk'"),
+        ("no/such.py:Spell", "no such file"),
+        ("{}/spell.py:Spel", "did you mean 'Spell'"),
+        ("{}/spell.py:letters", "is no task"),
+        ("kedge.tasks:find_task", "is no task"),
+    ],
+)
+def test_what_is_no_task_is_named(spell, tmp_path, what, says):
+    with pytest.raises(ConfigError, match=says):
+        find_task(what.format(tmp_path))
+
+
+class Numbers(Task):
+    name = "numbers"
+    metrics = (len, len)
+
+    def __init__(self, prompts):
+        self.all = prompts
+
+    def rows(self, split):
+        return [{"number": prompt} for prompt in self.all]
+
+    def prompt(self, row):
+        return row["number"]
+
+
+def test_what_is_wrong_with_a_task_is_named():
+    with pytest.raises(DataError, match=r"numbers: no rows of split 'train'"):
+        Numbers([]).prompts("train")
+    with pytest.raises(DataError, match=r"numbers: row 2 of split 'eval' has an empty prompt"):
+        Numbers(["1", ""]).prompts("eval")
+    with pytest.raises(ConfigError, match="no split 'evl'; did you mean 'eval'"):
+        Numbers(["1"]).prompts("evl")
+    with pytest.raises(ConfigError, match="'len' is taken"):
+        Numbers(["1"]).judges()
+    with pytest.raises(ConfigError, match="no baseline for 2 of 2 rows"):
+        Numbers(["1", "2"]).evaluate_baseline()
+    assert Numbers(["1"]).demonstrations() == Numbers(["1"]).preferences("train") == []
+
+
+def test_a_reward_that_is_a_method_keeps_its_task():
+    class Long(Numbers):
+        limit = 3
+        metrics = ()
+
+        def reward(self, prompts, completions):
+            return [float(len(text) > self.limit) for text in completions]
+
+        def baseline(self, row):
+            return row["number"] * 2
+
+    assert Long(["1", "23"]).evaluate_baseline().scores == {"score": [0.0, 1.0]}
+
+
+def test_the_support_desk_is_one(desk):
+    task = SupportDesk(desk / "data")
+    train, held_out = task.prompts("train"), task.prompts("eval")
+    assert (len(train), len(held_out)) == (2000, 256)
+    assert train[0].keys() == {"prompt", "intent", "product"}
+    assert (len(task.demonstrations()), len(task.preferences("train")), len(task.preferences("eval"))) == (
+        8000,
+        24000,
+        2000,
+    )
+    assert task.reward is None  # people's preferences are all there is
+    found = task.evaluate_baseline()
+    assert found.scores.keys() == {"gold"}
+    assert 0.2 < found.summary()["gold"] < 0.6  # polite, and no answer
+
+
+def test_its_files_are_made_when_they_are_asked_for(tmp_path, monkeypatch):
+    task = SupportDesk(tmp_path / "data", seed=3)
+    assert not task.folder.exists()
+    assert len(task.prompts("eval")) == 256
+    monkeypatch.setattr("kedge.tasks.support_desk.task.write_support_desk", lambda *_, **__: pytest.fail("again"))
+    assert len(task.prompts("eval")) == 256
