@@ -20,6 +20,7 @@ WORDS = "the cat sat on a mat and dog ran to red house once upon time there was 
 
 def letters(prompts, completions, word):
     """Share of the letters that stand in their place."""
+    assert [prompt.strip(":") for prompt in prompts] == word
     return [sum(a == b for a, b in zip(text.split(), w)) / len(w) for text, w in zip(completions, word)]
 
 
