@@ -29,7 +29,8 @@ from workload import show
 from kedge.config.settings import write_recipe
 from kedge.inspection.plan import Plan
 from kedge.recipes.planning import plans
-from kedge.recipes.recipe import PPORecipe, Recipe
+from kedge.recipes.recipe import Recipe
+from kedge.recipes.tables import PPORecipe
 from kedge.training.ppo import PPO, PPOConfig
 
 GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}

@@ -393,10 +393,10 @@ def test_a_path_is_no_markup(kedge, world, run):
 
 
 def test_help_says_all_that_it_was_given(kedge):
-    for command in cli.app.registered_commands:
+    for command in cli.program().registered_commands:
         function = command.callback
-        said = " ".join(kedge(function.__name__, "--help")[1].split())
-        assert " ".join(function.__doc__.replace("\\[", "[").split()) in said
+        said = " ".join(kedge(command.name or function.__name__, "--help")[1].split())
+        assert " ".join((command.help or function.__doc__).replace("\\[", "[").split()) in said
         shown = [getattr(hint, "__metadata__", [None])[0] for hint in function.__annotations__.values()]
         for option in filter(None, shown):
             assert not re.search(r"(?<!\\)\[[a-z]", option.help)  # it would be taken for markup

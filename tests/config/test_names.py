@@ -8,7 +8,8 @@ import pytest
 from kedge import PPOConfig, RewardConfig, SFTConfig
 from kedge.config.names import NAMES, coming_from
 from kedge.errors import ConfigError
-from kedge.recipes.recipe import STAGES
+from kedge.recipes.settings import tables
+from kedge.recipes.tables import PPORecipe
 
 PAGES = Path(__file__).parents[2] / "docs"
 
@@ -17,9 +18,7 @@ PAGES = Path(__file__).parents[2] / "docs"
 def keys():
     """Of every table."""
     pytest.importorskip("gymnasium")
-    from kedge.control.job import ControlRecipe
-
-    return {stage: set(cls.model_fields) for stage, cls in (STAGES | {"control": ControlRecipe}).items()}
+    return {name: set(table.settings.model_fields) for name, table in tables().items() if "." not in name}
 
 
 def test_every_key_is_there_and_no_name_is_one_of_that_table(keys):
@@ -87,4 +86,4 @@ def test_an_argument_is_called_one(config, key):
 
 def test_a_recipe_knows_its_own_arguments():
     with pytest.raises(ConfigError, match=r"output_dir: kedge's name for it is 'run'$"):
-        STAGES["ppo"](policy="x", prompts="x", reward="x:y", output_dir="out")
+        PPORecipe(policy="x", prompts="x", reward="x:y", output_dir="out")

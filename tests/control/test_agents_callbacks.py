@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kedge.control import Agent
-from kedge.control.job import control_job, read_control
+from kedge.control.job import ControlJob, settings_of
 from kedge.errors import ConfigError, Stopped
 from kedge.runs.callbacks import Callback
 
@@ -75,7 +75,7 @@ def test_false_ends_it(hook):
 
 def test_ctrl_c_keeps_the_agent(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    name, settings = read_control("CartPole-v1", ["n_steps=32", "total_timesteps=3200"])
+    settings = settings_of("CartPole-v1", ["n_steps=32", "total_timesteps=3200"])
     update = Agent._episodes
 
     def and_a_signal(agent):
@@ -87,7 +87,7 @@ def test_ctrl_c_keeps_the_agent(tmp_path, monkeypatch):
     with pytest.raises(
         Stopped, match=r"SIGINT after 96 of 3,200 steps; the agent so far is in runs/CartPole-v1"
     ) as stopped:
-        control_job(name, settings)
+        ControlJob("runs/CartPole-v1", settings).train()
     assert stopped.value.exit_status == 130
     assert Agent.load("runs/CartPole-v1/agent").num_timesteps == 96
     assert (tmp_path / "runs/CartPole-v1/curve.png").is_file()

@@ -65,11 +65,11 @@ def test_an_id(kedge, tmp_path):
         (["CartPole-v1", "--watch", "runs/none"], "--watch RUN stands alone"),
         (["--watch", "runs/none", "--resume"], "--watch RUN stands alone"),
         (["CartPole-v1", "env=Pendulum-v1"], "CartPole-v1 is named already"),
-        (["full.toml", "n_env=2"], "nothing reads 'n_env'; the agent's settings are control.n_env=..."),
+        (["full.toml", "n_env=2"], "full.toml: [control] n_env: unknown key; did you mean 'n_envs'?"),
         (["full.toml", "n_envs=none"], "n_envs: Input should be a valid integer"),
         (["CartPole-v1", "net_arch=[8]"], "net_arch: kedge's name for it is 'hidden_sizes'"),
         (["CartPole-v1", "control.n_envs=none"], "n_envs: Input should be a valid integer"),
-        (["misspelt.toml"], "nothing reads 'contrl'"),
+        (["misspelt.toml"], "unknown key 'contrl'; did you mean 'control'?"),
     ],
 )
 def test_what_is_refused(kedge, tmp_path, words, said):

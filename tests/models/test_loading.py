@@ -11,7 +11,7 @@ from kedge.evaluation import evaluate as evaluating
 from kedge.inspection.plan import Plan
 from kedge.models.language_model import load_config, load_language_model
 from kedge.models.reward_model import load_reward_model, new_reward_model
-from kedge.recipes.jobs import evaluate_job
+from kedge.recipes.jobs import Evaluating
 from kedge.recipes.planning import plans
 from kedge.recipes.recipe import Recipe
 
@@ -109,8 +109,8 @@ def test_an_evaluation_knows_both(own, tmp_path, monkeypatch):
     keep = lambda *args, **kwargs: loaded.append(load_language_model(*args, **kwargs)) or loaded[-1]  # noqa: E731
     monkeypatch.setattr(evaluating, "load_language_model", keep)
     with pytest.raises(ModelError, match="trust_remote_code"):
-        evaluate_job(Recipe(tmp_path / "r.toml", []))
-    evaluate_job(Recipe(tmp_path / "r.toml", ["evaluate.trust_remote_code=true"]))
+        Evaluating(Recipe(tmp_path / "r.toml", [])).train()
+    Evaluating(Recipe(tmp_path / "r.toml", ["evaluate.trust_remote_code=true"])).train()
     assert {lm.model.config._attn_implementation for lm in loaded} == {"eager"}
 
 
@@ -119,6 +119,6 @@ def test_a_chat_trusts_code_when_told_to(own, monkeypatch):
         raise EOFError
 
     monkeypatch.setattr(cli.console, "input", leave)
-    cli.app(["chat", str(own), "--trust-remote-code"], standalone_mode=False)
+    cli.program()(["chat", str(own), "--trust-remote-code"], standalone_mode=False)
     with pytest.raises(ModelError, match="trust_remote_code"):
-        cli.app(["chat", str(own)], standalone_mode=False)
+        cli.program()(["chat", str(own)], standalone_mode=False)

@@ -7,7 +7,7 @@ import pytest
 
 from kedge.errors import ConfigError, DataError, ModelError
 from kedge.recipes.jobs import ppo_job, reward_job, sft_job
-from kedge.recipes.recipe import STAGES, Recipe
+from kedge.recipes.recipe import Recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -59,20 +59,31 @@ def test_needs(tmp_path):
     assert "a map" not in str(error.value)
 
 
-def test_one_file_for_agents_and_language_models(tmp_path):
-    """Each command reads its own tables, and leaves the others alone."""
+def test_one_file_for_agents_and_language_models(tmp_path, monkeypatch):
+    """What one command accepts, the others do; each reads its own table."""
     pytest.importorskip("gymnasium")
-    from kedge.control.job import read_control
-
     (tmp_path / "d.jsonl").write_text('{"text": "x"}\n')
     file = tmp_path / "r.toml"
-    file.write_text(
+    whole = (
         f'name = "both"\nneeds = "time"\n[control]\nenv = "CartPole-v1"\n'
         f'[sft]\nmodel = "{tmp_path}"\ndata = "{tmp_path}/d.jsonl"\n'
     )
-    assert read_control(str(file), ["n_envs=2"])[1].n_envs == 2
-    assert [*Recipe(file, ["epochs=2"], stage="sft").stages] == ["sft"]
+    file.write_text(whole)
+    assert Recipe(file, ["n_envs=2"], stage="control").stages["control"].n_envs == 2
+    recipe = Recipe(file, ["epochs=2"], stage="sft")
+    assert [*recipe.stages] == ["control", "sft"]
+    assert (recipe.run_path("control"), recipe.run_path("sft")) == ("runs/both", "runs/both-sft")
     with pytest.raises(ConfigError, match=r"'control.n_envs=2': of \[control\], and \[sft\] is what is read here"):
         Recipe(file, ["control.n_envs=2"], stage="sft")
-    with pytest.raises(ConfigError, match=r"no table \[ppo\], which `kedge ppo` reads; tables there are: \[sft\]"):
-        Recipe(file, [], stage="ppo").stage("ppo", STAGES["ppo"])
+    with pytest.raises(ConfigError, match=r"\[sft\] has no 'eval_episodes'; \[control\] has, and is not read"):
+        Recipe(file, ["eval_episodes=2"], stage="sft")
+    with pytest.raises(ConfigError, match=r"no table \[ppo\], which `kedge ppo` reads; .* are: \[control\], \[sft\]"):
+        Recipe(file, [], stage="ppo")
+    file.write_text(whole.replace("env =", "n_env = 3\nenv ="))
+    for stage in ("sft", "control"):
+        with pytest.raises(ConfigError, match=r"\[control\] n_env: unknown key; did you mean 'n_envs'"):
+            Recipe(file, [], stage=stage)
+    monkeypatch.setattr("kedge.recipes.stages.control.find_spec", lambda name: None)
+    assert [*Recipe(file, [], stage="sft").stages] == ["sft"]  # nobody can tell
+    with pytest.raises(ConfigError, match=r"pip install 'kedge\[control\]'"):
+        Recipe(file, [], stage="control")

@@ -80,7 +80,7 @@ def test_every_setting_has_a_meaning_and_fits_the_terminal():
 
 
 def test_without_gymnasium(monkeypatch):
-    monkeypatch.setattr("kedge.recipes.settings.find_spec", lambda name: None)
+    monkeypatch.setattr("kedge.recipes.stages.control.find_spec", lambda name: None)
     assert "control" not in tables()
     with pytest.raises(ConfigError, match=r"pip install 'kedge\[control\]'"):
         settings_text("control")

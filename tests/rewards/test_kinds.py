@@ -12,8 +12,9 @@ from kedge.errors import ConfigError
 from kedge.models.reward_model import new_reward_model
 from kedge.recipes.jobs import ppo_job
 from kedge.recipes.planning import plans
-from kedge.recipes.recipe import PPORecipe, Recipe
+from kedge.recipes.recipe import Recipe
 from kedge.recipes.settings import settings_text
+from kedge.recipes.tables import PPORecipe
 from kedge.rewards.build import RewardSpec, build_reward, refuse_missing_columns, reward_model_of, spec_of
 from kedge.rewards.function_spec import FunctionSpec
 from kedge.rewards.model import ModelSpec
@@ -208,7 +209,10 @@ def test_columns_are_asked_for_before_anything_is_loaded(installed):
         ('{kind="kedge_short:Unfinished"}', "Unfinished cannot be built; give Unfinished a method build"),
         ("{kind=3}", "kind: a name, or package.module:Class, got 3"),
         ('{model="m:f"}', "'m:f' reads like a function"),
-        ('{model="runs/x",workers=2}', "workers: of a function=, and this is a model="),
+        (
+            '{model="runs/x",workers=2}',
+            "workers: not used with function=none; a reward model is called by the run itself",
+        ),
         ('{pattern="x"}', "pattern: unknown key; there are: .*kind"),
     ],
 )

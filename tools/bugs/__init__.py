@@ -9,6 +9,7 @@ from bugs.lower import LOWER
 from bugs.mutant import Mutant
 from bugs.plan import PLAN
 from bugs.ppo import PPO
+from bugs.recipes import RECIPE_BUGS
 from bugs.rewards import REWARDS
 from bugs.seams import SEAMS
 from bugs.surviving import SURVIVING
@@ -23,5 +24,5 @@ __all__ = ["MUTANTS", "Mutant"]
 
 MUTANTS = [
     *CORE, *LOSSES_MUTANTS, *LOWER, *ENGINE_BUGS, *REWARDS, *SURVIVING, *TRAINING, *PPO, *UPDATE_MUTANTS, *TOGETHER,
-    *TRUST_REGION, *LOOP_BUGS, *WATCHING, *CONTROL, *PLAN, *UNSEEN, *SEAMS,
+    *TRUST_REGION, *LOOP_BUGS, *WATCHING, *CONTROL, *PLAN, *UNSEEN, *SEAMS, *RECIPE_BUGS,
 ]  # fmt: skip

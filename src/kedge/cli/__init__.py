@@ -1,5 +1,6 @@
 """The command line."""
 
-from kedge.cli.app import main
+from kedge.cli.app import main, program
+from kedge.cli.screen import console
 
-__all__ = ["main"]
+__all__ = ["console", "main", "program"]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kedge.config.settings import override, read_recipe
+from kedge.config.settings import override
 from kedge.control.agent import Agent
 from kedge.control.config import ControlConfig
 from kedge.control.evaluate import evaluate_policy
@@ -20,7 +20,6 @@ from kedge.runs.progress import ProgressBar, say
 from kedge.storage.writing import old_of
 
 FILES = ("recipe.toml", "metrics.jsonl", "summary.json", "agent", "curve.png", "watched.gif")
-TABLES = ("control", "sft", "reward", "ppo", "evaluate", "name", "needs")
 SHOWN = ("return", "length")
 SAVED_EVERY = 30.0
 """Seconds between two times that the agent is saved while it learns: what a kill can cost."""
@@ -35,78 +34,76 @@ class ControlRecipe(ControlConfig):
     """Folder of the run; default ``runs/`` and the environment's id, or the recipe's name."""
 
 
-def read_control(target: str, overrides: Sequence[str]) -> tuple[str, ControlRecipe]:
-    """``(name, settings)`` of a recipe file with ``control.key=value`` overrides, or of an id with ``key=value`` ones.
+def settings_of(env: str, overrides: Sequence[str]) -> ControlRecipe:
+    """The settings of an environment's id and ``key=value``, without a recipe.
 
     Raises:
-        ConfigError: no recipe, no table ``[control]`` in it, or settings that do not fit.
+        ConfigError: settings that do not fit.
     """
-    path = Path(target)
-    if path.suffix != ".toml":
-        settings = override({}, [text.removeprefix("control.") for text in overrides])
-        if "env" in settings:
-            raise ConfigError(f"env: {target} is named already")
-        return target.replace("/", "-"), ControlRecipe(**settings, env=target)
-    own = [text.partition("=")[0].strip() in ControlRecipe.model_fields for text in overrides]
-    tables = override(
-        read_recipe(path), [f"control.{text}" if ours else text for text, ours in zip(overrides, own, strict=True)]
-    )
-    for key in tables:
-        if key not in TABLES:
-            raise ConfigError(f"{path}: nothing reads {key!r}; the agent's settings are control.{key}=...")
-    if not isinstance(tables.get("control"), dict):
-        raise ConfigError(f"{path}: no table [control], which `kedge control` reads")
-    name = path.resolve().parent.name if path.name == "recipe.toml" else path.stem
-    return name, ControlRecipe(**tables["control"])
+    settings = override({}, [text.removeprefix("control.") for text in overrides])
+    if "env" in settings:
+        raise ConfigError(f"env: {env} is named already")
+    return ControlRecipe(**settings, env=env)
 
 
-def control_job(name: str, settings: ControlRecipe, *, overwrite: bool = False, resume: bool = False) -> dict[str, Any]:
-    """Train, evaluate and save; returns the summary, with the run's folder in it.
+class ControlJob:
+    """``[control]``, ready to train, evaluate and save.
 
     A run that is resumed goes on from the agent that was saved last, in new episodes: what an environment was at cannot
     be saved, so that it is not to the last bit what the uninterrupted run would have been.
 
+    Args:
+        path: the run's folder.
+        settings: the table.
+        overwrite: delete the run that is there.
+        resume: go on from its last agent.
+
     Raises:
         KedgeError: anything in the settings that does not fit, before any training.
-        Stopped: Ctrl-C or SIGTERM asked for it; the agent so far and its curve are saved.
     """
-    run = RunFolder(
-        settings.run or f"runs/{name}",
-        {"control": settings.resolved()},
-        overwrite=overwrite,
-        resume=resume,
-        files=FILES,
-    )
-    config = ControlConfig(**settings.model_dump(exclude_unset=True, exclude={"env", "run"}))
-    agent = Agent(settings.env, config)
-    saved = run.path / "agent"
-    if run.resume:
-        _go_on(agent, saved, config)
-    run.start()
-    if run.resume:
-        run.forget_after(agent.num_timesteps)
-        rows = Run(run.path).rows
-        agent.metrics = [{name: value for name, value in row.items() if value is not None} for row in rows]
-    with (
-        close_on_error(run),
-        ProgressBar(settings.env, config.total_timesteps, start=agent.num_timesteps) as bar,
-        Interrupts(ALONE) as interrupts,
-    ):
-        agent.learn(callback=Reporter(run, bar, interrupts, agent.num_timesteps), resume=True)
-        asked = interrupts.asked()
-        agent.save(saved)
-    learning_curve(agent.metrics, run.path / "curve.png", title=settings.env)
-    if asked and agent.num_timesteps < config.total_timesteps:
-        done = f"{agent.num_timesteps:,} of {config.total_timesteps:,} steps"
-        run.close()
-        raise Stopped(f"{asked.name} after {done}; the agent so far is in {saved}", 128 + asked)
-    summary: dict[str, Any] = {"env": settings.env, "steps": agent.num_timesteps}
-    summary["steps_per_second"] = round(agent.metrics[-1]["steps_per_second"])
-    if config.eval_episodes:
-        mean, deviation = evaluate_policy(agent, settings.env, config.eval_episodes, seed=config.seed + 10_000)
-        summary |= {"return": mean, "deviation": deviation, "episodes": config.eval_episodes}
-    run.write_summary(summary)
-    return summary | {"run": str(run.path)}
+
+    def __init__(self, path: str, settings: ControlRecipe, *, overwrite: bool = False, resume: bool = False) -> None:
+        self.settings = settings
+        tables = {"control": settings.resolved()}
+        self.run = RunFolder(path, tables, overwrite=overwrite, resume=resume, files=FILES)
+        self.config = ControlConfig(**settings.model_dump(exclude_unset=True, exclude={"env", "run"}))
+        self.agent = Agent(settings.env, self.config)
+        if self.run.resume:
+            _go_on(self.agent, self.run.path / "agent", self.config)
+
+    def train(self) -> dict[str, Any]:
+        """The summary.
+
+        Raises:
+            Stopped: Ctrl-C or SIGTERM asked for it; the agent so far and its curve are saved.
+        """
+        run, agent, config, env = self.run, self.agent, self.config, self.settings.env
+        saved = run.path / "agent"
+        run.start()
+        if run.resume:
+            run.forget_after(agent.num_timesteps)
+            rows = Run(run.path).rows
+            agent.metrics = [{name: value for name, value in row.items() if value is not None} for row in rows]
+        with (
+            close_on_error(run),
+            ProgressBar(env, config.total_timesteps, start=agent.num_timesteps) as bar,
+            Interrupts(ALONE) as interrupts,
+        ):
+            agent.learn(callback=Reporter(run, bar, interrupts, agent.num_timesteps), resume=True)
+            asked = interrupts.asked()
+            agent.save(saved)
+        learning_curve(agent.metrics, run.path / "curve.png", title=env)
+        if asked and agent.num_timesteps < config.total_timesteps:
+            done = f"{agent.num_timesteps:,} of {config.total_timesteps:,} steps"
+            run.close()
+            raise Stopped(f"{asked.name} after {done}; the agent so far is in {saved}", 128 + asked)
+        summary: dict[str, Any] = {"env": env, "steps": agent.num_timesteps}
+        summary["steps_per_second"] = round(agent.metrics[-1]["steps_per_second"])
+        if config.eval_episodes:
+            mean, deviation = evaluate_policy(agent, env, config.eval_episodes, seed=config.seed + 10_000)
+            summary |= {"return": mean, "deviation": deviation, "episodes": config.eval_episodes}
+        run.write_summary(summary)
+        return summary
 
 
 def _go_on(agent: Agent, saved: Path, config: ControlConfig) -> None:

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from kedge.data.records import plain, preferences
-from kedge.evaluation.evaluate import Comparison, evaluate
+from kedge.evaluation.evaluate import evaluate
 from kedge.inspection.doctor import Finding, Pairs, examine
 from kedge.inspection.trained_on import prompts_trained_on
 from kedge.recipes.planning import memory_finding, refuse_what_cannot_fit
-from kedge.recipes.recipe import EvaluateRecipe, PPORecipe, Recipe, RewardRecipe, SFTRecipe
+from kedge.recipes.recipe import Recipe
+from kedge.recipes.tables import EvaluateRecipe, PPORecipe, RewardRecipe, SFTRecipe
 from kedge.runs.folder import RunFolder
 from kedge.training.ppo import PPO
 from kedge.training.reward_modeling import RewardModeling
@@ -88,37 +89,45 @@ def _ppo(settings: PPORecipe, run: RunFolder) -> PPO:
     )
 
 
-def evaluate_job(recipe: Recipe, *, overwrite: bool = False) -> tuple[Comparison, Path, dict[str, int]]:
-    """``[evaluate]``, done: the comparison, the run folder where it stands, and how many of its prompts each run was
-    trained on, where that is known."""
-    settings = recipe.stage("evaluate", EvaluateRecipe)
-    run = recipe.run_folder("evaluate", overwrite=overwrite, resume=False)
-    with recipe.where_from("evaluate"):
-        comparison = evaluate(
-            settings.policy,
-            settings.baseline,
-            settings.prompts,
-            reward=settings.reward,
-            metrics=settings.metrics,
-            sampling=settings.sampling,
-            tokenizer=settings.tokenizer,
-            stop_tokens=settings.stop_tokens,
-            columns=settings.columns,
-            limit=settings.limit,
-            seed=settings.seed,
-            device=settings.device,
-            dtype=settings.dtype,
-            trust_remote_code=settings.trust_remote_code,
-            attn_implementation=settings.attn_implementation,
-        )
-    run.start()
-    for policy, evaluation in (("baseline", comparison.before), ("policy", comparison.after)):
-        run.write_samples({"policy": policy} | sample for sample in evaluation.samples())
-    asked = [plain(prompt.text) for prompt in comparison.after.prompts]
-    known = {run: prompts_trained_on(run) for run in (settings.policy, settings.baseline)}
-    trained_on = {run: sum(text in texts for text in asked) for run, texts in known.items() if texts is not None}
-    run.write_summary(comparison.summary() | {"trained_on": trained_on})
-    return comparison, run.path, trained_on
+class Evaluating:
+    """``[evaluate]``, ready to be done."""
+
+    def __init__(self, recipe: Recipe, *, overwrite: bool = False) -> None:
+        self.recipe = recipe
+        self.settings = recipe.stage("evaluate", EvaluateRecipe)
+        self.run = recipe.run_folder("evaluate", overwrite=overwrite, resume=False)
+
+    def train(self) -> dict[str, Any]:
+        """Nothing learns: the comparison, as the run's summary has it, with how many of its prompts each run was
+        trained on, where that is known."""
+        settings = self.settings
+        with self.recipe.where_from("evaluate"):
+            comparison = evaluate(
+                settings.policy,
+                settings.baseline,
+                settings.prompts,
+                reward=settings.reward,
+                metrics=settings.metrics,
+                sampling=settings.sampling,
+                tokenizer=settings.tokenizer,
+                stop_tokens=settings.stop_tokens,
+                columns=settings.columns,
+                limit=settings.limit,
+                seed=settings.seed,
+                device=settings.device,
+                dtype=settings.dtype,
+                trust_remote_code=settings.trust_remote_code,
+                attn_implementation=settings.attn_implementation,
+            )
+        self.run.start()
+        for policy, evaluation in (("baseline", comparison.before), ("policy", comparison.after)):
+            self.run.write_samples({"policy": policy} | sample for sample in evaluation.samples())
+        asked = [plain(prompt.text) for prompt in comparison.after.prompts]
+        known = {run: prompts_trained_on(run) for run in (settings.policy, settings.baseline)}
+        trained_on = {run: sum(text in texts for text in asked) for run, texts in known.items() if texts is not None}
+        summary = comparison.summary() | {"trained_on": trained_on}
+        self.run.write_summary(summary)
+        return summary
 
 
 def _supervised(settings: SFTRecipe | RewardRecipe) -> dict[str, Any]:

@@ -8,20 +8,14 @@ from typing import Any
 
 import torch
 
-from kedge.data.files import rows_of
 from kedge.errors import ConfigError, KedgeError
 from kedge.inspection.doctor import Finding
 from kedge.inspection.machine import Machine
 from kedge.inspection.plan import Job, Plan, advise, make_plan
 from kedge.inspection.plan_table import amount, settings_text
-from kedge.inspection.ppo_rehearsal import ppo_work
-from kedge.inspection.supervised_rehearsal import demonstration_work, preference_work
 from kedge.models.language_model import pick_device
-from kedge.recipes.recipe import PPORecipe, Recipe, RewardRecipe, SFTRecipe
-from kedge.rewards.build import reward_model_sources
-
-TRAINING = ("sft", "reward", "ppo")
-"""The tables that train."""
+from kedge.recipes.recipe import Recipe
+from kedge.recipes.registry import names, stage_called
 
 
 def plans(
@@ -45,13 +39,17 @@ def plans(
     """
     if gpu is not None and not torch.cuda.is_available() and (flops is None) != (bandwidth is None):
         raise ConfigError("--flops, --bandwidth: neither can be measured of a GPU that is not here; give both, or none")
-    for stage in TRAINING:
-        if stage in recipe.stages:
-            try:
-                machine = _machine(recipe.stages[stage], gpu, flops, bandwidth)
-                yield stage, make_plan(planned_job(recipe, stage, machine, model=model))
-            except KedgeError as error:
-                yield stage, error
+    for stage in trained(recipe):
+        try:
+            machine = _machine(recipe.stages[stage], gpu, flops, bandwidth)
+            yield stage, make_plan(planned_job(recipe, stage, machine, model=model))
+        except KedgeError as error:
+            yield stage, error
+
+
+def trained(recipe: Recipe) -> list[str]:
+    """Its tables that train a model and can be planned."""
+    return [stage for stage in names() if stage in recipe.stages and stage_called(stage).trains]
 
 
 def planned_job(recipe: Recipe, stage: str, machine: Machine, *, model: str | None = None) -> Job:
@@ -60,40 +58,23 @@ def planned_job(recipe: Recipe, stage: str, machine: Machine, *, model: str | No
     Raises:
         KedgeError: no such model, tokenizer or data.
     """
-    settings: Any = recipe.stages[stage]
+    settings = recipe.stages[stage]
     source, tokenizer = (model, None) if model else origin(recipe, stage)
-    work: Any
-    if isinstance(settings, PPORecipe):
-        held_out = len(rows_of(settings.eval_prompts)) if settings.eval_prompts else settings.eval_size
-        judges = [name for metric in settings.metrics for name in reward_model_sources(metric)]
-        work = ppo_work(
-            source,
-            settings.prompts,
-            settings,
-            tokenizer=tokenizer,
-            columns=settings.columns,
-            rewards=[_untrained(recipe, name)[0] for name in reward_model_sources(settings.reward)],
-            judges=[_untrained(recipe, name)[0] for name in judges],
-            evaluated=held_out,
-        )
-    else:
-        make: Any = demonstration_work if isinstance(settings, SFTRecipe) else preference_work
-        work = make(source, settings.data, settings, tokenizer=tokenizer, columns=settings.columns)
+    work = stage_called(stage).work(settings, source, tokenizer, lambda name: _untrained(recipe, name)[0])
     return Job(stage, source, settings, work, machine)
 
 
 def origin(recipe: Recipe, stage: str) -> tuple[str, str | None]:
     """The model that a table starts from, and where its tokenizer is when not beside it."""
     settings = recipe.stages[stage]
-    assert isinstance(settings, SFTRecipe | RewardRecipe | PPORecipe)
-    source, tokenizer = _untrained(recipe, settings.policy if isinstance(settings, PPORecipe) else settings.model)
-    return source, settings.tokenizer or tokenizer
+    source, tokenizer = _untrained(recipe, getattr(settings, stage_called(stage).trains))
+    return source, getattr(settings, "tokenizer", None) or tokenizer
 
 
 def _untrained(recipe: Recipe, source: str) -> tuple[str, str | None]:
     """A run of the same recipe that is not there yet will have the shapes of what it starts from."""
-    for stage in TRAINING:
-        if stage in recipe.stages and _is_to_come(source, recipe.run_path(stage)):
+    for stage in trained(recipe):
+        if _is_to_come(source, recipe.run_path(stage)):
             return origin(recipe, stage)
     return source, None
 

@@ -3,22 +3,12 @@
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 from kedge.config.described import as_table, as_text
 from kedge.config.names import PAGE, TABLES
 from kedge.config.settings import Config, nearest
 from kedge.errors import ConfigError
-from kedge.recipes.recipe import STAGES
-from kedge.rewards.kinds import kinds
-
-ABOUT = {
-    "sft": "Demonstrations -> a policy: `kedge sft`.",
-    "reward": "Preferences -> a reward model: `kedge reward`.",
-    "ppo": "Prompts and a reward -> a better policy: `kedge ppo`.",
-    "evaluate": "One policy against another on the same prompts: `kedge evaluate`.",
-    "control": "PPO on a Gymnasium task: `kedge control`.",
-}
+from kedge.recipes.registry import names, stage_called
 
 
 @dataclass(frozen=True)
@@ -34,22 +24,21 @@ class Table:
 
 
 def tables() -> dict[str, Table]:
-    """By name, a stage's own before those within it; the control agent's where Gymnasium is there."""
+    """By name, a stage's own before those within it; without stages that need what is not installed."""
     return {table.name: table for table in _tables()}
 
 
 def _tables() -> Iterator[Table]:
-    for stage, cls in STAGES.items():
-        yield Table(stage, f"[{stage}]", ABOUT[stage], cls)
-        if stage == "ppo":
-            for name, kind in kinds().items():
-                about = (kind.__doc__ or "").partition("\n")[0]
-                head = f'[[ppo.reward]], kind = "{name}"'
-                yield Table(f"ppo.reward.{name}", head, f"One entry of a list of rewards. {about}".strip(), kind)
-    if find_spec("gymnasium"):
-        from kedge.control.job import ControlRecipe
-
-        yield Table("control", "[control]", ABOUT["control"], ControlRecipe)
+    for name in names():
+        stage = stage_called(name)
+        if stage.missing():
+            continue
+        yield Table(name, f"[{name}]", f"{stage.about} (`kedge {name}`).", stage.table())
+        for key, kinds in stage.entries().items():
+            for kind, settings in kinds.items():
+                meaning = (settings.__doc__ or "").partition("\n")[0]
+                head = f'[[{name}.{key}]], kind = "{kind}"'
+                yield Table(f"{name}.{key}.{kind}", head, f"One entry of a list of {key}s. {meaning}".strip(), settings)
 
 
 def settings_text(table: str | None, *, width: int = 79) -> str:
@@ -61,8 +50,8 @@ def settings_text(table: str | None, *, width: int = 79) -> str:
     there = tables()
     shown = [found for name, found in there.items() if table is None or f"{name}.".startswith(f"{table}.")]
     if table is not None and not shown:
-        if table == "control":
-            raise ConfigError("control tasks need Gymnasium: pip install 'kedge[control]'")
+        if table in names():
+            raise ConfigError(stage_called(table).missing())
         whole = table.partition(".")[0]
         known = TABLES.get(table) or nearest(table, list(there))
         if whole in there and whole != table:

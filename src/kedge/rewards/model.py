@@ -56,7 +56,8 @@ class ModelSpec(RewardSpec):
 
     SAID_BY: ClassVar[str] = "model"
     REFUSED: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        ("workers", "time_limit", "default"), "of a function=, and this is a model=; take it out"
+        ("workers", "time_limit", "default"),
+        "not used with function=none; a reward model is called by the run itself; take it out",
     )
 
     @model_validator(mode="after")

@@ -82,7 +82,8 @@ class RewardSpec(Config):
                 f"reward: build() of kind {self.kind!r} gives {type(reward).__name__}; it must give a Reward, such as "
                 "FunctionReward(function)"
             )
-        reward.name = self.name or reward.name
+        if self.name:
+            reward.name = self.name
         reward.settings = self.fingerprint()
         return reward
 
