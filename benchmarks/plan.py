@@ -28,7 +28,7 @@ from workload import show
 
 from kedge.config.settings import write_recipe
 from kedge.inspection.plan import Plan
-from kedge.recipes.planning import plans
+from kedge.recipes.fitting import plans
 from kedge.recipes.recipe import Recipe
 from kedge.recipes.tables import PPORecipe
 from kedge.training.ppo import PPO, PPOConfig

@@ -126,7 +126,12 @@ def join() -> Processes:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    return Processes(dist.get_rank(), dist.get_world_size())
+    return joined()
+
+
+def joined() -> Processes:
+    """Those that have been joined; this one alone where :func:`join` was not called yet."""
+    return Processes(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else ALONE
 
 
 def leave() -> None:

@@ -13,7 +13,7 @@ import torch
 from kedge.errors import ConfigError, ModelError
 from kedge.inspection.machine import Machine, Speeds
 from kedge.inspection.plan import changed, make_plan
-from kedge.recipes.planning import planned_job, plans
+from kedge.recipes.fitting import planned_job, plans
 from kedge.training.ppo import PPOConfig
 
 ROOMY = Machine("cpu", 2**40, 2**40)

@@ -9,7 +9,7 @@ from kedge import cli
 from kedge.errors import ConfigError
 from kedge.inspection import machine
 from kedge.inspection.machine import Machine, read_bytes, read_rate
-from kedge.recipes.planning import refuse_what_cannot_fit
+from kedge.recipes.fitting import refuse_what_cannot_fit
 
 BIG = {"batch_size": 32, "mini_batch_size": 32, "response_length": 64, "layers": 1, "micro_batch_tokens": 8192}
 

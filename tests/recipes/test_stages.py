@@ -9,7 +9,7 @@ import pytest
 
 from kedge import cli
 from kedge.errors import ConfigError
-from kedge.recipes.planning import plans
+from kedge.recipes.fitting import plans
 from kedge.recipes.recipe import Recipe
 from kedge.recipes.registry import names, stage_called
 

@@ -13,7 +13,7 @@ from kedge.data.records import Prompt
 from kedge.errors import ConfigError, RewardError
 from kedge.rewards.build import build_reward
 from kedge.rewards.foreign import TrainerState, import_function, is_function_path
-from kedge.rewards.function import FunctionReward, refuse_missing_columns
+from kedge.rewards.function import FunctionReward, refuse_wanting
 from kedge.runs.interrupts import Terminated
 from kedge.sampling.completion import Completion
 
@@ -289,7 +289,7 @@ def test_a_crash_inside_a_coroutine_propagates():
 )
 def test_a_column_that_is_not_there(function, said):
     with pytest.raises(RewardError, match=said):
-        refuse_missing_columns(function, None, ["level"])
+        refuse_wanting(function, None, ["level"])
 
 
 def test_columns_that_need_not_be_there():
@@ -300,7 +300,7 @@ def test_columns_that_need_not_be_there():
         partial(lambda completions, answer: [], answer=3),
         Judge(),
     ):
-        refuse_missing_columns(function, None, ["level"])
+        refuse_wanting(function, None, ["level"])
 
 
 def leaves(completions):

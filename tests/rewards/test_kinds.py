@@ -10,8 +10,8 @@ import pytest
 from kedge import PPO
 from kedge.errors import ConfigError
 from kedge.models.reward_model import new_reward_model
+from kedge.recipes.fitting import plans
 from kedge.recipes.jobs import ppo_job
-from kedge.recipes.planning import plans
 from kedge.recipes.recipe import Recipe
 from kedge.recipes.settings import settings_text
 from kedge.recipes.tables import PPORecipe

@@ -189,6 +189,18 @@ def test_a_full_disk_of_one_ends_both(make_world, monkeypatch):
     assert "exitcode  : 2" in done.stderr  # of whichever ended first: by the error, and not by a signal
 
 
+def test_an_error_of_the_second_alone_is_told_by_it(make_world, monkeypatch):
+    """Its data are other ones, as on a host that has not got the file; the first process would be waiting for it."""
+    monkeypatch.chdir(make_world())
+    with open("rewards.py", "a") as file:
+        file.write("import sys\nfrom kedge.errors import DataError\n")
+        file.write("if os.environ.get('RANK') == '1': raise DataError('rows.jsonl: not on this host')\n")
+    done = together("-m", "kedge", *["ppo", "r.toml", "ppo.eval_size=0", "ppo.eval_every=0", "ppo.batch_size=12"])
+    assert done.returncode != 0
+    assert "process 1: error: rows.jsonl: not on this host" in done.stderr
+    assert done.stderr.count("error: ") == 1
+
+
 class TestShares:
     @pytest.mark.parametrize("n", [0, 1, 2, 5, 12])
     @pytest.mark.parametrize("size", [1, 2, 3, 5])

@@ -56,7 +56,7 @@ PLAN = [
     ),
     Mutant(
         "refused-for-what-is-not-free-now",
-        "recipes/planning.py",
+        "recipes/fitting.py",
         "    if worst.peak <= machine.total:",
         "    if worst.peak <= machine.free:",
         COMMAND_TESTS,

@@ -40,7 +40,7 @@ RECIPE_BUGS = [
     ),
     Mutant(
         "every-stage-planned",
-        "recipes/planning.py",
+        "recipes/fitting.py",
         "if stage in recipe.stages and stage_called(stage).trains]",
         "if stage in recipe.stages]",
         STAGES,

@@ -70,7 +70,10 @@ def main() -> None:
         stderr.print(f"{escape(str(stopped))}\n{escape(_how_to_go_on(sys.argv[1:]))}", highlight=False)
         sys.exit(stopped.exit_status)
     except KedgeError as error:
-        stderr.print(f"[bold red]error:[/] {escape(_as_typed(str(error)))}", highlight=False)
+        who = _whose(error)
+        if who:  # of several processes this one alone knows of it
+            stderr.quiet = False
+        stderr.print(f"{who}[bold red]error:[/] {escape(_as_typed(str(error)))}", highlight=False)
         sys.exit(error.exit_status)
     finally:
         _leave()
@@ -86,6 +89,16 @@ def _how_to_go_on(words: Sequence[str]) -> str:
     if words[:1] == ["quickstart"]:  # minutes only
         return f"begin anew: {shlex.join(['kedge', *kept, '--overwrite'])}"
     return f"go on: {shlex.join(['kedge', *kept, '--resume'])}"
+
+
+def _whose(error: KedgeError) -> str:
+    """What begins a message that the first process does not say; nothing where it does."""
+    if "WORLD_SIZE" not in os.environ:
+        return ""
+    from kedge.parallel import joined
+
+    rank = joined().rank
+    return f"process {rank}: " if rank and not error.known_to_all else ""
 
 
 def _leave() -> None:

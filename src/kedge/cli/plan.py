@@ -23,7 +23,7 @@ def plan(
     asked = read(recipe, overrides)
     from kedge.inspection.machine import read_bytes, read_rate
     from kedge.inspection.plan_table import plan_view
-    from kedge.recipes.planning import plans
+    from kedge.recipes.fitting import plans
     from kedge.recipes.registry import names, stage_called
     from kedge.storage.writing import strict_json
 

@@ -34,7 +34,7 @@ WORTHWHILE = 0.01
 
 
 @dataclass(frozen=True)
-class Job:
+class PlannedJob:
     """A table of a recipe, ready to be rehearsed."""
 
     stage: str
@@ -83,7 +83,7 @@ class Advice:
 class Plan:
     """What a job needs."""
 
-    job: Job
+    job: PlannedJob
     phases: Sequence[Phase]
     advice: Sequence[Advice] = field(default_factory=tuple)
     """In order of what they cost, until it fits; empty where it does already."""
@@ -129,7 +129,7 @@ class Plan:
         }
 
 
-def make_plan(job: Job) -> Plan:
+def make_plan(job: PlannedJob) -> Plan:
     """The plan, with advice where it does not fit.
 
     Raises:
@@ -139,7 +139,7 @@ def make_plan(job: Job) -> Plan:
     return plan if plan.fits else replace(plan, advice=tuple(advise(job, plan.phases)))
 
 
-def advise(job: Job, phases: Sequence[Phase]) -> Iterator[Advice]:
+def advise(job: PlannedJob, phases: Sequence[Phase]) -> Iterator[Advice]:
     """Settings that lower the peak, each rehearsed together with those before it, until it fits."""
     taken: dict[str, Any] = {}
     peak = max(phase.peak for phase in phases)
@@ -153,7 +153,7 @@ def advise(job: Job, phases: Sequence[Phase]) -> Iterator[Advice]:
             return
 
 
-def _smallest_change(job: Job, offer: "Offer", taken: Mapping[str, Any]) -> Advice | None:
+def _smallest_change(job: PlannedJob, offer: "Offer", taken: Mapping[str, Any]) -> Advice | None:
     """The mildest change of the offer that makes the job fit, or else that comes near to what the strongest does."""
 
     def tried(settings: Mapping[str, Any]) -> Advice | None:

@@ -33,7 +33,7 @@ def amount(size: float) -> str:
     return f"{size / 1024:.0f} KiB"
 
 
-def settings_text(stage: str, settings: Mapping[str, Any]) -> str:
+def as_overrides(stage: str, settings: Mapping[str, Any]) -> str:
     """As one would type them."""
     return " ".join(f"{stage}.{key}={_typed(value)}" for key, value in settings.items())
 
@@ -102,7 +102,7 @@ def _advice(plan: Plan) -> Table:
         table.add_column("s a step", justify="right", no_wrap=True)
     for advice in plan.advice:
         style = "bold green" if advice.peak <= free else ""
-        setting = settings_text(plan.job.stage, advice.settings).replace(" ", "\n")
+        setting = as_overrides(plan.job.stage, advice.settings).replace(" ", "\n")
         seconds = [_seconds(advice.seconds)] if timed else []
         table.add_row(setting, advice.cost, Text(amount(advice.peak), style), *seconds)
     return table

@@ -8,7 +8,7 @@ from kedge.data.records import plain, preferences
 from kedge.evaluation.evaluate import evaluate
 from kedge.inspection.doctor import Finding, Pairs, examine
 from kedge.inspection.trained_on import prompts_trained_on
-from kedge.recipes.planning import memory_finding, refuse_what_cannot_fit
+from kedge.recipes.fitting import memory_finding, refuse_what_cannot_fit
 from kedge.recipes.recipe import Recipe
 from kedge.recipes.tables import EvaluateRecipe, PPORecipe, RewardRecipe, SFTRecipe
 from kedge.runs.folder import RunFolder

@@ -29,7 +29,7 @@ GIVEN = frozenset({"prompts", "completions", "completion_ids", "trainer_state"})
 """Arguments that every function can have, whatever the data's columns."""
 
 
-def refuse_missing_columns(function: RewardFunction, name: str | None, there: Collection[str]) -> None:
+def refuse_wanting(function: RewardFunction, name: str | None, there: Collection[str]) -> None:
     """Raise where a function must have an argument that is no column.
 
     Args:

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from kedge.errors import ConfigError
 from kedge.rewards.foreign import RewardFunction, import_function, is_function_path
-from kedge.rewards.function import FunctionReward, refuse_missing_columns
+from kedge.rewards.function import FunctionReward, refuse_wanting
 from kedge.rewards.isolated import IsolatedReward
 from kedge.rewards.spec import Loading, RewardSpec
 
@@ -44,7 +44,7 @@ class FunctionSpec(RewardSpec):
         return IsolatedReward(self.function, workers=self.workers, time_limit=self.time_limit, default=self.default)
 
     def refuse_missing_columns(self, there: Collection[str]) -> None:
-        refuse_missing_columns(self._imported(), self.name or self._own_name(), there)
+        refuse_wanting(self._imported(), self.name or self._own_name(), there)
 
     def fingerprint(self) -> str:
         return ""  # the reward's own is of function and default; how it is called changes no score

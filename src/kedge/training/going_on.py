@@ -20,7 +20,7 @@ NEEDED = {"ppo": ("policy", "prompts", "reward"), "sft": ("model", "data"), "rew
 """Those that it cannot be without."""
 
 
-def run_of(
+def folder_for(
     path: str | Path,
     stage: str,
     config: Config,

@@ -22,7 +22,7 @@ from kedge.runs.folder import Metrics, RunFolder, report
 from kedge.training.checkpoint import folder_of_all
 from kedge.training.config import TrainingConfig
 from kedge.training.fingerprints import of_rows, of_weights
-from kedge.training.going_on import kept, run_of
+from kedge.training.going_on import folder_for, kept
 from kedge.training.loop import Evaluated, Trainer
 from kedge.training.micro_batches import with_micro_batch
 from kedge.training.optimization import (
@@ -141,7 +141,7 @@ class Supervised(Trainer):
         join()
         if run is None or isinstance(run, RunFolder):
             return run
-        return run_of(run, cls.stage, config, sources, resume=resume, overwrite=overwrite)
+        return folder_for(run, cls.stage, config, sources, resume=resume, overwrite=overwrite)
 
     @classmethod
     def resume(

@@ -29,7 +29,7 @@ from kedge.sampling.rollouts import Rollouts, collate, generate
 from kedge.sampling.sampler import SamplerOf
 from kedge.training.checkpoint import folder_of_all
 from kedge.training.fingerprints import of_rewards, of_rows, of_weights
-from kedge.training.going_on import kept, run_of
+from kedge.training.going_on import folder_for, kept
 from kedge.training.loop import Evaluated, Trainer
 from kedge.training.micro_batches import with_micro_batch
 from kedge.training.optimization import (
@@ -110,7 +110,7 @@ class PPO(Trainer):
                 "policy": policy, "tokenizer": tokenizer, "prompts": prompts, "eval_prompts": eval_prompts,
                 "eval_size": eval_size, "reward": reward, "metrics": metrics, "columns": columns,
             }  # fmt: skip
-            run = run_of(run, "ppo", config, sources, resume=resume, overwrite=overwrite)
+            run = folder_for(run, "ppo", config, sources, resume=resume, overwrite=overwrite)
         self.run = run
         report(run, config.report_to, checkpoint_every=config.checkpoint_every)
         self.progress = progress and self.processes.leads

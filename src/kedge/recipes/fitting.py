@@ -11,8 +11,8 @@ import torch
 from kedge.errors import ConfigError, KedgeError
 from kedge.inspection.doctor import Finding
 from kedge.inspection.machine import Machine
-from kedge.inspection.plan import Job, Plan, advise, make_plan
-from kedge.inspection.plan_table import amount, settings_text
+from kedge.inspection.plan import Plan, PlannedJob, advise, make_plan
+from kedge.inspection.plan_table import amount, as_overrides
 from kedge.models.language_model import pick_device
 from kedge.recipes.recipe import Recipe
 from kedge.recipes.registry import names, stage_called
@@ -52,7 +52,7 @@ def trained(recipe: Recipe) -> list[str]:
     return [stage for stage in names() if stage in recipe.stages and stage_called(stage).trains]
 
 
-def planned_job(recipe: Recipe, stage: str, machine: Machine, *, model: str | None = None) -> Job:
+def planned_job(recipe: Recipe, stage: str, machine: Machine, *, model: str | None = None) -> PlannedJob:
     """A table's job, as :func:`kedge.inspection.plan.make_plan` takes it.
 
     Raises:
@@ -61,7 +61,7 @@ def planned_job(recipe: Recipe, stage: str, machine: Machine, *, model: str | No
     settings = recipe.stages[stage]
     source, tokenizer = (model, None) if model else origin(recipe, stage)
     work = stage_called(stage).work(settings, source, tokenizer, lambda name: _untrained(recipe, name)[0])
-    return Job(stage, source, settings, work, machine)
+    return PlannedJob(stage, source, settings, work, machine)
 
 
 def origin(recipe: Recipe, stage: str) -> tuple[str, str | None]:
@@ -102,7 +102,7 @@ def memory_finding(recipe: Recipe, stage: str) -> Finding:
         return Finding("memory", "skip", str(error))
     machine = plan.job.machine
     found = f"{amount(plan.peak)} at the peak; {amount(machine.free)} of the {machine.device}'s are free"
-    remedy = "; ".join(settings_text(stage, advice.settings) for advice in plan.advice) or "a smaller model"
+    remedy = "; ".join(as_overrides(stage, advice.settings) for advice in plan.advice) or "a smaller model"
     if plan.fits:
         return Finding("memory", "pass", found)
     return Finding("memory", "fail", found, f"set {remedy} (see `kedge plan {recipe.path}`), or free some")
@@ -134,7 +134,7 @@ def refuse_what_cannot_fit(recipe: Recipe, stage: str) -> None:
     ]
     for number, advice in enumerate(advise(job, phases)):
         lines.append(
-            f"{'  and then ' if number else '  set '}{settings_text(stage, advice.settings)}: "
+            f"{'  and then ' if number else '  set '}{as_overrides(stage, advice.settings)}: "
             f"{amount(advice.peak)} ({advice.cost})"
         )
     raise ConfigError("\n".join([*lines, f"see `kedge plan {recipe.path}`; a smaller model needs less of everything"]))
