@@ -3,9 +3,10 @@
 The names below are the front door; the mathematics is in :mod:`kedge.core`.
 """
 
-from importlib import import_module
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from kedge.lazy import lazily
 
 if TYPE_CHECKING:
     from kedge.errors import KedgeError
@@ -57,12 +58,5 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    # On first use, because torch and transformers take seconds to import and `kedge --help` needs neither.
-    if name not in _HOME:
-        raise AttributeError(f"module 'kedge' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+# Torch and transformers take seconds to import, and `kedge --help` needs neither.
+__getattr__, __dir__ = lazily(__name__, _HOME)
