@@ -79,4 +79,4 @@ def test_the_live_view(make_ppo, monkeypatch, estimator):
     assert "2/2" in shown
     assert f"score {last['objective/scores']:.3g}   kl {last['objective/kl']:.3g}   length " in shown
     assert ("explained variance" in shown) == (estimator == "gae")
-    assert re.search(r"seconds: generate \d.*  reward \d.*  score \d.*  update \d.*  other \d", shown)
+    assert re.search(r"seconds: generate \d.*  reward \d.*  estimate \d.*  update \d.*  other \d", shown)

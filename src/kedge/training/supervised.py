@@ -22,7 +22,7 @@ from kedge.runs.folder import Metrics, RunFolder, report
 from kedge.training.checkpoint import folder_of_all
 from kedge.training.config import TrainingConfig
 from kedge.training.fingerprints import of_rows, of_weights
-from kedge.training.going_on import folder_for, kept
+from kedge.training.going_on import Sources, folder_for, kept
 from kedge.training.loop import Evaluated, Trainer
 from kedge.training.micro_batches import with_micro_batch
 from kedge.training.optimization import (
@@ -141,7 +141,7 @@ class Supervised(Trainer):
         join()
         if run is None or isinstance(run, RunFolder):
             return run
-        return folder_for(run, cls.stage, config, sources, resume=resume, overwrite=overwrite)
+        return folder_for(run, cls._sources(), config, sources, resume=resume, overwrite=overwrite)
 
     @classmethod
     def resume(
@@ -162,7 +162,12 @@ class Supervised(Trainer):
         Raises:
             KedgeError: as the constructor; something is missing, or another one than the run began with.
         """
-        return cls(**kept(run, cls.stage, cls.config_class, given), callbacks=callbacks, progress=progress)
+        return cls(**kept(run, cls._sources(), given), callbacks=callbacks, progress=progress)
+
+    @classmethod
+    def _sources(cls) -> Sources:
+        names = ("model", "tokenizer", "data", "eval_data", "eval_size", "columns")
+        return Sources(cls.stage, cls.config_class, names, needed=("model", "data"))
 
     @abstractmethod
     def weigh(self, rows: Sequence[int]) -> float:

@@ -29,7 +29,7 @@ from kedge.sampling.rollouts import Rollouts, collate, generate
 from kedge.sampling.sampler import SamplerOf
 from kedge.training.checkpoint import folder_of_all
 from kedge.training.fingerprints import of_rewards, of_rows, of_weights
-from kedge.training.going_on import folder_for, kept
+from kedge.training.going_on import Sources, folder_for, kept
 from kedge.training.loop import Evaluated, Trainer
 from kedge.training.micro_batches import with_micro_batch
 from kedge.training.optimization import (
@@ -54,6 +54,13 @@ from kedge.training.ppo.update import Update, rounding
 # Added to the seed of evaluations, so that they never draw the random numbers of a rollout.
 EVALUATION_SEED = 0x5EED_0000
 EVALUATION_SAMPLES = 8
+
+SOURCES = Sources(
+    "ppo",
+    PPOConfig,
+    names=("policy", "tokenizer", "prompts", "reward", "eval_prompts", "eval_size", "metrics", "columns"),
+    needed=("policy", "prompts", "reward"),
+)
 
 
 class PPO(Trainer):
@@ -110,7 +117,7 @@ class PPO(Trainer):
                 "policy": policy, "tokenizer": tokenizer, "prompts": prompts, "eval_prompts": eval_prompts,
                 "eval_size": eval_size, "reward": reward, "metrics": metrics, "columns": columns,
             }  # fmt: skip
-            run = folder_for(run, "ppo", config, sources, resume=resume, overwrite=overwrite)
+            run = folder_for(run, SOURCES, config, sources, resume=resume, overwrite=overwrite)
         self.run = run
         report(run, config.report_to, checkpoint_every=config.checkpoint_every)
         self.progress = progress and self.processes.leads
@@ -177,7 +184,7 @@ class PPO(Trainer):
         Raises:
             KedgeError: as the constructor; something is missing, or another one than the run began with.
         """
-        return cls(**kept(run, "ppo", PPOConfig, given), callbacks=callbacks, progress=progress)
+        return cls(**kept(run, SOURCES, given), callbacks=callbacks, progress=progress)
 
     # What the loop asks for -------------------------------------------------------------------------------------
 
