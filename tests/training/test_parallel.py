@@ -89,7 +89,7 @@ def make_world(tiny_lm, tmp_path_factory):
             "def length(prompts, completions, completion_ids):\n"
             "    return [len(ids) + len(set(ids)) / 9 for ids in completion_ids]\n"
             "def in_the_way(prompts, completions, trainer_state):\n"
-            "    if trainer_state.global_step == 1 and os.path.isfile('runs/x/metrics.jsonl'):\n"
+            "    if trainer_state.global_step == 1 and os.environ['RANK'] == '0':\n"
             "        os.remove('runs/x/metrics.jsonl')\n"
             "        os.mkdir('runs/x/metrics.jsonl')\n"
             "    return [len(text) for text in completions]\n"
