@@ -159,8 +159,7 @@ def main() -> int:
         attempts = ThreadPoolExecutor(arguments.jobs).map(attempt, mutants)
         for mutant, (code, output, seconds) in zip(mutants, attempts, strict=True):
             killed += code == FAILED
-            if code != FAILED:
-                console.print(f"{mutant.name}: {verdict(code)}")  # the table is minutes away
+            console.print(f"{mutant.name}: {verdict(code)}")  # the table is minutes away
             table.add_row(mutant.name, mutant.bug, verdict(code), f"{seconds:.1f}")
             if code not in (PASSED, FAILED):
                 console.print(f"{mutant.name}:\n{output}", markup=False)
