@@ -8,12 +8,12 @@ import sys
 import time
 
 import pytest
-from tracker_files import READ, from_lines, wandb_records
 
 from kedge.errors import ConfigError
 from kedge.parallel import Processes
 from kedge.runs.folder import RunFolder
 from kedge.training.sft import SFTConfig
+from tracker_files import READ, from_lines, wandb_records
 
 pytest.importorskip("wandb")
 pytestmark = pytest.mark.usefixtures("offline_trackers")

@@ -4,11 +4,11 @@ import re
 import sys
 
 import pytest
-from tracker_files import READ, from_lines
 
 from kedge import SFT
 from kedge.errors import ConfigError
 from kedge.training.sft import SFTConfig
+from tracker_files import READ, from_lines
 
 pytestmark = pytest.mark.usefixtures("offline_trackers")
 
