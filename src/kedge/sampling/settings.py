@@ -160,7 +160,7 @@ def _inverse_cdf(masses: Tensor, numbers: Tensor) -> Tensor:
 
 
 def _within(masses: Tensor, shares: Tensor) -> Tensor:
-    """Where the ``[B, n]`` masses, n at most BLOCK, have come to ``shares [B, 1]`` in [0, 1] of their sum: ``[B, 1]``."""
+    """``[B, 1]``: where ``masses [B, n]``, n at most BLOCK, have come to ``shares [B, 1]`` in [0, 1] of their sum."""
     ends = masses.cumsum(-1)
     number = shares.clamp(max=1 - 2.0**-24) * ends[:, -1:]
     return torch.searchsorted(ends, number, right=True).clamp(max=masses.shape[-1] - 1)
