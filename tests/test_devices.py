@@ -127,3 +127,39 @@ def test_reward_models(tiny_lm, device, tmp_path, name):
         RewardModeling(model, pairs, {"batch_size": 4, "micro_batch_tokens": 99}, eval_size=2, progress=False).train()
         scores = ModelReward(model).model.score(TEXTS)
     assert len(set(scores)) == len(TEXTS)
+
+
+def test_a_burst_waits_for_the_device_at_most_twice(tiny_lm, device):
+    lm = tiny_lm("llama")
+    with device() as seen:
+        put(lm.model)
+        engine = Engine(type(lm)(lm.model, lm.tokenizer, ()), burst=8)
+        engine.generate(PROMPTS, Sampling(max_new_tokens=4), seed=1)  # the trials of the first time
+        requests = [engine.submit(prompt, Sampling(max_new_tokens=100), seed=2) for prompt in PROMPTS]
+        engine.step()  # takes the prompts in
+        drawn = sum(len(request.ids) for request in requests)
+        seen.waits.clear()
+        seen.uploads.clear()
+        engine.step()
+        assert sum(len(request.ids) for request in requests) - drawn > 8
+        assert sum(seen.waits.values()) <= 2, seen.waits
+        assert sum(seen.uploads.values()) <= 2, seen.uploads
+
+
+def test_a_micro_batch_waits_for_the_device_at_most_twice(tiny_lm, device):
+    """Four minibatches, cut in two ways: the second has eight times as many micro-batches."""
+    counts = {}
+    for budget in (400, 8):
+        lm = tiny_lm("llama")
+        with device() as seen:
+            put(lm.model)
+            settings = {"steps": 2, "batch_size": 8, "mini_batch_size": 8, "response_length": 6}
+            settings |= {"num_ppo_epochs": 4, "micro_batch_tokens": budget, "target_kl": "none"}
+            ppo = PPO(lm.model, TEXTS[:1] * 8, reward, settings, tokenizer=lm.tokenizer, progress=False)
+            batch = ppo.collect().batch
+            seen.waits.clear()
+            ppo.update(batch, 0, 0.0)
+            counts[budget] = dict(seen.waits)
+    whole, cut = (sum(each.values()) for each in counts.values())
+    assert whole <= 4 * 4 + 4, counts  # its numbers and its norm; and in the end how far it went
+    assert cut - whole <= 2 * (4 * 7 + 7), counts

@@ -242,14 +242,14 @@ class Update:
         if not train_policy:  # a shared critic's value loss has reached the policy's trunk too
             for parameter in self.policy.trained():
                 parameter.grad = None
-        norm = clip_gradients(self._parameters, self.config.max_grad_norm)
-        if not torch.isfinite(norm):
+        norm = float(clip_gradients(self._parameters, self.config.max_grad_norm))
+        if not math.isfinite(norm):
             self.optimizer.zero_grad(set_to_none=True)
-            raise NotFiniteError(f"gradient: its norm is {norm.item()}, in {in_words(list(rows))}; lower learning_rate")
+            raise NotFiniteError(f"gradient: its norm is {norm}, in {in_words(list(rows))}; lower learning_rate")
         self.optimizer.step()
         torch.clear_autocast_cache()  # which holds low-precision copies of the weights as they were
         self.optimizer.zero_grad(set_to_none=True)
-        return float(norm)
+        return norm
 
 
 def _averages(minibatches: Sequence[Metrics]) -> Metrics:
