@@ -170,7 +170,7 @@ UPDATE_MUTANTS = [
         "gradients-clipped-apart",
         UPDATE,
         "norm = float(clip_gradients(self._parameters, self.config.max_grad_norm))",
-        "norm = float(sum(clip_gradients(g['params'], self.config.max_grad_norm) for g in self.optimizer.param_groups))",
+        "norm = float(sum(clip_gradients(g['params'], self.config.max_grad_norm) for g in self.optimizer.param_groups))",  # noqa: E501
         UPDATE_TESTS,
         "policy and critic are clipped each for itself",
     ),
