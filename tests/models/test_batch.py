@@ -4,13 +4,12 @@ import itertools
 import random
 
 import pytest
-import torch
 
 from kedge.models.batch import attention, by_token_budget, padded
 
 
 def test_padded_and_attention():
-    tokens, lengths = padded([[5, 6, 7], [0], [0, 9]], 0, torch.device("cpu"))
+    tokens, lengths = padded([[5, 6, 7], [0], [0, 9]], 0)
     assert tokens.tolist() == [[5, 6, 7], [0, 0, 0], [0, 9, 0]]
     assert lengths.tolist() == [3, 1, 2]
     # The pad id inside a sequence is a token like any other.

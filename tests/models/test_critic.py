@@ -14,7 +14,7 @@ SEQUENCES = [[5, 6, 7, 8, 9], [10, 11, 12]]
 
 
 def values(critic, lm):
-    tokens, _ = padded(SEQUENCES, 0, torch.device("cpu"))
+    tokens, _ = padded(SEQUENCES, 0)
     mask = torch.tensor([[False, True, True, True, True], [False, True, True, False, False]])
     found = critic.values(tokens, mask)
     together = critic.forward_with(lm, tokens, mask, temperature=1.0).values  # shared: off the policy's own pass

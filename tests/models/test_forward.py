@@ -23,7 +23,7 @@ def batch(arch, tiny_lm):
 
 
 def together(sequences, starts=PROMPTS):
-    tokens, lengths = padded(sequences, 0, torch.device("cpu"))
+    tokens, lengths = padded(sequences, 0)
     column = torch.arange(tokens.shape[1])
     return tokens, (column >= torch.tensor(starts)[:, None]) & (column < lengths[:, None])
 

@@ -87,6 +87,7 @@ class UpdateSetup:
             rollouts.tokens,
             rollouts.lengths,
             mask,
+            mask,
             rollouts.logprobs,
             rollouts.logprobs - noise[0],
             old_values,

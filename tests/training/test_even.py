@@ -88,7 +88,7 @@ def test_scores_of_several_are_those_of_one():
     lengths = torch.tensor([5, 2, 7, 3, 3])
     tokens = torch.arange(35).reshape(5, 7)
     mask = torch.arange(7) < lengths[:, None]
-    rollouts = Rollouts(tokens, lengths, mask, torch.zeros(5, 7))
+    rollouts = Rollouts(tokens, lengths, mask, torch.zeros(5, 7), mask)
     passes = {rank: [] for rank in range(3)}
 
     def score(rank):

@@ -16,6 +16,7 @@ ROLLOUTS = Rollouts(
     lengths=torch.tensor([5, 3]),
     response_mask=MASK,
     logprobs=torch.tensor([[0, 0, -1.0, -2.0, -3.0], [0, -1.5, -2.5, 0, 0]]),
+    host_mask=MASK,
 )
 NEITHER, FIRST = torch.tensor([False, False]), torch.tensor([True, False])
 ZEROS = torch.zeros(2, 5)
@@ -185,7 +186,9 @@ def test_whitened_rewards_include_kl():
 
 
 def test_rows_are_trimmed_to_the_longest_of_them():
-    batch = Batch(ROLLOUTS.tokens, ROLLOUTS.lengths, MASK, *(torch.arange(10.0).reshape(2, 5) + i for i in range(5)))
+    batch = Batch(
+        ROLLOUTS.tokens, ROLLOUTS.lengths, MASK, MASK, *(torch.arange(10.0).reshape(2, 5) + i for i in range(5))
+    )
     part = batch.rows([1])
     assert part.tokens.tolist() == [[5, 7, 1]]
     assert part.lengths.tolist() == [3]

@@ -100,7 +100,7 @@ def test_every_answer_is_used_once_a_pass(make_update):
         for group in setup.optimizer.param_groups:
             group["lr"] = 1e-9
         first = setup.batch.mask & (setup.batch.mask.cumsum(1) == 1)  # as many trained tokens in every answer
-        change, metrics = setup.moved(mask=first)
+        change, metrics = setup.moved(mask=first, host_mask=first)
         changes.append(change)
         assert metrics["policy/updates"] == 4 / size
     assert torch.allclose(2 * changes[0], changes[1], rtol=0, atol=1e-14)
@@ -167,7 +167,7 @@ def test_kl_in_the_loss_has_the_gradient_of_the_exact_kl(vector):
         put = lambda x, at=answer: torch.tensor([[0, 0, x[at].item()]])  # noqa: E731
         zeros = torch.zeros(1, 3)
         tokens, mask = torch.tensor([[3, 5, answer]]), torch.tensor([[False, False, True]])
-        batch = Batch(tokens, torch.tensor([3]), mask, put(log_old), put(log_ref), zeros, zeros, zeros)
+        batch = Batch(tokens, torch.tensor([3]), mask, mask, put(log_old), put(log_ref), zeros, zeros, zeros)
         optimizer = torch.optim.SGD([*model.parameters(), *critic.parameters()], lr=1.0)
         update = Update(lm, critic, optimizer, settings, ALONE, TrustRegion(optimizer, None))
         update(batch, 1, 1.0)
@@ -203,6 +203,7 @@ def test_a_minibatch_of_nothing_but_masked_answers_moves_nothing(make_update):
     setup = make_update(mini_batch_size=2, num_ppo_epochs=1)
     setup.optimizer = torch.optim.AdamW(setup.parameters, lr=0.01, weight_decay=0.1)
     setup.update()
-    nothing, metrics = setup.moved(mask=torch.zeros_like(setup.batch.mask))
+    none = torch.zeros_like(setup.batch.mask)
+    nothing, metrics = setup.moved(mask=none, host_mask=none)
     assert nothing.eq(0).all()
     assert metrics == {"policy/stopped_early": 0.0, "policy/updates": 0, "policy/lr_scale": 1.0, "lr": 0.01}

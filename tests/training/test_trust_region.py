@@ -236,7 +236,9 @@ class TestInAnUpdate:
         setup = with_adam(make_update, learning_rate=0.1, cutoff="mask", batch_size=200, mini_batch_size=4)
         mask = setup.batch.mask.clone()
         mask[3] = False
-        setup.batch = replace(setup.batch, mask=mask).rows([3] * 20 + [0] * 30 + [3] * 40 + [1] * 50 + [2] * 60)
+        setup.batch = replace(setup.batch, mask=mask, host_mask=mask).rows(
+            [3] * 20 + [0] * 30 + [3] * 40 + [1] * 50 + [2] * 60
+        )
         assert setup.update()["policy/update_kl"] == pytest.approx(moved_by(setup, SPREAD), rel=1e-4)
         assert moved_by(setup, SPREAD) > 0.1
 

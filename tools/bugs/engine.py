@@ -20,7 +20,7 @@ ENGINE_BUGS = [
     Mutant(
         "sampler-logprobs-before-temperature",
         SAMPLING,
-        "logprobs = kept.gather(-1, tokens) - top - total.log().float()",
+        "logprobs = kept.gather(-1, tokens) - masses.sum(-1, keepdim=True).log()",
         "logprobs = logits.log_softmax(-1).gather(-1, tokens)",
         ("tests/sampling/test_engine.py", "tests/sampling/test_slots.py", "tests/sampling/test_sampling.py"),
         "log-probabilities of another distribution than the one drawn from",
@@ -47,8 +47,8 @@ ENGINE_BUGS = [
     Mutant(
         "one-number-for-a-whole-answer",
         ENGINE,
-        "request.uniform[len(request.ids) + ahead]",
-        "request.uniform[0]",
+        "request.uniform[len(request.ids) : len(request.ids) + count]",
+        "[request.uniform[0]] * count",
         (
             "tests/sampling/test_engine.py",
             "tests/sampling/test_slots.py",
@@ -123,8 +123,8 @@ ENGINE_BUGS = [
     Mutant(
         "micro-batches-out-of-order",
         ROLLOUTS,
-        "result[rows, :width] = computed",
-        "result[sorted(rows), :width] = computed",
+        "result[:, :width].index_copy_(0, index, computed)",
+        "result[:, :width].index_copy_(0, index.sort().values, computed)",
         ("tests/sampling/test_rollouts.py",),
         "values and reference of other answers",
     ),
@@ -235,8 +235,8 @@ ENGINE_BUGS = [
     Mutant(
         "burst-with-one-number",
         ENGINE,
-        "self._last, logprobs, *top = self._draw(logits, ahead)",
-        "self._last, logprobs, *top = self._draw(logits, 0)",
+        "self._last, logprobs, *top = self._draw(logits, numbers)",
+        "self._last, logprobs, *top = self._draw(logits, self._numbers(1)[0])",
         ENGINE_TESTS,
         "all tokens of a burst are drawn by the same random number",
     ),

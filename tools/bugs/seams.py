@@ -122,8 +122,8 @@ SEAMS = [
     Mutant(
         "spare-scores-overwrite",
         "sampling/rollouts.py",
-        "        if rows:\n            result[rows, :width] = computed",
-        "        result[some, :width] = computed",
+        "        if rows:\n            result[:, :width].index_copy_(0, index, computed)",
+        "        result[:, :width].index_copy_(0, index, computed)",
         EVEN_TESTS,
         "an answer's log-probabilities are added twice",
     ),

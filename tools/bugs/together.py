@@ -89,7 +89,7 @@ TOGETHER = [
     Mutant(
         "masked-minibatch-still-moves",
         "training/ppo/update.py",
-        "if batch.mask[order[first : first + size]].any():",
+        "if batch.host_mask[order[first : first + size]].any():",
         "if True:",
         ("tests/training/test_ppo_update.py",),
         "Adam's momentum moves the weights where nothing is learnt",

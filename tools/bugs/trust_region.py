@@ -49,8 +49,8 @@ TRUST_REGION = [
     Mutant(
         "masked-answers-are-measured",
         UPDATE,
-        "enumerate(batch.mask.any(-1).tolist()) if mask]",
-        "enumerate(batch.mask.any(-1).tolist())]",
+        "enumerate(batch.host_mask.any(-1).tolist()) if mask]",
+        "enumerate(batch.host_mask.any(-1).tolist())]",
         TESTS,
         "where most answers are masked nothing is measured, and every update is within",
     ),

@@ -178,19 +178,21 @@ UNSEEN = [
     Mutant(
         "penalty-is-not-scaled",
         BATCH,
-        """        total = total - config.missing_eos_penalty * cut_off
-    rewards[torch.arange(len(total), device=device), rollouts.lengths - 1] += total
+        """        total = total - config.missing_eos_penalty * cut_off.to(device)
+    last = rollouts.lengths.to(device)[:, None] - 1
+    rewards = rewards.scatter_add(1, last, total[:, None])
     if config.scale_rewards:
         moments.update(rewards.sum(-1))
         rewards = rewards / moments.std
 """,
         """        pass
-    rewards[torch.arange(len(total), device=device), rollouts.lengths - 1] += total
+    last = rollouts.lengths.to(device)[:, None] - 1
+    rewards = rewards.scatter_add(1, last, total[:, None])
     if config.scale_rewards:
         moments.update(rewards.sum(-1))
         rewards = rewards / moments.std
     if config.cutoff == "penalty":
-        rewards[torch.arange(len(total)), rollouts.lengths - 1] -= config.missing_eos_penalty * cut_off
+        rewards = rewards.scatter_add(1, last, -config.missing_eos_penalty * cut_off[:, None].float())
 """,
         BATCHES,
         "the penalty is taken off after the scores were scaled, and is of another size than they are",

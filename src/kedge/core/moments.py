@@ -22,7 +22,7 @@ class RunningMoments:
 
     def update(self, x: Tensor) -> None:
         """Take in a batch ``[N]``."""
-        values = x.detach().double().flatten()
+        values = x.detach().cpu().double().flatten()  # not every device has float64
         n = values.numel()
         if n == 0:
             return

@@ -14,7 +14,7 @@ from kedge.data.files import Source
 from kedge.data.records import Prompt, plain, read_prompts
 from kedge.inspection.ledger import Ledger
 from kedge.inspection.machine import Machine
-from kedge.inspection.rehearsal import CPU, Phase, Rehearsal, on_paper, padded_size
+from kedge.inspection.rehearsal import Phase, Rehearsal, on_paper, padded_size
 from kedge.models.batch import by_token_budget, padded
 from kedge.models.forward import forward_tokens
 from kedge.models.head import untried_head, vocabulary_rows
@@ -215,7 +215,7 @@ class PPORehearsal(Rehearsal):
         numbers = torch.zeros(tokens.shape)
         values = None if self.trainer.critic is None else numbers
         ends = torch.full((len(tokens),), tokens.shape[1])
-        part = Batch(tokens, ends, mask, numbers, numbers, values, numbers, values)
+        part = Batch(tokens, ends, mask, mask, numbers, numbers, values, numbers, values)
         update = self.trainer.update
         with recomputing(update.recomputed):
             return update.loss(part, int(mask.sum()), self.config.kl_coef, train_policy=True)[0]
@@ -225,7 +225,7 @@ class PPORehearsal(Rehearsal):
 
     def _micro_batch(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Tokens and response mask."""
-        tokens, ends = padded([[0] * self.lengths[row] for row in rows], 0, CPU)
+        tokens, ends = padded([[0] * self.lengths[row] for row in rows], 0)
         column, first = torch.arange(tokens.shape[1]), torch.tensor([self.prompts[row] for row in rows])
         return tokens, (column >= first[:, None]) & (column < ends[:, None])
 

@@ -14,7 +14,7 @@ from kedge.data.files import Source, rows_of
 from kedge.data.records import Demonstration, Preference, demonstrations, plain, preferences
 from kedge.inspection.ledger import Ledger
 from kedge.inspection.machine import Machine
-from kedge.inspection.rehearsal import CPU, Phase, Rehearsal, on_paper
+from kedge.inspection.rehearsal import Phase, Rehearsal, on_paper
 from kedge.models.batch import by_token_budget, padded
 from kedge.models.forward import forward_tokens
 from kedge.models.head import untried_head, vocabulary_rows
@@ -207,7 +207,7 @@ class SupervisedRehearsal(Rehearsal):
         return preference_loss(chosen, rejected, denominator=len(part))[0]
 
     def _demonstrations(self, part: Sequence[Sizes]) -> Tensor:
-        tokens, ends = padded([[0] * example.lengths[0] for example in part], 0, CPU)
+        tokens, ends = padded([[0] * example.lengths[0] for example in part], 0)
         column, trained = torch.arange(tokens.shape[1]), torch.tensor([example.trained for example in part])
         mask = (column >= (ends - trained)[:, None]) & (column < ends[:, None])
         logprobs = forward_tokens(self.lm, tokens, mask, temperature=1.0).logprobs

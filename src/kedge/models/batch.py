@@ -8,13 +8,14 @@ from torch import Tensor
 from kedge.parallel import Processes
 
 
-def padded(sequences: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """``(tokens [B, L], lengths [B])``: row i is ``sequences[i]`` and then ``pad_id`` to the width of the longest."""
+def padded(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """``(tokens [B, L], lengths [B])`` on the host: row i is ``sequences[i]`` and then ``pad_id`` to the width of the
+    longest."""
     lengths = torch.tensor([len(sequence) for sequence in sequences])
     tokens = torch.full((len(sequences), int(lengths.max())), pad_id)
     for row, sequence in zip(tokens, sequences, strict=True):
         row[: len(sequence)] = torch.as_tensor(sequence)
-    return tokens.to(device), lengths.to(device)
+    return tokens, lengths
 
 
 def attention(tokens: Tensor, lengths: Tensor) -> Tensor:

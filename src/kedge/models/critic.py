@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kedge.errors import ModelError
-from kedge.models.forward import TokenOutputs, forward_tokens, spread
+from kedge.models.forward import TokenOutputs, before, forward_tokens, places_of, spread
 from kedge.models.head import hidden_size, last_hidden
 from kedge.models.language_model import LanguageModel
 from kedge.models.reward_model import RewardModel
@@ -28,7 +28,7 @@ class Critic(Role):
 
         Args:
             tokens: ``[B, L]`` right-padded ids.
-            mask: ``[B, L]`` bool, True on the tokens whose values are asked for; never on column 0.
+            mask: ``[B, L]`` bool on the host, True on the tokens whose values are asked for; never on column 0.
         """
 
     @abstractmethod
@@ -56,7 +56,8 @@ class SeparateCritic(ScalarModel, Critic):
         return self.trunk
 
     def values(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        return spread(self.head(last_hidden(self.trunk, tokens)[:, :-1][mask[:, 1:]]), mask)
+        places = places_of(mask, tokens.device)
+        return spread(self.head(before(last_hidden(self.trunk, tokens), places)), places, tokens)
 
     def forward_with(self, policy: LanguageModel, tokens: Tensor, mask: Tensor, **how: Any) -> TokenOutputs:
         outputs = forward_tokens(policy, tokens, mask, **how)
@@ -79,7 +80,8 @@ class SharedCritic(ScalarHead, Critic):
         return None
 
     def values(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        return spread(self(self.policy.hidden(tokens)[:, :-1][mask[:, 1:]]), mask)
+        places = places_of(mask, tokens.device)
+        return spread(self(before(self.policy.hidden(tokens), places)), places, tokens)
 
     def forward_with(self, policy: LanguageModel, tokens: Tensor, mask: Tensor, **how: Any) -> TokenOutputs:
         return forward_tokens(policy, tokens, mask, value_head=self, **how)

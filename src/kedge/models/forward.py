@@ -46,29 +46,41 @@ def forward_tokens(
     Args:
         lm: whose log-probabilities they are.
         tokens: ``[B, L]`` right-padded ids. The model is causal, so no token sees the padding behind it.
-        mask: ``[B, L]`` bool, True on the tokens to speak of; never on column 0.
+        mask: ``[B, L]`` bool, True on the tokens to speak of; never on column 0. On the host: a device would be asked
+            how many there are.
         temperature: the sampler's.
         value_head: a critic's, which reads the same hidden states.
         with_entropy: whether the distributions' entropies are asked for.
         entropy_gradient: False where the entropy of ``with_entropy`` is only looked at: no backward pass for it.
     """
-    before, taken = mask[:, 1:], tokens[mask]
+    places = places_of(mask, tokens.device)
+    taken = tokens.flatten()[places]
     read = partial(_outputs, temperature=temperature, with_entropy=with_entropy, entropy_gradient=entropy_gradient)
     head = lm.head
     if head is None:
         output = lm.model(input_ids=tokens, use_cache=False, output_hidden_states=value_head is not None)
-        hidden = output.hidden_states[-1][:, :-1][before] if value_head is not None else None
-        found = read(output.logits[:, :-1][before], taken)
+        hidden = before(output.hidden_states[-1], places) if value_head is not None else None
+        found = read(before(output.logits, places), taken)
     else:
-        hidden = lm.hidden(tokens)[:, :-1][before]  # [N, H]
+        hidden = before(lm.hidden(tokens), places)  # [N, H]
         rows = max(1, LOGITS_AT_A_TIME // vocabulary_rows(lm.model))
         found = _in_chunks(lambda hidden, taken: read(head(hidden), taken), hidden, taken, rows)
     logprobs, entropy = found
     return TokenOutputs(
-        logprobs=spread(logprobs, mask),
-        entropy=None if entropy is None else spread(entropy, mask),
-        values=None if value_head is None or hidden is None else spread(value_head(hidden), mask),
+        logprobs=spread(logprobs, places, tokens),
+        entropy=None if entropy is None else spread(entropy, places, tokens),
+        values=None if value_head is None or hidden is None else spread(value_head(hidden), places, tokens),
     )
+
+
+def places_of(mask: Tensor, device: torch.device) -> Tensor:
+    """``[N]`` long on ``device``: where the True of ``mask [B, L]`` stand in it, row after row."""
+    return mask.flatten().nonzero().flatten().to(device, non_blocking=True)
+
+
+def before(states: Tensor, places: Tensor) -> Tensor:
+    """``[N, H]`` of the states ``[B, L, H]``: those of the column before each of the places."""
+    return states.flatten(0, 1).index_select(0, places - 1)
 
 
 Outputs = tuple[Tensor, Tensor | None]
@@ -95,6 +107,7 @@ def _in_chunks(read: Callable[[Tensor, Tensor], Outputs], hidden: Tensor, taken:
     return torch.cat([logprobs for logprobs, _ in parts]), torch.cat(entropies) if entropies else None
 
 
-def spread(numbers: Tensor, mask: Tensor) -> Tensor:
-    """``[N]`` numbers of the masked tokens back to ``[B, L]``."""
-    return torch.zeros(mask.shape, dtype=numbers.dtype, device=numbers.device).masked_scatter(mask, numbers)
+def spread(numbers: Tensor, places: Tensor, like: Tensor) -> Tensor:
+    """``[N]`` numbers of the tokens in ``places`` back to the shape ``[B, L]`` of ``like``, 0.0 elsewhere."""
+    everywhere = torch.zeros(like.numel(), dtype=numbers.dtype, device=numbers.device)
+    return everywhere.index_copy(0, places, numbers).view_as(like)

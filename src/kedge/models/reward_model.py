@@ -108,7 +108,8 @@ class RewardModel(Role):
 
     def __call__(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         """Scores ``[N]`` float32 of token sequences, carrying gradients where they are enabled."""
-        return self.scores(*padded(sequences, self.pad_id, self.trunk.device))
+        tokens, lengths = padded(sequences, self.pad_id)
+        return self.scores(tokens.to(self.trunk.device), lengths.to(self.trunk.device))
 
     @torch.no_grad()
     def score(self, texts: Sequence[Text], *, batch_tokens: int = 16_384) -> list[float]:

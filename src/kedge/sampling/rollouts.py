@@ -20,22 +20,25 @@ class Rollouts:
     tokens: Tensor
     """``[B, L]`` ids."""
     lengths: Tensor
-    """``[B]`` prompt + response, in tokens."""
+    """``[B]`` prompt + response, in tokens; on the host."""
     response_mask: Tensor
     """``[B, L]`` bool, True on the tokens the policy chose, EOS included."""
     logprobs: Tensor
     """``[B, L]`` float32 of those tokens as they were drawn; 0.0 where response_mask is False."""
+    host_mask: Tensor
+    """``[B, L]`` response_mask on the host, which asks the device for nothing."""
 
 
 def collate(completions: Sequence[Completion], pad_id: int, device: torch.device) -> Rollouts:
     """The completions, right-padded. Masks come from lengths, never from ids: pad may equal EOS."""
-    tokens, lengths = padded([c.prompt_ids + c.ids for c in completions], pad_id, device)
-    starts = torch.tensor([len(c.prompt_ids) for c in completions], device=device)
-    column = torch.arange(tokens.shape[1], device=device)
-    mask = (column >= starts[:, None]) & (column < lengths[:, None])
+    tokens, lengths = padded([c.prompt_ids + c.ids for c in completions], pad_id)
+    starts = torch.tensor([len(c.prompt_ids) for c in completions])
+    column = torch.arange(tokens.shape[1])
+    host_mask = (column >= starts[:, None]) & (column < lengths[:, None])
+    mask = host_mask.to(device)
     drawn = torch.tensor([x for c in completions for x in c.logprobs], dtype=torch.float32, device=device)
     logprobs = torch.zeros(mask.shape, device=device).masked_scatter(mask, drawn)
-    return Rollouts(tokens, lengths, mask, logprobs)
+    return Rollouts(tokens.to(device), lengths, mask, logprobs, host_mask)
 
 
 def generate(
@@ -71,7 +74,7 @@ def in_micro_batches(
         rollouts: B sequences of width L.
         budget: tokens of a micro-batch, padding included.
         processes: each computes a share; all of them call this together.
-        compute: gives ``[b, l]`` for ``(tokens, response_mask)`` of a micro-batch trimmed to its longest sequence.
+        compute: gives ``[b, l]`` for ``(tokens, host_mask)`` of a micro-batch trimmed to its longest sequence.
 
     Returns:
         ``[B, L]`` float32, 0.0 where response_mask is False.
@@ -80,8 +83,9 @@ def in_micro_batches(
     for rows in dealt(rollouts.lengths.tolist(), budget, processes):
         some = rows or [0]
         width = int(rollouts.lengths[some].max())
-        computed = compute(rollouts.tokens[some, :width], rollouts.response_mask[some, :width])
+        index = torch.tensor(some).to(result.device)
+        computed = compute(rollouts.tokens.index_select(0, index)[:, :width], rollouts.host_mask[some, :width])
         if rows:
-            result[rows, :width] = computed
+            result[:, :width].index_copy_(0, index, computed)
     processes.sum_(result)
     return result

@@ -9,6 +9,11 @@ from transformers import LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper
 
 from kedge.errors import ConfigError, NotFiniteError
 
+BLOCK = 1024
+"""Tokens of a vocabulary that are summed up one after another."""
+
+LOW = 2**24 - 1
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -63,14 +68,18 @@ class Sampling:
 
         Args:
             logits: ``[B, V]`` of the next token.
-            uniform: ``[B]`` float64 in [0, 1), the only randomness.
+            uniform: ``[B]`` the only randomness: float64 in [0, 1) on the host, or what :func:`fixed_point` made of it,
+                where ``logits`` are.
 
         Returns:
             ``(tokens [B], logprobs [B] float32)``, the log-probabilities under the very distribution drawn from: after
             temperature and truncation; 0 for greedy, which has no choice. Logits that are NaN or infinite give
             log-probabilities that are not finite: see :func:`refuse_broken_logits`.
         """
-        return self._greedy(logits) if self.temperature == 0 else self._sampled(logits, uniform)
+        if self.temperature == 0:
+            return self._greedy(logits)
+        numbers = fixed_point(uniform).to(logits.device) if uniform.is_floating_point() else uniform
+        return self._sampled(logits, numbers)
 
     def likeliest(self, logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The likeliest tokens a row, under the distribution drawn from; where that is greedy, at temperature 1.
@@ -91,16 +100,12 @@ class Sampling:
         top, tokens = logits.max(-1)
         return tokens, (top - top).float()  # 0, or NaN where the likeliest is not finite
 
-    def _sampled(self, logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    def _sampled(self, logits: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
         kept = self._truncated(logits.float() / self.temperature)
-        top = kept.amax(-1, keepdim=True)
-        # float64: in float32 the cumulative sum of 100,000 probabilities no longer ends at their total.
-        cumulative = (kept - top).exp().cumsum(-1, dtype=torch.float64)
-        total = cumulative[:, -1:]
-        tokens = torch.searchsorted(cumulative, uniform[:, None] * total, right=True)
-        # NaN leads past the last token, and an index out of range costs a GPU process its device.
-        tokens = tokens.clamp(max=kept.shape[-1] - 1)
-        logprobs = kept.gather(-1, tokens) - top - total.log().float()
+        kept = kept - kept.amax(-1, keepdim=True)
+        masses = kept.exp()
+        tokens = _inverse_cdf(masses, numbers)
+        logprobs = kept.gather(-1, tokens) - masses.sum(-1, keepdim=True).log()
         return tokens.squeeze(-1), logprobs.squeeze(-1)
 
     def _truncated(self, scaled: Tensor) -> Tensor:
@@ -112,6 +117,60 @@ class Sampling:
         if self.min_p > 0:
             warpers.append(MinPLogitsWarper(self.min_p))
         return warpers(None, scaled) if warpers else scaled  # type: ignore[arg-type]
+
+
+def fixed_point(uniform: Tensor) -> Tensor:
+    """Random numbers as a device draws with them, which may have no float64.
+
+    Args:
+        uniform: ``[...]`` float64 in [0, 1).
+
+    Returns:
+        ``[...]`` int64 in [0, 2^48): the numbers' first 48 bits.
+    """
+    return (uniform * 2.0**48).long()
+
+
+def _inverse_cdf(masses: Tensor, numbers: Tensor) -> Tensor:
+    """The token in whose share of the whole a number falls: ``[B, 1]``.
+
+    In two steps where the vocabulary is large: first a block, by sums in whole numbers, which add up exactly where the
+    float32 sum of 100,000 probabilities no longer ends at their total; then a token of the block.
+
+    Args:
+        masses: ``[B, V]`` float32 in proportion to the probabilities, the largest of each row 1.
+        numbers: ``[B]`` int64 in [0, 2^48).
+    """
+    size = masses.shape[-1]
+    if size <= BLOCK:
+        return _within(masses, numbers[:, None] * 2.0**-48)
+    whole = size - size % BLOCK
+    sums = masses[:, :whole].unflatten(-1, (-1, BLOCK)).sum(-1)
+    if whole < size:
+        sums = torch.cat([sums, masses[:, whole:].sum(-1, keepdim=True)], -1)
+    parts = (sums * 2.0 ** (37 - sums.shape[-1].bit_length())).round().long()  # all of them add up to less than 2^48
+    ends = parts.cumsum(-1)
+    number = _share(numbers, ends[:, -1])[:, None]
+    # NaN leads anywhere, and an index out of range costs a GPU process its device.
+    block = torch.searchsorted(ends, number, right=True).clamp(max=ends.shape[-1] - 1)
+    inside = (number - (ends - parts).gather(-1, block)) / parts.gather(-1, block)
+    tokens = block * BLOCK + torch.arange(BLOCK, device=masses.device)
+    chosen = masses.gather(-1, tokens.clamp(max=size - 1)).masked_fill(tokens >= size, 0.0)
+    return (block * BLOCK + _within(chosen, inside)).clamp(max=size - 1)
+
+
+def _within(masses: Tensor, shares: Tensor) -> Tensor:
+    """``[B, 1]``: where ``masses [B, n]``, n at most BLOCK, have come to ``shares [B, 1]`` in [0, 1] of their sum."""
+    ends = masses.cumsum(-1)
+    number = shares.clamp(max=1 - 2.0**-24) * ends[:, -1:]
+    return torch.searchsorted(ends, number, right=True).clamp(max=masses.shape[-1] - 1)
+
+
+def _share(numbers: Tensor, totals: Tensor) -> Tensor:
+    """``numbers * totals / 2^48``, rounded down; both int64 below 2^48, whose product would not fit."""
+    high, low = numbers >> 24, numbers & LOW
+    upper, lower = totals >> 24, totals & LOW
+    return high * upper + ((high * lower + low * upper + ((low * lower) >> 24)) >> 24)
 
 
 def refuse_broken_logits(logprobs: Tensor, name: Callable[[int], str]) -> None:

@@ -126,7 +126,8 @@ class Keeper:
         self.told(named(self.run.checkpoints, step))
 
     def _refuse_not_finite(self, step: int) -> None:
-        if not all(bool(tensor.isfinite().all()) for tensor in self.tensors()):
+        finite = [tensor.isfinite().all() for tensor in self.tensors()]
+        if not torch.stack([each.to(finite[0].device) for each in finite]).all():
             raise NumericsError(
                 f"step {step}: weights are NaN or infinite, and are not kept; the last checkpoint is as it was. Go on "
                 "from it with a lower learning_rate, in a run of another name"

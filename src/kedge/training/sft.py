@@ -135,10 +135,10 @@ class SFT(Supervised):
         return {"loss": sum(float(self._cross_entropy([self.held_out[i] for i in b], total)) for b in batches)}
 
     def _cross_entropy(self, examples: Sequence[Example], denominator: float) -> Tensor:
-        tokens, _ = padded([ids for ids, _ in examples], self.lm.pad_id, self.lm.device)
-        mask = padded([trained for _, trained in examples], False, self.lm.device)[0].bool()
-        logprobs = forward_tokens(self.lm, tokens, mask, temperature=1.0).logprobs
-        return -masked_mean(logprobs, mask, denominator=denominator)
+        tokens, _ = padded([ids for ids, _ in examples], self.lm.pad_id)
+        mask = padded([trained for _, trained in examples], False)[0].bool()
+        logprobs = forward_tokens(self.lm, tokens.to(self.lm.device), mask, temperature=1.0).logprobs
+        return -masked_mean(logprobs, mask.to(self.lm.device), denominator=denominator)
 
 
 def _targets(examples: Sequence[Example]) -> float:

@@ -19,7 +19,7 @@ from kedge.sampling.local.columns import ColumnDecoder
 from kedge.sampling.local.request import Request
 from kedge.sampling.local.slots import SlotDecoder, slot_decoder
 from kedge.sampling.sampler import Sampler
-from kedge.sampling.settings import Sampling, random_stream, refuse_broken_logits
+from kedge.sampling.settings import Sampling, fixed_point, random_stream, refuse_broken_logits
 
 # Rows that are written at a time, at most: what the cache and the logits take grows with them.
 MAX_ROWS = 256
@@ -170,10 +170,10 @@ class Engine(Sampler):
         decoder = self._chosen_decoder()
         given = decoder.waiting()
         drawn = []
-        for ahead in range(self._tokens_at_once()):
+        for ahead, numbers in enumerate(self._numbers(self._tokens_at_once()).to(logits.device)):
             if ahead:
                 logits = decoder.step(self._last)
-            self._last, logprobs, *top = self._draw(logits, ahead)
+            self._last, logprobs, *top = self._draw(logits, numbers)
             drawn.append((self._last, logprobs, *top))
         # Read together and only now: on an accelerator every look at a number waits for all that was asked before.
         tokens, logprobs, *top = (torch.stack(parts).cpu() for parts in zip(*drawn, strict=True))
@@ -230,19 +230,21 @@ class Engine(Sampler):
         # No row may run past its last token: there may be no position for it.
         return min([self.burst, *(r.sampling.max_new_tokens - len(r.ids) for r in self._active)])
 
-    def _draw(self, logits: Tensor, ahead: int) -> tuple[Tensor, ...]:
-        """``(tokens [n], logprobs [n])`` for the active rows, ``ahead`` of what the host has seen; where one of them
-        asks for the likeliest tokens, those of all rows too, ``(ids [n, k], logprobs [n, k])``."""
-        device = logits.device
-        numbers = [request.uniform[len(request.ids) + ahead] for request in self._active]
-        uniform = torch.tensor(numbers, dtype=torch.float64, device=device)
+    def _numbers(self, count: int) -> Tensor:
+        """``[count, n]`` int64: the random numbers of the next tokens of every active row."""
+        rows = [request.uniform[len(request.ids) : len(request.ids) + count] for request in self._active]
+        return fixed_point(torch.tensor(rows, dtype=torch.float64).T)
+
+    def _draw(self, logits: Tensor, uniform: Tensor) -> tuple[Tensor, ...]:
+        """``(tokens [n], logprobs [n])`` for the active rows; where one of them asks for the likeliest tokens, those of
+        all rows too, ``(ids [n, k], logprobs [n, k])``."""
         count = min(max(request.sampling.top_logprobs for request in self._active), logits.shape[-1])
         if len(self._alike) == 1:
             sampling = self._active[0].sampling
             return *sampling.draw(logits, uniform), *(sampling.likeliest(logits, count) if count else ())
-        tokens = torch.empty(len(numbers), dtype=torch.long, device=device)
-        logprobs = torch.empty(len(numbers), device=device)
-        top = tokens.new_empty(len(numbers), count), logprobs.new_empty(len(numbers), count)
+        tokens = torch.empty_like(uniform)
+        logprobs = torch.empty(len(tokens), device=tokens.device)
+        top = tokens.new_empty(len(tokens), count), logprobs.new_empty(len(tokens), count)
         for rows in self._alike:
             sampling = self._active[rows[0]].sampling
             tokens[rows], logprobs[rows] = sampling.draw(logits[rows], uniform[rows])

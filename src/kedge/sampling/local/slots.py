@@ -153,7 +153,7 @@ class SlotDecoder:
 
     def admit(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         """Append rows that begin with these tokens; logits ``[n, V]`` of each one's next token."""
-        tokens, lengths = padded(sequences, 0, self.model.device)
+        tokens, lengths = (part.to(self.model.device) for part in padded(sequences, 0))
         self._place.first, self._place.rows = len(self._lengths), None
         self._lengths += map(len, sequences)
         self._positions = torch.cat([self._positions, lengths])

@@ -19,9 +19,11 @@ class Batch:
     tokens: Tensor
     """``[B, L]`` ids."""
     lengths: Tensor
-    """``[B]`` prompt + response."""
+    """``[B]`` prompt + response; on the host."""
     mask: Tensor
     """``[B, L]`` bool, True on tokens trained on."""
+    host_mask: Tensor
+    """``[B, L]`` the same on the host."""
     old_logprobs: Tensor
     """``[B, L]`` under the policy that sampled, from the sampler."""
     ref_logprobs: Tensor
@@ -35,14 +37,18 @@ class Batch:
 
     def rows(self, rows: Sequence[int]) -> "Batch":
         """Some of the answers, trimmed to the longest of them."""
-        index, width = list(rows), int(self.lengths[list(rows)].max())
+        index, width = torch.tensor(list(rows)), int(self.lengths[list(rows)].max())
+        there = index.to(self.tokens.device)
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        kept = {name: x[index] for name, x in parts.items() if x is not None}
+        on_host = {"lengths", "host_mask"}
+        kept = {
+            name: x.index_select(0, index if name in on_host else there) for name, x in parts.items() if x is not None
+        }
         return replace(self, **{name: x[:, :width] if x.dim() > 1 else x for name, x in kept.items()})
 
     def without_training(self) -> "Batch":
         """The same answers, with nothing of them trained on."""
-        return replace(self, mask=torch.zeros_like(self.mask))
+        return replace(self, mask=torch.zeros_like(self.mask), host_mask=torch.zeros_like(self.host_mask))
 
 
 def token_rewards(
@@ -51,18 +57,19 @@ def token_rewards(
     """What the answers earn, ``[B, L]``, before KL: the score on the last token, per-token rewards on theirs.
 
     Args:
-        cut_off: ``[B]`` bool, True where the answer did not end by itself.
+        cut_off: ``[B]`` bool on the host, True where the answer did not end by itself.
         moments: of the sequences' sums so far; updated here, before they divide (``scale_rewards``).
     """
     mask, device = rollouts.response_mask, rollouts.tokens.device
     rewards = torch.zeros(mask.shape, device=device)
-    counts = mask.sum(-1).tolist()
+    counts = rollouts.host_mask.sum(-1).tolist()
     per_token = [x for tokens, n in zip(scores.per_token, counts, strict=True) for x in tokens or [0.0] * n]
     rewards = rewards.masked_scatter(mask, torch.tensor(per_token, dtype=torch.float32, device=device))
     total = torch.tensor(scores.total, dtype=torch.float32, device=device)
     if config.cutoff == "penalty":
-        total = total - config.missing_eos_penalty * cut_off
-    rewards[torch.arange(len(total), device=device), rollouts.lengths - 1] += total
+        total = total - config.missing_eos_penalty * cut_off.to(device)
+    last = rollouts.lengths.to(device)[:, None] - 1
+    rewards = rewards.scatter_add(1, last, total[:, None])
     if config.scale_rewards:
         moments.update(rewards.sum(-1))
         rewards = rewards / moments.std
@@ -89,11 +96,12 @@ def estimate_advantages(
         cut_off: ``[B]`` bool.
         kl_coef: the controller's coefficient now.
     """
-    mask, scores = rollouts.response_mask, rewards
+    mask, host_mask, scores = rollouts.response_mask, rollouts.host_mask, rewards
     if config.kl_in == "reward":
         rewards = rewards - kl_coef * kl(rollouts.logprobs, ref_logprobs)
     if config.cutoff == "mask":
-        mask = mask & ~cut_off[:, None]
+        host_mask = host_mask & ~cut_off[:, None]
+        mask = host_mask.to(mask.device)
     if config.whiten_rewards:
         rewards = whiten(rewards, mask, shift_mean=False)
     returns = None
@@ -110,4 +118,5 @@ def estimate_advantages(
         advantages, returns = token_gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)
         if config.whiten_advantages:
             advantages = whiten(advantages, mask)
-    return Batch(rollouts.tokens, rollouts.lengths, mask, rollouts.logprobs, ref_logprobs, values, advantages, returns)
+    kept = (rollouts.tokens, rollouts.lengths, mask, host_mask, rollouts.logprobs)
+    return Batch(*kept, ref_logprobs, values, advantages, returns)

@@ -67,7 +67,7 @@ class Estimator:
         Raises:
             NotFiniteError: log-probabilities, values or advantages are not finite.
         """
-        cut_off = torch.tensor([c.finish_reason == "length" for c in completions], device=self.policy.device)
+        cut_off = torch.tensor([c.finish_reason == "length" for c in completions])
         reference = self.logprobs(self.reference, rollouts)
         refuse_not_finite("log-probabilities under the reference", reference)
         values = None if self.critic is None else self._computed(rollouts, self.critic.values)

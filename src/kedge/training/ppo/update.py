@@ -93,20 +93,20 @@ class Update:
         for epoch in range(self.config.num_ppo_epochs):
             order = permutation(len(batch.tokens), self.config.seed, step, epoch)
             for first in range(0, len(order), size):
-                if batch.mask[order[first : first + size]].any():  # else all were cut off and are left out
+                if batch.host_mask[order[first : first + size]].any():  # else all were cut off and are left out
                     yield order[first : first + size]
 
     def _moved(self, batch: Batch) -> float:
         """How far the update has moved the policy, over some of the answers that are trained on, evenly over all of
         them (neighbours may share a prompt): nats a token."""
-        rows = [row for row, mask in enumerate(batch.mask.any(-1).tolist()) if mask]
+        rows = [row for row, mask in enumerate(batch.host_mask.any(-1).tolist()) if mask]
         few = min(len(rows), MEASURED)
         return self._divergence(batch.rows([rows[i * len(rows) // few] for i in range(few)]))
 
     @torch.no_grad()
     def _divergence(self, part: Batch) -> float:
         """KL (k3, nats a token) of the policy now from the one that sampled, over a few answers."""
-        rollouts = Rollouts(part.tokens, part.lengths, part.mask, part.old_logprobs)
+        rollouts = Rollouts(part.tokens, part.lengths, part.mask, part.old_logprobs, part.host_mask)
         now = in_micro_batches(rollouts, self.config.tokens_at_a_time, self._logprobs, self.processes)
         return float(masked_mean(kl(part.old_logprobs, now, estimator="k3"), part.mask))
 
@@ -115,7 +115,7 @@ class Update:
 
     def _accumulate(self, batch: Batch, rows: Sequence[int], kl_coef: float, train_policy: bool) -> Metrics:
         """Gradients and metrics of one minibatch, the same whatever the micro-batches and the processes."""
-        trained = max(int(batch.mask[list(rows)].sum()), 1)
+        trained = max(int(batch.host_mask[list(rows)].sum()), 1)
         totals: dict[str, Tensor] = {}
         worst = torch.zeros((), device=batch.tokens.device)
         fine: list[tuple[list[int], Tensor]] = []
@@ -134,7 +134,8 @@ class Update:
         self.processes.max_(worst)
         summed = torch.stack([value.float() for value in totals.values()])
         self.processes.sum_(summed)
-        found = dict(zip([*totals, "worst"], [*summed.tolist(), float(worst)], strict=True))
+        numbers = torch.cat([summed, worst[None]]).tolist()  # together: a device is waited for at every look
+        found = dict(zip([*totals, "worst"], numbers, strict=True))
         if not all(map(math.isfinite, found.values())):
             self._refuse(found, fine)
         return found
@@ -200,7 +201,7 @@ class Update:
         outputs = forward(
             self.policy,
             part.tokens,
-            part.mask,
+            part.host_mask,
             temperature=self.config.temperature,
             with_entropy=True,
             entropy_gradient=self.config.entropy_coef > 0,
@@ -241,14 +242,14 @@ class Update:
         if not train_policy:  # a shared critic's value loss has reached the policy's trunk too
             for parameter in self.policy.trained():
                 parameter.grad = None
-        norm = clip_gradients(self._parameters, self.config.max_grad_norm)
-        if not torch.isfinite(norm):
+        norm = float(clip_gradients(self._parameters, self.config.max_grad_norm))
+        if not math.isfinite(norm):
             self.optimizer.zero_grad(set_to_none=True)
-            raise NotFiniteError(f"gradient: its norm is {norm.item()}, in {in_words(list(rows))}; lower learning_rate")
+            raise NotFiniteError(f"gradient: its norm is {norm}, in {in_words(list(rows))}; lower learning_rate")
         self.optimizer.step()
         torch.clear_autocast_cache()  # which holds low-precision copies of the weights as they were
         self.optimizer.zero_grad(set_to_none=True)
-        return float(norm)
+        return norm
 
 
 def _averages(minibatches: Sequence[Metrics]) -> Metrics:
