@@ -42,3 +42,13 @@ def test_tasks(capsys):
         exec(compile(code, "docs/tasks.md", "exec"), space)
     assert space["baseline"].scores["score"] == pytest.approx([1 / len(word) for word in ["to", "a", "red", "house"]])
     assert "exact" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "benchmarks/RESULTS.md", *sorted(
+    f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")
+)])  # fmt: skip
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([\w./#-]+)\)", text)]
+    missing = [link for link in links if link and not (ROOT / page).parent.joinpath(link).exists()]
+    assert not missing

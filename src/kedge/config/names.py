@@ -446,7 +446,7 @@ def elsewhere(key: str, stage: str, settings: Container[str]) -> str | None:
 def coming_from() -> str:
     """The table as a page of the documentation."""
     lines = [
-        "<!-- Made from src/kedge/names.py by `make pages`. -->",
+        "<!-- Made from src/kedge/config/names.py by `make pages`. -->",
         "# Coming from elsewhere",
         "",
         "What settings of other libraries are called here. Names that kedge shares with TRL's PPO and transformers"
