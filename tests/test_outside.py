@@ -4,7 +4,7 @@ A kind of reward is in tests/rewards/test_kinds.py, a stage in tests/cli/test_st
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -107,6 +107,28 @@ def test_its_errors_are_the_users(tiny_lm, recorded):
         sampler=lambda lm: FileSampler(recorded),
     )  # fmt: skip
     with pytest.raises(DataError, match="no answer was recorded"):
+        ppo.train()
+
+
+@pytest.mark.parametrize(
+    ("bent", "says"),
+    [
+        (lambda found: found[:-1], r"sampler: gave 3 completions for 4 prompts"),
+        (
+            lambda found: [*found[:2], replace(found[2], logprobs=[-1.0]), found[3]],
+            "completion 3 has . tokens and 1 log",
+        ),
+        (lambda found: [replace(found[0], ids=[], logprobs=[]), *found[1:]], "completion 1 has 0 tokens and 0 log"),
+    ],
+)
+def test_what_is_no_answer_is_refused(tiny_lm, recorded, monkeypatch, bent, says):
+    lm, generate = tiny_lm("llama"), FileSampler.generate
+    monkeypatch.setattr(FileSampler, "generate", lambda *a, **k: bent(generate(*a, **k)))
+    ppo = PPO(
+        lm.model, PROMPTS, length, SMALL, tokenizer=lm.tokenizer, progress=False,
+        sampler=lambda lm: FileSampler(recorded),
+    )  # fmt: skip
+    with pytest.raises(DataError, match=says):
         ppo.train()
 
 

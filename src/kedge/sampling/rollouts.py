@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kedge.errors import DataError
 from kedge.models.batch import dealt, padded
 from kedge.parallel import Processes
 from kedge.sampling.completion import Completion
@@ -53,15 +54,33 @@ def generate(
     """One completion a prompt, in order, each process having written its share.
 
     Raises:
-        DataError, NumericsError: as :meth:`Sampler.generate`, in whichever process.
+        DataError, NumericsError: as :meth:`Sampler.generate`, in whichever process; or what it gave is not that.
     """
     numbers = processes.share(range(first_request, first_request + len(prompts)))
 
     def mine() -> list[Completion]:
         share = processes.share(prompts)
-        return sampler.generate(share, sampling, seed=seed, first_request=numbers[0]) if share else []
+        if not share:
+            return []
+        found = sampler.generate(share, sampling, seed=seed, first_request=numbers[0])
+        refuse_odd(found, len(share))
+        return found
 
     return processes.gather(mine)
+
+
+def refuse_odd(completions: Sequence[Completion], count: int) -> None:
+    """Raise where a sampler did not give one answer a prompt, each with a log-probability a token.
+
+    Raises:
+        DataError: saying which and what.
+    """
+    if len(completions) != count:
+        raise DataError(f"sampler: gave {len(completions)} completions for {count} prompts")
+    for number, each in enumerate(completions, start=1):
+        if not each.ids or len(each.logprobs) != len(each.ids):
+            what = f"{len(each.ids)} tokens and {len(each.logprobs)} log-probabilities"
+            raise DataError(f"sampler: completion {number} has {what}; it must have one for each, and at least one")
 
 
 @torch.no_grad()
