@@ -1,6 +1,6 @@
 """What a user adds without touching a file of kedge, each in under 40 lines: a sampler and a callback.
 
-A kind of reward is in tests/rewards/test_kinds.py, a stage in tests/cli/test_stages.py, a task in tests/tasks.
+A kind of reward is in tests/rewards/test_kinds.py, a stage in tests/recipes/test_stages.py, a task in tests/tasks.
 """
 
 import json

@@ -141,13 +141,14 @@ class Driver(Sampler):
 
     def _drive(self) -> None:
         while not self._closed:
-            self._carry_out()
             try:
+                self._carry_out()
                 self._engine.step()
+                for caller in self._callers:
+                    caller.tell()
             except Exception as error:  # noqa: BLE001  whatever it is, callers in other threads wait for it
                 self._end_all(error)
             for caller in self._callers:
-                caller.tell()
                 if caller.request.finish_reason is not None:
                     caller.end()
             self._callers = [caller for caller in self._callers if caller.request.finish_reason is None]

@@ -118,14 +118,14 @@ class Engine(Sampler):
         """
         try:
             drawn = self._draw_for_all()
+            active = self._active
+            for request, *places in drawn:
+                for token, logprob, top in zip(*places, strict=True):
+                    if request.finish_reason is None:
+                        request.take(token, logprob, self.version, top)
         except BaseException:  # Ctrl-C too: cache and requests no longer agree, and an engine may be used again
             self._begin_again()
             raise
-        active = self._active
-        for request, *places in drawn:
-            for token, logprob, top in zip(*places, strict=True):
-                if request.finish_reason is None:
-                    request.take(token, logprob, self.version, top)
         self._drop_finished()
         return active
 

@@ -58,7 +58,7 @@ EVALUATION_SAMPLES = 8
 SOURCES = Sources(
     "ppo",
     PPOConfig,
-    names=("policy", "tokenizer", "prompts", "reward", "eval_prompts", "eval_size", "metrics", "columns"),
+    names=("policy", "tokenizer", "prompts", "reward", "eval_prompts", "eval_size", "metrics", "columns", "sampler"),
     needed=("policy", "prompts", "reward"),
 )
 
