@@ -46,7 +46,9 @@ def import_function(path: str) -> RewardFunction:
         ConfigError: no such module, or no such callable in it.
     """
     module_name, _, name = path.partition(":")
-    module_name = MOVED.get(module_name, module_name)
+    for before, now in MOVED.items():
+        if module_name == before or module_name.startswith(f"{before}."):
+            module_name = now + module_name.removeprefix(before)
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)

@@ -66,9 +66,11 @@ class RewardSpec(Config):
 
     def fingerprint(self) -> str:
         """Of the settings, so that a resumed run keeps them; nothing where the reward's own tells them."""
-        return of_settings(
-            {key: getattr(self, key) for key in type(self).model_fields if key not in RewardSpec.model_fields}
-        )
+        try:
+            settings = self.resolved()  # plain values: of a path or a table within, what it says and not its type
+        except PydanticSerializationError:
+            settings = {key: getattr(self, key) for key in type(self).model_fields}
+        return of_settings({key: value for key, value in settings.items() if key not in RewardSpec.model_fields})
 
     def built(self, loading: Loading) -> Reward:
         """What :meth:`build` gives, under its name.
