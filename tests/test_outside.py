@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kedge import PPO, Callback, evaluate
-from kedge.errors import DataError
+from kedge.errors import ConfigError, DataError, NotFiniteError
 from kedge.runs import open_run
 from kedge.sampling import Completion, Sampler
 from kedge.sampling.local.engine import Engine
@@ -119,6 +119,15 @@ def test_its_errors_are_the_users(tiny_lm, recorded):
             "completion 3 has . tokens and 1 log",
         ),
         (lambda found: [replace(found[0], ids=[], logprobs=[]), *found[1:]], "completion 1 has 0 tokens and 0 log"),
+        (lambda found: [found[0], *found[:0:-1]], "completion 2 says another prompt_ids than it was asked"),
+        (
+            lambda found: [*found[:3], replace(found[3], ids=[320] * len(found[3].ids))],
+            "completion 4 has token 320, and the model knows 0 to 319",
+        ),
+        (
+            lambda found: [replace(found[0], ids=[-1] * len(found[0].ids)), *found[1:]],
+            "completion 1 has token -1, and the model",
+        ),
     ],
 )
 def test_what_is_no_answer_is_refused(tiny_lm, recorded, monkeypatch, bent, says):
@@ -130,6 +139,49 @@ def test_what_is_no_answer_is_refused(tiny_lm, recorded, monkeypatch, bent, says
     )  # fmt: skip
     with pytest.raises(DataError, match=says):
         ppo.train()
+
+
+def test_a_log_probability_that_is_no_number_is_named(tiny_lm, recorded, monkeypatch):
+    lm, generate = tiny_lm("llama"), FileSampler.generate
+
+    def bent(*arguments, **how):
+        first, *others = generate(*arguments, **how)
+        return [replace(first, logprobs=[*first.logprobs[:-1], float("nan")]), *others]
+
+    monkeypatch.setattr(FileSampler, "generate", bent)
+    with pytest.raises(NotFiniteError, match="sampler: completion 1 has a log-probability that is NaN or infinite"):
+        evaluate(lm, lm, PROMPTS, reward=length, sampling=Sampling(6), sampler=lambda lm: FileSampler(recorded))
+
+
+def test_what_makes_no_sampler_is_named(tiny_lm, recorded):
+    lm = tiny_lm("llama")
+    for wrong, says in [
+        (FileSampler(recorded), "what makes one for a model, such as a class or `lambda lm: MySampler"),
+        ("engine", "what makes one for a model, .* got 'engine'"),
+        (lambda lm: lm, "it makes a LanguageModel, which is no kedge.sampling.Sampler"),
+    ]:
+        with pytest.raises(ConfigError, match=f"sampler: {says}"):
+            PPO(lm.model, PROMPTS, length, SMALL, tokenizer=lm.tokenizer, progress=False, sampler=wrong)
+        with pytest.raises(ConfigError, match=f"sampler: {says}"):
+            evaluate(lm, lm, PROMPTS, reward=length, sampler=wrong)
+    with pytest.raises(ConfigError, match=r"sampler: a Sampler .* such as Engine\(lm\)"):
+        Chat(lm, Engine, Sampling(6))
+
+
+def test_a_resumed_run_is_given_its_sampler_again(tiny_lm, tmp_path):
+    lm, made = tiny_lm("llama"), []
+    lm.save(tmp_path / "model")
+
+    def maker(lm):
+        made.append(Engine(lm))
+        return made[-1]
+
+    settings = SMALL | {"checkpoint_every": 1, "steps": 1}
+    PPO(tmp_path / "model", PROMPTS, length, settings, progress=False, run=tmp_path / "run", sampler=maker).train()
+    resumed = PPO.resume(tmp_path / "run", reward=length, prompts=PROMPTS, steps=2, sampler=maker, progress=False)
+    assert resumed.sampler is made[-1]
+    assert resumed.sampler.version == 1
+    assert resumed.train()["steps"] == 2
 
 
 def test_evaluation_and_chat_take_it_too(tiny_lm, recorded):
@@ -176,5 +228,6 @@ def test_each_policy_has_a_sampler_of_its_own_which_is_closed(tiny_lm, tmp_path)
     assert policys is ppo.sampler
     assert references.closed
     assert not policys.closed
-    ppo.close()
+    with ppo:
+        assert not policys.closed
     assert policys.closed

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from kedge import cli
+from kedge.cli.app import program
 from kedge.errors import ConfigError
 from kedge.recipes.fitting import plans
 from kedge.recipes.recipe import Recipe
-from kedge.recipes.registry import names, stage_called
+from kedge.recipes.registry import COMMANDS, STAGES, names, stage_called
 
 COUNTING = '''
 """Counts words: nothing that learns, and all that a stage is."""
@@ -174,5 +175,82 @@ def test_what_is_no_stage(kedge, tmp_path, value, said):
 
 def test_the_built_in_ones_come_first():
     assert names()[:5] == ["sft", "reward", "ppo", "evaluate", "control"]
-    with pytest.raises(ConfigError, match="evalute: no stage; did you mean 'evaluate'"):
+    with pytest.raises(ConfigError, match="no stage is called 'evalute'; did you mean 'evaluate'"):
         stage_called("evalute")
+
+
+@pytest.fixture
+def calling_itself(tmp_path):
+    """``calling_itself(name)``: the stage has another name, and its recipe's table too."""
+
+    def make(name):
+        (tmp_path / "site/count-1.0.dist-info/entry_points.txt").write_text(
+            f"[kedge.stages]\n{name} = kedge_count:CountStage\n"
+        )
+        module = tmp_path / "site/kedge_count.py"
+        module.write_text(module.read_text().replace('"count"', f'"{name}"'))
+        (tmp_path / "r.toml").write_text(f'[{name}]\ntext = "the cat sat"\n')
+
+    return make
+
+
+def test_a_name_that_kedge_uses_itself(kedge, calling_itself):
+    calling_itself("plan")
+    status, _, err = kedge("plan", "r.toml")
+    assert (status, "plan: count 1.0 brings it, and it has a name that kedge uses itself" in err) == (2, True), err
+    status, out, _ = kedge("settings")
+    assert status == 0
+    assert "it has a name that kedge uses itself" in out
+    assert "before anything is loaded" in kedge("plan", "--help")[1]  # kedge's own
+
+
+def test_all_commands_of_kedge_are_taken():
+    commands = {command.name or command.callback.__name__ for command in program().registered_commands}
+    groups = {group.name for group in program().registered_groups}
+    assert commands | groups == {*STAGES.built_in, *COMMANDS}
+
+
+def test_one_that_cannot_be_loaded_costs_the_others_nothing(kedge, tmp_path):
+    (tmp_path / "site/kedge_count.py").write_text("def\n")
+    status, out, _ = kedge("settings")
+    assert status == 0
+    assert "[count]\ncount: count 1.0 brings it (kedge_count:CountStage), and it cannot be" in out
+    assert "[control]" in out
+    status, _, err = kedge("settings", "count")
+    assert (status, "cannot be loaded: invalid syntax" in err) == (2, True)
+    assert kedge("settings", "sft")[0] == 0
+
+
+def test_help_of_one_that_does_not_resume_has_no_such_option(kedge, tmp_path):
+    assert "--resume" in kedge("count", "--help")[1]
+    module = tmp_path / "site/kedge_count.py"
+    module.write_text(module.read_text() + "    resumes = False\n")
+    sys.modules.pop("kedge_count")
+    assert "--resume" not in kedge("count", "--help")[1]
+    status, _, err = kedge("count", "r.toml", "--resume")
+    assert (status, "--resume: [count] cannot go on" in err) == (2, True)
+
+
+def test_one_without_a_run(kedge, tmp_path):
+    module = tmp_path / "site/kedge_count.py"
+    module.write_text(
+        module.read_text().replace("self.run.start()", "self.run = None").replace("self.run.write_summary(summary)", "")
+    )
+    assert kedge("count", "r.toml") == (0, "", "")
+
+
+def test_one_that_trains_and_does_not_say_how_it_is_planned(kedge, tmp_path):
+    module = tmp_path / "site/kedge_count.py"
+    module.write_text(module.read_text() + '    trains = "text"\n')
+    Path("r.toml").write_text('[count]\ntext = "x"\n')
+    status, _, err = kedge("plan", "r.toml")
+    said = "[count]: cannot be planned; its table must be a TrainingConfig with a key 'text'"
+    assert (status, said in err) == (2, True), err
+    module.write_text(
+        module.read_text()
+        .replace("class Counting(Config)", "class Counting(TrainingConfig)")
+        .replace("from kedge.config.settings import Config", "from kedge.training.config import TrainingConfig")
+    )
+    sys.modules.pop("kedge_count")
+    status, _, err = kedge("plan", "r.toml")
+    assert (status, "[count]: the stage does not say how it is planned" in err) == (2, True), err

@@ -206,13 +206,14 @@ def test_columns_are_asked_for_before_anything_is_loaded(installed):
         ('{kind="kedge_kinds:Match",pattern="a"}', "kedge_kinds has no 'Match'"),
         ('{kind="kedge_kinds:re.sub"}', "kedge_kinds:re.sub is no kind of reward"),
         ('{kind="nowhere_at_all:Kind"}', "No module named 'nowhere_at_all'"),
-        ('{kind="kedge_short:Unfinished"}', "Unfinished cannot be built; give Unfinished a method build"),
+        ('{kind="kedge_short:Unfinished"}', "Unfinished is no whole kind of reward: give Unfinished build\\(\\)"),
         ("{kind=3}", "kind: a name, or package.module:Class, got 3"),
         ('{model="m:f"}', "'m:f' reads like a function"),
         (
             '{model="runs/x",workers=2}',
             "workers: not used with function=none; a reward model is called by the run itself",
         ),
+        ('{kind="model",function="m:f"}', "reward: model: missing, and it has no default; function: unknown key"),
         ('{pattern="x"}', "pattern: unknown key; there are: .*kind"),
     ],
 )
@@ -230,6 +231,24 @@ def test_a_broken_package_is_named(installed):
 def test_build_gives_a_reward(installed):
     with pytest.raises(ConfigError, match=r"build\(\) of kind 'kedge_short:Wrong' gives builtin_function_or_method"):
         build_reward({"kind": "kedge_short:Wrong"})
+
+
+def test_settings_show_the_others(installed):
+    (installed / "site/kedge_short.py").write_text("import no_such_thing\n")
+    said = settings_text(None, width=200)
+    assert (
+        "short: x 1.0 brings it (kedge_short:Short), and it cannot be loaded: No module named 'no_such_thing'" in said
+    )
+    assert "package.module:name" in settings_text("ppo.reward.function")
+    with pytest.raises(ConfigError, match=r"x 1\.0 brings it .* cannot be loaded"):
+        settings_text("ppo.reward.short")
+
+
+@pytest.mark.parametrize("kind", ["model", "kedge.rewards.model:ModelSpec"])
+def test_a_kind_that_is_not_the_class_is_refused(kind):
+    with pytest.raises(ConfigError, match=f"kind: '{kind}' is a ModelSpec and this a FunctionSpec; take it out"):
+        FunctionSpec(kind=kind, function="m:f")
+    assert FunctionSpec(kind="none", function="m:f") == FunctionSpec(function="m:f")
 
 
 def test_the_built_in_kinds_go_without_saying():

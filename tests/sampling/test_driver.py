@@ -134,3 +134,16 @@ def test_a_driver_with_nothing_to_do_costs_nothing(driver):
     before = time.process_time()
     time.sleep(0.3)
     assert time.process_time() - before < 0.1
+
+
+def test_a_text_that_cannot_be_decoded_is_its_callers_error_alone(lm, driver, monkeypatch):
+    alone = Engine(lm).generate([[5, 6]], Sampling(max_new_tokens=9), seed=3)
+
+    def broken(*_, **__):
+        raise KedgeError("no such token")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lm.tokenizer, "decode", broken)
+        with pytest.raises(KedgeError, match="no such token"):
+            soon(lambda: list(driver.stream([5, 6], Sampling(max_new_tokens=9))))
+    assert [c.ids for c in driver.generate([[5, 6]], Sampling(max_new_tokens=9), seed=3)] == [c.ids for c in alone]

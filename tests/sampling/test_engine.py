@@ -8,6 +8,7 @@ from answers import fresh, random_prompts
 
 from kedge.errors import DataError
 from kedge.sampling.local.engine import Engine
+from kedge.sampling.local.request import Request
 from kedge.sampling.settings import Sampling, random_stream
 
 
@@ -227,3 +228,30 @@ class TestStream:
         [whole] = Engine(stories).generate([prompt], sampling, seed=4)
         assert "".join(Engine(stories).stream(prompt, sampling, seed=4)) == whole.text
         assert whole.text.startswith((" ", ","))
+
+
+def test_an_error_while_an_answer_is_taken_up_costs_no_other_one(tiny_lm, monkeypatch):
+    """The first request has its last token in that step, and is not written again; the other goes on where it was."""
+    lm, take = tiny_lm("llama"), Request.take
+    long, short = Sampling(max_new_tokens=6), Sampling(max_new_tokens=2)
+    alone = Engine(lm).generate([[5, 6], [7, 8]], long, seed=1)
+    engine = Engine(lm)
+    first, second = (
+        engine.submit(prompt, sampling, seed=1, request=i)
+        for i, (prompt, sampling) in enumerate([([5, 6], short), ([7, 8], long)])
+    )
+
+    def raises(request, *drawn):
+        if request is second and len(request.ids) == 1:
+            monkeypatch.setattr(Request, "take", take)
+            raise ZeroDivisionError
+        take(request, *drawn)
+
+    engine.step()
+    monkeypatch.setattr(Request, "take", raises)
+    with pytest.raises(ZeroDivisionError):
+        engine.step()
+    while second.finish_reason is None:
+        engine.step()
+    assert first.ids == alone[0].ids[:2]
+    assert (second.ids, second.finish_reason) == (alone[1].ids, alone[1].finish_reason)

@@ -128,8 +128,12 @@ def test_random_streams_are_uniform_and_independent(by):
         ("top_p", 0.0, r"\(0, 1\]"),
         ("top_p", 1.1, r"\(0, 1\]"),
         ("min_p", 1.0, r"\[0, 1\)"),
-        ("stop_strings", ("a", ""), "not empty strings"),
+        ("stop_strings", ("a", ""), "texts that are not empty"),
         ("temperature", float("nan"), "greedy"),
+        ("top_logprobs", 2.5, "a whole number, not 2.5"),
+        ("max_new_tokens", "9", "a whole number, not '9'"),
+        ("temperature", None, "a number, not None"),
+        ("stop_strings", [1], "texts that are not empty"),
     ],
 )
 def test_settings_out_of_range(name, value, wanted):
@@ -145,3 +149,7 @@ def test_nan_logits_are_an_error_with_a_name(settings, bad):
     with pytest.raises(NotFiniteError, match=r"logits: NaN or infinite in 1 of 2 answers, .* first after number 1;"):
         refuse_broken_logits(logprobs, lambda row: f"number {row}")
     refuse_broken_logits(logprobs[:1], str)
+
+
+def test_stop_strings_are_a_tuple_of_texts_however_they_are_given():
+    assert Sampling(stop_strings="ab") == Sampling(stop_strings=["ab"]) == Sampling(stop_strings=("ab",))

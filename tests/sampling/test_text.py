@@ -6,8 +6,10 @@ from types import SimpleNamespace
 import pytest
 from transformers import AutoTokenizer
 
-from kedge.data.encode import decode_answer
-from kedge.sampling.local.text import HALF, GrowingText
+from kedge.data.encode import HALF, decode_answer
+from kedge.sampling.local.request import Request
+from kedge.sampling.local.text import GrowingText
+from kedge.sampling.settings import Sampling
 
 TEXTS = [
     "Once upon a time, there was a little ship. It had 3 sails!\n\nThe end.",
@@ -79,3 +81,22 @@ def test_what_is_decoded_does_not_grow_with_the_answer(tiny_tokenizer):
     grown(SimpleNamespace(decode=decode), ids[:100], ids[100:])
     assert len(ids) > 500
     assert max(decoded) < 20
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("tail", [1, 2])
+@pytest.mark.parametrize("text", ["看，你好雪", "雪雪雪", " a ☃"])
+def test_an_answer_that_ends_inside_a_character_keeps_those_before_it(tokenizer, text, tail):
+    """In one piece, and as it was shown; though a tokenizer that falls back to bytes decodes them all to halves."""
+    asked, end = tokenizer("Once").input_ids, tokenizer.eos_token_id
+    cut = tokenizer("Once" + text).input_ids[len(asked) : -tail]
+    if not tokenizer.decode(cut).endswith(HALF):
+        pytest.skip("fewer tokens than that make a character")
+    for answer in (cut, [*cut, end]):
+        request = Request(asked, Sampling(len(answer), stop_strings=("@",)), [0.5] * 64, tokenizer, (end,))
+        shown = ""
+        for token in answer:
+            request.take(token, -1.0, 0)
+            shown += request.news()
+        assert shown == request.text
+        assert [shown.rstrip(HALF), decode_answer(tokenizer, asked, answer).rstrip(HALF)] == [text[:-1]] * 2

@@ -1,11 +1,12 @@
 """The shape that all tasks have: a user's own in one file, and the support desk."""
 
+import pickle
 import sys
 
 import pytest
 
 from kedge import PPO, SFT
-from kedge.errors import ConfigError, DataError
+from kedge.errors import ConfigError, DataError, RewardError
 from kedge.evaluation.evaluate import Comparison
 from kedge.tasks import Task, find_task, task_names
 from kedge.tasks.support_desk.task import SupportDesk
@@ -98,11 +99,27 @@ def test_one_that_a_package_brings(tmp_path, monkeypatch):
         ("{}/spell.py:Spel", "did you mean 'Spell'"),
         ("{}/spell.py:letters", "is no task"),
         ("kedge.tasks:find_task", "is no task"),
+        ("{}/bare.py:Bare", r"is no whole task: give Bare prompt\(\), rows\(\)"),
+        ("{}/broken.py:Task", "broken.py: cannot be imported: invalid syntax"),
+        ("{}/wanting.py:Task", "wanting.py: cannot be imported: No module named 'no_such_module'"),
     ],
 )
 def test_what_is_no_task_is_named(spell, tmp_path, what, says):
+    (tmp_path / "bare.py").write_text("from kedge.tasks import Task\n\n\nclass Bare(Task):\n    pass\n")
+    (tmp_path / "broken.py").write_text("def\n")
+    (tmp_path / "wanting.py").write_text("import no_such_module\n")
     with pytest.raises(ConfigError, match=says):
         find_task(what.format(tmp_path))
+
+
+def test_two_files_of_one_name_are_two_modules(spell, tmp_path):
+    other = tmp_path / "other/spell.py"
+    other.parent.mkdir()
+    other.write_text(SPELL.replace('name = "spell"', 'name = "other"'))
+    second = find_task(f"{other}:Spell")()
+    assert (type(spell).name, second.name) == ("spell", "other")
+    assert pickle.loads(pickle.dumps(type(spell))) is type(spell)
+    assert pickle.loads(pickle.dumps(second)).name == "other"
 
 
 class Numbers(Task):
@@ -130,6 +147,10 @@ def test_what_is_wrong_with_a_task_is_named():
         Numbers(["1"]).judges()
     with pytest.raises(ConfigError, match="no baseline for 2 of 2 rows"):
         Numbers(["1", "2"]).evaluate_baseline()
+    with pytest.raises(ConfigError, match="no split 'evl'; did you mean 'eval'"):
+        Numbers(["1"]).demonstrations("evl")
+    with pytest.raises(ConfigError, match="no split 'evl'"):
+        SupportDesk().preferences("evl")
     assert Numbers(["1"]).demonstrations() == Numbers(["1"]).preferences("train") == []
 
 
@@ -145,6 +166,29 @@ def test_a_reward_that_is_a_method_keeps_its_task():
             return row["number"] * 2
 
     assert Long(["1", "23"]).evaluate_baseline().scores == {"score": [0.0, 1.0]}
+    assert Long(iter(["1", "23"])).evaluate_baseline().scores == {"score": [0.0, 1.0]}  # rows that come once
+
+
+def test_the_length_of_a_baseline_is_the_tokenizers(tiny_lm, tmp_path):
+    class Short(Numbers):
+        metrics = ()
+
+        def reward(self, prompts, completions, completion_ids):
+            return [-float(len(ids)) for ids in completion_ids]
+
+        def baseline(self, row):
+            return "the cat sat"
+
+    lm, task = tiny_lm("llama"), Short(["the", "a dog"])
+    lm.save(tmp_path / "model")
+    n = len(lm.tokenizer("the cat sat", add_special_tokens=False).input_ids)
+    for tokenizer in (lm.tokenizer, tmp_path / "model"):
+        found = task.evaluate_baseline(tokenizer=tokenizer)
+        assert (found.scores["score"], found.summary()["length"]) == ([-n, -n], n)
+    with pytest.raises(RewardError, match="takes completion_ids, and these answers have no tokens"):
+        task.evaluate_baseline()
+    task.reward = None
+    assert "length" not in task.evaluate_baseline().summary()
 
 
 def test_the_support_desk_is_one(desk):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kedge.errors import StorageError
-from kedge.parallel import ALONE
+from kedge.parallel import ALONE, Processes
 from kedge.training.checkpoint import CHECKSUMS_FILE, STATE_FILE, checkpoints, damage_in, load_state, save_checkpoint
 
 
@@ -43,6 +43,17 @@ def test_old_ones_go_only_when_the_new_one_is_there(tmp_path):
     save_checkpoint(tmp_path, 2, {}, lambda _: seen.extend(checkpoints(tmp_path)), keep_last=1, processes=ALONE)
     assert [path.name for path in seen] == ["step-000001"]
     assert names(tmp_path) == ["step-000002"]
+
+
+def test_one_that_another_process_could_not_take_part_in_is_not_there(tmp_path, monkeypatch):
+    """Nothing is given its name before all have said that what is in it is whole."""
+    monkeypatch.setattr(
+        "torch.distributed.all_gather_object", lambda parts, mine: parts.__setitem__(slice(None), [mine, failed])
+    )
+    failed = StorageError("process 1: no room")
+    with pytest.raises(StorageError, match="process 1: no room"):
+        save_checkpoint(tmp_path, 2, {}, lambda _: None, keep_last=1, processes=Processes(0, 2))
+    assert names(tmp_path) == []
 
 
 def test_one_whose_writing_broke_off_is_not_there(tmp_path):

@@ -36,7 +36,7 @@ ENGINE_BUGS = [
     Mutant(
         "first-request-ignored",
         ENGINE,
-        "self.request(ids, sampling, seed, first_request + i,",
+        "self.request(ids, sampling, seed, first + i,",
         "self.request(ids, sampling, seed, i,",
         (
             "tests/sampling/test_engine.py",

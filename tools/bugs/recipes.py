@@ -8,9 +8,9 @@ RECIPES = ("tests/recipes/test_recipes.py::test_one_file_for_agents_and_language
 RECIPE_BUGS = [
     Mutant(
         "installed-stages-unnamed",
-        "recipes/registry.py",
-        "dict.fromkeys([*BUILT_IN, *plugins(GROUP)])",
-        "dict.fromkeys(BUILT_IN)",
+        "config/plugins.py",
+        "dict.fromkeys([*self.built_in, *plugins(self.group)])",
+        "dict.fromkeys(self.built_in)",
         STAGES,
         "the table of a stage that another package brings is an unknown key",
     ),

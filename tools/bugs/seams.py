@@ -5,6 +5,7 @@ from bugs.mutant import Mutant
 ENGINE, DRIVER, TEXT = "sampling/local/engine.py", "sampling/local/driver.py", "sampling/local/text.py"
 SAMPLER_TESTS, DRIVER_TESTS = ("tests/sampling/test_sampler.py",), ("tests/sampling/test_driver.py",)
 EVEN_TESTS = ("tests/training/test_even.py",)
+OUTSIDE = ("tests/test_outside.py",)
 
 SEAMS = [
     Mutant(
@@ -146,8 +147,8 @@ SEAMS = [
     Mutant(
         "baseline-on-the-training-rows",
         "tasks/task.py",
-        "answers = [self.baseline(row) for row in self.rows(split)]",
-        'answers = [self.baseline(row) for row in self.rows("train")]',
+        "rows = self._rows(split)\n        answers",
+        'rows = self._rows("train")\n        answers',
         ("tests/tasks/test_task.py",),
         "the baseline answers other prompts than it is judged on",
     ),
@@ -169,10 +170,82 @@ SEAMS = [
     ),
     Mutant(
         "tasks-of-packages-not-found",
-        "tasks/found.py",
-        "elif what in (installed := plugins(GROUP)):",
-        "elif what in (installed := {}):",
+        "config/plugins.py",
+        "installed = plugins(self.group)",
+        "installed = {}",
         ("tests/tasks/test_task.py",),
         "a task that a package brings is unknown",
+    ),
+    Mutant(
+        "answers-to-others-prompts",
+        "sampling/rollouts.py",
+        "if list(each.prompt_ids) != list(prompt):",
+        "if len(each.prompt_ids) != len(prompt):",
+        OUTSIDE,
+        "a sampler that mixes up its answers has them scored against other prompts",
+    ),
+    Mutant(
+        "tokens-of-another-model",
+        "sampling/rollouts.py",
+        "if not 0 <= token < vocabulary]",
+        "if not 0 <= token]",
+        OUTSIDE,
+        "a token that the model does not know ends in an index error",
+    ),
+    Mutant(
+        "a-samplers-nan",
+        "sampling/rollouts.py",
+        "if not all(map(math.isfinite, each.logprobs)):",
+        "if not each.logprobs:",
+        OUTSIDE,
+        "log-probabilities of a sampler that are NaN are summed up",
+    ),
+    Mutant(
+        "finished-answers-written-again",
+        "sampling/local/engine.py",
+        "for request in reversed(self._active) if request.finish_reason is None)",
+        "for request in reversed(self._active))",
+        ("tests/sampling/test_engine.py",),
+        "after an error an answer that has its last token is to be gone on with",
+    ),
+    Mutant(
+        "half-a-character-takes-the-whole-ones",
+        "data/encode.py",
+        "if not text.startswith(whole):",
+        "if not text:",
+        ("tests/sampling/test_text.py",),
+        "an answer cut inside a character loses those before it, with a tokenizer that falls back to bytes",
+    ),
+    Mutant(
+        "another-text-than-was-shown",
+        "sampling/local/request.py",
+        'if self.finish_reason is None or "_growing" in vars(self):',
+        "if self.finish_reason is None:",
+        ("tests/sampling/test_text.py",),
+        "the pieces of a stream are not the text",
+    ),
+    Mutant(
+        "named-before-all-have-said-so",
+        "training/checkpoint.py",
+        "else nullcontext() as aside, processes.agreeing():",
+        "else nullcontext() as aside:",
+        ("tests/training/test_checkpoint.py",),
+        "a checkpoint that another process has no part in looks whole",
+    ),
+    Mutant(
+        "a-kind-that-is-another",
+        "rewards/spec.py",
+        "if meant is not cls:",
+        "if meant is None:",
+        ("tests/rewards/test_kinds.py",),
+        "a kind that contradicts the class is taken and ignored",
+    ),
+    Mutant(
+        "a-stage-called-plan",
+        "recipes/registry.py",
+        "if name in TAKEN:",
+        "if name in ():",
+        ("tests/recipes/test_stages.py",),
+        "a stage with the name of a command has a table and no command",
     ),
 ]

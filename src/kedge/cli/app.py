@@ -28,7 +28,7 @@ from kedge.cli.settings import settings_of
 from kedge.cli.stages import OfAPackage, command_of, help_of
 from kedge.config.plugins import package_of, plugins
 from kedge.errors import KedgeError, Stopped
-from kedge.recipes.registry import BUILT_IN, GROUP, names
+from kedge.recipes.registry import STAGES, TAKEN, names
 
 OWN_COMMANDS = {"control": control}
 """Of stages whose command takes more than a recipe."""
@@ -43,13 +43,13 @@ def program() -> typer.Typer:
     )
     app.callback()(_root)
     app.command()(quickstart)
-    for name, stage in BUILT_IN.items():
+    for name, stage in STAGES.built_in.items():
         if name in OWN_COMMANDS:
             app.command(name)(OWN_COMMANDS[name])
         else:
             app.command(name, cls=WithSettings, help=help_of(name))(command_of(name, resumes=stage.resumes))
-    for name, point in plugins(GROUP).items():
-        if name not in BUILT_IN:
+    for name, point in plugins(STAGES.group).items():
+        if name not in (*STAGES.built_in, *TAKEN):
             about = f"The recipe's {name} table, a stage of {package_of(point)}."
             app.command(name, cls=OfAPackage, help=about)(command_of(name))
     app.command(cls=WithSettings)(doctor)

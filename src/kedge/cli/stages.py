@@ -15,6 +15,8 @@ class OfAPackage(WithSettings):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         self.help = help_of(str(self.name))
+        if not stage_called(str(self.name)).resumes:
+            self.params = [each for each in self.params if each.name != "resume"]
         super().format_help(ctx, formatter)
 
 

@@ -1,9 +1,67 @@
-"""What other packages bring: their entry points of a group, found without importing any of them."""
+"""Classes by name: those of kedge, and what other packages bring, which is found without importing any of them."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from kedge.errors import ConfigError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Registry(Generic[T]):
+    """Subclasses of one class, by name. Packages bring more of them under entry points of a group,
+    ``[project.entry-points."kedge.tasks"]`` and ``name = "module:Class"``."""
+
+    called: str
+    """What one of them is, for messages."""
+    base: type
+    group: str
+    built_in: Mapping[str, type[T]]
+
+    def names(self) -> list[str]:
+        """Of all of them, the built-in ones first. Nothing of another package is imported for it."""
+        return list(dict.fromkeys([*self.built_in, *plugins(self.group)]))
+
+    def get(self, name: str, *, otherwise: str = "") -> type[T]:
+        """The class of this name.
+
+        Args:
+            name: as :meth:`names` has it.
+            otherwise: how else one can be named, for the message.
+
+        Raises:
+            ConfigError: there is none, or it cannot be loaded, or is not what it should be.
+        """
+        if name in self.built_in:
+            return self.built_in[name]
+        installed = plugins(self.group)
+        if name not in installed:
+            from kedge.config.settings import nearest  # and with it pydantic, which `kedge --help` does without
+
+            raise ConfigError(f"no {self.called} is called {name!r}; {nearest(name, self.names())}{otherwise}")
+        return self.checked(load(installed[name]), f"{name}: {package_of(installed[name])} brings it, and it")
+
+    def checked(self, found: Any, what: str) -> type[T]:
+        """``found``, where it is one of them.
+
+        Args:
+            found: anything.
+            what: begins the message.
+
+        Raises:
+            ConfigError: it is no subclass, or has not all that one has.
+        """
+        base = f"{self.base.__module__}.{self.base.__name__}"
+        fits = isinstance(found, type) and issubclass(found, self.base)
+        if not fits:
+            raise ConfigError(f"{what} is no {self.called}, which is a subclass of {base}")
+        if abstract := getattr(found, "__abstractmethods__", ()):
+            missing = ", ".join(f"{name}()" for name in sorted(abstract))
+            raise ConfigError(f"{what} is no whole {self.called}: give {found.__name__} {missing}, as {base} has it")
+        return found
 
 
 def plugins(group: str) -> dict[str, EntryPoint]:
@@ -27,7 +85,7 @@ def load(point: EntryPoint) -> Any:
     """
     try:
         return point.load()
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, SyntaxError) as error:
         raise ConfigError(
             f"{point.name}: {package_of(point)} brings it ({point.value}), and it cannot be loaded: {error}; update "
             "that package, or uninstall it"

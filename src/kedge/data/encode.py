@@ -17,6 +17,12 @@ from kedge.errors import DataError
 Tokenizer = Any
 """A ``transformers`` tokenizer."""
 
+HALF = "\N{REPLACEMENT CHARACTER}"
+"""What the bytes of a character that is not whole yet are decoded to."""
+
+# Tokens at the end of an answer without which it ends with a whole character: three bytes, and what ended it.
+ENDING = 4
+
 
 def encode_prompt(tokenizer: Tokenizer, text: Text, *, origin: str = "prompt") -> list[int]:
     """Ids that ask for an answer to ``text``: the chat template with its generation prompt, or the plain text with
@@ -78,11 +84,21 @@ def answer_start(prompt: Sequence[int], whole: Sequence[int]) -> int:
 def decode_answer(tokenizer: Tokenizer, prompt: Sequence[int], answer: Sequence[int]) -> str:
     """The text that ``answer`` adds to ``prompt``, special tokens left out.
 
-    Decoded together and then cut: a SentencePiece-like tokenizer drops a leading space otherwise.
+    Decoded together and then cut: a SentencePiece-like tokenizer drops a leading space otherwise. Where the last
+    character is not whole, one that falls back to bytes makes halves of those before it too; they are kept.
     """
     before = tokenizer.decode(list(prompt), skip_special_tokens=True)
-    both = tokenizer.decode([*prompt, *answer], skip_special_tokens=True)
-    return str(both[len(before) :])
+
+    def added(ids: Sequence[int]) -> str:
+        return str(tokenizer.decode([*prompt, *ids], skip_special_tokens=True)[len(before) :])
+
+    text = added(answer)
+    if text.endswith(HALF):
+        shorter = (added(answer[:-tokens]) for tokens in range(1, min(ENDING, len(answer)) + 1))
+        whole = next((each for each in shorter if not each.endswith(HALF)), "")
+        if not text.startswith(whole):
+            return whole + HALF
+    return text
 
 
 def has_template(tokenizer: Tokenizer) -> bool:

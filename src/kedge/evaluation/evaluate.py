@@ -19,6 +19,7 @@ from kedge.errors import ConfigError
 from kedge.evaluation.metrics import WinRate, distinct_n, mean, win_rate
 from kedge.evaluation.samples import sample_rows
 from kedge.models.forward import forward_tokens
+from kedge.models.head import vocabulary_rows
 from kedge.models.language_model import Device, DType, LanguageModel, load_language_model
 from kedge.parallel import ALONE, Processes
 from kedge.rewards.build import RewardLike, build_reward, refuse_missing_columns
@@ -27,7 +28,7 @@ from kedge.rewards.scores import AT_REST, Reward, judge
 from kedge.sampling.completion import Completion
 from kedge.sampling.local.engine import Engine
 from kedge.sampling.rollouts import collate, generate, in_micro_batches
-from kedge.sampling.sampler import Sampler, SamplerOf
+from kedge.sampling.sampler import Sampler, SamplerOf, made
 from kedge.sampling.settings import Sampling
 
 MICRO_BATCH_TOKENS = 16_384
@@ -60,8 +61,9 @@ class Evaluation:
         numbers = {name: value for name, value in means.items() if not math.isnan(value)}
         if self.kl is not None:
             numbers["kl"] = mean(self.kl)
+        tokens = sum(len(completion.ids) for completion in self.completions)
         return numbers | {
-            "length": sum(len(c.ids) for c in self.completions) / n,
+            **({"length": tokens / n} if tokens else {}),  # what no policy wrote may have none
             "ended_by_eos": sum(c.finish_reason == "eos" for c in self.completions) / n,
             "distinct_1": distinct_n(texts, 1),
             "distinct_2": distinct_n(texts, 2),
@@ -109,7 +111,7 @@ def measure_policy(
         return Evaluation([], [], {}, None)
     if ids is None:
         ids = [encode_prompt(policy.tokenizer, prompt.text, origin=prompt.origin) for prompt in prompts]
-    completions = generate(sampler, ids, sampling, processes, seed=seed)
+    completions = generate(sampler, ids, sampling, processes, vocabulary=vocabulary_rows(policy.model), seed=seed)
     with torch.autocast(policy.device.type, enabled=False):  # whatever the policy computes in, judges are judges
         judged = judge_answers(prompts, completions, judges, processes, state)
     if reference is None:
@@ -254,7 +256,7 @@ def evaluate(
     reference = theirs if same else None
 
     def measured(lm: LanguageModel) -> Evaluation:
-        with sampler(lm) as writes:
+        with made(sampler, lm) as writes:
             return measure_policy(lm, writes, records, judges, sampling, reference=reference, seed=seed)
 
     after = measured(ours)

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,6 +15,7 @@ from kedge.inspection.plan_table import amount, as_overrides
 from kedge.models.language_model import pick_device
 from kedge.recipes.recipe import Recipe
 from kedge.recipes.registry import names, stage_called
+from kedge.training.config import TrainingConfig
 
 
 def plans(
@@ -41,7 +41,7 @@ def plans(
         raise ConfigError("--flops, --bandwidth: neither can be measured of a GPU that is not here; give both, or none")
     for stage in trained(recipe):
         try:
-            machine = _machine(recipe.stages[stage], gpu, flops, bandwidth)
+            machine = _machine(_settings(recipe, stage), gpu, flops, bandwidth)
             yield stage, make_plan(planned_job(recipe, stage, machine, model=model))
         except KedgeError as error:
             yield stage, error
@@ -58,7 +58,7 @@ def planned_job(recipe: Recipe, stage: str, machine: Machine, *, model: str | No
     Raises:
         KedgeError: no such model, tokenizer or data.
     """
-    settings = recipe.stages[stage]
+    settings = _settings(recipe, stage)
     source, tokenizer = (model, None) if model else origin(recipe, stage)
     work = stage_called(stage).work(settings, source, tokenizer, lambda name: _untrained(recipe, name)[0])
     return PlannedJob(stage, source, settings, work, machine)
@@ -66,9 +66,21 @@ def planned_job(recipe: Recipe, stage: str, machine: Machine, *, model: str | No
 
 def origin(recipe: Recipe, stage: str) -> tuple[str, str | None]:
     """The model that a table starts from, and where its tokenizer is when not beside it."""
-    settings = recipe.stages[stage]
+    settings = _settings(recipe, stage)
     source, tokenizer = _untrained(recipe, getattr(settings, stage_called(stage).trains))
     return source, getattr(settings, "tokenizer", None) or tokenizer
+
+
+def _settings(recipe: Recipe, stage: str) -> TrainingConfig:
+    """The table of a stage that trains.
+
+    Raises:
+        ConfigError: it has not what every such table has.
+    """
+    settings, key = recipe.stages[stage], stage_called(stage).trains
+    if not isinstance(settings, TrainingConfig) or key not in type(settings).model_fields:
+        raise ConfigError(f"[{stage}]: cannot be planned; its table must be a TrainingConfig with a key {key!r}")
+    return settings
 
 
 def _untrained(recipe: Recipe, source: str) -> tuple[str, str | None]:
@@ -84,7 +96,7 @@ def _is_to_come(source: str, run: str) -> bool:
     return not path.exists() and path == Path(run).expanduser()
 
 
-def _machine(settings: Any, gpu: int | None, flops: float | None, bandwidth: float | None) -> Machine:
+def _machine(settings: TrainingConfig, gpu: int | None, flops: float | None, bandwidth: float | None) -> Machine:
     dtype = torch.bfloat16 if "bfloat16" in (settings.autocast, settings.dtype) else torch.float32
     if gpu is None:
         return Machine.here(pick_device(settings.device)).with_speeds(flops, bandwidth, dtype)
@@ -95,7 +107,7 @@ def _machine(settings: Any, gpu: int | None, flops: float | None, bandwidth: flo
 
 def memory_finding(recipe: Recipe, stage: str) -> Finding:
     """The doctor's check of memory."""
-    settings: Any = recipe.stages[stage]
+    settings = _settings(recipe, stage)
     try:
         plan = make_plan(planned_job(recipe, stage, Machine.here(pick_device(settings.device))))
     except KedgeError as error:
@@ -118,7 +130,7 @@ def refuse_what_cannot_fit(recipe: Recipe, stage: str) -> None:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return
-    settings: Any = recipe.stages[stage]
+    settings = _settings(recipe, stage)
     try:
         machine = Machine.here(pick_device(settings.device))
         job = planned_job(recipe, stage, replace(machine, free=machine.total))

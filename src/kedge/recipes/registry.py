@@ -1,9 +1,6 @@
 """The stages there are: the built-in ones, and those that other packages bring."""
 
-import inspect
-from collections.abc import Mapping
-
-from kedge.config.plugins import load, package_of, plugins
+from kedge.config.plugins import Registry, package_of, plugins
 from kedge.errors import ConfigError
 from kedge.recipes.stage import Stage
 from kedge.recipes.stages.control import ControlStage
@@ -11,38 +8,36 @@ from kedge.recipes.stages.evaluate import EvaluateStage
 from kedge.recipes.stages.ppo import PPOStage
 from kedge.recipes.stages.supervised import RewardStage, SFTStage
 
-GROUP = "kedge.stages"
-"""Entry points of packages that bring stages: ``[project.entry-points."kedge.stages"]``, ``name = "module:Class"``."""
+STAGES = Registry[Stage](
+    "stage",
+    Stage,
+    "kedge.stages",
+    {stage.name: stage for stage in (SFTStage, RewardStage, PPOStage, EvaluateStage, ControlStage)},
+)
 
-BUILT_IN: Mapping[str, Stage] = {
-    stage.name: stage for stage in (SFTStage(), RewardStage(), PPOStage(), EvaluateStage(), ControlStage())
-}
+COMMANDS = ("quickstart", "doctor", "chat", "plan", "runs", "new", "settings")
+"""Of kedge's own, besides those of stages."""
+
+TAKEN = ("name", "needs", *COMMANDS)
+"""What no stage can be called: keys that a recipe has beside its tables, and commands."""
 
 
 def names() -> list[str]:
     """Of all stages, in the order in which they are shown. Nothing of another package is imported for it."""
-    return list(dict.fromkeys([*BUILT_IN, *plugins(GROUP)]))
+    return STAGES.names()
 
 
 def stage_called(name: str) -> Stage:
     """The stage of this name.
 
     Raises:
-        ConfigError: there is none, or it cannot be loaded.
+        ConfigError: there is none, or it cannot be loaded, or has a name that is taken.
     """
-    if name in BUILT_IN:
-        return BUILT_IN[name]
-    installed = plugins(GROUP)
-    if name not in installed:
-        from kedge.config.settings import nearest  # and with it pydantic, which `kedge --help` does without
-
-        raise ConfigError(f"{name}: no stage; {nearest(name, names())}")
-    found = load(installed[name])
-    brought = f"{name}: {package_of(installed[name])} brings it"
-    if not (isinstance(found, type) and issubclass(found, Stage)) or inspect.isabstract(found):
-        raise ConfigError(
-            f"{brought}, and it is no stage, which is a subclass of kedge.recipes.stage.Stage with table() and job()"
-        )
-    if (itself := getattr(found, "name", None)) != name:
-        raise ConfigError(f"{brought}, and it calls itself {itself!r}; its entry point must have the same name")
+    found = STAGES.get(name)
+    if name not in STAGES.built_in:
+        brought = f"{name}: {package_of(plugins(STAGES.group)[name])} brings it, and"
+        if name in TAKEN:
+            raise ConfigError(f"{brought} it has a name that kedge uses itself; that package must call it otherwise")
+        if found.name != name:
+            raise ConfigError(f"{brought} it calls itself {found.name!r}; its entry point must have the same name")
     return found()

@@ -3,9 +3,11 @@
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from kedge.config.described import as_table, as_text
 from kedge.config.names import PAGE, TABLES
+from kedge.config.plugins import Registry
 from kedge.config.settings import Config, nearest
 from kedge.errors import ConfigError
 from kedge.recipes.registry import names, stage_called
@@ -20,7 +22,8 @@ class Table:
     head: str
     """As it is headed."""
     about: str
-    settings: type[Config]
+    settings: type[Config] | None
+    """None where they cannot be had; ``about`` says why."""
 
 
 def tables() -> dict[str, Table]:
@@ -30,15 +33,27 @@ def tables() -> dict[str, Table]:
 
 def _tables() -> Iterator[Table]:
     for name in names():
-        stage = stage_called(name)
+        try:
+            stage = stage_called(name)
+        except ConfigError as error:  # one package's fault, and the others are asked for too
+            yield Table(name, f"[{name}]", str(error), None)
+            continue
         if stage.missing():
             continue
         yield Table(name, f"[{name}]", f"{stage.about} (`kedge {name}`).", stage.table())
-        for key, kinds in stage.entries().items():
-            for kind, settings in kinds.items():
-                meaning = (settings.__doc__ or "").partition("\n")[0]
-                head = f'[[{name}.{key}]], kind = "{kind}"'
-                yield Table(f"{name}.{key}.{kind}", head, f"One entry of a list of {key}s. {meaning}".strip(), settings)
+        for key, registry in stage.entries().items():
+            for kind in registry.names():
+                yield _of_an_entry(f"{name}.{key}", kind, registry)
+
+
+def _of_an_entry(key: str, kind: str, registry: Registry[Any]) -> Table:
+    name, head = f"{key}.{kind}", f'[[{key}]], kind = "{kind}"'
+    try:
+        settings = registry.get(kind)
+    except ConfigError as error:
+        return Table(name, head, str(error), None)
+    meaning = (settings.__doc__ or "").partition("\n")[0]
+    return Table(name, head, f"One entry of a list of {key.rpartition('.')[2]}s. {meaning}".strip(), settings)
 
 
 def settings_text(table: str | None, *, width: int = 79) -> str:
@@ -57,10 +72,17 @@ def settings_text(table: str | None, *, width: int = 79) -> str:
         if whole in there and whole != table:
             known = f"its settings stand in [{whole}]: kedge settings {whole}"
         raise ConfigError(f"{table}: no table; {known}")
-    return "\n\n".join(
-        "\n".join([each.head, *textwrap.wrap(each.about, width), "", as_text(each.settings, width=width, indent="  ")])
-        for each in shown
-    )
+    if table is not None and shown[0].settings is None:
+        raise ConfigError(shown[0].about)
+    return "\n\n".join("\n".join(_lines(each, width)) for each in shown)
+
+
+def _lines(table: Table, width: int) -> Iterator[str]:
+    yield table.head
+    yield from textwrap.wrap(table.about, width)
+    if table.settings is not None:
+        yield ""
+        yield as_text(table.settings, width=width, indent="  ")
 
 
 def settings_page() -> str:
@@ -74,5 +96,11 @@ def settings_page() -> str:
         f"Names from other libraries: [coming from elsewhere]({PAGE.removeprefix('docs/')}).",
     ]
     for each in tables().values():
-        parts += ["", f"## {each.head}", "", each.about, "", as_table(each.settings)]
+        parts += [
+            "",
+            f"## {each.head}",
+            "",
+            each.about,
+            *([] if each.settings is None else ["", as_table(each.settings)]),
+        ]
     return "\n".join(parts) + "\n"

@@ -7,9 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from kedge.errors import ConfigError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from kedge.config.plugins import Registry
     from kedge.config.settings import Config
     from kedge.recipes.recipe import Recipe
     from kedge.runs.folder import RunFolder
@@ -41,7 +44,8 @@ class Stage(ABC):
     resumes: ClassVar[bool] = True
     """Whether its job can go on from a checkpoint."""
     trains: ClassVar[str] = ""
-    """The key of its table that names the model which it trains; empty where there is nothing to plan."""
+    """The key of its table, a :class:`~kedge.training.config.TrainingConfig`, that names the model which it trains;
+    empty where there is nothing to plan."""
 
     def missing(self) -> str:
         """What has to be installed before its table can be read; empty where nothing is missing."""
@@ -64,8 +68,8 @@ class Stage(ABC):
             KedgeError: anything that does not fit, before any training.
         """
 
-    def entries(self) -> "Mapping[str, Mapping[str, type[Config]]]":
-        """``{key: {kind: its settings}}`` of keys that hold lists of tables of several kinds; ``kedge settings`` shows
+    def entries(self) -> "Mapping[str, Registry[Any]]":
+        """Of keys that hold lists of tables of several kinds, the settings of each kind; ``kedge settings`` shows
         them."""
         return {}
 
@@ -81,8 +85,11 @@ class Stage(ABC):
             source: the model that it starts from.
             tokenizer: where the tokenizer is, when not beside the model.
             untrained: gives what stands for a run of the same recipe that is still to come.
+
+        Raises:
+            KedgeError: it cannot be planned.
         """
-        raise NotImplementedError(f"stage {self.name!r} trains {self.trains!r} and does not say how that is planned")
+        raise ConfigError(f"[{self.name}]: the stage does not say how it is planned")
 
     def show(self, summary: Mapping[str, Any], job: Any, console: "Console") -> None:
         """Print what came of it."""
@@ -98,11 +105,11 @@ def say_where(console: "Console", job: StageJob, result: str = "", then: str | N
         result: what the run's folder has in it now.
         then: the command.
     """
-    assert job.run is not None
-    folder = job.run.path
+    folder = None if job.run is None else job.run.path
     lines = [
-        f"run: {folder}",
-        *([f"result: {folder}/{result}"] if result else []),
+        *([f"run: {folder}"] if folder else []),
+        *([f"result: {folder}/{result}"] if folder and result else []),
         *([f"next: {then}"] if then else []),
     ]
-    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    if lines:
+        console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)

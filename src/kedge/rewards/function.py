@@ -124,7 +124,13 @@ class FunctionReward(Reward):
         columns: dict[str, list[Any]] = {
             name: [own_copy(prompt.columns.get(name)) for prompt in prompts] for name in names if self._takes(name)
         }
-        columns["completion_ids"] = [list(completion.ids) for completion in completions]
+        if any(completion.ids for completion in completions):
+            columns["completion_ids"] = [list(completion.ids) for completion in completions]
+        elif "completion_ids" in self.takes:
+            raise RewardError(
+                f"reward function {self.name!r} takes completion_ids, and these answers have no tokens; tell the "
+                "tokenizer: evaluate_baseline(tokenizer=...)"
+            )
         texts = [
             completion.text if isinstance(prompt.text, str) else as_messages(completion.text)
             for prompt, completion in zip(prompts, completions, strict=True)

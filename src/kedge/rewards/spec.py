@@ -113,4 +113,17 @@ class RewardSpec(Config):
     @model_validator(mode="before")
     @classmethod
     def _knows_its_kind(cls, given: Any) -> Any:
-        return {"kind": cls.SAID_BY or cls._where()} | given if isinstance(given, dict) else given
+        if not isinstance(given, dict):
+            return given
+        own = cls.SAID_BY or cls._where()
+        if given.get("kind") in (None, "none", own):
+            return given | {"kind": own}
+        from kedge.rewards.kinds import kind_called
+
+        try:
+            meant = kind_called(given["kind"])
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        if meant is not cls:
+            raise ValueError(f"kind: {given['kind']!r} is a {meant.__name__} and this a {cls.__name__}; take it out")
+        return given

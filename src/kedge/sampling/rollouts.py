@@ -1,12 +1,13 @@
 """Completions as tensors: what the forward passes, the estimate and the update work on."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from kedge.errors import DataError
+from kedge.errors import DataError, NotFiniteError
 from kedge.models.batch import dealt, padded
 from kedge.parallel import Processes
 from kedge.sampling.completion import Completion
@@ -48,10 +49,20 @@ def generate(
     sampling: Sampling,
     processes: Processes,
     *,
+    vocabulary: int,
     seed: int,
     first_request: int = 0,
 ) -> list[Completion]:
     """One completion a prompt, in order, each process having written its share.
+
+    Args:
+        sampler: who writes.
+        prompts: token ids, at least one each.
+        sampling: how to draw.
+        processes: all of them call this together.
+        vocabulary: tokens that the model knows.
+        seed: of all that is drawn.
+        first_request: prompt ``i`` draws from the random stream (seed, first_request + i).
 
     Raises:
         DataError, NumericsError: as :meth:`Sampler.generate`, in whichever process; or what it gave is not that.
@@ -63,24 +74,37 @@ def generate(
         if not share:
             return []
         found = sampler.generate(share, sampling, seed=seed, first_request=numbers[0])
-        refuse_odd(found, len(share))
+        refuse_odd(found, share, vocabulary)
         return found
 
     return processes.gather(mine)
 
 
-def refuse_odd(completions: Sequence[Completion], count: int) -> None:
-    """Raise where a sampler did not give one answer a prompt, each with a log-probability a token.
+def refuse_odd(completions: Sequence[Completion], prompts: Sequence[Sequence[int]], vocabulary: int) -> None:
+    """Raise where a sampler did not give one answer a prompt, in order, of tokens that the model knows, each with a
+    log-probability.
 
     Raises:
-        DataError: saying which and what.
+        DataError: saying which and what. NotFiniteError: a log-probability is NaN or infinite.
     """
-    if len(completions) != count:
-        raise DataError(f"sampler: gave {len(completions)} completions for {count} prompts")
-    for number, each in enumerate(completions, start=1):
+    if len(completions) != len(prompts):
+        raise DataError(f"sampler: gave {len(completions)} completions for {len(prompts)} prompts")
+    for number, (prompt, each) in enumerate(zip(prompts, completions, strict=True), start=1):
         if not each.ids or len(each.logprobs) != len(each.ids):
             what = f"{len(each.ids)} tokens and {len(each.logprobs)} log-probabilities"
             raise DataError(f"sampler: completion {number} has {what}; it must have one for each, and at least one")
+        if list(each.prompt_ids) != list(prompt):
+            raise DataError(
+                f"sampler: completion {number} says another prompt_ids than it was asked; answers come in the order of "
+                "the prompts, with their tokens as they were given"
+            )
+        if strange := [token for token in each.ids if not 0 <= token < vocabulary]:
+            raise DataError(
+                f"sampler: completion {number} has token {strange[0]}, and the model knows 0 to {vocabulary - 1}; "
+                "is it another model's?"
+            )
+        if not all(map(math.isfinite, each.logprobs)):
+            raise NotFiniteError(f"sampler: completion {number} has a log-probability that is NaN or infinite")
 
 
 @torch.no_grad()

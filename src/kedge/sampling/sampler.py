@@ -7,6 +7,7 @@ from typing import Self
 
 from torch import Tensor
 
+from kedge.errors import ConfigError
 from kedge.models.language_model import LanguageModel
 from kedge.sampling.completion import Completion
 from kedge.sampling.settings import Sampling
@@ -72,3 +73,19 @@ class Sampler(ABC):
 
 SamplerOf = Callable[[LanguageModel], Sampler]
 """Who writes for a model: :class:`kedge.Engine` does so with the model's own tensors."""
+
+
+def made(maker: SamplerOf, lm: LanguageModel) -> Sampler:
+    """A sampler of a model's answers.
+
+    Raises:
+        ConfigError: ``maker`` makes none.
+    """
+    if isinstance(maker, Sampler) or not callable(maker):
+        raise ConfigError(
+            f"sampler: what makes one for a model, such as a class or `lambda lm: MySampler(lm)`; got {maker!r}"
+        )
+    sampler = maker(lm)
+    if not isinstance(sampler, Sampler):
+        raise ConfigError(f"sampler: it makes a {type(sampler).__name__}, which is no kedge.sampling.Sampler")
+    return sampler

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ BLOCK = 1024
 """Tokens of a vocabulary that are summed up one after another."""
 
 LOW = 2**24 - 1
+
+WHOLE, REAL = ("max_new_tokens", "top_k", "top_logprobs"), ("temperature", "top_p", "min_p")
 
 
 @dataclass(frozen=True)
@@ -34,15 +37,21 @@ class Sampling:
     """At each place, report so many of the likeliest tokens with their log-probabilities."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.stop_strings, str):  # and not its letters
-            object.__setattr__(self, "stop_strings", (self.stop_strings,))
+        stops = self.stop_strings
+        object.__setattr__(
+            self, "stop_strings", (stops,) if isinstance(stops, str) else tuple(stops)
+        )  # not its letters
+        for names, kind, wanted in ((WHOLE, Integral, "a whole number"), (REAL, Real, "a number")):
+            for name in names:
+                if not isinstance(getattr(self, name), kind):
+                    raise ConfigError(f"{name}: must be {wanted}, not {getattr(self, name)!r}")
         checks = {
             "max_new_tokens": (self.max_new_tokens >= 1, "at least 1"),
             "temperature": (self.temperature >= 0, "0 (greedy) or more"),
             "top_k": (self.top_k >= 0, "0 (off) or more"),
             "top_p": (0 < self.top_p <= 1, "in (0, 1]"),
             "min_p": (0 <= self.min_p < 1, "in [0, 1)"),
-            "stop_strings": (all(self.stop_strings), "not empty strings"),
+            "stop_strings": (all(isinstance(s, str) and s for s in self.stop_strings), "texts that are not empty"),
             "top_logprobs": (self.top_logprobs >= 0, "0 (none) or more"),
         }
         for name, (fine, wanted) in checks.items():

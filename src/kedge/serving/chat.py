@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kedge.data.encode import encode_prompt, has_template
 from kedge.data.records import Messages, as_messages
-from kedge.errors import DataError
+from kedge.errors import ConfigError, DataError
 from kedge.models.language_model import LanguageModel
 from kedge.runs import run_of
 from kedge.sampling.sampler import Sampler
@@ -28,6 +28,10 @@ class Chat:
     def __init__(
         self, lm: LanguageModel, sampler: Sampler, sampling: Sampling, *, system: str | None = None, seed: int = 0
     ) -> None:
+        if not isinstance(sampler, Sampler):
+            raise ConfigError(
+                f"sampler: a Sampler that writes with the model's weights, such as Engine(lm); got {sampler!r}"
+            )
         self.lm = lm
         self.sampler = sampler
         limit = sampling.max_new_tokens if lm.positions is None else min(sampling.max_new_tokens, lm.positions // 2)

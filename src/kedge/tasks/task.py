@@ -6,13 +6,16 @@ A task of one's own is one file with a subclass of :class:`Task`; see ``docs/tas
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from types import FunctionType
 from typing import Any, ClassVar, Literal, get_args
 
 from kedge.config.settings import nearest, several
+from kedge.data.encode import Tokenizer, encode_prompt
 from kedge.data.records import Text, as_messages, read_prompts
 from kedge.errors import ConfigError, DataError
 from kedge.evaluation.evaluate import Evaluation, judge_answers, named_judges
+from kedge.models.language_model import load_tokenizer
 from kedge.rewards.build import RewardLike, build_reward
 from kedge.rewards.scores import Reward
 from kedge.sampling.completion import Completion
@@ -71,19 +74,15 @@ class Task(ABC):
         Raises:
             ConfigError: no such split. DataError: it has no rows, or one without a prompt.
         """
-        if split not in get_args(Split):
-            raise ConfigError(f"{self.name}: no split {split!r}; {nearest(split, list(get_args(Split)))}")
-        found = [{**row, "prompt": self.prompt(row)} for row in self.rows(split)]
-        if not found:
-            raise DataError(f"{self.name}: no rows of split {split!r}")
-        for number, row in enumerate(found, start=1):
-            if not row["prompt"]:
-                raise DataError(f"{self.name}: row {number} of split {split!r} has an empty prompt")
-        return found
+        return self._prompts_of(self._rows(split), split)
 
     def demonstrations(self, split: Split = "train") -> list[dict[str, Any]]:
-        """Rows of ``prompt`` and ``completion`` for ``SFT``, of those rows that have one."""
-        shown = [(self.prompt(row), self.demonstration(row)) for row in self.rows(split)]
+        """Rows of ``prompt`` and ``completion`` for ``SFT``, of those rows that have one.
+
+        Raises:
+            ConfigError: no such split. DataError: it has no rows.
+        """
+        shown = [(self.prompt(row), self.demonstration(row)) for row in self._rows(split)]
         return [
             {"prompt": prompt, "completion": answer if isinstance(prompt, str) else as_messages(answer)}
             for prompt, answer in shown
@@ -99,15 +98,57 @@ class Task(ABC):
         scored: dict[str, Reward] = {} if self.reward is None else {"score": build_reward(self.reward)}
         return scored | named_judges(several(self.metrics))
 
-    def evaluate_baseline(self, split: Split = "eval") -> Evaluation:
+    def evaluate_baseline(
+        self, split: Split = "eval", *, tokenizer: str | Path | Tokenizer | None = None
+    ) -> Evaluation:
         """The baseline's answers to the prompts of a split, judged; ``Comparison(it, ppo.after)`` compares with it.
+
+        Args:
+            split: which prompts.
+            tokenizer: the policy's, or where it is: answers are as long as it makes them. Without it they have no
+                tokens and no length, and a reward that takes ``completion_ids`` cannot judge them.
 
         Raises:
             ConfigError: the task has no baseline. DataError, RewardError: as the judges raise them.
         """
-        answers = [self.baseline(row) for row in self.rows(split)]
+        rows = self._rows(split)
+        answers = [self.baseline(row) for row in rows]
         texts = [answer for answer in answers if answer is not None]
-        if not texts or len(texts) < len(answers):
+        if len(texts) < len(answers):
             raise ConfigError(f"{self.name}: no baseline for {len(answers) - len(texts)} of {len(answers)} rows")
-        completions = [Completion([], [], [], text, "eos") for text in texts]
-        return judge_answers(read_prompts(self.prompts(split)), completions, self.judges())
+        prompts = read_prompts(self._prompts_of(rows, split))
+        if isinstance(tokenizer, str | Path):
+            tokenizer = load_tokenizer(tokenizer, key="tokenizer")
+        completions = [_said(prompt.text, text, tokenizer) for prompt, text in zip(prompts, texts, strict=True)]
+        return judge_answers(prompts, completions, self.judges())
+
+    def refuse_unknown(self, split: str) -> None:
+        """Raise where it is no split.
+
+        Raises:
+            ConfigError: naming those that there are.
+        """
+        if split not in get_args(Split):
+            raise ConfigError(f"{self.name}: no split {split!r}; {nearest(split, list(get_args(Split)))}")
+
+    def _rows(self, split: Split) -> list[Row]:
+        self.refuse_unknown(split)
+        found = list(self.rows(split))
+        if not found:
+            raise DataError(f"{self.name}: no rows of split {split!r}")
+        return found
+
+    def _prompts_of(self, rows: Sequence[Row], split: Split) -> list[dict[str, Any]]:
+        found = [{**row, "prompt": self.prompt(row)} for row in rows]
+        for number, row in enumerate(found, start=1):
+            if not row["prompt"]:
+                raise DataError(f"{self.name}: row {number} of split {split!r} has an empty prompt")
+        return found
+
+
+def _said(prompt: Text, answer: str, tokenizer: Tokenizer | None) -> Completion:
+    """An answer that no sampler gave."""
+    if tokenizer is None:
+        return Completion([], [], [], answer, "eos")
+    ids = tokenizer(answer, add_special_tokens=False).input_ids
+    return Completion(encode_prompt(tokenizer, prompt), ids, [0.0] * len(ids), answer, "eos")

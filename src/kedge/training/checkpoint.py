@@ -66,7 +66,12 @@ def folder_of_all(target: Path, processes: Processes) -> Iterator[Path | None]:
     Raises:
         StorageError: in all of them; it cannot be written, and ``target`` is as it was.
     """
-    with processes.agreeing(), whole_folder(target) if processes.leads else nullcontext() as aside:
+    # They agree on what is in it before it gets its name, and then that it has it.
+    with (
+        processes.agreeing(),
+        whole_folder(target) if processes.leads else nullcontext() as aside,
+        processes.agreeing(),
+    ):
         yield aside
 
 

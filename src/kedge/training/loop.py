@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from types import TracebackType
+from typing import Any, ClassVar, Self
 
 import torch
 
@@ -130,6 +131,17 @@ class Trainer(ABC):
     def fingerprints(self) -> dict[str, str]:
         """What the run is given, before anything is trained: a resumed run must be given the same."""
 
+    def close(self) -> None:  # noqa: B027 (most hold nothing)
+        """Give back what is held beside memory; nothing is asked of the trainer after that."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
     def state(self) -> dict[str, Any]:
         """What a resume needs besides models, optimizer and what the loop knows."""
         return {}
@@ -188,8 +200,9 @@ class Trainer(ABC):
             ProgressBar(self.label, self.total_steps, enabled=self.progress, start=self.step_done) as bar,
             close_on_error(self.run),
         ):
-            for callback in self.callbacks:
-                callback.on_training_start(self)
+            with self.processes.agreeing():
+                for callback in self.callbacks:
+                    callback.on_training_start(self)
             going_on = True
             while self.step_done < self.total_steps and going_on:
                 self.keeper.stop_if_asked(self.step_done)
@@ -210,8 +223,9 @@ class Trainer(ABC):
                         self.keeper.keep(self.step_done)
                 yield metrics | evaluation
             self.keeper.stop_if_asked(self.step_done)
-            for callback in self.callbacks:
-                callback.on_training_end(self)
+            with self.processes.agreeing():
+                for callback in self.callbacks:
+                    callback.on_training_end(self)
 
     def step(self) -> Metrics:
         """Do one step, which the loop counts; where a number in it is not finite, the rest of it is left out."""
@@ -277,8 +291,9 @@ class Trainer(ABC):
         return not any(self.processes.gather(ends))
 
     def _checkpoint_written(self, folder: Path) -> None:
-        for callback in self.callbacks:
-            callback.on_checkpoint(self, folder)
+        with self.processes.agreeing():
+            for callback in self.callbacks:
+                callback.on_checkpoint(self, folder)
 
     # Keeping ----------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from kedge.recipes.stage import Stage, StageJob, say_where
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from kedge.config.plugins import Registry
     from kedge.config.settings import Config
     from kedge.recipes.recipe import Recipe
 
@@ -24,10 +25,10 @@ class PPOStage(Stage):
 
         return PPORecipe
 
-    def entries(self) -> "Mapping[str, Mapping[str, type[Config]]]":
-        from kedge.rewards.kinds import kinds
+    def entries(self) -> "Mapping[str, Registry[Any]]":
+        from kedge.rewards.kinds import KINDS
 
-        return {"reward": kinds()}
+        return {"reward": KINDS}
 
     def job(self, recipe: "Recipe", *, overwrite: bool, resume: bool) -> StageJob:
         from kedge.recipes.jobs import ppo_job

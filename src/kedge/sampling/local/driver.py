@@ -35,15 +35,11 @@ class _Caller:
     pieces: SimpleQueue[str | None] = field(default_factory=SimpleQueue)
     """None is the end."""
     error: Exception | None = None
-    _shown: int = 0
 
     def tell(self) -> None:
         """Hand on what has become certain."""
-        if self.streams:
-            certain = self.request.certain_text
-            if len(certain) > self._shown:
-                self.pieces.put(certain[self._shown :])
-                self._shown = len(certain)
+        if self.streams and (piece := self.request.news()):
+            self.pieces.put(piece)
 
     def end(self, error: Exception | None = None) -> None:
         """There is nothing more to come."""
@@ -70,10 +66,7 @@ class Driver(Sampler):
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, seed: int = 0, first_request: int = 0
     ) -> list[Completion]:
-        requests = [
-            self._engine.request(ids, sampling, seed, first_request + i, f"prompt {i + 1}")
-            for i, ids in enumerate(prompts)
-        ]
+        requests = self._engine.requests(prompts, sampling, seed, first_request)
         callers = [_Caller(request, streams=False) for request in requests]
         self._take_up(callers)
         try:

@@ -68,9 +68,7 @@ class Engine(Sampler):
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, seed: int = 0, first_request: int = 0
     ) -> list[Completion]:
-        requests = [
-            self.request(ids, sampling, seed, first_request + i, f"prompt {i + 1}") for i, ids in enumerate(prompts)
-        ]
+        requests = self.requests(prompts, sampling, seed, first_request)
         self._waiting.extend(requests)
         try:
             while any(request.finish_reason is None for request in requests):
@@ -81,14 +79,11 @@ class Engine(Sampler):
 
     def stream(self, prompt: Sequence[int], sampling: Sampling, *, seed: int = 0, request: int = 0) -> Iterator[str]:
         written = self.submit(prompt, sampling, seed=seed, request=request)
-        shown = 0
         try:
             while written.finish_reason is None:
                 self.step()
-                certain = written.certain_text
-                if len(certain) > shown:
-                    yield certain[shown:]
-                    shown = len(certain)
+                if piece := written.news():
+                    yield piece
         finally:
             self.cancel(written)
 
@@ -274,7 +269,8 @@ class Engine(Sampler):
             self._decoder = self._decoder.fresh()
 
     def _requeue(self) -> None:
-        self._waiting.extendleft(reversed(self._active))
+        # Where an error came between, some are written to the end.
+        self._waiting.extendleft(request for request in reversed(self._active) if request.finish_reason is None)
         self._set_active([])
         self._last = self._last[:0]
         if self._decoder is not None:
@@ -288,6 +284,14 @@ class Engine(Sampler):
             warnings.warn(f"{name}: answers are written the slower way; its cache is not the usual one", stacklevel=1)
             self._decoder = ColumnDecoder(self.lm.model)
         return self._decoder
+
+    def requests(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int, first: int) -> list[Request]:
+        """A request a prompt, that nobody has queued yet; they draw from the streams (seed, first), (seed, first + 1).
+
+        Raises:
+            DataError: as :meth:`generate`.
+        """
+        return [self.request(ids, sampling, seed, first + i, f"prompt {i + 1}") for i, ids in enumerate(prompts)]
 
     def request(self, prompt: Sequence[int], sampling: Sampling, seed: int, number: int, name: str) -> Request:
         """A request that nobody has queued yet.

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from kedge.data.encode import Tokenizer, decode_answer
+from kedge.data.encode import HALF, Tokenizer, decode_answer
 from kedge.sampling.completion import Completion, FinishReason
-from kedge.sampling.local.text import HALF, GrowingText
+from kedge.sampling.local.text import GrowingText
 from kedge.sampling.settings import Sampling
 
 
@@ -28,6 +28,8 @@ class Request:
     """The likeliest tokens at each place, where they are asked for."""
     finish_reason: FinishReason | None = None
     """None while it is being written."""
+    _told: int = field(default=0, repr=False)
+    """Characters of the text that :meth:`news` has given."""
 
     @property
     def known_ids(self) -> list[int]:
@@ -42,7 +44,7 @@ class Request:
     @property
     def text(self) -> str:
         """The answer so far, without special tokens, and cut before a stop string."""
-        if self.finish_reason is None:
+        if self.finish_reason is None or "_growing" in vars(self):  # what was shown of it stays as it is
             return self._cut(self._growing.of(self.ids))
         return self._cut(decode_answer(self.tokenizer, self.prompt_ids, self.ids))
 
@@ -51,6 +53,12 @@ class Request:
         """As much of the text as no further token can change."""
         text = self.text
         return text if self.finish_reason else text[: len(text) - _uncertain(text, self.sampling.stop_strings)]
+
+    def news(self) -> str:
+        """What has become certain since it was asked for last; together these pieces are the whole text."""
+        certain = self.certain_text
+        piece, self._told = certain[self._told :], len(certain)
+        return piece
 
     def take(self, token: int, logprob: float, version: int, top: Sequence[tuple[int, float]] = ()) -> None:
         """The next token has been drawn.

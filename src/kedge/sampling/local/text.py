@@ -2,13 +2,10 @@
 
 from collections.abc import Sequence
 
-from kedge.data.encode import Tokenizer
+from kedge.data.encode import HALF, Tokenizer
 
 # Tokens of the prompt that the first new ones are decoded with, at least.
 CONTEXT = 8
-
-HALF = "\N{REPLACEMENT CHARACTER}"
-"""What the bytes of a character that is not whole yet are decoded to."""
 
 
 class GrowingText:

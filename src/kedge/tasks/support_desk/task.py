@@ -48,11 +48,13 @@ class SupportDesk(Task):
         return CANNED.format(product=next((product for product in PRODUCTS if product in asked), "order"))
 
     def demonstrations(self, split: Split = "train") -> list[dict[str, object]]:
+        self.refuse_unknown(split)
         return [dict(row.columns) for row in read_rows(self.files.demonstrations)] if split == "train" else []
 
     def preferences(self, split: Split) -> list[Row]:
         return [row.columns for row in read_rows(self._file("preferences", split))]
 
     def _file(self, name: str, split: Split) -> Path:
+        self.refuse_unknown(split)
         path: Path = getattr(self.files, name if split == "train" else f"{name}_heldout")
         return path

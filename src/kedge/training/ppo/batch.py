@@ -93,7 +93,7 @@ def estimate_advantages(
         rewards: ``[B, L]`` from :func:`token_rewards`.
         ref_logprobs: ``[B, L]``.
         values: ``[B, L]``; None without a critic, where an answer is compared with the others to its prompt.
-        cut_off: ``[B]`` bool.
+        cut_off: ``[B]`` bool on the host.
         kl_coef: the controller's coefficient now.
     """
     mask, host_mask, scores = rollouts.response_mask, rollouts.host_mask, rewards

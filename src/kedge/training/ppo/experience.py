@@ -44,7 +44,6 @@ class Experience:
 class Estimator:
     """From answers and their scores to advantages: what reference and critic say of every token."""
 
-    policy: LanguageModel
     reference: LanguageModel
     critic: Critic | None
     config: PPOConfig

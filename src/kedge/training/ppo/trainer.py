@@ -14,6 +14,7 @@ from kedge.data.encode import Tokenizer
 from kedge.data.files import Source
 from kedge.errors import ConfigError, NotFiniteError
 from kedge.evaluation.evaluate import Comparison, Evaluation, measure_policy, named_judges
+from kedge.models.head import vocabulary_rows
 from kedge.models.language_model import LanguageModel
 from kedge.models.recompute import enable_recomputing
 from kedge.models.role import Role
@@ -26,7 +27,7 @@ from kedge.runs.folder import Metrics, RunFolder, report
 from kedge.sampling.completion import Completion
 from kedge.sampling.local.engine import Engine
 from kedge.sampling.rollouts import Rollouts, collate, generate
-from kedge.sampling.sampler import SamplerOf
+from kedge.sampling.sampler import SamplerOf, made
 from kedge.training.checkpoint import folder_of_all
 from kedge.training.fingerprints import of_rewards, of_rows, of_weights
 from kedge.training.going_on import Sources, folder_for, kept
@@ -141,7 +142,7 @@ class PPO(Trainer):
             )
         self.critic = critic_of(config, self.policy, self.reward)
         self.sampler_of = sampler
-        self.sampler = sampler(self.policy)
+        self.sampler = made(sampler, self.policy)
         self.kl_controller = (
             AdaptiveKL(config.kl_coef, target=config.kl_target, horizon=config.kl_horizon)
             if config.kl_controller == "adaptive"
@@ -155,7 +156,7 @@ class PPO(Trainer):
         recomputed = enable_recomputing(*filter(None, trunks)) if config.gradient_checkpointing else []
         self.region = TrustRegion(self.optimizer, config.target_kl)
         self.update = Update(self.policy, self.critic, self.optimizer, config, self.processes, self.region, recomputed)
-        self.estimate = Estimator(self.policy, self.reference, self.critic, config, self.processes)
+        self.estimate = Estimator(self.reference, self.critic, config, self.processes)
         self.guards = Guards(config.guards, rounding=rounding(config, self.policy.model)[0])
         self.peak_flops = peak_flops(self.policy.device, compute_dtype(config, self.policy.model)) * self.processes.size
         self.before: Evaluation | None = None
@@ -214,8 +215,9 @@ class PPO(Trainer):
 
     def outcome(self, after: Evaluated) -> dict[str, Any]:
         counts = {"episodes": self.step_done * self.config.answers}
-        if not self.eval_prompts or self.after is None:
+        if not after.metrics:
             return counts
+        assert self.after is not None
         self.comparison = Comparison(self.before or self.evaluate(self.reference), self.after)
         return counts | self.comparison.summary()
 
@@ -282,6 +284,7 @@ class PPO(Trainer):
                 [prompt.ids for prompt in prompts],
                 self.config.sampling,
                 self.processes,
+                vocabulary=vocabulary_rows(self.policy.model),
                 seed=self.config.seed,
                 first_request=self.step_done * self.config.answers,
             )
@@ -305,7 +308,7 @@ class PPO(Trainer):
 
     def _update(self, batch: Batch, kl_coef: float) -> Metrics:
         set_learning_rate(self.optimizer, schedule(self.config, self.step_done, self.config.steps))
-        with self.timer("update"):
+        with self.timer("update"), self.processes.agreeing():  # what one sampler refuses stops all
             try:
                 return self.update(batch, self.step_done, kl_coef)
             finally:
@@ -362,7 +365,7 @@ class PPO(Trainer):
         with (
             self.timer("evaluate"),
             self.precision(),
-            nullcontext(self.sampler) if own else self.sampler_of(policy) as sampler,
+            nullcontext(self.sampler) if own else made(self.sampler_of, policy) as sampler,
         ):
             return measure_policy(
                 policy,
@@ -379,7 +382,7 @@ class PPO(Trainer):
             )
 
     def close(self) -> None:
-        """Give back what the sampler holds; nothing is asked of the trainer after that."""
+        """Give back what the sampler holds (threads, servers); nothing is asked of the trainer after that."""
         self.sampler.close()
 
     # Keeping ----------------------------------------------------------------------------------------------------
@@ -426,7 +429,8 @@ class PPO(Trainer):
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.publish(state["step"])
+        with self.processes.agreeing():
+            self.publish(state["step"])
         self.kl_controller.coefficient = state["kl_coefficient"]
         self.reward_moments = RunningMoments(**state["reward_moments"])
         self.region.scale = state["learning_rate_scale"]
