@@ -100,3 +100,18 @@ def test_an_answer_that_ends_inside_a_character_keeps_those_before_it(tokenizer,
             shown += request.news()
         assert shown == request.text
         assert [shown.rstrip(HALF), decode_answer(tokenizer, asked, answer).rstrip(HALF)] == [text[:-1]] * 2
+
+
+@pytest.mark.shared
+def test_what_was_shown_stays_where_half_a_character_stands_inside(tokenizer):
+    """A tokenizer that falls back to bytes decodes the whole characters beside it to halves as well."""
+    asked = tokenizer("Once").input_ids
+    snow, word = (tokenizer("Once" + text).input_ids[len(asked) :] for text in ("雪", " cat"))
+    answer = [*snow, *snow[:-1], *word]
+    request = Request(asked, Sampling(len(answer)), [0.5] * 64, tokenizer)
+    shown = ""
+    for token in answer:
+        request.take(token, -1.0, 0)
+        shown += request.news()
+    assert shown == request.text
+    assert (shown[0], shown[-4:], HALF in shown) == ("雪", " cat", len(snow) > 1)

@@ -125,6 +125,20 @@ class TestAgreeing:
             _ = 1 / 0
 
 
+def test_what_one_process_alone_cannot_do_with_a_checkpoint_or_new_weights_ends_all(make_ppo, monkeypatch, tmp_path):
+    ppo = make_ppo(settings={"steps": 1})
+    ppo.processes = Processes(0, 2)
+    monkeypatch.setattr("torch.distributed.all_gather_object", answer(None, StorageError("server 2 is gone")))
+    with pytest.raises(StorageError, match="server 2 is gone"):
+        ppo._checkpoint_written(tmp_path)
+    monkeypatch.setattr(type(ppo.update), "__call__", lambda *_: {})
+    with pytest.raises(StorageError, match="server 2 is gone"):
+        ppo._update(None, 0.0)
+    assert ppo.sampler.version == 1
+    with pytest.raises(StorageError, match="server 2 is gone"):
+        ppo.restore({"step": 7})
+
+
 def answer(first, second, sent=None):
     """``all_gather_object`` of two processes; None is what this one has sent."""
 
