@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kedge import PPO, SFT, RewardModeling
+from kedge.control import Agent
 from kedge.models.reward_model import new_reward_model
 from kedge.rewards.model import ModelReward
 from kedge.sampling.local import graphs
@@ -163,3 +164,31 @@ def test_a_micro_batch_waits_for_the_device_at_most_twice(tiny_lm, device):
     whole, cut = (sum(each.values()) for each in counts.values())
     assert whole <= 4 * 4 + 4, counts  # its numbers and its norm; and in the end how far it went
     assert cut - whole <= 2 * (4 * 7 + 7), counts
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+@pytest.mark.parametrize("policy", ["feedforward", "lstm"])
+def test_control(device, monkeypatch, tmp_path, env, policy):
+    """Plays and learns as on the CPU; what it saves is read there."""
+    settings = {"n_steps": 64, "batch_size": 32, "n_epochs": 2, "n_envs": 2, "policy": policy, "seed": 3}
+    settings |= {"hidden_sizes": (8,), "normalize_observations": True, "normalize_rewards": True}
+    want = Agent(env, **settings).learn(256)
+    with device() as seen:
+        monkeypatch.setattr(
+            f"torch.{'backends.mps' if seen.device.type == 'mps' else 'cuda'}.is_available", lambda: True
+        )
+        monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+        agent = Agent(env, device=seen.device.type, **settings).learn(256)
+        assert agent.network.log_std.device.type == seen.device.type
+        agent.save(tmp_path / "agent")
+        Agent(env, device=seen.device.type, **settings).restore(tmp_path / "agent")
+    for ours, theirs in zip(agent.metrics, want.metrics, strict=True):
+        ours.pop("steps_per_second"), theirs.pop("steps_per_second")
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-3)
+    monkeypatch.undo()
+    back = Agent(env, **settings)
+    back.restore(tmp_path / "agent")
+    observation = back.observation_space.sample()
+    assert back.predict(observation, deterministic=True)[0] == pytest.approx(
+        want.predict(observation, deterministic=True)[0], abs=1e-2
+    )

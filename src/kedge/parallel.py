@@ -88,31 +88,39 @@ class Processes:
         """Replace each tensor by its sum over the processes."""
         if self.size > 1:
             for tensor in tensors:
-                dist.all_reduce(tensor)
+                _all_reduce(tensor)
 
     def max_(self, tensor: Tensor) -> None:
         """Replace the tensor by its maximum over the processes."""
         if self.size > 1:
-            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+            _all_reduce(tensor, dist.ReduceOp.MAX)
 
     def sum_gradients(self, parameters: Iterable[Parameter]) -> None:
         """Sum the gradients over the processes; one that no process has stays None."""
         if self.size == 1:
             return
         weights = [weight for weight in parameters if weight.requires_grad]
-        device = weights[0].device
-        there = torch.tensor([float(weight.grad is not None) for weight in weights], device=device)
+        there = torch.tensor([float(weight.grad is not None) for weight in weights])
         dist.all_reduce(there, dist.ReduceOp.MAX)
         for weight, has_gradient in zip(weights, there.tolist(), strict=True):
             if has_gradient:
                 if weight.grad is None:
                     weight.grad = torch.zeros_like(weight)
-                dist.all_reduce(weight.grad)
+                _all_reduce(weight.grad)
 
     def wait(self) -> None:
         """Until all are here."""
         if self.size > 1:
-            dist.barrier()
+            dist.all_reduce(torch.zeros(1))  # a barrier would ask the GPUs, which not every job computes on
+
+
+def _all_reduce(tensor: Tensor, op: Any = dist.ReduceOp.SUM) -> None:
+    if tensor.device.type in ("cpu", "cuda"):
+        dist.all_reduce(tensor, op)
+    else:  # there is no way between other devices but over the host
+        host = tensor.cpu()
+        dist.all_reduce(host, op)
+        tensor.copy_(host)
 
 
 ALONE = Processes()
@@ -123,8 +131,9 @@ def join() -> Processes:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return ALONE
     if not dist.is_initialized():
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        own = int(os.environ["LOCAL_RANK"])
+        if own < torch.cuda.device_count():  # before anything touches the first one; there may be more processes
+            torch.cuda.set_device(own)
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     return joined()
 

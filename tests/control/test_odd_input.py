@@ -178,7 +178,7 @@ def test_refusals(tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_gpu():
-    with pytest.raises(ConfigError, match="finds no GPU"):
+    with pytest.raises(ModelError, match="device='cuda': torch finds none here"):
         Agent("CartPole-v1", device="cuda")
 
 

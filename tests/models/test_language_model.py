@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig
 
 from kedge.errors import ModelError
-from kedge.models.language_model import find, load_language_model, max_positions, pick_device, wrap
+from kedge.models.language_model import find, load_language_model, max_positions, wrap
 from kedge.sampling.local.engine import Engine
 from kedge.sampling.settings import Sampling
 
@@ -175,13 +175,6 @@ def test_positions(tiny_lm):
         "gpt2": 128,
         "mamba": None,
     }
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_absent_device():
-    assert pick_device("cpu") == torch.device("cpu")
-    with pytest.raises(ModelError, match="torch finds none here"):
-        pick_device("cuda")
 
 
 @pytest.mark.parametrize(("kind", "limit"), [("longrope", 32), ("dynamic", 32), ("linear", 128), (None, 128)])

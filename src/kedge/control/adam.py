@@ -1,10 +1,17 @@
 """Adam as one call."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.optim.adam import adam
+
+Named = Callable[[Sequence[Tensor]], Mapping[str, Tensor]]
+
+
+def by_place(tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Each under its number."""
+    return {str(i): x for i, x in enumerate(tensors)}
 
 
 class Adam:
@@ -12,10 +19,12 @@ class Adam:
 
     Args:
         weights: what it moves, in place.
+        named: parts of tensors that are shaped like the weights, as views, under names that do not depend on how the
+            weights lie: what is saved is read on another device, where they lie otherwise. Default: their places.
     """
 
-    def __init__(self, weights: Sequence[Tensor]) -> None:
-        self.weights = list(weights)
+    def __init__(self, weights: Sequence[Tensor], named: Named | None = None) -> None:
+        self.weights, self.named = list(weights), named or by_place
         self.means, self.squares = ([torch.zeros_like(w).detach() for w in weights] for _ in range(2))
         self.steps = [torch.zeros((), dtype=torch.float32, device=w.device) for w in weights]
 
@@ -30,10 +39,17 @@ class Adam:
 
     def state_dict(self) -> dict[str, Tensor]:
         """What is saved with the agent, so that it can go on learning."""
-        parts = {"means": self.means, "squares": self.squares, "steps": self.steps}
-        return {f"{name}.{i}": x for name, part in parts.items() for i, x in enumerate(part)}
+        return {"steps": self.steps[0], **self._moments(self.named)}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Become what was saved."""
-        for name, x in self.state_dict().items():
+        # Up to November 2026 by place, which is the same thing on the same device.
+        moments = self._moments(by_place if "means.0" in state else self.named)
+        for name, x in moments.items():
             x.copy_(state[name])
+        for steps in self.steps:
+            steps.copy_(state["steps.0" if "steps.0" in state else "steps"])
+
+    def _moments(self, named: Named) -> dict[str, Tensor]:
+        parts = {"means": self.means, "squares": self.squares}
+        return {f"{part}.{name}": x for part, tensors in parts.items() for name, x in named(tensors).items()}

@@ -24,6 +24,7 @@ from kedge.control.observations import batched, flatten, has_images, is_batch, i
 from kedge.control.rollout import Collector
 from kedge.control.update import AgentUpdate
 from kedge.errors import ConfigError, ModelError
+from kedge.models.device import pick_device
 from kedge.runs.callbacks import Callback, CallbackLike, callbacks_of, is_end
 from kedge.storage.writing import whole_folder
 
@@ -55,14 +56,13 @@ class Agent:
         if isinstance(env, VectorEnv) and given.setdefault("n_envs", env.num_envs) != env.num_envs:
             raise ConfigError(f"n_envs: {given['n_envs']}, but the vector environment has {env.num_envs}; take it out")
         self.config = config = ControlConfig(**given)
-        if config.device.startswith("cuda") and not torch.cuda.is_available():
-            raise ConfigError(f"device: {config.device}, but torch finds no GPU; take it out")
+        self.device = pick_device(config.device)
         self.env_id = env if isinstance(env, str) else None
         self.environments = environments_of(env, 1 if isinstance(env, VectorEnv) else config.n_envs)
         self.observation_space, self.action_space = self.environments.observation_space, self.environments.action_space
         self.distribution = distribution_for(self.action_space)
         torch.manual_seed(config.seed)  # the networks' first weights
-        self.network = ActorCritic(self.observation_space, self.distribution, config).to(config.device)
+        self.network = ActorCritic(self.observation_space, self.distribution, config).to(self.device)
         if config.normalize_observations and has_images(self.observation_space):
             raise ConfigError("normalize_observations: pixels are divided by 255 already; take it out")
         self.normalization = Normalization(
@@ -77,7 +77,7 @@ class Agent:
         self.num_timesteps = 0
         self.metrics: list[dict[str, float]] = []
         """A line for each rollout so far."""
-        self._generator = torch.Generator(config.device).manual_seed(config.seed)
+        self._generator = torch.Generator().manual_seed(config.seed)
 
     def learn(
         self,
@@ -139,9 +139,9 @@ class Agent:
         several = is_batch(space, observation)
         n = length(space, observation) if several else 1
         rows = flatten(space, observation if several else batched(space, [observation]), n)
-        seen = torch.as_tensor(self.normalization.observations(rows, learn=False), device=self.config.device)
+        seen = torch.as_tensor(self.normalization.observations(rows, learn=False), device=self.device)
         begun = np.broadcast_to(False if episode_start is None else np.asarray(episode_start, bool), (n,))
-        starts = torch.tensor(begun, device=self.config.device)[None]
+        starts = torch.tensor(begun, device=self.device)[None]
         outputs, state = self.network.outputs(seen[None], starts, state)
         chosen = outputs[0]
         if not deterministic:

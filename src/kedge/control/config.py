@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from kedge.config.settings import Config
+from kedge.models.device import Device
 
 Schedule = Literal["constant", "linear"]
 
@@ -65,7 +66,7 @@ class ControlConfig(Config):
     its stop at 1.5 times target_kl. For comparing numbers."""
     seed: int = Field(0, ge=0)
     """All randomness comes from it."""
-    device: str = "cpu"
-    """Small networks are fastest on the CPU."""
+    device: Device = "cpu"
+    """``cuda``, ``cuda:1``, ``mps``, ``cpu`` or ``auto``. Small networks are fastest on the CPU."""
     eval_episodes: int = Field(20, ge=0)
     """Episodes of the evaluation at the end."""

@@ -52,7 +52,7 @@ class Categorical:
 
     def noise(self, shape: tuple[int, ...], log_std: Tensor, generator: torch.Generator) -> Tensor:
         """Gumbel's, of which the largest sum is a draw from the softmax (Gumbel 1954; Maddison et al. 2014)."""
-        return -torch.empty((*shape, self.size), device=generator.device).exponential_(generator=generator).log()
+        return -torch.empty((*shape, self.size)).exponential_(generator=generator).log().to(log_std.device)
 
     def mode(self, outputs: Tensor) -> Tensor:
         if self.single:
@@ -82,7 +82,7 @@ class Bernoulli:
 
     def noise(self, shape: tuple[int, ...], log_std: Tensor, generator: torch.Generator) -> Tensor:
         """Logistic: outputs + noise > 0 has the sigmoid of the output as its probability."""
-        return torch.rand((*shape, self.size), generator=generator, device=generator.device).logit(eps=1e-7)
+        return torch.rand((*shape, self.size), generator=generator).logit(eps=1e-7).to(log_std.device)
 
     def mode(self, outputs: Tensor) -> Tensor:
         return (outputs > 0).to(outputs.dtype).unflatten(-1, self.shape)
@@ -109,7 +109,7 @@ class Gaussian:
         self.space, self.size = space, int(np.prod(space.shape))
 
     def noise(self, shape: tuple[int, ...], log_std: Tensor, generator: torch.Generator) -> Tensor:
-        return torch.randn((*shape, self.size), generator=generator, device=generator.device) * log_std.exp()
+        return torch.randn((*shape, self.size), generator=generator).to(log_std.device) * log_std.exp()
 
     def mode(self, outputs: Tensor) -> Tensor:
         return outputs.unflatten(-1, self.space.shape)

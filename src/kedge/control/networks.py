@@ -16,6 +16,7 @@ from kedge.control.config import ControlConfig
 from kedge.control.dense import Dense
 from kedge.control.distributions import Distribution, Gaussian
 from kedge.control.observations import has_images, is_image, parts, pixels_first, width
+from kedge.models.device import pick_device
 from kedge.models.lstm import LSTM, State
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
@@ -36,7 +37,7 @@ class ActorCritic(nn.Module):
         deviations = distribution.size if isinstance(distribution, Gaussian) else 0
         self.log_std = nn.Parameter(torch.full((deviations,), config.log_std_init))
         self.dense: Dense | None = None
-        if config.device == "cpu" and config.policy == "feedforward" and not has_images(space):
+        if pick_device(config.device).type == "cpu" and config.policy == "feedforward" and not has_images(space):
             stacks = [*linears(self.actor), self.action_head], [*linears(self.critic), self.value_head]
             self.dense = Dense(stacks, config.activation)
 
@@ -44,6 +45,17 @@ class ActorCritic(nn.Module):
         """What gradients are of: together all weights."""
         weights = list(self.parameters()) if self.dense is None else [self.dense.flat, self.log_std]
         return [weight for weight in weights if weight.numel()]
+
+    def by_name(self, leaves: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Tensors that are shaped like the leaves, as views shaped like the weights, by their names."""
+        names = {id(weight): name for name, weight in self.named_parameters()}
+        if self.dense is None:
+            return {names[id(weight)]: x for weight, x in zip(self.leaves(), leaves, strict=True)}
+        flat, *others = leaves
+        weights = [weight for stack in self.dense.layers for layer in stack for weight in (layer.weight, layer.bias)]
+        parts = zip(weights, flat.split([weight.numel() for weight in weights]), strict=True)
+        found = {names[id(weight)]: part.view(weight.shape) for weight, part in parts}
+        return found | dict(zip(["log_std"], others, strict=False))
 
     def both(self, observations: Tensor, starts: Tensor | None, memories: Memories) -> tuple[Tensor, Tensor]:
         """The policy's outputs ``[T, N, size]`` and the values ``[T, N]``, with what was remembered before."""

@@ -76,8 +76,8 @@ class Collector:
     ) -> None:
         self.environments, self.network, self.distribution = environments, network, distribution
         self.normalization, self.config = normalization, config
-        self.device = torch.device(config.device)
-        self.generator = torch.Generator(config.device)
+        self.device = network.log_std.device
+        self.generator = torch.Generator()  # on the host: every device plays alike
         self.finished: list[tuple[float, int]] = []
         """``(return, length)`` of the episodes that ended since this was last emptied."""
         self._zeros = np.zeros(environments.n * width(environments.observation_space), np.float32)
@@ -176,4 +176,5 @@ class Collector:
         return self.normalization.observations(rows, learn=learn)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self.device)
+        narrow = array.astype(np.float32) if array.dtype == np.float64 else array  # of which some devices have none
+        return torch.from_numpy(narrow).to(self.device)

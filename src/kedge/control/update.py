@@ -25,7 +25,7 @@ class AgentUpdate:
     def __init__(self, network: ActorCritic, distribution: Distribution, config: ControlConfig) -> None:
         self.network, self.distribution, self.config = network, distribution, config
         self.leaves = network.leaves()
-        self.optimizer = Adam(self.leaves)
+        self.optimizer = Adam(self.leaves, network.by_name)
         self.generator = torch.Generator().manual_seed(config.seed)
 
     def __call__(self, rollout: Steps, left: float) -> Metrics:
@@ -104,7 +104,7 @@ class AgentUpdate:
             yield from [rollout] if places <= size else rollout.minibatches(self._order(places), size)
 
     def _order(self, n: int) -> Tensor:
-        return torch.randperm(n, generator=self.generator)
+        return torch.randperm(n, generator=self.generator).to(self.network.log_std.device)
 
     def _normalized(self, advantages: Tensor, mask: Tensor | None) -> Tensor:
         if advantages.numel() == 1:  # one alone has no scale, and would be 0

@@ -18,9 +18,10 @@ from kedge.data.records import Prompt, read_prompts
 from kedge.errors import ConfigError
 from kedge.evaluation.metrics import WinRate, distinct_n, mean, win_rate
 from kedge.evaluation.samples import sample_rows
+from kedge.models.device import Device
 from kedge.models.forward import forward_tokens
 from kedge.models.head import vocabulary_rows
-from kedge.models.language_model import Device, DType, LanguageModel, load_language_model
+from kedge.models.language_model import DType, LanguageModel, load_language_model
 from kedge.parallel import ALONE, Processes
 from kedge.rewards.build import RewardLike, build_reward, refuse_missing_columns
 from kedge.rewards.foreign import TrainerState

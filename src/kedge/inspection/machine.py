@@ -58,8 +58,9 @@ class Machine:
         if device.type == "cuda":
             return cls(device.type, *torch.cuda.mem_get_info(device))
         if device.type == "mps":
-            free = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-            return cls(device.type, free, psutil.virtual_memory().total)
+            memory, most = psutil.virtual_memory(), torch.mps.recommended_max_memory()
+            free = min(most - torch.mps.driver_allocated_memory(), memory.available)  # it is the system's own memory
+            return cls(device.type, free, min(most, memory.total))
         memory = psutil.virtual_memory()
         return cls(device.type, memory.available, memory.total)
 

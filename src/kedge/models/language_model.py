@@ -18,13 +18,13 @@ from kedge.config.settings import several
 from kedge.data.encode import Tokenizer
 from kedge.data.hub import asked_if_it_answers
 from kedge.errors import ModelError
+from kedge.models.device import Device, pick_device
 from kedge.models.head import OutputHead, last_hidden, output_head, trunk_of, vocabulary_rows
 from kedge.models.role import Role
 from kedge.runs.progress import say
 from kedge.storage.checkpoints import last_whole
 from kedge.storage.writing import old_of
 
-Device = Literal["auto", "cuda", "mps", "cpu"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 TOKENIZER_FILES = (
@@ -263,20 +263,6 @@ def find(source: str | Path, part: str) -> str:
     if path.is_dir() and not (path / "config.json").is_file():
         raise ModelError(f"{source}: neither a model folder (no config.json) nor a run with a {part}/ in it")
     return str(path) if path.is_dir() else str(source)
-
-
-def pick_device(device: Device) -> torch.device:
-    """The device asked for; ``auto``: cuda, else mps, else cpu.
-
-    Raises:
-        ModelError: asked for one that is not there.
-    """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == "auto":
-        return torch.device(next(name for name, there in available.items() if there))
-    if not available[device]:
-        raise ModelError(f"device={device!r}: torch finds none here; use device='auto' or 'cpu'")
-    return torch.device(device)
 
 
 def max_positions(config: Any) -> int | None:

@@ -22,9 +22,9 @@ from kedge.data.encode import Tokenizer, encode_whole
 from kedge.data.records import Text
 from kedge.errors import ModelError
 from kedge.models.batch import attention, by_token_budget, padded
+from kedge.models.device import Device, pick_device
 from kedge.models.head import trunk_of
 from kedge.models.language_model import (
-    Device,
     DType,
     copy_weights,
     find_and_tell,
@@ -32,7 +32,6 @@ from kedge.models.language_model import (
     load_tokenizer,
     load_weights,
     max_positions,
-    pick_device,
     refuse_missing_weights,
     vocabulary_rows,
 )

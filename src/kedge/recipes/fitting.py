@@ -12,7 +12,7 @@ from kedge.inspection.doctor import Finding
 from kedge.inspection.machine import Machine
 from kedge.inspection.plan import Plan, PlannedJob, advise, make_plan
 from kedge.inspection.plan_table import amount, as_overrides
-from kedge.models.language_model import pick_device
+from kedge.models.device import pick_device
 from kedge.recipes.recipe import Recipe
 from kedge.recipes.registry import names, stage_called
 from kedge.training.config import TrainingConfig

@@ -10,7 +10,8 @@ from typing import ClassVar, Self
 from pydantic import Field, model_validator
 
 from kedge.config.settings import Config, Several
-from kedge.models.language_model import Device, DType
+from kedge.models.device import Device
+from kedge.models.language_model import DType
 from kedge.rewards.said import Judge, Judges
 from kedge.sampling.settings import Sampling
 from kedge.training.ppo import PPOConfig
@@ -114,7 +115,7 @@ class EvaluateRecipe(_Data):
     seed: int = 0
     """Both policies draw the same random numbers for a prompt."""
     device: Device = "auto"
-    """``auto``: cuda, else mps, else cpu."""
+    """``cuda``, ``cuda:1``, ``mps``, ``cpu``; ``auto``: the first of them that there is."""
     dtype: DType = "auto"
     """Of the weights."""
     trust_remote_code: bool = False

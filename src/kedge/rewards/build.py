@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kedge.errors import ConfigError
-from kedge.models.language_model import Device
+from kedge.models.device import Device
 from kedge.models.reward_model import RewardModel
 from kedge.rewards.foreign import is_function_path
 from kedge.rewards.function_spec import FunctionSpec

@@ -14,7 +14,7 @@ from pydantic_core import PydanticSerializationError
 
 from kedge.config.settings import Config
 from kedge.errors import ConfigError
-from kedge.models.language_model import Device
+from kedge.models.device import Device
 from kedge.rewards.foreign import is_function_path
 from kedge.rewards.scores import Reward
 from kedge.runs.fingerprints import of_settings

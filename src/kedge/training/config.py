@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from kedge.config.settings import Config, Several
-from kedge.models.language_model import Device
+from kedge.models.device import Device
 from kedge.runs.trackers import TrackerName
 from kedge.training.schedules import WITH_OPTIONS, Kind, transformers_factor
 
@@ -32,7 +32,7 @@ class TrainingConfig(Config):
     seed: int = 0
     """All randomness comes from it: same seed, same machine, same run."""
     device: Device = "auto"
-    """``auto``: cuda, else mps, else cpu."""
+    """``cuda``, ``cuda:1``, ``mps``, ``cpu``; ``auto``: the first of them that there is."""
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], BeforeValidator(_refuse_float16)] = "auto"
     """Of the weights. ``auto`` is float32: small steps vanish in bfloat16."""
     trust_remote_code: bool = False

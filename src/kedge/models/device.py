@@ -1,0 +1,59 @@
+"""Where models are: the device that a word means, and of several processes on one machine each its own."""
+
+import os
+import re
+from typing import Annotated
+
+import torch
+from pydantic import AfterValidator
+
+from kedge.errors import ModelError
+
+
+def _known(device: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+        raise ValueError(f"must be auto, cuda, cuda:1 (the second GPU), mps or cpu, not {device!r}")
+    return device
+
+
+Device = Annotated[str, AfterValidator(_known)]
+"""``auto``, ``cuda``, ``cuda:1``, ``mps`` or ``cpu``."""
+
+
+def pick_device(device: Device) -> torch.device:
+    """The device asked for; ``auto``: cuda, else mps, else cpu. Of the processes that ``torchrun`` started on a machine
+    each has the GPU of its own number.
+
+    Raises:
+        ModelError: asked for one that is not there, or that is another process's.
+    """
+    try:
+        kind, _, number = _known(device).partition(":")
+    except ValueError as error:
+        raise ModelError(f"device: {error}") from None
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if kind == "auto":
+        kind = next(name for name, there in available.items() if there)
+    if not available[kind]:
+        raise ModelError(f"device={device!r}: torch finds none here; use device='auto' or 'cpu'")
+    if kind != "cuda":
+        return torch.device(kind)
+    count, own = torch.cuda.device_count(), own_gpu()
+    if number and int(number) >= count:
+        raise ModelError(f"device={device!r}: there are {count} GPUs here, cuda:0 to cuda:{count - 1}")
+    if own is None:
+        return torch.device("cuda", int(number or 0))
+    if number and int(number) != own:
+        raise ModelError(f"device={device!r}: each of several processes takes the GPU of its own number; say 'cuda'")
+    if own >= count:
+        raise ModelError(
+            f"device={device!r}: process {own} of this machine has no GPU of its own, there are {count}; start no more "
+            f"than {count} (torchrun --nproc-per-node {count}), or compute with device='cpu'"
+        )
+    return torch.device("cuda", own)
+
+
+def own_gpu() -> int | None:
+    """The number of the GPU that this process has to itself; None where it is not one of several."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return int(os.environ["LOCAL_RANK"]) if several else None
