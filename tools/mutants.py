@@ -11,19 +11,23 @@ code 1: failing, not crashing). The bugs themselves stand in tools/bugs/, by flo
     python tools/mutants.py --since HEAD~3               those planted in, or caught by, what has changed since
     python tools/mutants.py --jobs 16                    sixteen at a time
     python tools/mutants.py --list
+
+Most of a short test's time is Python importing torch and transformers. So this process imports them once, and the tests
+of each mutant run in a fork of it.
 """
 
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from queue import Queue
 
 from bugs import MUTANTS, Mutant
 from rich.console import Console
@@ -64,20 +68,17 @@ def changed_since(revision: str) -> list[str]:
     return [file for file in listing.stdout.splitlines() if "/" in file]
 
 
-def run(copy: Path, *command: str, timeout: float | None = TIMEOUT) -> tuple[int | None, str]:
-    """(exit code, output) of a Python command that imports kedge from ``copy``; None where it ran out of time."""
-    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
-    try:
-        done = subprocess.run(
-            [sys.executable, *command], cwd=ROOT, env=environment, timeout=timeout, capture_output=True, text=True
-        )
-    except subprocess.TimeoutExpired:
-        return None, f"no end after {TIMEOUT} s"
+def environment(copy: Path) -> dict[str, str]:
+    """Of processes that import kedge from ``copy``."""
+    return {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def run(copy: Path, *command: str) -> tuple[int, str]:
+    """(exit code, output) of a Python command that imports kedge from ``copy``."""
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=environment(copy), capture_output=True, text=True, check=False
+    )
     return done.returncode, done.stdout + done.stderr
-
-
-def pytest(copy: Path, tests: Sequence[str], *, timeout: float | None = TIMEOUT) -> tuple[int | None, str]:
-    return run(copy, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests, timeout=timeout)
 
 
 def check_copy_is_imported(copy: Path) -> None:
@@ -86,6 +87,89 @@ def check_copy_is_imported(copy: Path) -> None:
     imported = Path(output.strip().splitlines()[-1]) if code == 0 else None
     if imported is None or copy not in imported.resolve().parents:
         sys.exit(f"the copy in {copy} is not what Python imports, so nothing would be tested:\n{output}")
+
+
+def import_what_tests_need() -> None:
+    """All that is slow to import, and no mutant is planted in."""
+    os.environ.update({"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"})
+    import datasets  # noqa: F401
+    import gymnasium  # noqa: F401
+    import pytest  # noqa: F401
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM  # noqa: F401
+
+    assert "kedge" not in sys.modules, "the copies would not be imported"
+
+
+@dataclass
+class Attempt:
+    """The tests of a mutant, in a process of their own."""
+
+    mutant: Mutant
+    copy: Path
+    process: int
+    output: Path
+    start: float
+
+    @classmethod
+    def begin(cls, mutant: Mutant, copy: Path) -> "Attempt":
+        output = copy.parent / "output"
+        process = os.fork()
+        if process == 0:
+            _test(mutant.tests, copy, output)
+        return cls(mutant, copy, process, output, time.perf_counter())
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.start
+
+    def ended(self) -> tuple[bool, int | None]:
+        """(whether it has, pytest's exit code); None where it ran out of time."""
+        process, status = os.waitpid(self.process, os.WNOHANG)
+        if process:
+            return True, os.waitstatus_to_exitcode(status)
+        if self.seconds < TIMEOUT:
+            return False, None
+        os.killpg(self.process, signal.SIGKILL)
+        os.waitpid(self.process, 0)
+        return True, None
+
+
+def _test(tests: Sequence[str], copy: Path, output: Path) -> None:
+    """In the fork: pytest, and the end of it."""
+    os.setpgid(0, 0)
+    os.chdir(ROOT)
+    os.environ.update(environment(copy))
+    sys.dont_write_bytecode = True
+    sys.path.insert(0, str(copy))
+    with output.open("w") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+        import pytest
+
+        code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests])
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def attempts(mutants: Sequence[Mutant], copies: Sequence[Path]) -> Iterator[tuple[Attempt, int | None]]:
+    """Each mutant in turn, planted in a copy that is free; as they end."""
+    waiting, free, going = deque(mutants), list(copies), []
+    while waiting or going:
+        while waiting and free:
+            mutant, copy = waiting.popleft(), free.pop()
+            target = copy / "kedge" / mutant.file
+            whole = target.read_text()
+            target.write_text(planted(mutant, whole))
+            going.append((Attempt.begin(mutant, copy), target, whole))
+        time.sleep(0.05)
+        for each in list(going):
+            attempt, target, whole = each
+            has_ended, code = attempt.ended()
+            if has_ended:
+                going.remove(each)
+                target.write_text(whole)
+                free.append(attempt.copy)
+                yield attempt, code
 
 
 def verdict(code: int | None) -> str:
@@ -129,41 +213,31 @@ def main() -> int:
         return 0
 
     with tempfile.TemporaryDirectory(prefix="kedge-mutants-") as folder:
-        copies: Queue[Path] = Queue()
-        for number in range(arguments.jobs):
-            copy = Path(folder).resolve() / str(number) / "src"
+        copies = [Path(folder).resolve() / str(number) / "src" for number in range(arguments.jobs)]
+        for copy in copies:
             shutil.copytree(ROOT / "src", copy, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-            copies.put(copy)
         # Every snippet is looked up before the first test runs: a stale one is known at once.
-        sources = {mutant.file: (copy / "kedge" / mutant.file).read_text() for mutant in mutants}
-        mutated = {mutant: planted(mutant, sources[mutant.file]) for mutant in mutants}
-        check_copy_is_imported(copy)
+        for mutant in mutants:
+            planted(mutant, (copies[0] / "kedge" / mutant.file).read_text())
+        check_copy_is_imported(copies[0])
         tests = sorted({test for mutant in mutants for test in mutant.tests})
         workers = ["-n", str(arguments.jobs)] if arguments.jobs > 1 else []
-        code, output = pytest(copy, (*workers, *tests), timeout=None)  # all of them together take minutes
+        code, output = run(copies[0], "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *workers, *tests)
         if code != PASSED:
             sys.exit(f"the tests are red without a mutant (exit code {code}): red would prove nothing\n{output}")
-
-        def attempt(mutant: Mutant) -> tuple[int | None, str, float]:
-            copy = copies.get()
-            target = copy / "kedge" / mutant.file
-            target.write_text(mutated[mutant])
-            start = time.perf_counter()
-            code, output = pytest(copy, mutant.tests)
-            target.write_text(sources[mutant.file])
-            copies.put(copy)
-            return code, output, time.perf_counter() - start
-
         table.add_column("verdict")
         table.add_column("seconds", justify="right")
-        killed = 0
-        attempts = ThreadPoolExecutor(arguments.jobs).map(attempt, mutants)
-        for mutant, (code, output, seconds) in zip(mutants, attempts, strict=True):
+        import_what_tests_need()
+        rows, killed = {}, 0
+        for attempt, code in attempts(mutants, copies):
             killed += code == FAILED
-            console.print(f"{mutant.name}: {verdict(code)}")  # the table is minutes away
-            table.add_row(mutant.name, mutant.bug, verdict(code), f"{seconds:.1f}")
+            name = attempt.mutant.name
+            console.print(f"{name}: {verdict(code)}")  # the table is minutes away
+            rows[name] = (name, attempt.mutant.bug, verdict(code), f"{attempt.seconds:.1f}")
             if code not in (PASSED, FAILED):
-                console.print(f"{mutant.name}:\n{output}", markup=False)
+                console.print(f"{name}:\n{attempt.output.read_text()}", markup=False)
+        for mutant in mutants:
+            table.add_row(*rows[mutant.name])
     console.print(table)
     console.print(f"{killed} of {len(mutants)} mutants killed", highlight=False)
     return 0 if killed == len(mutants) else 1
