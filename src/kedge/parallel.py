@@ -20,6 +20,9 @@ from kedge.errors import KedgeError
 
 Item = TypeVar("Item")
 
+BUCKET = 2**24
+"""Numbers of gradients that are summed up over the processes at a time."""
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -102,16 +105,36 @@ class Processes:
         weights = [weight for weight in parameters if weight.requires_grad]
         there = torch.tensor([float(weight.grad is not None) for weight in weights])
         dist.all_reduce(there, dist.ReduceOp.MAX)
+        gradients = []
         for weight, has_gradient in zip(weights, there.tolist(), strict=True):
             if has_gradient:
                 if weight.grad is None:
                     weight.grad = torch.zeros_like(weight)
-                _all_reduce(weight.grad)
+                gradients.append(weight.grad)
+        for bucket in _buckets(gradients):
+            together = torch.cat([gradient.flatten() for gradient in bucket])
+            _all_reduce(together)
+            parts = together.split([gradient.numel() for gradient in bucket])
+            for gradient, part in zip(bucket, parts, strict=True):
+                gradient.copy_(part.view_as(gradient))
 
     def wait(self) -> None:
         """Until all are here."""
         if self.size > 1:
             dist.all_reduce(torch.zeros(1))  # a barrier would ask the GPUs, which not every job computes on
+
+
+def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Those of one dtype together, up to BUCKET numbers: many small sums take longer than a few large ones."""
+    bucket: list[Tensor] = []
+    for gradient in gradients:
+        fits = sum(other.numel() for other in bucket) + gradient.numel() <= BUCKET
+        if bucket and not (fits and bucket[0].dtype == gradient.dtype):
+            yield bucket
+            bucket = []
+        bucket.append(gradient)
+    if bucket:
+        yield bucket
 
 
 def _all_reduce(tensor: Tensor, op: Any = dist.ReduceOp.SUM) -> None:

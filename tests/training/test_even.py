@@ -11,6 +11,7 @@ from kedge.parallel import Processes
 from kedge.sampling.rollouts import Rollouts, in_micro_batches
 from kedge.training.ppo.trust_region import TrustRegion
 from kedge.training.ppo.update import Update
+from pretend import pretending
 
 
 class Apart(Processes):
@@ -148,3 +149,33 @@ def answer(first, second, sent=None):
         parts[:] = [mine if part is None else part for part in (first, second)]
 
     return gather
+
+
+def test_gradients_are_summed_in_buckets(monkeypatch):
+    """Two bfloat16 ones, and float32 ones of up to six numbers together; one larger than that alone."""
+    sent = []
+
+    def reduce(tensor, op=None):
+        if op == torch.distributed.ReduceOp.SUM:
+            sent.append((tensor.numel(), tensor.dtype))
+            tensor.mul_(3)
+
+    monkeypatch.setattr("torch.distributed.all_reduce", reduce)
+    monkeypatch.setattr("kedge.parallel.BUCKET", 6)
+    shapes = [((2, 2), torch.float32), ((2,), torch.float32), ((3,), torch.float32), ((7,), torch.float32)]
+    shapes += [((2,), torch.bfloat16), ((1,), torch.bfloat16)]
+    weights = [torch.nn.Parameter(torch.zeros(shape, dtype=dtype)) for shape, dtype in shapes]
+    for i, weight in enumerate(weights):
+        weight.grad = torch.arange(weight.numel()).view(weight.shape).to(weight.dtype) + i
+    want = [3 * weight.grad for weight in weights]
+    Processes(0, 2).sum_gradients(weights)
+    assert sent == [(6, torch.float32), (3, torch.float32), (7, torch.float32), (3, torch.bfloat16)]
+    assert all(torch.equal(weight.grad, each) for weight, each in zip(weights, want, strict=True))
+
+
+def test_sums_on_a_device_without_a_way_of_its_own_go_over_the_host(monkeypatch):
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda tensor, op: tensor.mul_(2))
+    with pretending("mps"):
+        here = torch.ones(3, device="mps")
+        Processes(0, 2).sum_(here)
+        assert (here.device.type, here.tolist()) == ("mps", [2.0, 2.0, 2.0])

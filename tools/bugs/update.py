@@ -199,14 +199,6 @@ UPDATE_MUTANTS = [
         "a ratio that is not 1 goes unnoticed",
     ),
     Mutant(
-        "first-ratio-nan-passes",
-        UPDATE,
-        "not worst <= limits[0] or not average <= limits[1]",
-        "worst > limits[0] or average > limits[1]",
-        GUARDS,
-        "a NaN passes the check, being greater than nothing",
-    ),
-    Mutant(
         "first-ratio-of-padding",
         UPDATE,
         ".detach().abs().masked_fill(~mask, 0.0)",
