@@ -53,6 +53,25 @@ def pick_device(device: Device) -> torch.device:
     return torch.device("cuda", own)
 
 
+TIGHT = 1 / 3
+"""Share of a GPU's memory; with less than that free it is tight."""
+
+
+def is_tight(device: torch.device) -> bool:
+    """Whether little of a GPU's memory is free, what torch holds for later included."""
+    if device.type != "cuda":
+        return False
+    free, total = torch.cuda.mem_get_info(device)
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return free + held < TIGHT * total
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device, or the machine, had no memory left."""
+    said = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "can't allocate memory" in said
+
+
 def own_gpu() -> int | None:
     """The number of the GPU that this process has to itself; None where it is not one of several."""
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1

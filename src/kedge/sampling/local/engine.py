@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kedge.errors import DataError, ModelError
+from kedge.models.device import is_tight
 from kedge.models.language_model import LanguageModel
 from kedge.sampling.completion import Completion
 from kedge.sampling.local.columns import ColumnDecoder
@@ -61,7 +62,7 @@ class Engine(Sampler):
         """Of the weights, as :meth:`publish` was told."""
         self._waiting: deque[Request] = deque()
         self._active: list[Request] = []
-        self._alike: list[list[int]] = []  # rows that draw in the same way
+        self._alike: list[tuple[Request, Tensor]] = []  # rows that draw alike, and one of them; none if all do
         self._last = torch.zeros(0, dtype=torch.long, device=language_model.device)  # each active row's last token
         self._decoder: SlotDecoder | ColumnDecoder | None = None
 
@@ -75,6 +76,7 @@ class Engine(Sampler):
                 self.step()
         finally:
             self.cancel(*requests)
+            self._give_back_where_tight()
         return [request.completion() for request in requests]
 
     def stream(self, prompt: Sequence[int], sampling: Sampling, *, seed: int = 0, request: int = 0) -> Iterator[str]:
@@ -191,6 +193,10 @@ class Engine(Sampler):
         newcomers = self._that_fit() if decoder.rows_join else self._of_similar_length()
         if newcomers:
             self._set_active(self._active + newcomers)
+            if isinstance(decoder, SlotDecoder):
+                known = [*self._active, *self._waiting]
+                columns = max(len(request.prompt_ids) + request.sampling.max_new_tokens for request in known)
+                decoder.reserve(min(len(known), self.max_rows), columns)
             parts.append(decoder.admit([request.known_ids for request in newcomers]))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
@@ -234,17 +240,20 @@ class Engine(Sampler):
         """``(tokens [n], logprobs [n])`` for the active rows; where one of them asks for the likeliest tokens, those of
         all rows too, ``(ids [n, k], logprobs [n, k])``."""
         count = min(max(request.sampling.top_logprobs for request in self._active), logits.shape[-1])
-        if len(self._alike) == 1:
+        if not self._alike:
             sampling = self._active[0].sampling
             return *sampling.draw(logits, uniform), *(sampling.likeliest(logits, count) if count else ())
         tokens = torch.empty_like(uniform)
         logprobs = torch.empty(len(tokens), device=tokens.device)
         top = tokens.new_empty(len(tokens), count), logprobs.new_empty(len(tokens), count)
-        for rows in self._alike:
-            sampling = self._active[rows[0]].sampling
-            tokens[rows], logprobs[rows] = sampling.draw(logits[rows], uniform[rows])
+        for request, rows in self._alike:
+            some = logits.index_select(0, rows)
+            drawn = request.sampling.draw(some, uniform.index_select(0, rows))
+            for whole, part in zip((tokens, logprobs), drawn, strict=True):
+                whole.index_copy_(0, rows, part)
             if count:
-                top[0][rows], top[1][rows] = sampling.likeliest(logits[rows], count)
+                for whole, part in zip(top, request.sampling.likeliest(some, count), strict=True):
+                    whole.index_copy_(0, rows, part)
         return tokens, logprobs, *(top if count else ())
 
     def _set_active(self, requests: list[Request]) -> None:
@@ -253,7 +262,8 @@ class Engine(Sampler):
         alike: dict[tuple[float, ...], list[int]] = {}
         for row, request in enumerate(requests):
             alike.setdefault(request.sampling.distribution, []).append(row)
-        self._alike = list(alike.values())
+        several = alike.values() if len(alike) > 1 else ()
+        self._alike = [(requests[rows[0]], torch.tensor(rows, device=self.lm.device)) for rows in several]
 
     def _drop_finished(self) -> None:
         going = [row for row, request in enumerate(self._active) if request.finish_reason is None]
@@ -266,6 +276,12 @@ class Engine(Sampler):
         """Queue all requests again, with nothing cached: the cache may even hold NaN, which no mask keeps out."""
         self._requeue()
         if self._decoder is not None:
+            self._decoder = self._decoder.fresh()
+
+    def _give_back_where_tight(self) -> None:
+        """Where an accelerator's memory is nearly full, what comes next has the cache's part of it."""
+        idle = not self._active and not self._waiting
+        if idle and self._decoder is not None and is_tight(self.lm.device):
             self._decoder = self._decoder.fresh()
 
     def _requeue(self) -> None:

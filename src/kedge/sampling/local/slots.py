@@ -8,6 +8,7 @@ For models whose cache is the usual one: keys and values a layer, with or withou
 :func:`slot_decoder` tries it out on the model itself.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,12 +21,10 @@ from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
 from kedge.models.batch import padded
+from kedge.models.device import is_out_of_memory
 from kedge.models.head import OutputHead, agree, trunk_of, vocabulary_rows
 from kedge.models.language_model import LanguageModel, accepts
-from kedge.sampling.local.graphs import StepGraphs, rows_bucket
-
-# A cache grows to a multiple of this many columns at a time.
-COLUMNS = 64
+from kedge.sampling.local.graphs import COLUMNS, StepGraphs, computed_in, rows_bucket, width_bucket
 
 # Of the rows by which a model is tried out, in tokens.
 TRIAL_LENGTHS = (5, 3, 4)
@@ -54,7 +53,9 @@ class _SlotLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         _, heads, _, key_dim = key_states.shape
-        self.keys = key_states.new_zeros(self.slots, heads, self.columns, key_dim)
+        # Autocast leaves some norms, and the keys behind them, wide; what reads them makes them narrow.
+        wide = computed_in(key_states.device) is None
+        self.keys = (key_states if wide else value_states).new_zeros(self.slots, heads, self.columns, key_dim)
         self.values = value_states.new_zeros(self.slots, value_states.shape[1], self.columns, value_states.shape[-1])
         self.is_initialized = True
 
@@ -68,9 +69,10 @@ class _SlotLayer(CacheLayerMixin):
             self.keys[place.first : place.first + n, :, :length] = key_states
             self.values[place.first : place.first + n, :, :length] = value_states
             return key_states, value_states
-        self.keys[place.rows, :, place.positions] = key_states[:, :, 0]
-        self.values[place.rows, :, place.positions] = value_states[:, :, 0]
-        return self.keys[:n, :, : place.width], self.values[:n, :, : place.width]
+        self.keys[place.rows, :, place.positions] = key_states[:, :, 0].to(self.keys.dtype)
+        self.values[place.rows, :, place.positions] = value_states[:, :, 0].to(self.values.dtype)
+        keys, values = self.keys[:n, :, : place.width], self.values[:n, :, : place.width]
+        return keys.to(key_states.dtype), values.to(value_states.dtype)
 
     def move(self, source: Tensor, target: Tensor, width: int) -> None:
         """Copy rows to other slots."""
@@ -87,6 +89,11 @@ class _SlotLayer(CacheLayerMixin):
                 new[: old.shape[0], :, : old.shape[2]] = old
                 setattr(self, name, new)
         self.slots, self.columns = slots, columns
+
+    def forget(self) -> None:
+        """Begin anew, in the precision that comes next."""
+        self.keys = self.values = None
+        self.is_initialized = False
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return query_length, 0  # asked only while prompts are taken in
@@ -140,24 +147,30 @@ class SlotDecoder:
     rows_join = True
     """New rows may join while others are written."""
 
-    def __init__(self, model: PreTrainedModel, head: OutputHead, windows: Sequence[int | None]) -> None:
-        """``windows``: each layer's sliding window, None where it sees everything."""
+    def __init__(
+        self, model: PreTrainedModel, head: OutputHead, windows: Sequence[int | None], *, recorded: bool = True
+    ) -> None:
+        """``windows``: each layer's sliding window, None where it sees everything. ``recorded``: steps on a GPU are."""
         self.model, self.trunk, self.head, self._windows = model, trunk_of(model), head, windows
         self._place = _Place()
         self._layers = [_SlotLayer(self._place, 0, 0) for _ in windows]
         self._cache = Cache(layers=list(self._layers))
         self._slots = torch.zeros(0, dtype=torch.long, device=model.device)
-        self.graphs = StepGraphs() if model.device.type == "cuda" else None
+        can_be = recorded and model.device.type == "cuda" and not _asks_how_far(model)
+        self.graphs = StepGraphs(model.device) if can_be else None
+        self._kept_in = computed_in(model.device)  # what autocast makes of keys and values
         self._lengths: list[int] = []  # tokens in each active slot, and on the device the same
         self._positions = torch.zeros(0, dtype=torch.long, device=model.device)
 
     def admit(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         """Append rows that begin with these tokens; logits ``[n, V]`` of each one's next token."""
         tokens, lengths = (part.to(self.model.device) for part in padded(sequences, 0))
+        if not self._lengths and computed_in(self.model.device) != self._kept_in:
+            self._forget()
         self._place.first, self._place.rows = len(self._lengths), None
         self._lengths += map(len, sequences)
         self._positions = torch.cat([self._positions, lengths])
-        self._make_room()
+        self._make_room(len(self._lengths), max(self._lengths))
         # Right-padded and causal: what stands behind a row's last token is seen by none of its tokens.
         return self._logits(tokens, lengths - 1)
 
@@ -166,11 +179,27 @@ class SlotDecoder:
         positions = self._positions
         self._lengths = [length + 1 for length in self._lengths]
         self._positions = positions + 1
-        self._make_room()
         width = max(self._lengths)
-        if self.graphs is None:
-            return self._one_token(tokens, positions, width)
-        return self.graphs(self._one_token, tokens, positions, _rounded_up(width, COLUMNS))
+        self._make_room(len(self._lengths), width)
+        if self.graphs is not None:
+            try:
+                return self.graphs(
+                    self._one_token, tokens, positions, min(width_bucket(width), self._layers[0].columns)
+                )
+            except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
+                said = next(iter(str(error).splitlines()), "")
+                name = type(self.model).__name__
+                warnings.warn(f"{name}: a step cannot be recorded, and its kernels are launched: {said}", stacklevel=1)
+                self.graphs = None
+        return self._one_token(tokens, positions, width)
+
+    def reserve(self, rows: int, columns: int) -> None:
+        """So many rows and columns will be needed: on an accelerator the cache has that size at once, because recorded
+        steps die when it grows."""
+        if self.model.device.type != "cpu":
+            self._make_room(rows, columns)
 
     def _one_token(self, tokens: Tensor, positions: Tensor, width: int) -> Tensor:
         """Logits ``[n, V]`` of one token a row, at ``positions [n]``, looking at the first ``width`` columns."""
@@ -206,7 +235,14 @@ class SlotDecoder:
 
     def fresh(self) -> "SlotDecoder":
         """One like this, with nothing cached."""
-        return SlotDecoder(self.model, self.head, self._windows)
+        return SlotDecoder(self.model, self.head, self._windows, recorded=self.graphs is not None)
+
+    def _forget(self) -> None:
+        self._kept_in = computed_in(self.model.device)
+        for layer in self._layers:
+            layer.forget()
+        if self.graphs is not None:
+            self.graphs.clear(self._layers[0].slots)
 
     def _logits(self, tokens: Tensor, last: Tensor | None, **more: Any) -> Tensor:
         """Logits ``[n, V]`` after the token in column ``last [n]`` of each row, the only one where None."""
@@ -239,8 +275,8 @@ class SlotDecoder:
         hidden = torch.full(seen.shape, torch.finfo(self.model.dtype).min, dtype=self.model.dtype, device=seen.device)
         return hidden.masked_fill_(seen, 0.0)[:, None, None]
 
-    def _make_room(self) -> None:
-        have, slots, columns = self._layers[0], len(self._lengths), max(self._lengths)
+    def _make_room(self, slots: int, columns: int) -> None:
+        have = self._layers[0]
         if self.graphs is not None:
             slots = rows_bucket(slots)
         if slots > have.slots or columns > have.columns:
@@ -249,7 +285,7 @@ class SlotDecoder:
                 layer.resize(slots, columns)
             self._slots = torch.arange(slots, device=self.model.device)
             if self.graphs is not None:
-                self.graphs.clear()
+                self.graphs.clear(slots)
 
 
 def _rounded_up(n: int, multiple: int) -> int:
@@ -272,7 +308,9 @@ def slot_decoder(lm: LanguageModel) -> SlotDecoder | None:
     try:
         right = _writes_as_the_model_reads(decoder)
     # An architecture may refuse what it is given here in any of these ways; what it does then is its own code.
-    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError):
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        if is_out_of_memory(error):
+            raise
         return None
     return decoder.fresh() if right else None
 
@@ -288,6 +326,13 @@ def _writes_as_the_model_reads(decoder: SlotDecoder) -> bool:
         logits = decoder.step(torch.tensor([sequence[-ahead] for sequence in sequences], device=model.device))
     plain = [model(input_ids=torch.tensor([s], device=model.device), use_cache=False).logits[0, -1] for s in sequences]
     return agree(logits, torch.stack(plain))
+
+
+def _asks_how_far(model: PreTrainedModel) -> bool:
+    """Whether its position embeddings depend on the longest row, for which a step asks the device."""
+    rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    kinds = [rope, *(each for each in rope.values() if isinstance(each, dict))]  # all layers', or one a kind of layer
+    return any(kind.get("rope_type") in ("dynamic", "longrope") for kind in kinds)
 
 
 def sliding_windows(model: PreTrainedModel) -> list[int | None] | None:
