@@ -4,22 +4,28 @@ No float64 where there is none, nothing of two devices in one operation, and the
 they are computed.
 """
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 
 import tape
 from kedge import PPO, SFT, RewardModeling
 from kedge.control import Agent
+from kedge.errors import NumericsError
 from kedge.models.reward_model import new_reward_model
 from kedge.rewards.model import ModelReward
 from kedge.sampling.local import graphs
 from kedge.sampling.local.engine import Engine
+from kedge.sampling.local.slots import SlotDecoder
 from kedge.sampling.settings import Sampling
+from kedge.training.optimization import retake_step
 from pretend import DeviceError, Pretend, pretending, put
 
 KINDS = ["mps", "cuda"]
 PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13, 14], [15]]
 TEXTS = ["the cat", "the dog ran", "on the mat", "a red house", "once upon", "a little ship"]
+ONE_STEP = {"steps": 1, "batch_size": 4, "mini_batch_size": 4, "response_length": 6, "micro_batch_tokens": 200}
 WAYS = {
     "separate": {"critic": "separate", "scale_rewards": True},
     "shared": {"critic": "shared", "entropy_coef": 0.01, "cutoff": "mask"},
@@ -182,3 +188,46 @@ def test_control(device, monkeypatch, tmp_path, env, policy):
     assert back.predict(observation, deterministic=True)[0] == pytest.approx(
         want.predict(observation, deterministic=True)[0], abs=1e-2
     )
+
+
+@contextmanager
+def tensor_float_32(chosen):
+    torch.backends.cuda.matmul.allow_tf32 = chosen
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_tensor_float_32(tiny_lm, monkeypatch, told):
+    """Its rounding is known: answers are written in slots, and the first ratio may be as far from 1 as it makes it."""
+    lm = tiny_lm("llama")
+    monkeypatch.setattr(graphs, "record", tape.record)
+    monkeypatch.setattr("kedge.sampling.local.engine.is_tight", lambda device: False)
+    with pretending("cuda") as seen, tensor_float_32(told):
+        put(lm.model)
+        ppo = PPO(lm.model, TEXTS, reward, ONE_STEP, tokenizer=lm.tokenizer, progress=False)
+        seen.tf32 = True
+        if told:
+            [metrics] = ppo
+            assert isinstance(ppo.sampler._decoder, SlotDecoder)
+            assert 1e-4 < metrics["policy/first_drift_max"] < 0.1
+        else:
+            with pytest.raises(NumericsError, match="differ from the sampler's"):
+                list(ppo)
+
+
+def test_the_optimizer_is_one_kernel_on_a_gpu_and_its_last_step_can_be_taken_again(tiny_lm, device):
+    lm = tiny_lm("llama")
+    with device() as seen:
+        put(lm.model)
+        ppo = PPO(lm.model, TEXTS, reward, ONE_STEP, tokenizer=lm.tokenizer, progress=False)
+        assert bool(ppo.optimizer.param_groups[0]["fused"]) == (seen.device.type == "cuda")
+        before = [weight.detach().clone() for weight in lm.model.parameters()]
+        ppo.update(ppo.collect().batch, 0, 0.0)
+        moved = max(float((a - b).detach().abs().max()) for a, b in zip(before, lm.model.parameters(), strict=True))
+        [group, *_] = ppo.optimizer.param_groups
+        seen.waits.clear()
+        retake_step(group, ppo.optimizer, 0.0)
+        assert sum(seen.waits.values()) <= 1
+        back = max(float((a - b).detach().abs().max()) for a, b in zip(before, lm.model.parameters(), strict=True))
+    assert back < 1e-3 * moved

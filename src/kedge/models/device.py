@@ -53,6 +53,15 @@ def pick_device(device: Device) -> torch.device:
     return torch.device("cuda", own)
 
 
+def rounds_to_tf32(device: torch.device) -> bool:
+    """Whether products of float32 there are computed from three digits (TensorFloat-32), as a user may have chosen."""
+    if device.type != "cuda":
+        return False
+    matmul = torch.backends.cuda.matmul
+    chosen = getattr(matmul, "fp32_precision", None)  # of torch 2.9 and newer, which refuses the other question
+    return chosen == "tf32" if chosen is not None else matmul.allow_tf32
+
+
 TIGHT = 1 / 3
 """Share of a GPU's memory; with less than that free it is tight."""
 

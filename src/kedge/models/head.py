@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from kedge.models.device import rounds_to_tf32
+
 
 def trunk_of(model: PreTrainedModel) -> PreTrainedModel:
     """A model without its head."""
@@ -108,6 +110,6 @@ def _in_eval_mode(model: nn.Module) -> Iterator[None]:
 
 def agree(ours: Tensor, theirs: Tensor) -> bool:
     """Whether two computations of the same logits differ by rounding only."""
-    low = torch.is_autocast_enabled(theirs.device.type)
+    low = torch.is_autocast_enabled(theirs.device.type) or rounds_to_tf32(theirs.device)
     tolerance = LOW_PRECISION_TOLERANCE if low else TOLERANCE.get(theirs.dtype, LOW_PRECISION_TOLERANCE)
     return ours.shape == theirs.shape and bool((ours - theirs).abs().max() <= tolerance * theirs.abs().max())

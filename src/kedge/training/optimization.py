@@ -24,7 +24,8 @@ def make_optimizer(groups: Sequence[dict[str, Any]], config: TrainingConfig) -> 
         if any(weight.dtype == torch.float16 for weight in group["params"]):
             raise ConfigError(f"dtype: {FLOAT16}")
         group["peak_lr"] = group["lr"]
-    return torch.optim.AdamW(groups, eps=1e-5, weight_decay=config.weight_decay)
+    on_gpu = all(weight.device.type == "cuda" for group in groups for weight in group["params"])
+    return torch.optim.AdamW(groups, eps=1e-5, weight_decay=config.weight_decay, fused=on_gpu or None)
 
 
 def schedule(config: TrainingConfig, step: int, total_steps: int) -> float:
@@ -61,11 +62,10 @@ def retake_step(group: dict[str, Any], optimizer: torch.optim.AdamW, factor: flo
     """
     (beta1, beta2), eps, decay = group["betas"], group["eps"], group["weight_decay"]
     before, after = group["lr"], group["lr"] * factor
-    for weight in group["params"]:
+    moved = [weight for weight in group["params"] if optimizer.state[weight]]  # the others never had a gradient
+    counts = torch.stack([optimizer.state[weight]["step"] for weight in moved]).tolist() if moved else []
+    for weight, count in zip(moved, counts, strict=True):
         state = optimizer.state[weight]
-        if not state:  # never had a gradient
-            continue
-        count = float(state["step"])
         deviation = (state["exp_avg_sq"] / (1 - beta2**count)).sqrt_().add_(eps)
         direction = state["exp_avg"] / (1 - beta1**count) / deviation
         weight.add_(direction, alpha=before).div_(1 - before * decay)

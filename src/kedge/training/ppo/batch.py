@@ -115,7 +115,10 @@ def estimate_advantages(
             answers = answers * differ.repeat_interleave(groups.shape[-1])
         advantages = torch.where(mask, answers[:, None], 0.0)
     else:
-        advantages, returns = token_gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)
+        # On the host: it goes from token to token, and a device would be sent a few kernels for each.
+        earned, foreseen = rewards.cpu(), values.cpu()
+        estimated = token_gae(earned, foreseen, host_mask, gamma=config.gamma, lam=config.lam)
+        advantages, returns = (each.to(rewards.device) for each in estimated)
         if config.whiten_advantages:
             advantages = whiten(advantages, mask)
     kept = (rollouts.tokens, rollouts.lengths, mask, host_mask, rollouts.logprobs)

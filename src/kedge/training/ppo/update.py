@@ -15,6 +15,7 @@ from kedge.core import kl, masked_mean, policy_loss, value_clip_fraction, value_
 from kedge.errors import NotFiniteError, NumericsError
 from kedge.models.batch import dealt
 from kedge.models.critic import Critic
+from kedge.models.device import rounds_to_tf32
 from kedge.models.forward import forward_tokens
 from kedge.models.language_model import LanguageModel
 from kedge.models.recompute import recomputing
@@ -34,7 +35,10 @@ TOLERANCES = {torch.float32: (1e-4, 1e-5), torch.bfloat16: (0.5, 0.05), torch.fl
 
 def rounding(config: PPOConfig, model: PreTrainedModel) -> tuple[float, float]:
     """The tolerances at the precision that the model computes in."""
-    return TOLERANCES.get(compute_dtype(config, model), TOLERANCES[torch.float32])
+    dtype = compute_dtype(config, model)
+    if dtype == torch.float32 and rounds_to_tf32(model.device):
+        dtype = torch.float16  # which has as many digits
+    return TOLERANCES.get(dtype, TOLERANCES[torch.float32])
 
 
 @dataclass(frozen=True)
