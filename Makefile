@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-slow check pages mutants clean
+.PHONY: quickstart test test-slow check pages mutants benchmarks-gpu clean
 
 quickstart: .venv/ready
 	$(BIN)/kedge quickstart --overwrite
@@ -25,7 +25,11 @@ check: .venv/ready
 pages: .venv/ready
 	$(BIN)/python tools/pages.py
 
-# All of them take hours on two cores: make mutants ONLY=gae, ONLY=src/kedge/core/kl.py, SINCE=HEAD~3, JOBS=16
+# Decoding against its peers and a step of PPO, on the first GPU: make benchmarks-gpu SIZES=0.5B
+benchmarks-gpu: .venv/ready
+	$(BIN)/python benchmarks/gpu.py $(if $(SIZES),--sizes $(SIZES))
+
+# All of them take half an hour to an hour on two cores: make mutants JOBS=2, or ONLY=gae, ONLY=src/kedge/core/kl.py, SINCE=HEAD~3, JOBS=16
 mutants: .venv/ready
 	$(BIN)/python tools/mutants.py $(ONLY) $(if $(SINCE),--since $(SINCE)) $(if $(JOBS),--jobs $(JOBS))
 

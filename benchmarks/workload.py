@@ -69,11 +69,13 @@ def in_turns(contenders: Mapping[str, Callable[[], Any]], repeats: int) -> dict[
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], result: Mapping[str, Any]) -> None:
-    """A table for people, and one line of JSON."""
+    """A table for people, and one line of JSON where there is a result to keep."""
     table = Table(*columns, title=title, title_justify="left")
     for row in rows:
         table.add_row(*(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row))
     Console().print(table)
+    if not result:
+        return
     machine = {
         "machine": f"{torch.get_num_threads()} threads, {platform.machine()}",
         "torch": torch.__version__,

@@ -165,6 +165,9 @@ class Scripted(torch.nn.Module):
     def get_output_embeddings(self):
         return None
 
+    def get_input_embeddings(self):
+        return SimpleNamespace(weight=torch.empty(self.vocabulary, 1))
+
     def forward(self, input_ids, past_key_values=None, use_cache=False):
         logits = torch.full((*input_ids.shape, self.vocabulary), -1e4)
         for column in range(self.prompt - 1, input_ids.shape[1]):

@@ -25,10 +25,6 @@ MAY_MIX = {"copy_", "to", "__set__", "as_subclass", "set_", "type_as", "_has_com
 """What takes tensors of two devices."""
 
 
-PRODUCTS = {"linear", "matmul", "__matmul__", "bmm", "mm", "addmm", "baddbmm", "scaled_dot_product_attention"}
-"""What TensorFloat-32 makes coarse."""
-
-
 class DeviceError(AssertionError):
     """What the device would not have done."""
 
@@ -38,7 +34,6 @@ class Seen:
 
     def __init__(self, kind):
         self.device = torch.device(kind)
-        self.tf32 = False  # whether products are computed from three digits
         self.waits, self.uploads, self.ops = Counter(), Counter(), Counter()
 
     def note(self, counter):
@@ -135,31 +130,12 @@ def compute(func, args, kwargs):
             return plain(func(*args, **kwargs)) if name == "to" else plain(args[0]).clone()
     args, kwargs = _moved(args, kwargs)
     seen.ops[name] += 1
-    if seen.tf32 and name in PRODUCTS:
-        args = tuple(_coarse(each) if isinstance(each, torch.Tensor) else each for each in args)
     with torch._C.DisableTorchFunctionSubclass():
         found = func(*args, **kwargs)
     for each in tensors([found]):
         if each.dtype == torch.float64 and seen.device.type == "mps":
             raise DeviceError(f"{name}: mps has no float64")
     return wrapped(found)
-
-
-class _Coarse(torch.autograd.Function):
-    """Ten bits behind the point, rounded."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return ((x.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient
-
-
-def _coarse(x):
-    with torch._C.DisableTorchFunctionSubclass():
-        return _Coarse.apply(plain(x).contiguous()) if x.dtype == torch.float32 else x
 
 
 def _indices(index):

@@ -4,22 +4,24 @@ No float64 where there is none, nothing of two devices in one operation, and the
 they are computed.
 """
 
-from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import tape
-from kedge import PPO, SFT, RewardModeling
+from kedge import PPO, SFT, PPOConfig, RewardModeling
 from kedge.control import Agent
-from kedge.errors import NumericsError
+from kedge.models.head import agree
 from kedge.models.reward_model import new_reward_model
 from kedge.rewards.model import ModelReward
 from kedge.sampling.local import graphs
 from kedge.sampling.local.engine import Engine
-from kedge.sampling.local.slots import SlotDecoder
 from kedge.sampling.settings import Sampling
 from kedge.training.optimization import retake_step
+from kedge.training.ppo.update import rounding
 from pretend import DeviceError, Pretend, pretending, put
 
 KINDS = ["mps", "cuda"]
@@ -190,37 +192,27 @@ def test_control(device, monkeypatch, tmp_path, env, policy):
     )
 
 
-@contextmanager
-def tensor_float_32(chosen):
+@pytest.mark.parametrize("chosen", [True, False])
+def test_the_rounding_of_tensor_float_32_is_known(tiny_lm, chosen):
+    """Where a user chose it: the first ratio may be as far from 1, and slots are not given up for it."""
+    lm, other = tiny_lm("llama"), torch.tensor([1.0, 1.01])
     torch.backends.cuda.matmul.allow_tf32 = chosen
-    yield
-    torch.backends.cuda.matmul.allow_tf32 = False
-
-
-@pytest.mark.parametrize("told", [True, False])
-def test_tensor_float_32(tiny_lm, monkeypatch, told):
-    """Its rounding is known: answers are written in slots, and the first ratio may be as far from 1 as it makes it."""
-    lm = tiny_lm("llama")
-    monkeypatch.setattr(graphs, "record", tape.record)
-    monkeypatch.setattr("kedge.sampling.local.engine.is_tight", lambda device: False)
-    with pretending("cuda") as seen, tensor_float_32(told):
-        put(lm.model)
-        ppo = PPO(lm.model, TEXTS, reward, ONE_STEP, tokenizer=lm.tokenizer, progress=False)
-        seen.tf32 = True
-        if told:
-            [metrics] = ppo
-            assert isinstance(ppo.sampler._decoder, SlotDecoder)
-            assert 1e-4 < metrics["policy/first_drift_max"] < 0.1
-        else:
-            with pytest.raises(NumericsError, match="differ from the sampler's"):
-                list(ppo)
+    try:
+        with pretending("cuda"):
+            put(lm.model)
+            assert rounding(PPOConfig(), lm.model) == ((0.1, 0.01) if chosen else (1e-4, 1e-5))
+            assert agree(other.to("cuda"), torch.ones(2, device="cuda")) == chosen
+        assert rounding(PPOConfig(), tiny_lm("llama").model) == (1e-4, 1e-5)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def test_the_optimizer_is_one_kernel_on_a_gpu_and_its_last_step_can_be_taken_again(tiny_lm, device):
     lm = tiny_lm("llama")
     with device() as seen:
         put(lm.model)
-        ppo = PPO(lm.model, TEXTS, reward, ONE_STEP, tokenizer=lm.tokenizer, progress=False)
+        settings = ONE_STEP | {"num_ppo_epochs": 1, "learning_rate": 1e-3, "target_kl": "none"}
+        ppo = PPO(lm.model, TEXTS, reward, settings, tokenizer=lm.tokenizer, progress=False)
         assert bool(ppo.optimizer.param_groups[0]["fused"]) == (seen.device.type == "cuda")
         before = [weight.detach().clone() for weight in lm.model.parameters()]
         ppo.update(ppo.collect().batch, 0, 0.0)
@@ -231,3 +223,54 @@ def test_the_optimizer_is_one_kernel_on_a_gpu_and_its_last_step_can_be_taken_aga
         assert sum(seen.waits.values()) <= 1
         back = max(float((a - b).detach().abs().max()) for a, b in zip(before, lm.model.parameters(), strict=True))
     assert back < 1e-3 * moved
+
+
+class Seen(TorchDispatchMode):
+    """The operations that reach the devices' kernels."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func._schema.name.removeprefix("aten::") + (f".{func._overloadname}".replace(".default", "")))
+        with torch._C.DisableTorchFunction():
+            return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture(scope="module")
+def kernels():
+    """``{operation: the keys that it has a kernel for}``, of PyTorch's own table."""
+    torchgen = pytest.importorskip("torchgen")
+    path = Path(torchgen.__file__).parent / "packaged/ATen/native/native_functions.yaml"
+    found = {}
+    for entry in yaml.load(path.read_text(), yaml.CSafeLoader):
+        name = entry["func"].partition("(")[0]
+        keys = {key.strip() for keys in entry.get("dispatch", {}) for key in keys.split(",")}
+        found[name] = keys, entry.get("structured_delegate")
+    return {name: keys | (found[other][0] if other else set()) for name, (keys, other) in found.items()}
+
+
+def has_kernel(keys, device):
+    """None at all: it is made of other operations."""
+    return not keys or device in keys or any(key.startswith("Composite") for key in keys)
+
+
+def test_every_operation_has_a_kernel_on_mps(tiny_lm, kernels, monkeypatch):
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    rows = [{"prompt": text, "completion": " and so on"} for text in TEXTS]
+    with pretending("mps"), Seen() as seen:
+        for name in ("llama", "gemma3_text"):
+            for way in WAYS.values():
+                lm = tiny_lm(name)
+                put(lm.model)
+                PPO(lm.model, TEXTS, reward, ONE_STEP | way, tokenizer=lm.tokenizer, progress=False).train()
+        lm = tiny_lm("llama")
+        put(lm.model)
+        Engine(lm).generate(PROMPTS, Sampling(4, top_p=0.9, top_k=9, min_p=0.01, top_logprobs=2))
+        SFT(lm, rows, {"batch_size": 4, "micro_batch_tokens": 64}, eval_size=2, progress=False).train()
+        Agent("CartPole-v1", device="mps", n_steps=32, batch_size=32, n_epochs=1).learn(64)
+    assert len(seen.names) > 60
+    on_the_cpu_alone = {name for name in seen.names if "for_cpu" in name or name.startswith("mkldnn")}
+    missing = {name for name in seen.names - on_the_cpu_alone if not has_kernel(kernels[name], "MPS")}
+    assert missing == set()

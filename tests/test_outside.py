@@ -12,6 +12,7 @@ import pytest
 from kedge import PPO, Callback, evaluate
 from kedge.errors import ConfigError, DataError, NotFiniteError
 from kedge.runs import open_run
+from kedge.runs.callbacks import callbacks_of
 from kedge.sampling import Completion, Sampler
 from kedge.sampling.local.engine import Engine
 from kedge.sampling.settings import Sampling
@@ -119,6 +120,14 @@ def test_its_errors_are_the_users(tiny_lm, recorded):
             "completion 3 has . tokens and 1 log",
         ),
         (lambda found: [replace(found[0], ids=[], logprobs=[]), *found[1:]], "completion 1 has 0 tokens and 0 log"),
+        (lambda found: iter(found), "generate must give a list of kedge.sampling.Completion"),
+        (lambda found: [asdict(each) for each in found], "generate must give a list of kedge.sampling.Completion"),
+        (lambda found: [replace(found[0], finish_reason="abort"), *found[1:]], "has finish_reason 'abort'; it must be"),
+        (
+            lambda found: [replace(found[0], ids=[5] * 7, logprobs=[-1.0] * 7), *found[1:]],
+            "completion 1 has 7 tokens, more than 6",
+        ),
+        (lambda found: [replace(found[0], ids=[5.0], logprobs=[-1.0]), *found[1:]], "completion 1 has token 5.0"),
         (lambda found: [found[0], *found[:0:-1]], "completion 2 says another prompt_ids than it was asked"),
         (
             lambda found: [*found[:3], replace(found[3], ids=[320] * len(found[3].ids))],
@@ -231,3 +240,31 @@ def test_each_policy_has_a_sampler_of_its_own_which_is_closed(tiny_lm, tmp_path)
     with ppo:
         assert not policys.closed
     assert policys.closed
+
+
+def test_tokens_may_come_as_a_tuple(tiny_lm, recorded, monkeypatch):
+    lm, generate = tiny_lm("llama"), FileSampler.generate
+    as_tuples = lambda each: replace(each, prompt_ids=tuple(each.prompt_ids), ids=tuple(each.ids))  # noqa: E731
+    monkeypatch.setattr(FileSampler, "generate", lambda *a, **k: [as_tuples(each) for each in generate(*a, **k)])
+    ppo = PPO(
+        lm.model, PROMPTS, length, SMALL | {"steps": 1}, tokenizer=lm.tokenizer, progress=False,
+        sampler=lambda lm: FileSampler(recorded),
+    )  # fmt: skip
+    assert ppo.train()["steps"] == 1
+
+
+def test_a_run_with_a_sampler_of_ones_own_does_not_go_on_without_it(tiny_lm, recorded, tmp_path):
+    tiny_lm("llama").save(tmp_path / "model")
+    settings, maker = SMALL | {"checkpoint_every": 1, "steps": 1}, lambda lm: FileSampler(recorded)
+    PPO(tmp_path / "model", PROMPTS, length, settings, progress=False, run=tmp_path / "run", sampler=maker).train()
+    with pytest.raises(ConfigError, match=r"another sampler\n  sampler: .*FileSampler then, none now"):
+        PPO.resume(tmp_path / "run", reward=length, prompts=PROMPTS, steps=2, progress=False)
+    PPO.resume(tmp_path / "run", reward=length, prompts=PROMPTS, steps=2, sampler=maker, progress=False)
+
+
+def test_what_a_callback_holds_may_be_called_as_it_likes():
+    class Holding(Callback):
+        def __init__(self):
+            self.on_gpu = False
+
+    assert callbacks_of(Holding())

@@ -254,3 +254,21 @@ def test_one_that_trains_and_does_not_say_how_it_is_planned(kedge, tmp_path):
     sys.modules.pop("kedge_count")
     status, _, err = kedge("plan", "r.toml")
     assert (status, "[count]: the stage does not say how it is planned" in err) == (2, True), err
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ('name, about = "count", "A text -> the number of its words"', 'name = "count"', "give CountStage about"),
+        ("import torch", "raise RuntimeError('no licence')", "it cannot be loaded: no licence"),
+        ("        return Counting", "        import no_such_module", "No module named 'no_such_module'"),
+    ],
+)
+def test_whatever_a_package_does_wrong_costs_the_others_nothing(kedge, tmp_path, before, after, said):
+    module = tmp_path / "site/kedge_count.py"
+    module.write_text(module.read_text().replace(before, after))
+    status, out, _ = kedge("settings")
+    assert (status, said in " ".join(out.split()), "[control]" in out) == (0, True, True), out
+    Path("e.toml").write_text('[evaluate]\npolicy = "p"\nbaseline = "b"\nprompts = "q"\n')
+    status, _, err = kedge("plan", "e.toml")
+    assert (status, "no table to plan; there are [sft], [reward] and [ppo]" in err) == (2, True), err

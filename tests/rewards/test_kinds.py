@@ -257,3 +257,14 @@ def test_the_built_in_kinds_go_without_saying():
     table = PPORecipe(policy="p", prompts="q", reward={"kind": "function", "function": "m:f"}, metrics=["runs/y"])
     assert table.resolved()["reward"] == [{"function": "m:f", "weight": 1.0}]
     assert table.resolved()["metrics"] == ["runs/y"]
+
+
+class Halved(FunctionSpec):
+    """A kind built on a built-in one."""
+
+
+def test_a_kind_built_on_a_built_in_one_is_itself():
+    table = PPORecipe(policy="p", prompts="q", reward={"kind": f"{__name__}:Halved", "function": "m:f"})
+    assert table.resolved()["reward"] == [{"kind": f"{__name__}:Halved", "function": "m:f", "weight": 1.0}]
+    assert type(spec_of(table.resolved()["reward"][0])) is Halved
+    assert Halved(function="m:f").said() == {"kind": f"{__name__}:Halved", "function": "m:f"}

@@ -147,3 +147,21 @@ def test_a_text_that_cannot_be_decoded_is_its_callers_error_alone(lm, driver, mo
         with pytest.raises(KedgeError, match="no such token"):
             soon(lambda: list(driver.stream([5, 6], Sampling(max_new_tokens=9))))
     assert [c.ids for c in driver.generate([[5, 6]], Sampling(max_new_tokens=9), seed=3)] == [c.ids for c in alone]
+
+
+def test_a_prompt_of_unknown_tokens_is_its_callers_error_alone(driver):
+    pieces = driver.stream([5, 6, 7], Sampling(max_new_tokens=100, temperature=1.5), seed=1)
+    next(pieces)
+    for prompt in ([5, 99_999], [-1]):
+        with pytest.raises(DataError, match="prompt 1: has tokens outside 0 to 319, which the model knows"):
+            driver.generate([prompt], Sampling())
+    assert "".join(pieces)
+
+
+def test_it_computes_in_the_precision_of_who_asks(lm, driver):
+    sampling = Sampling(max_new_tokens=6)
+    for enabled in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            [found] = driver.generate([[5, 6]], sampling, seed=1)
+            [want] = Engine(lm).generate([[5, 6]], sampling, seed=1)
+        assert (found.ids, found.logprobs) == (want.ids, pytest.approx(want.logprobs, abs=1e-6))

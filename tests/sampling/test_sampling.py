@@ -1,5 +1,6 @@
 """Draws: their distribution, their log-probabilities, and one random stream a request."""
 
+import numpy as np
 import pytest
 import torch
 from transformers import LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
@@ -134,6 +135,8 @@ def test_random_streams_are_uniform_and_independent(by):
         ("max_new_tokens", "9", "a whole number, not '9'"),
         ("temperature", None, "a number, not None"),
         ("stop_strings", [1], "texts that are not empty"),
+        ("top_k", True, "a whole number, not True"),
+        ("temperature", 1e-40, "1e-6 or more"),
     ],
 )
 def test_settings_out_of_range(name, value, wanted):
@@ -149,6 +152,13 @@ def test_nan_logits_are_an_error_with_a_name(settings, bad):
     with pytest.raises(NotFiniteError, match=r"logits: NaN or infinite in 1 of 2 answers, .* first after number 1;"):
         refuse_broken_logits(logprobs, lambda row: f"number {row}")
     refuse_broken_logits(logprobs[:1], str)
+
+
+def test_numbers_of_numpy_are_pythons_own():
+    made = Sampling(np.int64(4), np.float32(0.5), np.int32(5))
+    assert [type(x) for x in (made.max_new_tokens, made.temperature, made.top_k)] == [int, float, int]
+    assert torch.equal(random_stream(np.int64(3), np.int64(2**40), 4), random_stream(3, 2**40, 4))
+    assert Sampling(stop_strings=None) == Sampling()
 
 
 def test_stop_strings_are_a_tuple_of_texts_however_they_are_given():

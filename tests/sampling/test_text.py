@@ -35,7 +35,7 @@ def grown(tokenizer, prompt, answer):
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize("prompt", ["", "Once upon", "雪", "a b c d e f g h i j k l m n o p q r s"])
+@pytest.mark.parametrize("prompt", ["", "Once upon", "雪", "你好世界，你好", "a b c d e f g h i j k l m n o p q r s"])
 @pytest.mark.parametrize("text", TEXTS)
 def test_real_text_is_never_other_than_whole(tokenizer, prompt, text):
     """Where a character is not whole yet, a tokenizer that falls back to bytes makes halves of those before it too."""
@@ -115,3 +115,16 @@ def test_what_was_shown_stays_where_half_a_character_stands_inside(tokenizer):
         shown += request.news()
     assert shown == request.text
     assert (shown[0], shown[-4:], HALF in shown) == ("雪", " cat", len(snow) > 1)
+
+
+@pytest.mark.shared
+def test_a_stop_string_is_found_behind_a_prompt_that_begins_inside_a_character(tokenizer):
+    asked = tokenizer("你好世界").input_ids
+    answer = tokenizer("你好世界天气。很好").input_ids[len(asked) :]
+    request = Request(asked, Sampling(len(answer), stop_strings=("。",)), [0.5] * 64, tokenizer)
+    shown = ""
+    for token in answer:
+        if request.finish_reason is None:
+            request.take(token, -1.0, 0)
+            shown += request.news()
+    assert (request.finish_reason, request.text, shown) == ("stop", "天气", "天气")

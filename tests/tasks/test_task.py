@@ -177,14 +177,15 @@ def test_the_length_of_a_baseline_is_the_tokenizers(tiny_lm, tmp_path):
             return [-float(len(ids)) for ids in completion_ids]
 
         def baseline(self, row):
-            return "the cat sat"
+            return " the cat sat"
 
     lm, task = tiny_lm("llama"), Short(["the", "a dog"])
     lm.save(tmp_path / "model")
-    n = len(lm.tokenizer("the cat sat", add_special_tokens=False).input_ids)
+    n = len(lm.tokenizer(" the cat sat", add_special_tokens=False).input_ids)
     for tokenizer in (lm.tokenizer, tmp_path / "model"):
         found = task.evaluate_baseline(tokenizer=tokenizer)
-        assert (found.scores["score"], found.summary()["length"]) == ([-n, -n], n)
+        # As many as the policy that says the same, and its EOS.
+        assert (found.scores["score"], found.summary()["length"]) == ([-n - 1, -n - 1], n + 1)
     with pytest.raises(RewardError, match="takes completion_ids, and these answers have no tokens"):
         task.evaluate_baseline()
     task.reward = None
@@ -213,3 +214,20 @@ def test_its_files_are_made_when_they_are_asked_for(tmp_path, monkeypatch):
     assert len(task.prompts("eval")) == 256
     monkeypatch.setattr("kedge.tasks.support_desk.task.write_support_desk", lambda *_, **__: pytest.fail("again"))
     assert len(task.prompts("eval")) == 256
+
+
+def test_answers_to_other_prompts_are_not_compared():
+    class Named(Numbers):
+        metrics = ()
+
+        def reward(self, prompts, completions):
+            return [0.0] * len(completions)
+
+        def baseline(self, row):
+            return row["number"]
+
+    one, other, fewer = (Named(rows).evaluate_baseline() for rows in (["1", "2"], ["2", "1"], ["1"]))
+    with pytest.raises(DataError, match=r"in another order \(prompt 1 of the two differs\)"):
+        Comparison(one, other)
+    with pytest.raises(DataError, match=r"\(2 and 1 prompts\) cannot be compared"):
+        Comparison(one, fewer)

@@ -43,8 +43,8 @@ SEAMS = [
     Mutant(
         "likeliest-of-the-wrong-row",
         ENGINE,
-        "sampling.likeliest(logits[rows], count)",
-        "sampling.likeliest(logits[: len(rows)], count)",
+        "request.sampling.likeliest(some, count)",
+        "request.sampling.likeliest(logits[: len(rows)], count)",
         SAMPLER_TESTS,
         "top log-probabilities of another request",
     ),
@@ -59,10 +59,18 @@ SEAMS = [
     Mutant(
         "first-words-without-context",
         TEXT,
-        "while not (before := self._decoded(prompt[-count:])) and count < len(prompt):",
-        "while not (before := self._decoded(prompt[-count:])) and False:",
+        "or HALF in before) and count < len(prompt):",
+        "or HALF in before) and False:",
         ("tests/sampling/test_text.py",),
         "the space before the first word is lost behind special tokens",
+    ),
+    Mutant(
+        "prompt-begun-inside-a-character",
+        TEXT,
+        "(not (before := self._decoded(prompt[-count:])) or HALF in before)",
+        "not (before := self._decoded(prompt[-count:]))",
+        ("tests/sampling/test_text.py",),
+        "behind a Chinese prompt a tokenizer that falls back to bytes gives halves of characters alone",
     ),
     Mutant(
         "half-characters-are-final",
@@ -187,8 +195,8 @@ SEAMS = [
     Mutant(
         "tokens-of-another-model",
         "sampling/rollouts.py",
-        "if not 0 <= token < vocabulary]",
-        "if not 0 <= token]",
+        "and 0 <= int(token) < vocabulary",
+        "and 0 <= int(token)",
         OUTSIDE,
         "a token that the model does not know ends in an index error",
     ),
@@ -227,8 +235,8 @@ SEAMS = [
     Mutant(
         "named-before-all-have-said-so",
         "training/checkpoint.py",
-        "else nullcontext() as aside,\n        processes.agreeing(),",
-        "else nullcontext() as aside,",
+        "        with processes.agreeing():\n            yield aside",
+        "        yield aside",
         ("tests/training/test_checkpoint.py",),
         "a checkpoint that another process has no part in looks whole",
     ),

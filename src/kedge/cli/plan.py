@@ -24,7 +24,7 @@ def plan(
     from kedge.inspection.machine import read_bytes, read_rate
     from kedge.inspection.plan_table import plan_view
     from kedge.recipes.fitting import plans
-    from kedge.recipes.registry import names, stage_called
+    from kedge.recipes.registry import STAGES
     from kedge.storage.writing import strict_json
 
     found = dict(
@@ -37,7 +37,7 @@ def plan(
         )
     )
     if not found:
-        *some, last = [f"[{name}]" for name in names() if stage_called(name).trains]
+        *some, last = [f"[{name}]" for name, stage in STAGES.built_in.items() if stage.trains]
         raise KedgeError(f"{recipe}: no table to plan; there are {', '.join(some)} and {last}")
     errors = [error for error in found.values() if isinstance(error, KedgeError)]
     if len(errors) == len(found):

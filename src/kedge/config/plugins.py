@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, get_origin
 
 from kedge.errors import ConfigError
 
@@ -58,10 +58,17 @@ class Registry(Generic[T]):
         fits = isinstance(found, type) and issubclass(found, self.base)
         if not fits:
             raise ConfigError(f"{what} is no {self.called}, which is a subclass of {base}")
-        if abstract := getattr(found, "__abstractmethods__", ()):
-            missing = ", ".join(f"{name}()" for name in sorted(abstract))
-            raise ConfigError(f"{what} is no whole {self.called}: give {found.__name__} {missing}, as {base} has it")
+        missing = [f"{name}()" for name in sorted(getattr(found, "__abstractmethods__", ()))]
+        expected = [name for name, kind in self.base.__annotations__.items() if _of_class(kind)]
+        missing += [name for name in expected if not hasattr(found, name)]
+        if missing:
+            needs = f"give {found.__name__} {', '.join(missing)}, as {base} has it"
+            raise ConfigError(f"{what} is no whole {self.called}: {needs}")
         return found
+
+
+def _of_class(annotation: Any) -> bool:
+    return get_origin(annotation) is ClassVar or annotation is ClassVar
 
 
 def plugins(group: str) -> dict[str, EntryPoint]:
@@ -85,7 +92,7 @@ def load(point: EntryPoint) -> Any:
     """
     try:
         return point.load()
-    except (ImportError, AttributeError, SyntaxError) as error:
+    except Exception as error:
         raise ConfigError(
             f"{point.name}: {package_of(point)} brings it ({point.value}), and it cannot be loaded: {error}; update "
             "that package, or uninstall it"

@@ -15,7 +15,7 @@ from kedge.core import kl
 from kedge.data.encode import encode_prompt
 from kedge.data.files import Source
 from kedge.data.records import Prompt, read_prompts
-from kedge.errors import ConfigError
+from kedge.errors import ConfigError, DataError
 from kedge.evaluation.metrics import WinRate, distinct_n, mean, win_rate
 from kedge.evaluation.samples import sample_rows
 from kedge.models.device import Device
@@ -179,6 +179,13 @@ class Comparison:
 
     before: Evaluation
     after: Evaluation
+
+    def __post_init__(self) -> None:
+        before, after = ([prompt.text for prompt in each.prompts] for each in (self.before, self.after))
+        if before != after:
+            which = next((i for i, (a, b) in enumerate(zip(before, after, strict=False), 1) if a != b), None)
+            what = f"prompt {which} of the two differs" if which else f"{len(before)} and {len(after)} prompts"
+            raise DataError(f"comparison: answers to other prompts, or in another order ({what}) cannot be compared")
 
     def win_rates(self) -> dict[str, WinRate]:
         """How often ``after`` beats ``before``, by every judge that judged both of some prompt's answers."""

@@ -35,12 +35,13 @@ def _tables() -> Iterator[Table]:
     for name in names():
         try:
             stage = stage_called(name)
-        except ConfigError as error:  # one package's fault, and the others are asked for too
+            missing, settings = stage.missing(), None if stage.missing() else stage.table()
+        except (ConfigError, ImportError) as error:  # one package's fault, and the others are asked for too
             yield Table(name, f"[{name}]", str(error), None)
             continue
-        if stage.missing():
+        if missing:
             continue
-        yield Table(name, f"[{name}]", f"{stage.about} (`kedge {name}`).", stage.table())
+        yield Table(name, f"[{name}]", f"{stage.about} (`kedge {name}`).", settings)
         for key, registry in stage.entries().items():
             for kind in registry.names():
                 yield _of_an_entry(f"{name}.{key}", kind, registry)

@@ -93,18 +93,23 @@ class RewardSpec(Config):
         """Every setting in force as a recipe says it, which is read back to the same thing."""
         fields, plain = type(self).model_fields, super().resolved()
         silent = {key for key, value in plain.items() if value == "none" and fields[key].default is None}
-        silent |= {"kind"} if self.SAID_BY else set()
+        silent |= {"kind"} if self._said_by() else set()
         return {key: value for key, value in plain.items() if key not in silent}
 
     def said(self) -> dict[str, Any] | None:
         """What was set, as a recipe says it; None where none can: something in it, or its class, is Python's alone."""
-        if not self.SAID_BY and (not is_function_path(self._where()) or type(self).__module__ == "__main__"):
+        if not self._said_by() and (not is_function_path(self._where()) or type(self).__module__ == "__main__"):
             return None
         try:
             said = {key: value for key, value in self.resolved().items() if key in self.model_fields_set}
             return said if type(self)(**said) == self else None
         except (PydanticSerializationError, ConfigError):
             return None
+
+    @classmethod
+    def _said_by(cls) -> str:
+        """What a class built on this one does not inherit: a key names the kind that it is of, and no other."""
+        return str(vars(cls).get("SAID_BY", ""))
 
     @classmethod
     def _where(cls) -> str:
@@ -115,7 +120,7 @@ class RewardSpec(Config):
     def _knows_its_kind(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        own = cls.SAID_BY or cls._where()
+        own = cls._said_by() or cls._where()
         if given.get("kind") in (None, "none", own):
             return given | {"kind": own}
         from kedge.rewards.kinds import kind_called

@@ -69,7 +69,8 @@ def is_end(answer: Any) -> bool:
 def _callback(what: Any) -> Callback:
     if isinstance(what, Callback):
         for name in dir(what):
-            if name.lstrip("_").startswith("on_") and name not in HOOKS:  # as other libraries call theirs
+            like_a_hook = name.lstrip("_").startswith("on_") and callable(getattr(what, name))
+            if like_a_hook and name not in HOOKS:  # as other libraries call theirs
                 raise ConfigError(
                     f"callback: {type(what).__name__}.{name} is never called; hooks are {', '.join(HOOKS)}"
                 )

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from kedge.parallel import Processes
 from kedge.sampling.completion import Completion
 from kedge.sampling.sampler import Sampler
 from kedge.sampling.settings import Sampling
+
+FINISHED = ("eos", "stop", "length")
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Rollouts:
 
 def collate(completions: Sequence[Completion], pad_id: int, device: torch.device) -> Rollouts:
     """The completions, right-padded. Masks come from lengths, never from ids: pad may equal EOS."""
-    tokens, lengths = padded([c.prompt_ids + c.ids for c in completions], pad_id)
+    tokens, lengths = padded([[*c.prompt_ids, *c.ids] for c in completions], pad_id)
     starts = torch.tensor([len(c.prompt_ids) for c in completions])
     column = torch.arange(tokens.shape[1])
     host_mask = (column >= starts[:, None]) & (column < lengths[:, None])
@@ -74,31 +77,46 @@ def generate(
         if not share:
             return []
         found = sampler.generate(share, sampling, seed=seed, first_request=numbers[0])
-        refuse_odd(found, share, vocabulary)
+        refuse_odd(found, share, sampling, vocabulary)
         return found
 
     return processes.gather(mine)
 
 
-def refuse_odd(completions: Sequence[Completion], prompts: Sequence[Sequence[int]], vocabulary: int) -> None:
+def refuse_odd(
+    completions: Sequence[Completion], prompts: Sequence[Sequence[int]], sampling: Sampling, vocabulary: int
+) -> None:
     """Raise where a sampler did not give one answer a prompt, in order, of tokens that the model knows, each with a
     log-probability.
 
     Raises:
         DataError: saying which and what. NotFiniteError: a log-probability is NaN or infinite.
     """
+    if not isinstance(completions, list | tuple) or not all(isinstance(each, Completion) for each in completions):
+        raise DataError("sampler: generate must give a list of kedge.sampling.Completion")
     if len(completions) != len(prompts):
         raise DataError(f"sampler: gave {len(completions)} completions for {len(prompts)} prompts")
     for number, (prompt, each) in enumerate(zip(prompts, completions, strict=True), start=1):
         if not each.ids or len(each.logprobs) != len(each.ids):
             what = f"{len(each.ids)} tokens and {len(each.logprobs)} log-probabilities"
             raise DataError(f"sampler: completion {number} has {what}; it must have one for each, and at least one")
+        if len(each.ids) > sampling.max_new_tokens:
+            raise DataError(
+                f"sampler: completion {number} has {len(each.ids)} tokens, more than {sampling.max_new_tokens}"
+            )
+        if each.finish_reason not in FINISHED:
+            raise DataError(
+                f"sampler: completion {number} has finish_reason {each.finish_reason!r}; it must be one of "
+                f"{', '.join(FINISHED)}, since only what was cut off is no finished answer"
+            )
         if list(each.prompt_ids) != list(prompt):
             raise DataError(
                 f"sampler: completion {number} says another prompt_ids than it was asked; answers come in the order of "
                 "the prompts, with their tokens as they were given"
             )
-        if strange := [token for token in each.ids if not 0 <= token < vocabulary]:
+        if strange := [
+            token for token in each.ids if not (isinstance(token, Integral) and 0 <= int(token) < vocabulary)
+        ]:
             raise DataError(
                 f"sampler: completion {number} has token {strange[0]}, and the model knows 0 to {vocabulary - 1}; "
                 "is it another model's?"

@@ -15,7 +15,12 @@ BLOCK = 1024
 
 LOW = 2**24 - 1
 
-WHOLE, REAL = ("max_new_tokens", "top_k", "top_logprobs"), ("temperature", "top_p", "min_p")
+NUMBERS: dict[str, type] = {
+    "max_new_tokens": int, "top_k": int, "top_logprobs": int, "temperature": float, "top_p": float, "min_p": float,
+}  # fmt: skip
+
+COLDEST = 1e-6
+"""Below it logits that are divided by the temperature are no longer finite."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +43,15 @@ class Sampling:
 
     def __post_init__(self) -> None:
         stops = self.stop_strings
-        object.__setattr__(
-            self, "stop_strings", (stops,) if isinstance(stops, str) else tuple(stops)
-        )  # not its letters
-        for names, kind, wanted in ((WHOLE, Integral, "a whole number"), (REAL, Real, "a number")):
-            for name in names:
-                if not isinstance(getattr(self, name), kind):
-                    raise ConfigError(f"{name}: must be {wanted}, not {getattr(self, name)!r}")
+        object.__setattr__(self, "stop_strings", (stops,) if isinstance(stops, str) else tuple(stops or ()))
+        for name, kind in NUMBERS.items():  # NumPy's too, as Python's own
+            given = getattr(self, name)
+            if isinstance(given, bool) or not isinstance(given, Integral if kind is int else Real):
+                raise ConfigError(f"{name}: must be a {'whole ' if kind is int else ''}number, not {given!r}")
+            object.__setattr__(self, name, kind(given))
         checks = {
             "max_new_tokens": (self.max_new_tokens >= 1, "at least 1"),
-            "temperature": (self.temperature >= 0, "0 (greedy) or more"),
+            "temperature": (self.temperature == 0 or self.temperature >= COLDEST, "0 (greedy), or 1e-6 or more"),
             "top_k": (self.top_k >= 0, "0 (off) or more"),
             "top_p": (0 < self.top_p <= 1, "in (0, 1]"),
             "min_p": (0 <= self.min_p < 1, "in [0, 1)"),
@@ -207,5 +211,6 @@ def random_stream(seed: int, request: int, length: int) -> Tensor:
 
     A function of (seed, request) alone, so a resumed run draws what the uninterrupted one drew.
     """
+    seed, request = int(seed), int(request)  # of NumPy's they would run over
     mixed = (seed * 0x9E3779B97F4A7C15 + request * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) % 2**63
     return torch.rand(length, dtype=torch.float64, generator=torch.Generator().manual_seed(mixed))

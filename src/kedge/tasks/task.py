@@ -150,5 +150,9 @@ def _said(prompt: Text, answer: str, tokenizer: Tokenizer | None) -> Completion:
     """An answer that no sampler gave."""
     if tokenizer is None:
         return Completion([], [], [], answer, "eos")
-    ids = tokenizer(answer, add_special_tokens=False).input_ids
-    return Completion(encode_prompt(tokenizer, prompt), ids, [0.0] * len(ids), answer, "eos")
+    asked = encode_prompt(tokenizer, prompt)
+    said = encode_prompt(tokenizer, prompt + answer) if isinstance(prompt, str) else None
+    behind = said is not None and said[: len(asked)] == asked  # as the policy would go on with it
+    ids = said[len(asked) :] if said and behind else tokenizer(answer, add_special_tokens=False).input_ids
+    ends = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    return Completion(asked, [*ids, *ends], [0.0] * len([*ids, *ends]), answer, "eos")

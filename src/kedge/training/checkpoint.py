@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +66,12 @@ def folder_of_all(target: Path, processes: Processes) -> Iterator[Path | None]:
     Raises:
         StorageError: in all of them; it cannot be written, and ``target`` is as it was.
     """
-    # They agree on what is in it before it gets its name, and then that it has it.
-    with (
-        processes.agreeing(),
-        whole_folder(target) if processes.leads else nullcontext() as aside,
-        processes.agreeing(),
-    ):
-        yield aside
+    # They agree that there is one, on what is in it before it gets its name, and in the end that it has it.
+    with processes.agreeing(), ExitStack() as folder:
+        with processes.agreeing():
+            aside = folder.enter_context(whole_folder(target)) if processes.leads else None
+        with processes.agreeing():
+            yield aside
 
 
 def tidy(folder: Path, step: int, *, keep_last: int, best_step: int | None, processes: Processes) -> None:

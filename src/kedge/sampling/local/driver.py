@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from threading import Lock, Thread
 
+import torch
 from torch import Tensor
 
 from kedge.errors import KedgeError
 from kedge.sampling.completion import Completion
 from kedge.sampling.local.engine import Engine
+from kedge.sampling.local.graphs import computed_in
 from kedge.sampling.local.request import Request
 from kedge.sampling.sampler import Sampler
 from kedge.sampling.settings import Sampling
@@ -58,6 +60,7 @@ class Driver(Sampler):
         self._engine = engine
         self._orders: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self._callers: list[_Caller] = []  # the thread's own
+        self._precision: torch.dtype | None = None
         self._closing = Lock()
         self._closed = False
         self._thread = Thread(target=self._drive, name="engine", daemon=True)
@@ -110,7 +113,11 @@ class Driver(Sampler):
         self._thread.join()
 
     def _take_up(self, callers: Sequence[_Caller]) -> None:
+        precision = computed_in(self._engine.lm.device)  # the caller's, which another thread does not see
+
         def order() -> None:
+            if not self._callers:
+                self._precision = precision
             for caller in callers:
                 self._engine.enqueue(caller.request)
             self._callers.extend(callers)
@@ -136,7 +143,8 @@ class Driver(Sampler):
         while not self._closed:
             try:
                 self._carry_out()
-                self._engine.step()
+                with self._autocast():
+                    self._engine.step()
                 for caller in self._callers:
                     caller.tell()
             except Exception as error:  # noqa: BLE001  whatever it is, callers in other threads wait for it
@@ -148,6 +156,11 @@ class Driver(Sampler):
         self._carry_out_rest()
         self._end_all(ClosedError("the sampler was closed before the answer was written"))
         self._engine.close()
+
+    def _autocast(self) -> torch.autocast:
+        """As whoever found the engine at rest would compute; others join them."""
+        kind = self._engine.lm.device.type
+        return torch.autocast(kind, self._precision or torch.bfloat16, enabled=self._precision is not None)
 
     def _carry_out(self) -> None:
         """The orders that wait; where nothing is being written, wait for one."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kedge.errors import DataError, ModelError
 from kedge.models.device import is_tight
+from kedge.models.head import vocabulary_rows
 from kedge.models.language_model import LanguageModel
 from kedge.sampling.completion import Completion
 from kedge.sampling.local.columns import ColumnDecoder
@@ -322,16 +323,19 @@ class Engine(Sampler):
         Raises:
             DataError: the prompt is empty, or with ``max_new_tokens`` longer than the model's positions.
         """
-        limit = self.lm.positions
+        limit, prompt = self.lm.positions, [int(token) for token in prompt]
         if not prompt:
             raise DataError(f"{name}: no tokens in it")
+        known = vocabulary_rows(self.lm.model)
+        if min(prompt) < 0 or max(prompt) >= known:
+            raise DataError(f"{name}: has tokens outside 0 to {known - 1}, which the model knows")
         if limit is not None and len(prompt) + sampling.max_new_tokens > limit:
             raise DataError(
                 f"{name}: {len(prompt)} tokens and {sampling.max_new_tokens} new ones "
                 f"are more than the model's {limit} positions; shorten the prompt or the answer"
             )
         uniform = random_stream(seed, number, sampling.max_new_tokens).tolist()
-        return Request(list(prompt), sampling, uniform, self.lm.tokenizer, self.lm.eos_ids)
+        return Request(prompt, sampling, uniform, self.lm.tokenizer, self.lm.eos_ids)
 
 
 def _likeliest(requests: Sequence[Request], tokens: Tensor, logprobs: Tensor) -> list[list[Likeliest]]:

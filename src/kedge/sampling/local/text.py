@@ -24,8 +24,9 @@ class GrowingText:
         self._done = ""
         self._seen = 0
         count = CONTEXT
-        while not (before := self._decoded(prompt[-count:])) and count < len(prompt):
-            count *= 2  # special tokens only, which are no text to stand behind
+        # Special tokens only are no text to stand behind; nor is what begins inside a character.
+        while (not (before := self._decoded(prompt[-count:])) or HALF in before) and count < len(prompt):
+            count *= 2
         self._window, self._before = list(prompt[-count:]), len(before)
         self._context = len(self._window)
 

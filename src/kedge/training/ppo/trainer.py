@@ -414,8 +414,11 @@ class PPO(Trainer):
     def fingerprints(self) -> dict[str, str]:
         rows = {"prompts": self.prompts, "held-out prompts": self.eval_prompts}
         rewards = [("reward" if name == "score" else "metric", by) for name, by in self.judges.items()]
+        kind = type(self.sampler)
+        other = {} if kind is Engine else {"sampler": f"{kind.__module__}.{kind.__qualname__}"}
         return {
             "policy": of_weights(self.policy.model),
+            **other,
             **{name: of_rows([p.ids, p.record.text, p.record.columns] for p in part) for name, part in rows.items()},
             **dict(of_rewards(rewards)),
         }
