@@ -51,7 +51,7 @@ UPDATE_MUTANTS = [
         UPDATE,
         "            logprobs,\n            part.old_logprobs,\n",
         "            logprobs,\n            logprobs.detach(),\n",
-        GUARDS,
+        UPDATE_TESTS,
         "the ratio is always 1 and nothing is ever clipped",
     ),
     Mutant(
