@@ -66,7 +66,8 @@ class StepGraphs:
 
         Args:
             compute: must read and write the same memory every time.
-            tokens: ``[n]``. positions: ``[n]``.
+            tokens: ``[n]``, the last of each row.
+            positions: ``[n]``, where they stand.
             width: a bucket of columns.
         """
         n, rows = len(tokens), rows_bucket(len(tokens))
