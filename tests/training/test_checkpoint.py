@@ -47,10 +47,13 @@ def test_old_ones_go_only_when_the_new_one_is_there(tmp_path):
 
 def test_one_that_another_process_could_not_take_part_in_is_not_there(tmp_path, monkeypatch):
     """Nothing is given its name before all have said that what is in it is whole."""
-    monkeypatch.setattr(
-        "torch.distributed.all_gather_object", lambda parts, mine: parts.__setitem__(slice(None), [mine, failed])
-    )
     failed = StorageError("process 1: no room")
+    others = iter([[], failed, failed])  # that there is a folder; what is in it; the end
+
+    def gather(parts, mine):
+        parts[:] = [mine, next(others)]
+
+    monkeypatch.setattr("torch.distributed.all_gather_object", gather)
     with pytest.raises(StorageError, match="process 1: no room"):
         save_checkpoint(tmp_path, 2, {}, lambda _: None, keep_last=1, processes=Processes(0, 2))
     assert names(tmp_path) == []

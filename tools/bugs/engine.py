@@ -249,14 +249,6 @@ ENGINE_BUGS = [
         "recorded steps go on with a cache that has moved",
     ),
     Mutant(
-        "weights-recorded-from-autocasts-cache",
-        "sampling/local/graphs.py",
-        "torch.set_autocast_cache_enabled(False)",
-        "torch.set_autocast_cache_enabled(True)",
-        ("tests/sampling/test_graphs.py",),
-        "after an update a recorded step computes with the weights before it",
-    ),
-    Mutant(
         "recorded-in-another-precision",
         "sampling/local/graphs.py",
         "key = rows, width, computed_in(self._pool.device)",
