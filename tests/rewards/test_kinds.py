@@ -16,6 +16,7 @@ from kedge.recipes.recipe import Recipe
 from kedge.recipes.settings import settings_text
 from kedge.recipes.tables import PPORecipe
 from kedge.rewards.build import RewardSpec, build_reward, refuse_missing_columns, reward_model_of, spec_of
+from kedge.rewards.function import FunctionReward
 from kedge.rewards.function_spec import FunctionSpec
 from kedge.rewards.model import ModelSpec
 
@@ -268,3 +269,13 @@ def test_a_kind_built_on_a_built_in_one_is_itself():
     assert table.resolved()["reward"] == [{"kind": f"{__name__}:Halved", "function": "m:f", "weight": 1.0}]
     assert type(spec_of(table.resolved()["reward"][0])) is Halved
     assert Halved(function="m:f").said() == {"kind": f"{__name__}:Halved", "function": "m:f"}
+
+
+class HalvedReward(FunctionReward):
+    def scores(self, items):
+        return super().scores([item / 2 for item in items])
+
+
+def test_another_class_of_reward_is_another_reward():
+    assert FunctionReward(len).fingerprint() == FunctionReward(len).fingerprint()
+    assert HalvedReward(spec_of).fingerprint() != FunctionReward(spec_of).fingerprint()

@@ -88,7 +88,8 @@ class FunctionReward(Reward):
         return self._later(prompts, completions, state) if self.is_async else None
 
     def fingerprint(self) -> str:
-        return of_code(self.function)
+        own = of_code(self.function)
+        return own if type(self).__module__.startswith(f"{__package__}.") else f"{own}, by {of_code(self)}"
 
     async def _later(self, prompts: Sequence[Prompt], completions: Sequence[Completion], state: TrainerState) -> Scores:
         result = self.function(**self.arguments(prompts, completions), **self.about(state))
