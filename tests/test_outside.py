@@ -4,6 +4,7 @@ A kind of reward is in tests/rewards/test_kinds.py, a stage in tests/recipes/tes
 """
 
 import json
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -237,7 +238,7 @@ def test_each_policy_has_a_sampler_of_its_own_which_is_closed(tiny_lm, tmp_path)
     assert policys is ppo.sampler
     assert references.closed
     assert not policys.closed
-    with ppo:
+    with closing(ppo):
         assert not policys.closed
     assert policys.closed
 

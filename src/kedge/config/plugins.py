@@ -92,7 +92,7 @@ def load(point: EntryPoint) -> Any:
     """
     try:
         return point.load()
-    except Exception as error:
+    except Exception as error:  # another's code may fail in any way; the package is named
         raise ConfigError(
             f"{point.name}: {package_of(point)} brings it ({point.value}), and it cannot be loaded: {error}; update "
             "that package, or uninstall it"

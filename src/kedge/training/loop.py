@@ -5,8 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 
@@ -133,14 +132,6 @@ class Trainer(ABC):
 
     def close(self) -> None:  # noqa: B027 (most hold nothing)
         """Give back what is held beside memory; nothing is asked of the trainer after that."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def state(self) -> dict[str, Any]:
         """What a resume needs besides models, optimizer and what the loop knows."""
