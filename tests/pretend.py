@@ -35,6 +35,7 @@ class Seen:
     def __init__(self, kind):
         self.device = torch.device(kind)
         self.waits, self.uploads, self.ops = Counter(), Counter(), Counter()
+        self.pinned = 0
 
     def note(self, counter):
         frame = sys._getframe(2)
@@ -182,6 +183,9 @@ class _Mode(TorchFunctionMode):
         if any(isinstance(each, Pretend) for each in tensors([*args, *kwargs.values()])):
             return compute(func, args, kwargs)
         name = getattr(func, "__name__", "")
+        if name == "pin_memory" and CURRENT[-1].device.type == "cuda":
+            CURRENT[-1].pinned += 1
+            return args[0]
         goes = _names_it(kwargs.get("device", "cpu")) or (name == "to" and len(args) > 1 and _names_it(args[1]))
         if name in ("cuda", "mps") or not goes:
             return func(*args, **kwargs)

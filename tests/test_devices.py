@@ -42,6 +42,7 @@ def device(request, monkeypatch):
 
     monkeypatch.setattr(graphs, "record", tape.record)
     monkeypatch.setattr("kedge.sampling.local.engine.is_tight", lambda device: False)
+    monkeypatch.setattr("kedge.models.language_model.total_memory", lambda device: 2**30)
     monkeypatch.setitem(SIDE, "cuda", 64)  # what measures a GPU takes a CPU a minute
     return lambda: pretending(request.param)
 
@@ -109,6 +110,38 @@ def test_ppo(tiny_lm, device, tmp_path, way):
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
 
 
+def one_step(lm, reward=reward, **more):
+    """Metrics of a step that learns next to nothing: what is compared is scored and computed, not multiplied by Adam."""
+    settings = ONE_STEP | {"num_ppo_epochs": 2, "learning_rate": 1e-6} | more
+    ppo = PPO(lm.model, TEXTS[:4], reward, settings, tokenizer=lm.tokenizer, progress=False)
+    [metrics] = ppo
+    return {name: value for name, value in metrics.items() if not name.startswith(("time/", "throughput/"))}
+
+
+def test_scores_and_updates(arch, tiny_lm, device):
+    want = one_step(tiny_lm(arch))
+    lm = tiny_lm(arch)
+    with device():
+        put(lm.model)
+        found = one_step(lm)
+    assert found == pytest.approx(want, rel=1e-3, abs=1e-4)
+    assert found["policy/grad_norm"] > 0
+
+
+def test_ppo_with_a_reward_model(tiny_lm, device, tmp_path):
+    tiny_lm("llama").save(tmp_path)
+    torch.manual_seed(1)
+    model = new_reward_model(tmp_path, device="cpu")
+    want = one_step(tiny_lm("llama"), [{"model": model}], critic="separate")
+    lm = tiny_lm("llama")
+    with device():
+        put(lm.model)
+        put(model.module)
+        found = one_step(lm, [{"model": model}], critic="separate")
+    assert found == pytest.approx(want, rel=1e-3, abs=1e-4)
+    assert abs(found["objective/scores"]) > 1e-3
+
+
 def test_supervised(tiny_lm, device):
     rows = [{"prompt": text, "completion": " and so on"} for text in TEXTS]
     lm = tiny_lm("llama")
@@ -141,10 +174,12 @@ def test_a_burst_waits_for_the_device_at_most_twice(tiny_lm, device):
         drawn = sum(len(request.ids) for request in requests)
         seen.waits.clear()
         seen.uploads.clear()
+        seen.pinned = 0
         engine.step()
         assert sum(len(request.ids) for request in requests) - drawn > 8
         assert sum(seen.waits.values()) <= 2, seen.waits
         assert sum(seen.uploads.values()) <= 2, seen.uploads
+        assert seen.pinned == (seen.device.type == "cuda")  # the random numbers, which the host does not wait for
 
 
 def test_a_micro_batch_waits_for_the_device_at_most_twice(tiny_lm, device):
@@ -259,6 +294,7 @@ def has_kernel(keys, device):
 
 
 def test_every_operation_has_a_kernel_on_mps(tiny_lm, kernels, monkeypatch):
+    monkeypatch.setattr("kedge.models.language_model.total_memory", lambda device: 2**30)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
     rows = [{"prompt": text, "completion": " and so on"} for text in TEXTS]
     with pretending("mps"), Seen() as seen:

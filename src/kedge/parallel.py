@@ -6,6 +6,7 @@ the same one that a single process computes. Models that are themselves split co
 """
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ Item = TypeVar("Item")
 
 BUCKET = 2**24
 """Numbers of gradients that are summed up over the processes at a time."""
+
+UNDER_WAY = 2
+"""So many buckets at once: they are copies, and all of them would be one of the model."""
 
 
 @dataclass(frozen=True)
@@ -98,25 +102,22 @@ class Processes:
         if self.size > 1:
             _all_reduce(tensor, dist.ReduceOp.MAX)
 
-    def sum_gradients(self, parameters: Iterable[Parameter]) -> None:
-        """Sum the gradients over the processes; one that no process has stays None."""
-        if self.size == 1:
+    @contextmanager
+    def summing_gradients(self, parameters: Iterable[Parameter], *, now: bool = True) -> Iterator[None]:
+        """Around the last backward pass before a step: its gradients, with those that were there, are summed over the
+        processes, the first of them while the others are still computed. One that no process has stays None.
+
+        Args:
+            parameters: all those of the step.
+            now: False around the other passes, where nothing is summed.
+        """
+        if self.size == 1 or not now:
+            yield
             return
-        weights = [weight for weight in parameters if weight.requires_grad]
-        there = torch.tensor([float(weight.grad is not None) for weight in weights])
-        dist.all_reduce(there, dist.ReduceOp.MAX)
-        gradients = []
-        for weight, has_gradient in zip(weights, there.tolist(), strict=True):
-            if has_gradient:
-                if weight.grad is None:
-                    weight.grad = torch.zeros_like(weight)
-                gradients.append(weight.grad)
-        for bucket in _buckets(gradients):
-            together = torch.cat([gradient.flatten() for gradient in bucket])
-            _all_reduce(together)
-            parts = together.split([gradient.numel() for gradient in bucket])
-            for gradient, part in zip(bucket, parts, strict=True):
-                gradient.copy_(part.view_as(gradient))
+        sums = _GradientSums([weight for weight in parameters if weight.requires_grad])
+        with sums.as_they_come():
+            yield
+        sums.finish()
 
     def wait(self) -> None:
         """Until all are here."""
@@ -124,26 +125,82 @@ class Processes:
             dist.all_reduce(torch.zeros(1))  # a barrier would ask the GPUs, which not every job computes on
 
 
-def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+class _GradientSums:
+    """Gradients summed over the processes a bucket at a time, always in the same order, whoever computed which."""
+
+    def __init__(self, weights: Sequence[Parameter]) -> None:
+        self.weights = weights
+        self.buckets = list(_buckets(weights[::-1]))  # the last layers' gradients come first
+        self.sent = 0
+        self.under_way: deque[tuple[list[Parameter], Tensor, Any]] = deque()
+        self.awaited = [{id(weight) for weight in bucket} for bucket in self.buckets]
+        self.at = {id(weight): i for i, bucket in enumerate(self.buckets) for weight in bucket}
+
+    @contextmanager
+    def as_they_come(self) -> Iterator[None]:
+        hooks = [weight.register_post_accumulate_grad_hook(self._arrived) for weight in self.weights]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def finish(self) -> None:
+        """Send what has not come (a weight may have had no part in the pass), and put everything in its place."""
+        there = torch.tensor([float(weight.grad is not None) for weight in self.weights])
+        while self.sent < len(self.buckets):
+            self._send()
+        while self.under_way:
+            self._put_in_place()
+        dist.all_reduce(there, dist.ReduceOp.MAX)
+        for weight, somewhere in zip(self.weights, there.tolist(), strict=True):
+            if not somewhere:
+                weight.grad = None
+
+    def _arrived(self, weight: Tensor) -> None:
+        self.awaited[self.at[id(weight)]].discard(id(weight))
+        while self.sent < len(self.buckets) and not self.awaited[self.sent]:
+            self._send()
+
+    def _send(self) -> None:
+        if len(self.under_way) == UNDER_WAY:
+            self._put_in_place()
+        bucket = self.buckets[self.sent]
+        parts = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in bucket]
+        together = torch.cat([part.flatten() for part in parts])
+        self.under_way.append((bucket, together, _all_reduce(together, wait=False)))
+        self.sent += 1
+
+    def _put_in_place(self) -> None:
+        bucket, together, work = self.under_way.popleft()
+        if work is not None:
+            work.wait()
+        for weight, part in zip(bucket, together.split([weight.numel() for weight in bucket]), strict=True):
+            weight.grad = torch.empty_like(weight) if weight.grad is None else weight.grad
+            weight.grad.copy_(part.view_as(weight))
+
+
+def _buckets(weights: Sequence[Parameter]) -> Iterator[list[Parameter]]:
     """Those of one dtype together, up to BUCKET numbers: many small sums take longer than a few large ones."""
-    bucket: list[Tensor] = []
-    for gradient in gradients:
-        fits = sum(other.numel() for other in bucket) + gradient.numel() <= BUCKET
-        if bucket and not (fits and bucket[0].dtype == gradient.dtype):
+    bucket: list[Parameter] = []
+    for weight in weights:
+        fits = sum(other.numel() for other in bucket) + weight.numel() <= BUCKET
+        if bucket and not (fits and bucket[0].dtype == weight.dtype):
             yield bucket
             bucket = []
-        bucket.append(gradient)
+        bucket.append(weight)
     if bucket:
         yield bucket
 
 
-def _all_reduce(tensor: Tensor, op: Any = dist.ReduceOp.SUM) -> None:
+def _all_reduce(tensor: Tensor, op: Any = dist.ReduceOp.SUM, *, wait: bool = True) -> Any:
+    """What to wait for, where not to be waited for here; None where it is done."""
     if tensor.device.type in ("cpu", "cuda"):
-        dist.all_reduce(tensor, op)
-    else:  # there is no way between other devices but over the host
-        host = tensor.cpu()
-        dist.all_reduce(host, op)
-        tensor.copy_(host)
+        return dist.all_reduce(tensor, op, async_op=not wait)
+    host = tensor.cpu()  # there is no way between other devices but over the host
+    dist.all_reduce(host, op)
+    tensor.copy_(host)
+    return None
 
 
 ALONE = Processes()

@@ -6,7 +6,7 @@ import torch
 from kedge import PPOConfig
 from kedge.control import ControlConfig
 from kedge.errors import ConfigError, ModelError
-from kedge.models.device import pick_device
+from kedge.models.device import logits_at_a_time, pick_device
 
 
 @pytest.fixture
@@ -69,3 +69,10 @@ def test_recipes_take_the_same_words():
     for config in (PPOConfig, ControlConfig):
         with pytest.raises(ConfigError, match=r"device: must be auto, cuda, cuda:1 .* not 'cuda:x'"):
             config(device="cuda:x")
+
+
+def test_logits_take_a_part_of_an_accelerators_memory():
+    """A 64th in float32; on the CPU, and on a small device, 64 MiB."""
+    assert logits_at_a_time("cpu", 2**40) == 2**24
+    assert logits_at_a_time("mps", 2**31) == 2**24
+    assert logits_at_a_time("cuda", 80 * 2**30) * 4 * 64 == 80 * 2**30

@@ -139,7 +139,7 @@ class TestChunks:
         head = lm.head
         monkeypatch.setitem(vars(lm), "head", lambda hidden: sizes.append(len(hidden)) or head(hidden))
         for tokens_at_a_time in (1, 2, 3, 100):
-            monkeypatch.setattr("kedge.models.forward.LOGITS_AT_A_TIME", tokens_at_a_time * 320)
+            monkeypatch.setitem(vars(lm), "logits_at_a_time", tokens_at_a_time * 320)
             sizes.clear()
             parts = self.gradients(lm, settings)
             assert max(sizes) == min(tokens_at_a_time, 8)

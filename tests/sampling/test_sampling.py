@@ -1,11 +1,15 @@
 """Draws: their distribution, their log-probabilities, and one random stream a request."""
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 import torch
 from transformers import LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from kedge.errors import ConfigError, NotFiniteError
+from kedge.sampling import settings as settings_module
 from kedge.sampling.settings import Sampling, random_stream, refuse_broken_logits
 
 N = 20_000
@@ -62,6 +66,49 @@ def test_literal_truncation():
         drawn, logprobs = Sampling(**settings).draw(logits, u)
         assert drawn.tolist() == tokens, settings
         assert logprobs[0].exp().item() == pytest.approx(top, abs=1e-6)
+
+
+@pytest.fixture
+def ordered(monkeypatch):
+    """How many rows were put in order, and how many tokens of each."""
+    found = []
+    original = settings_module._of_head
+    monkeypatch.setattr(settings_module, "_of_head", lambda x, p, n: found.append((len(x), n)) or original(x, p, n))
+    return found
+
+
+@pytest.mark.parametrize(("top_p", "flat"), [(0.1, 0), (0.5, 2), (0.9, 3), (0.999, 4), (0.9999999, 4)])
+def test_the_smallest_set_that_reaches_a_share(ordered, top_p, flat):
+    """Of peaked rows and flat ones together; only the flat ones are put in order as a whole."""
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(6, 5000, generator=generator, dtype=torch.float64)
+    logits *= torch.tensor([0.0, 0.1, 1.0, 3.0, 10.0, 30.0])[:, None]
+    kept = settings_module._nucleus(logits, top_p)
+    for row, found in zip(logits.tolist(), kept.tolist(), strict=True):
+        order = sorted(range(5000), key=lambda i: -row[i])
+        masses = [math.exp(row[i] - row[order[0]]) for i in order]
+        ends = list(itertools.accumulate(masses))
+        count = next((n for n, end in enumerate(ends, start=1) if end >= top_p * ends[-1]), 5000)
+        assert abs(sum(x > -math.inf for x in found) - count) <= (row == [row[0]] * 5000)  # equal ones add up roughly
+        assert all(x in (-math.inf, y) for x, y in zip(found, row, strict=True))
+        assert min(x for x in found if x > -math.inf) >= row[order[count - 1]]
+    assert ordered[0] == (6, 1024)
+    assert ordered[1:] == ([(flat, 5000)] if flat else [])
+
+
+def test_no_row_is_put_in_order_as_a_whole_for_nothing(ordered):
+    peaked = -1.5 * torch.arange(1, 20_001).log().expand(3, -1)
+    Sampling(top_p=0.9).draw(peaked, torch.rand(3, dtype=torch.float64))
+    assert ordered == [(3, 1024)]
+    Sampling(top_p=0.9).draw(peaked[:, :4000], torch.rand(3, dtype=torch.float64))
+    assert ordered[1:] == [(3, 4000)]
+
+
+def test_logits_that_are_broken_stay_so_under_truncation():
+    logits = torch.zeros(2, 5000)
+    logits[1, 7] = torch.nan
+    _, logprobs = Sampling(top_p=0.9).draw(logits, torch.tensor([0.5, 0.5], dtype=torch.float64))
+    assert logprobs.isfinite().tolist() == [True, False]
 
 
 @pytest.mark.parametrize("seed", range(5))

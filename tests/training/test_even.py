@@ -1,6 +1,7 @@
 """Every process has as many micro-batches as the others, and what all of them do adds up to what one does."""
 
 import random
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -26,8 +27,9 @@ class Apart(Processes):
     def max_(self, tensor):
         pass
 
-    def sum_gradients(self, parameters):
-        pass
+    @contextmanager
+    def summing_gradients(self, parameters, *, now):
+        yield
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -155,7 +157,7 @@ def test_gradients_are_summed_in_buckets(monkeypatch):
     """Two bfloat16 ones, and float32 ones of up to six numbers together; one larger than that alone."""
     sent = []
 
-    def reduce(tensor, op=None):
+    def reduce(tensor, op=None, async_op=False):
         if op == torch.distributed.ReduceOp.SUM:
             sent.append((tensor.numel(), tensor.dtype))
             tensor.mul_(3)
@@ -168,13 +170,72 @@ def test_gradients_are_summed_in_buckets(monkeypatch):
     for i, weight in enumerate(weights):
         weight.grad = torch.arange(weight.numel()).view(weight.shape).to(weight.dtype) + i
     want = [3 * weight.grad for weight in weights]
-    Processes(0, 2).sum_gradients(weights)
-    assert sent == [(6, torch.float32), (3, torch.float32), (7, torch.float32), (3, torch.bfloat16)]
+    with Processes(0, 2).summing_gradients(weights):
+        pass
+    assert sent == [(3, torch.bfloat16), (7, torch.float32), (5, torch.float32), (4, torch.float32)]
     assert all(torch.equal(weight.grad, each) for weight, each in zip(weights, want, strict=True))
 
 
+class Companions:
+    """In place of others, each of which has the same gradients as this process; and what happened, in order."""
+
+    def __init__(self, monkeypatch, have=()):
+        self.events, self.have = [], torch.tensor(have)
+        monkeypatch.setattr("torch.distributed.all_reduce", self.reduce)
+        monkeypatch.setattr("kedge.parallel.BUCKET", 1)
+
+    def reduce(self, tensor, op=None, async_op=False):
+        if op == torch.distributed.ReduceOp.MAX:
+            return tensor.copy_(torch.maximum(tensor, self.have)) if len(self.have) else None
+        self.events.append(f"sent {tensor.numel()}")
+        tensor.mul_(2)
+        return self if async_op else None
+
+    def wait(self):
+        self.events.append("waited")
+
+
+def test_gradients_are_sent_while_others_are_computed(monkeypatch):
+    """A bucket a layer: the last one's is under way before the first one's is known; two at most are."""
+    layers = torch.nn.Sequential(*(torch.nn.Linear(2, 2, bias=False) for _ in range(4)))
+    others = Companions(monkeypatch)
+    layers[0].weight.register_post_accumulate_grad_hook(lambda _: others.events.append("computed"))
+    for now in (False, True):
+        with Processes(0, 2).summing_gradients(layers.parameters(), now=now):
+            layers(torch.ones(1, 2)).sum().backward()
+        if not now:
+            assert others.events == ["computed"]
+            alone = [weight.grad.clone() for weight in layers.parameters()]
+    others.events.remove("computed")
+    at = others.events.index("computed")
+    assert others.events[:at] == ["sent 4", "sent 4", "waited", "sent 4"]
+    assert others.events.count("waited") == others.events.count("sent 4") == 4
+    for weight, once in zip(layers.parameters(), alone, strict=True):
+        assert torch.allclose(weight.grad, 4 * once)  # of two passes, of two processes
+
+
+def test_what_has_no_gradient_here(monkeypatch):
+    """Another process may have one; where none has, there is none. The order is that of all the same."""
+    first, nobody, other, last = (torch.nn.Parameter(torch.ones(n)) for n in (1, 2, 3, 4))
+    others = Companions(monkeypatch, have=[1.0, 0.0, 1.0, 1.0])
+    with Processes(0, 2).summing_gradients([first, nobody, other, last]):
+        (first.sum() + last.sum()).backward()
+    assert [event for event in others.events if event != "waited"] == ["sent 4", "sent 3", "sent 2", "sent 1"]
+    assert nobody.grad is None
+    assert (first.grad.tolist(), other.grad.tolist(), last.grad.tolist()) == ([2.0], [0.0] * 3, [2.0] * 4)
+
+
+def test_a_pass_that_fails_leaves_no_hook(monkeypatch):
+    others = Companions(monkeypatch)
+    weight = torch.nn.Parameter(torch.ones(2))
+    with pytest.raises(RuntimeError, match="in the pass"), Processes(0, 2).summing_gradients([weight]):
+        raise RuntimeError("in the pass")
+    weight.sum().backward()
+    assert not others.events
+
+
 def test_sums_on_a_device_without_a_way_of_its_own_go_over_the_host(monkeypatch):
-    monkeypatch.setattr("torch.distributed.all_reduce", lambda tensor, op: tensor.mul_(2))
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda tensor, op, async_op=False: tensor.mul_(2))
     with pretending("mps"):
         here = torch.ones(3, device="mps")
         Processes(0, 2).sum_(here)

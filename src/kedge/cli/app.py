@@ -63,6 +63,8 @@ def program() -> typer.Typer:
 
 def main() -> None:
     """The entry point: what the user can mend is said in one message, with exit status 2."""
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # the older name; rows of all lengths leave memory in pieces
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     stderr = Console(stderr=True, soft_wrap=True, quiet=console.quiet)
     try:
         program()()

@@ -14,10 +14,10 @@ from kedge.data.files import Source
 from kedge.data.records import Prompt, plain, read_prompts
 from kedge.inspection.ledger import Ledger
 from kedge.inspection.machine import Machine
-from kedge.inspection.rehearsal import Phase, Rehearsal, on_paper, padded_size
+from kedge.inspection.rehearsal import Phase, Rehearsal, on_paper, padded_size, take_at_its_word
 from kedge.models.batch import by_token_budget, padded
 from kedge.models.forward import forward_tokens
-from kedge.models.head import untried_head, vocabulary_rows
+from kedge.models.head import vocabulary_rows
 from kedge.models.language_model import LanguageModel, find, load_config, load_tokenizer, max_positions
 from kedge.models.outline import outlined_language_model, outlined_reward_model
 from kedge.models.recompute import recomputing
@@ -123,7 +123,7 @@ class PPORehearsal(Rehearsal):
         self.trainer = trainer = _trainer(policy, work.prompts, self.rewards, config)
         self.lm = trainer.policy
         for lm in (trainer.policy, trainer.reference):
-            vars(lm)["head"] = untried_head(lm.model)  # there are no numbers to try it on
+            take_at_its_word(lm, machine)
         ledger.weights(self.lm.model, "policy", vocabulary=vocabulary_rows(self.lm.model))
         ledger.weights(trainer.reference.model, "reference")
         if trainer.critic is not None:
@@ -157,6 +157,8 @@ class PPORehearsal(Rehearsal):
         decoder = self._decoder()
         with self.running(), self.ledger.booking("KV cache"):
             decoder.admit([[0] * (size + response - 1) for size in prompts])
+        if isinstance(decoder, SlotDecoder):
+            self.ledger.assign(decoder.narrow.tensors, "policy", "weights")
         with self.running():
             self._draw(decoder.step(torch.zeros(rows, dtype=torch.long)))
             a_token = self.ledger.seconds

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from kedge.inspection.ledger import Account, Ledger
 from kedge.inspection.machine import Machine
+from kedge.models.device import logits_at_a_time
+from kedge.models.head import untried_head
+from kedge.models.language_model import LanguageModel
 from kedge.training.config import TrainingConfig
 from kedge.training.optimization import clip_gradients, precision
 
@@ -118,6 +121,12 @@ class Rehearsal(ABC):
     @property
     def _trained(self) -> list[nn.Parameter]:
         return [weight for group in self.optimizer.param_groups for weight in group["params"]]
+
+
+def take_at_its_word(lm: LanguageModel, machine: Machine) -> None:
+    """What is tried out or asked of the device elsewhere; there are no numbers here, and the device is another."""
+    vars(lm)["head"] = untried_head(lm.model)
+    vars(lm)["logits_at_a_time"] = logits_at_a_time(machine.device, machine.total)
 
 
 @contextmanager

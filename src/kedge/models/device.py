@@ -4,8 +4,10 @@ import os
 import re
 from typing import Annotated
 
+import psutil
 import torch
 from pydantic import AfterValidator
+from torch import Tensor
 
 from kedge.errors import ModelError
 
@@ -53,6 +55,13 @@ def pick_device(device: Device) -> torch.device:
     return torch.device("cuda", own)
 
 
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """What lies on the host, on the device too; a GPU takes it when its turn comes, and the host does not wait."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 def rounds_to_tf32(device: torch.device) -> bool:
     """Whether products of float32 there are computed from three digits (TensorFloat-32), as a user may have chosen."""
     if device.type != "cuda":
@@ -60,6 +69,30 @@ def rounds_to_tf32(device: torch.device) -> bool:
     matmul = torch.backends.cuda.matmul
     chosen = getattr(matmul, "fp32_precision", None)  # of torch 2.9 and newer, which refuses the other question
     return chosen == "tf32" if chosen is not None else matmul.allow_tf32
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes of the device's memory."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory()
+    return int(psutil.virtual_memory().total)
+
+
+FEWEST_LOGITS = 2**24
+"""Rows times vocabulary: 64 MiB in float32."""
+
+
+def logits_at_a_time(kind: str, memory: int) -> int:
+    """How many logits are made at a time, at most: of an accelerator's memory float32 ones may take a 64th, since there
+    every chunk is a few launches more. By what there is and not by what is free, so that a run can be repeated.
+
+    Args:
+        kind: ``cpu``, ``cuda`` or ``mps``.
+        memory: of the device, in bytes.
+    """
+    return FEWEST_LOGITS if kind == "cpu" else max(FEWEST_LOGITS, memory // (4 * 64))
 
 
 TIGHT = 1 / 3

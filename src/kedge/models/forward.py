@@ -14,12 +14,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from kedge.core import logprobs_and_entropy, token_logprobs
+from kedge.models.device import upload
 from kedge.models.head import vocabulary_rows
 from kedge.models.language_model import LanguageModel
 from kedge.models.scalar import ScalarHead
-
-# Logits that are held at a time, at most: rows times vocabulary. 64 MiB in float32.
-LOGITS_AT_A_TIME = 2**24
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def forward_tokens(
         found = read(before(output.logits, places), taken)
     else:
         hidden = before(lm.hidden(tokens), places)  # [N, H]
-        rows = max(1, LOGITS_AT_A_TIME // vocabulary_rows(lm.model))
+        rows = max(1, lm.logits_at_a_time // vocabulary_rows(lm.model))
         found = _in_chunks(lambda hidden, taken: read(head(hidden), taken), hidden, taken, rows)
     logprobs, entropy = found
     return TokenOutputs(
@@ -75,7 +73,7 @@ def forward_tokens(
 
 def places_of(mask: Tensor, device: torch.device) -> Tensor:
     """``[N]`` long on ``device``: where the True of ``mask [B, L]`` stand in it, row after row."""
-    return mask.flatten().nonzero().flatten().to(device, non_blocking=True)
+    return upload(mask.flatten().nonzero().flatten(), device)
 
 
 def before(states: Tensor, places: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from kedge.config.settings import several
 from kedge.data.encode import Tokenizer
 from kedge.data.hub import asked_if_it_answers
 from kedge.errors import ModelError
-from kedge.models.device import Device, pick_device
+from kedge.models.device import Device, logits_at_a_time, pick_device, total_memory
 from kedge.models.head import OutputHead, last_hidden, output_head, trunk_of, vocabulary_rows
 from kedge.models.role import Role
 from kedge.runs.progress import say
@@ -66,6 +66,11 @@ class LanguageModel(Role):
     def head(self) -> OutputHead | None:
         """The output head by itself, where it can be taken apart (see :mod:`kedge.models.head`)."""
         return output_head(self.model)
+
+    @cached_property
+    def logits_at_a_time(self) -> int:
+        """How many logits (rows times vocabulary) a pass makes at a time, at most."""
+        return logits_at_a_time(self.device.type, total_memory(self.device))
 
     @property
     def positions(self) -> int | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kedge.errors import DataError, NotFiniteError
 from kedge.models.batch import dealt, padded
+from kedge.models.device import upload
 from kedge.parallel import Processes
 from kedge.sampling.completion import Completion
 from kedge.sampling.sampler import Sampler
@@ -40,10 +41,10 @@ def collate(completions: Sequence[Completion], pad_id: int, device: torch.device
     starts = torch.tensor([len(c.prompt_ids) for c in completions])
     column = torch.arange(tokens.shape[1])
     host_mask = (column >= starts[:, None]) & (column < lengths[:, None])
-    mask = host_mask.to(device)
+    mask = upload(host_mask, device)
     drawn = torch.tensor([x for c in completions for x in c.logprobs], dtype=torch.float32, device=device)
     logprobs = torch.zeros(mask.shape, device=device).masked_scatter(mask, drawn)
-    return Rollouts(tokens.to(device), lengths, mask, logprobs, host_mask)
+    return Rollouts(upload(tokens, device), lengths, mask, logprobs, host_mask)
 
 
 def generate(
@@ -144,7 +145,7 @@ def in_micro_batches(
     for rows in dealt(rollouts.lengths.tolist(), budget, processes):
         some = rows or [0]
         width = int(rollouts.lengths[some].max())
-        index = torch.tensor(some).to(result.device)
+        index = upload(torch.tensor(some), result.device)
         computed = compute(rollouts.tokens.index_select(0, index)[:, :width], rollouts.host_mask[some, :width])
         if rows:
             result[:, :width].index_copy_(0, index, computed)

@@ -2,10 +2,9 @@
 
 from typing import Any, TypeVar
 
-import psutil
-import torch
 from transformers import PreTrainedModel
 
+from kedge.models.device import total_memory
 from kedge.runs.folder import RunFolder
 from kedge.runs.progress import say
 from kedge.training.config import TrainingConfig
@@ -21,15 +20,6 @@ SHARE = 1 / 8
 # Bytes in float32 that a layer keeps, a token and unit of its width (Korthikanti et al. 2022, section 4.1, which counts
 # 34 in half precision; without attention's scores, which its fused kernels do not keep).
 KEPT = 68
-
-
-def total_memory(device: torch.device) -> int:
-    """Bytes of the device's memory."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    if device.type == "mps":
-        return torch.mps.recommended_max_memory()
-    return int(psutil.virtual_memory().total)
 
 
 def choose_micro_batch(model_config: Any, device: str, memory: int, longest: int) -> int:

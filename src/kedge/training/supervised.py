@@ -232,14 +232,15 @@ class Supervised(Trainer):
         """Gradients and metrics of a minibatch, the same whatever the micro-batches and the processes."""
         denominator = self.weigh(rows)
         totals: dict[str, Tensor] = {}
-        for part in dealt([self.sizes[row] for row in rows], self.config.tokens_at_a_time, self.processes):
+        parts = dealt([self.sizes[row] for row in rows], self.config.tokens_at_a_time, self.processes)
+        for number, part in enumerate(parts, start=1):
             loss, metrics = self.loss([rows[i] for i in part] or rows[:1], denominator)
             if not part:
                 loss, metrics = loss * 0.0, {name: value * 0.0 for name, value in metrics.items()}
-            loss.backward()
+            with self.processes.summing_gradients(self.module.parameters(), now=number == len(parts)):
+                loss.backward()
             for name, value in (metrics | {"loss": loss.detach()}).items():
                 totals[name] = totals.get(name, torch.zeros_like(value)) + value
-        self.processes.sum_gradients(self.module.parameters())
         self.processes.sum_(*totals.values())
         if not totals["loss"].isfinite():  # the gradient may be: that of a log-probability of minus infinity is
             self.optimizer.zero_grad(set_to_none=True)

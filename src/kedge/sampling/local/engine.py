@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kedge.errors import DataError, ModelError
-from kedge.models.device import is_tight
+from kedge.models.device import is_tight, upload
 from kedge.models.head import vocabulary_rows
 from kedge.models.language_model import LanguageModel
 from kedge.sampling.completion import Completion
@@ -168,7 +168,7 @@ class Engine(Sampler):
         decoder = self._chosen_decoder()
         given = decoder.waiting()
         drawn = []
-        for ahead, numbers in enumerate(self._numbers(self._tokens_at_once()).to(logits.device)):
+        for ahead, numbers in enumerate(upload(self._numbers(self._tokens_at_once()), logits.device)):
             if ahead:
                 logits = decoder.step(self._last)
             self._last, logprobs, *top = self._draw(logits, numbers)

@@ -21,9 +21,10 @@ from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
 from kedge.models.batch import padded
-from kedge.models.device import is_out_of_memory
+from kedge.models.device import is_out_of_memory, upload
 from kedge.models.head import OutputHead, agree, trunk_of, vocabulary_rows
 from kedge.models.language_model import LanguageModel, accepts
+from kedge.models.narrow import NarrowWeights
 from kedge.sampling.local.graphs import COLUMNS, StepGraphs, computed_in, rows_bucket, width_bucket
 
 # Of the rows by which a model is tried out, in tokens.
@@ -159,14 +160,17 @@ class SlotDecoder:
         can_be = recorded and model.device.type == "cuda" and not _asks_how_far(model)
         self.graphs = StepGraphs(model.device) if can_be else None
         self._kept_in = computed_in(model.device)  # what autocast makes of keys and values
+        self.narrow = NarrowWeights(model)
         self._lengths: list[int] = []  # tokens in each active slot, and on the device the same
         self._positions = torch.zeros(0, dtype=torch.long, device=model.device)
 
     def admit(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         """Append rows that begin with these tokens; logits ``[n, V]`` of each one's next token."""
-        tokens, lengths = (part.to(self.model.device) for part in padded(sequences, 0))
-        if not self._lengths and computed_in(self.model.device) != self._kept_in:
-            self._forget()
+        tokens, lengths = (upload(part, self.model.device) for part in padded(sequences, 0))
+        if not self._lengths:  # the weights may be others than last time, and so may the precision
+            if computed_in(self.model.device) != self._kept_in:
+                self._forget()
+            self.narrow.refresh(self._kept_in)
         self._place.first, self._place.rows = len(self._lengths), None
         self._lengths += map(len, sequences)
         self._positions = torch.cat([self._positions, lengths])
@@ -217,9 +221,9 @@ class SlotDecoder:
         for hole, mover in zip(holes, movers, strict=True):
             order[hole] = mover
         self._lengths = [self._lengths[slot] for slot in order]
-        index = torch.tensor(order, dtype=torch.long, device=self.model.device)
+        index = upload(torch.tensor(order, dtype=torch.long), self.model.device)
         if holes:
-            at = torch.tensor(holes, device=self.model.device)
+            at = upload(torch.tensor(holes), self.model.device)
             for layer in self._layers:
                 layer.move(index[at], at, max(self._lengths))
         self._positions = self._positions[index]
@@ -246,8 +250,11 @@ class SlotDecoder:
 
     def _logits(self, tokens: Tensor, last: Tensor | None, **more: Any) -> Tensor:
         """Logits ``[n, V]`` after the token in column ``last [n]`` of each row, the only one where None."""
-        hidden = self.trunk(input_ids=tokens, past_key_values=self._cache, use_cache=True, **more).last_hidden_state
-        return self.head(hidden[:, 0] if last is None else hidden[torch.arange(len(last), device=last.device), last])
+        with self.narrow.in_use():
+            hidden = self.trunk(input_ids=tokens, past_key_values=self._cache, use_cache=True, **more).last_hidden_state
+            if last is None:
+                return self.head(hidden[:, 0])
+            return self.head(hidden[torch.arange(len(last), device=last.device), last])
 
     @contextmanager
     def _attention_of_one_token(self) -> Iterator[None]:

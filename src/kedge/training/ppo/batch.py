@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kedge.core import RunningMoments, group_advantages, kl, token_gae, whiten
+from kedge.models.device import upload
 from kedge.rewards.scores import Scores
 from kedge.sampling.rollouts import Rollouts
 from kedge.training.ppo.config import PPOConfig
@@ -38,7 +39,7 @@ class Batch:
     def rows(self, rows: Sequence[int]) -> "Batch":
         """Some of the answers, trimmed to the longest of them."""
         index, width = torch.tensor(list(rows)), int(self.lengths[list(rows)].max())
-        there = index.to(self.tokens.device)
+        there = upload(index, self.tokens.device)
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
         on_host = {"lengths", "host_mask"}
         kept = {

@@ -124,17 +124,18 @@ class Update:
         worst = torch.zeros((), device=batch.tokens.device)
         fine: list[tuple[list[int], Tensor]] = []
         lengths = batch.lengths[list(rows)].tolist()
-        for part in dealt(lengths, self.config.tokens_at_a_time, self.processes):
+        parts = dealt(lengths, self.config.tokens_at_a_time, self.processes)
+        for number, part in enumerate(parts, start=1):
             samples = [rows[i] for i in part]
             micro_batch = batch.rows(samples) if samples else batch.rows(rows[:1]).without_training()
             with recomputing(self.recomputed):
                 loss, metrics, drift = self.loss(micro_batch, trained, kl_coef, train_policy)
-            loss.backward()
+            with self.processes.summing_gradients(self._parameters, now=number == len(parts)):
+                loss.backward()
             fine.append((samples, drift[: len(samples)].isfinite()))
             worst = torch.maximum(worst, drift.max())
             for name, value in metrics.items():
                 totals[name] = totals.get(name, torch.zeros_like(value)) + value.detach()
-        self.processes.sum_gradients(self._parameters)
         self.processes.max_(worst)
         summed = torch.stack([value.float() for value in totals.values()])
         self.processes.sum_(summed)
