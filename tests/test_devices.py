@@ -111,7 +111,7 @@ def test_ppo(tiny_lm, device, tmp_path, way):
 
 
 def one_step(lm, reward=reward, **more):
-    """Metrics of a step that learns next to nothing: what is compared is scored and computed, not multiplied by Adam."""
+    """Metrics of a step that learns next to nothing: what is compared is computed, not blown up by Adam."""
     settings = ONE_STEP | {"num_ppo_epochs": 2, "learning_rate": 1e-6} | more
     ppo = PPO(lm.model, TEXTS[:4], reward, settings, tokenizer=lm.tokenizer, progress=False)
     [metrics] = ppo

@@ -1,6 +1,7 @@
 """The commands as a user types them: what they print, what they leave behind, and every bad input with status 2."""
 
 import json
+import os
 import re
 import shutil
 
@@ -275,6 +276,20 @@ def test_version_and_help(kedge):
     status, out, _ = kedge("--help")
     assert status == 0
     assert all(command in out for command in ("quickstart", "sft", "reward", "ppo", "evaluate", "chat"))
+
+
+@pytest.mark.parametrize(("chosen", "then"), [({}, {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}),
+                                              ({"PYTORCH_ALLOC_CONF": "max_split_size_mb:64"}, {}),
+                                              ({"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:64"}, {})])  # fmt: skip
+def test_a_gpus_memory_grows_in_one_piece_where_nothing_was_chosen(kedge, monkeypatch, chosen, then):
+    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+    for name in names:
+        monkeypatch.setenv(name, "")  # what the command sets is taken back after the test
+        monkeypatch.delenv(name)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    kedge("--version")
+    assert {name: os.environ[name] for name in names if name in os.environ} == chosen | then
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "ppo", "evaluate"])

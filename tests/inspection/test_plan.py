@@ -116,6 +116,23 @@ def test_half_the_precision_is_half_the_weights(recipe):
     assert held["policy", "optimizer"] == pytest.approx(WEIGHTS, abs=SOME)
 
 
+def test_under_autocast_the_sampler_holds_narrow_copies_of_the_linear_layers(recipe):
+    held = phases(recipe(autocast="bfloat16"))["generate"].held
+    embeddings = 4 * 320 * 32
+    assert held["policy", "weights"] == pytest.approx(WEIGHTS + (WEIGHTS - embeddings) / 2, abs=2 * SOME)
+
+
+def test_logits_are_made_by_the_memory_of_the_machine_it_is_for(recipe, monkeypatch):
+    monkeypatch.setattr("kedge.models.device.FEWEST_LOGITS", 320 * 4)
+
+    found = {
+        device: phases(recipe(batch_size=32), machine=replace(ROOMY, device=device))["estimate"]
+        for device in ("cpu", "cuda")
+    }
+    assert ("reference", "logits") not in found["cpu"].held
+    assert found["cuda"].held["reference", "logits"] > found["cuda"].peak - found["cpu"].peak > 0
+
+
 def test_only_prompts_that_ppo_would_take_count(recipe, tmp_path):
     made = recipe()
     long = {"prompt": "the cat " * 20}

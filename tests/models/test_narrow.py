@@ -54,11 +54,15 @@ def test_the_model_is_as_it_was(tiny_lm):
     before = {name: vars(module).keys() for name, module in model.named_modules()}
     narrow = NarrowWeights(model)
     narrow.refresh(torch.bfloat16)
-    with pytest.raises(RuntimeError, match="on the way"), narrow.in_use():
+
+    def fail():
         assert model.lm_head.weight.dtype == torch.bfloat16
         assert model.transformer.wte.weight.dtype == torch.float32
         assert all(weight.dtype == torch.float32 for weight in model.state_dict().values())
         raise RuntimeError("on the way")
+
+    with pytest.raises(RuntimeError, match="on the way"), narrow.in_use():
+        fail()
     assert {name: vars(module).keys() for name, module in model.named_modules()} == before
     assert model.lm_head.weight is model.transformer.wte.weight
 
