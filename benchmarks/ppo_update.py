@@ -25,6 +25,7 @@ from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 from workload import EPISODES, EPOCHS, RESPONSE, SHARED, STORIES, prompts, show
 
 from kedge import PPO, PPOConfig
+from kedge.models.critic import SharedCritic
 from kedge.models.reward_model import new_reward_model
 from kedge.training.ppo import experience as experience_module
 from kedge.training.ppo import trainer as trainer_module
@@ -116,7 +117,7 @@ def share_of_the_rest() -> float:
         patch.object(trainer_module, "generate", timed(trainer_module.generate)),
         patch.object(trainer_module, "judge", timed(trainer_module.judge)),
         patch.object(experience_module, "forward_tokens", timed(experience_module.forward_tokens)),
-        patch.object(experience_module, "value_tokens", timed(experience_module.value_tokens)),
+        patch.object(SharedCritic, "values", timed(SharedCritic.values)),
         patch.object(Update, "_forward", timed(Update._forward)),
         patch.object(torch.Tensor, "backward", timed(torch.Tensor.backward)),
         patch.object(ppo.optimizer, "step", timed(ppo.optimizer.step)),

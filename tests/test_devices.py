@@ -33,6 +33,7 @@ WAYS = {
     "separate": {"critic": "separate", "scale_rewards": True},
     "shared": {"critic": "shared", "entropy_coef": 0.01, "cutoff": "mask"},
     "grpo": {"advantage_estimator": "grpo", "num_generations": 2, "kl_in": "loss"},
+    "frozen": {"num_layers_unfrozen": 1, "critic": "separate"},
 }
 
 
@@ -42,7 +43,8 @@ def device(request, monkeypatch):
 
     monkeypatch.setattr(graphs, "record", tape.record)
     monkeypatch.setattr("kedge.sampling.local.engine.is_tight", lambda device: False)
-    monkeypatch.setattr("kedge.models.language_model.total_memory", lambda device: 2**30)
+    for module in ("models.language_model", "training.ppo.experience"):
+        monkeypatch.setattr(f"kedge.{module}.total_memory", lambda device: 2**30)
     monkeypatch.setitem(SIDE, "cuda", 64)  # what measures a GPU takes a CPU a minute
     return lambda: pretending(request.param)
 
@@ -294,7 +296,8 @@ def has_kernel(keys, device):
 
 
 def test_every_operation_has_a_kernel_on_mps(tiny_lm, kernels, monkeypatch):
-    monkeypatch.setattr("kedge.models.language_model.total_memory", lambda device: 2**30)
+    for module in ("models.language_model", "training.ppo.experience"):
+        monkeypatch.setattr(f"kedge.{module}.total_memory", lambda device: 2**30)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
     rows = [{"prompt": text, "completion": " and so on"} for text in TEXTS]
     with pretending("mps"), Seen() as seen:

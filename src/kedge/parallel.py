@@ -158,7 +158,13 @@ class _GradientSums:
                 weight.grad = None
 
     def _arrived(self, weight: Tensor) -> None:
-        self.awaited[self.at[id(weight)]].discard(id(weight))
+        bucket = self.at[id(weight)]
+        if bucket < self.sent:
+            raise RuntimeError(
+                "a weight's gradient came in two parts, as reentrant gradient checkpointing makes them, and the first "
+                "was summed over the processes already; use_reentrant=False"
+            )
+        self.awaited[bucket].discard(id(weight))
         while self.sent < len(self.buckets) and not self.awaited[self.sent]:
             self._send()
 

@@ -33,7 +33,7 @@ def test_micro_batches_give_what_one_batch_gives(tiny_lm, budget):
     rollouts = collate([completion(draw(p), draw(r)) for p, r in ((3, 4), (1, 9), (6, 1), (2, 2), (5, 7))], 1, CPU)
     seen = []
 
-    def score(tokens, mask):
+    def score(tokens, mask, _):
         seen.append(tuple(tokens.shape))
         return forward_tokens(lm, tokens, mask, temperature=1.0).logprobs
 

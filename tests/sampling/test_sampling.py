@@ -72,8 +72,10 @@ def test_literal_truncation():
 def ordered(monkeypatch):
     """How many rows were put in order, and how many tokens of each."""
     found = []
-    original = settings_module._of_head
-    monkeypatch.setattr(settings_module, "_of_head", lambda x, p, n: found.append((len(x), n)) or original(x, p, n))
+    original = settings_module._of_likeliest
+    monkeypatch.setattr(
+        settings_module, "_of_likeliest", lambda x, p, n: found.append((len(x), n)) or original(x, p, n)
+    )
     return found
 
 
@@ -109,6 +111,14 @@ def test_logits_that_are_broken_stay_so_under_truncation():
     logits[1, 7] = torch.nan
     _, logprobs = Sampling(top_p=0.9).draw(logits, torch.tensor([0.5, 0.5], dtype=torch.float64))
     assert logprobs.isfinite().tolist() == [True, False]
+
+
+@pytest.mark.parametrize("top_p", [1e-300, 1e-46, 1e-30])
+def test_the_likeliest_is_kept_however_little_is_asked(top_p):
+    logits = torch.zeros(2, 50)
+    logits[:, 7] = 1.0
+    tokens, logprobs = Sampling(top_p=top_p).draw(logits, torch.tensor([0.1, 0.9], dtype=torch.float64))
+    assert (tokens.tolist(), logprobs.tolist()) == ([7, 7], [0.0, 0.0])
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -95,9 +95,9 @@ def test_scores_of_several_are_those_of_one():
     passes = {rank: [] for rank in range(3)}
 
     def score(rank):
-        return lambda tokens, mask: passes[rank].append(1) or tokens.float() * mask
+        return lambda tokens, mask, _: passes[rank].append(1) or tokens.float() * mask
 
-    one = in_micro_batches(rollouts, 100, lambda tokens, mask: tokens.float() * mask, Processes())
+    one = in_micro_batches(rollouts, 100, lambda tokens, mask, _: tokens.float() * mask, Processes())
     parts = [in_micro_batches(rollouts, 7, score(rank), Apart(rank, 3)) for rank in range(3)]
     assert torch.equal(sum(parts), one)
     assert len({len(each) for each in passes.values()}) == 1
@@ -223,6 +223,19 @@ def test_what_has_no_gradient_here(monkeypatch):
     assert [event for event in others.events if event != "waited"] == ["sent 4", "sent 3", "sent 2", "sent 1"]
     assert nobody.grad is None
     assert (first.grad.tolist(), other.grad.tolist(), last.grad.tolist()) == ([2.0], [0.0] * 3, [2.0] * 4)
+
+
+def test_a_gradient_in_two_parts_is_refused(monkeypatch):
+    """What was sent already would lack the second."""
+    Companions(monkeypatch)
+    weight = torch.nn.Parameter(torch.ones(2))
+    with pytest.raises(RuntimeError, match="in two parts"), Processes(0, 2).summing_gradients([weight]):
+        _twice(weight)
+
+
+def _twice(weight):
+    for _ in range(2):
+        weight.sum().backward()
 
 
 def test_a_pass_that_fails_leaves_no_hook(monkeypatch):

@@ -17,6 +17,7 @@ KINDS = {
     "separate": {"critic": "separate"},
     "shared": {"critic": "shared", "entropy_coef": 0.01, "cutoff": "mask"},
     "grpo": {"advantage_estimator": "grpo", "num_generations": 2, "kl_in": "loss"},
+    "frozen": {"num_layers_unfrozen": 1},
 }
 RECIPE = """
 [sft]

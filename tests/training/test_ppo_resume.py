@@ -47,6 +47,7 @@ def state(ppo, vector):
         {"kl_controller": "adaptive", "kl_target": 0.01, "kl_horizon": 20.0},
         {"scale_rewards": True, "clip_rewards": 3.0, "whiten_advantages": False},
         {"kl_in": "loss", "temperature": 0.7, "lr_scheduler_type": "cosine"},
+        {"num_layers_unfrozen": 1, "critic": "separate"},
     ],
     ids=str,
 )

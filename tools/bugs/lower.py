@@ -28,8 +28,8 @@ MODELS_MUTANTS = [
     Mutant(
         "logprobs-off-by-one",
         SCORING,
-        "hidden = before(lm.hidden(tokens), places)",
-        "hidden = before(lm.hidden(tokens), places + 1)",
+        "hidden = before(lm.hidden(tokens, states), places)",
+        "hidden = before(lm.hidden(tokens, states), places + 1)",
         FORWARD_TESTS,
         "a token's log-probability from the logits after it, which have seen it",
     ),
@@ -44,8 +44,8 @@ MODELS_MUTANTS = [
     Mutant(
         "separate-values-off-by-one",
         "models/critic.py",
-        "before(last_hidden(self.trunk, tokens), places)",
-        "before(last_hidden(self.trunk, tokens), places + 1)",
+        "self.head(before(hidden, places))",
+        "self.head(before(hidden, places + 1))",
         FORWARD_TESTS,
         "a separate critic's value is of the state after the token",
     ),
@@ -84,7 +84,7 @@ MODELS_MUTANTS = [
     Mutant(
         "critic-on-the-policys-weights",
         "models/scalar.py",
-        "scalar = cls(copy.deepcopy(trunk_of(model)))",
+        "scalar = cls(copy_of_trained(trunk_of(model)))",
         "scalar = cls(trunk_of(model))",
         ("tests/training/test_ppo_update.py::test_the_value_loss_reaches_a_shared_trunk",),
         "a separate critic trains the policy's own trunk",

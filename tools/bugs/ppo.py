@@ -119,8 +119,8 @@ BATCH_MUTANTS = [
     Mutant(
         "returns-of-whitened-advantages",
         BATCH,
-        "ref_logprobs, values, advantages, returns)",
-        "ref_logprobs, values, advantages, advantages + values)",
+        "ref_logprobs, values, advantages, returns, rollouts.states)",
+        "ref_logprobs, values, advantages, advantages + values, rollouts.states)",
         BATCH_TESTS,
         "the critic learns whitened returns",
     ),
@@ -158,8 +158,8 @@ TRAINER_MUTANTS = [
     Mutant(
         "reference-temperature-left-out",
         EXPERIENCE,
-        "temperature = self.config.temperature",
-        "temperature = 1.0",
+        "temperature=self.config.temperature, states=states).logprobs",
+        "temperature=1.0, states=states).logprobs",
         ("tests/training/test_ppo.py::test_the_reference_stays_and_the_policy_is_the_model_given",),
         "KL between distributions at two temperatures",
     ),

@@ -79,6 +79,14 @@ TOGETHER = [
         "a bucket is sent before its gradients are there",
     ),
     Mutant(
+        "gradients-in-two-parts",
+        PARALLEL,
+        "        if bucket < self.sent:",
+        "        if False:",
+        ("tests/training/test_even.py",),
+        "the second part of a gradient is summed by nobody",
+    ),
+    Mutant(
         "gradients-summed-every-pass",
         PARALLEL,
         "if self.size == 1 or not now:",

@@ -170,8 +170,8 @@ UNSEEN = [
     Mutant(
         "kl-of-an-update-at-temperature-1",
         "training/ppo/update.py",
-        "temperature=self.config.temperature).logprobs.float()",
-        "temperature=1.0).logprobs.float()",
+        "temperature=self.config.temperature, states=states)",
+        "temperature=1.0, states=states)",
         ("tests/training/test_trust_region.py",),
         "at another temperature target_kl takes steps back that went nowhere",
     ),

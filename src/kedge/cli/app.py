@@ -63,8 +63,9 @@ def program() -> typer.Typer:
 
 def main() -> None:
     """The entry point: what the user can mend is said in one message, with exit status 2."""
-    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # the older name; rows of all lengths leave memory in pieces
-        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & set(os.environ):
+        # Tensors of all lengths leave a GPU's memory in pieces that no longer fit, unless it may grow in one.
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
     stderr = Console(stderr=True, soft_wrap=True, quiet=console.quiet)
     try:
         program()()

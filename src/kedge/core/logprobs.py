@@ -4,6 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+LOWEST = -1e4
+"""Below the logarithm of any number above 0."""
+
 
 def _scaled(logits: Tensor, temperature: float) -> Tensor:
     """Logits over the temperature, in float32 at least: in bfloat16 a log-softmax is off in the third digit."""
@@ -56,5 +59,5 @@ def logprobs_and_entropy(
 
 def _entropy_of(log_p: Tensor) -> Tensor:
     p = log_p.exp()
-    # The inner choice and not the product: 0 * -inf is NaN, in the backward pass too.
-    return -(p * torch.where(p > 0, log_p, torch.zeros_like(p))).sum(-1)
+    # 0 * -inf is NaN, in the backward pass too.
+    return -(p * log_p.clamp(min=LOWEST)).sum(-1)

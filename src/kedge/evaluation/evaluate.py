@@ -165,7 +165,7 @@ def sequence_kl(
         return in_micro_batches(
             rollouts,
             micro_batch_tokens,
-            lambda tokens, mask: forward_tokens(side, tokens, mask, temperature=temperature).logprobs,
+            lambda tokens, mask, _: forward_tokens(side, tokens, mask, temperature=temperature).logprobs,
             processes,
         )
 

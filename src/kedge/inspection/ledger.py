@@ -97,15 +97,18 @@ class Ledger(TorchDispatchMode):
             entry.account = (role, kind)
             self.held[entry.account] += entry.size
 
-    def weights(self, module: nn.Module, role: str, *, vocabulary: int = 0) -> None:
+    def weights(self, module: nn.Module, role: str, *, vocabulary: int = 0, shared: nn.Module | None = None) -> None:
         """A model's weights and buffers; its gradients will be booked as such.
 
         Args:
             vocabulary: width of its logits.
+            shared: another role's, booked already, of whose weights it may have some.
         """
+        others = set() if shared is None else {id(weight) for weight in shared.parameters()}
         self._owner = self._owner or role
         self._vocabulary = max(self._vocabulary, vocabulary)
-        self.assign([*module.parameters(), *module.buffers()], role, "weights")
+        own = (weight for weight in module.parameters() if id(weight) not in others)
+        self.assign([*own, *module.buffers()], role, "weights")
         for weight in module.parameters():
             if weight.requires_grad:
                 weight.register_post_accumulate_grad_hook(partial(self._gradient, role))

@@ -14,10 +14,10 @@ from kedge.data.files import Source
 from kedge.data.records import Prompt, plain, read_prompts
 from kedge.inspection.ledger import Ledger
 from kedge.inspection.machine import Machine
-from kedge.inspection.rehearsal import Phase, Rehearsal, on_paper, padded_size, take_at_its_word
+from kedge.inspection.rehearsal import Phase, Rehearsal, on_paper, padded_size, without_trials
 from kedge.models.batch import by_token_budget, padded
 from kedge.models.forward import forward_tokens
-from kedge.models.head import vocabulary_rows
+from kedge.models.head import hidden_size, vocabulary_rows
 from kedge.models.language_model import LanguageModel, find, load_config, load_tokenizer, max_positions
 from kedge.models.outline import outlined_language_model, outlined_reward_model
 from kedge.models.recompute import recomputing
@@ -28,6 +28,7 @@ from kedge.sampling.local.slots import SlotDecoder, sliding_windows
 from kedge.training.micro_batches import choose_micro_batch
 from kedge.training.ppo import PPO, PPOConfig
 from kedge.training.ppo.batch import Batch
+from kedge.training.ppo.experience import keeps_states
 from kedge.training.ppo.prompts import longest_prompt
 
 # Tokens of a batch that a reward model scores at a time.
@@ -123,11 +124,11 @@ class PPORehearsal(Rehearsal):
         self.trainer = trainer = _trainer(policy, work.prompts, self.rewards, config)
         self.lm = trainer.policy
         for lm in (trainer.policy, trainer.reference):
-            take_at_its_word(lm, machine)
+            without_trials(lm, machine)
         ledger.weights(self.lm.model, "policy", vocabulary=vocabulary_rows(self.lm.model))
-        ledger.weights(trainer.reference.model, "reference")
+        ledger.weights(trainer.reference.model, "reference", shared=self.lm.model)
         if trainer.critic is not None:
-            ledger.weights(trainer.critic.module, "critic")
+            ledger.weights(trainer.critic.module, "critic", shared=self.lm.model)
         for scorer in [*self.rewards, *self.judges]:
             ledger.weights(scorer.model, "reward")
         sizes = [len(prompt.ids) for prompt in trainer.prompts]
@@ -135,6 +136,7 @@ class PPORehearsal(Rehearsal):
         self.prompts = sorted((size for size in step for _ in range(config.num_generations)), reverse=True)
         self.lengths = [size + config.response_length for size in self.prompts]
         self.tokens = config.answers * (work.tokens + config.response_length)
+        self.states = self._states()
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -157,8 +159,8 @@ class PPORehearsal(Rehearsal):
         decoder = self._decoder()
         with self.running(), self.ledger.booking("KV cache"):
             decoder.admit([[0] * (size + response - 1) for size in prompts])
-        if isinstance(decoder, SlotDecoder):
-            self.ledger.assign(decoder.narrow.tensors, "policy", "weights")
+        if isinstance(decoder, SlotDecoder) and decoder.narrow is not None:
+            self.ledger.assign(decoder.narrow.copies, "policy", "weights")
         with self.running():
             self._draw(decoder.step(torch.zeros(rows, dtype=torch.long)))
             a_token = self.ledger.seconds
@@ -199,10 +201,22 @@ class PPORehearsal(Rehearsal):
         rows = max(self._cut(lengths), key=lambda rows: padded_size(rows, lengths))
         tokens, mask = self._micro_batch(rows)
         with self.running():
-            forward_tokens(self.trainer.reference, tokens, mask, temperature=self.config.temperature)
+            states = None if self.states is None else self.trainer.reference.bottom_states(tokens)
+            forward_tokens(self.trainer.reference, tokens, mask, temperature=self.config.temperature, states=states)
             if self.trainer.critic is not None:
-                self.trainer.critic.values(tokens, mask)
+                self.trainer.critic.values(tokens, mask, states)
         return self.phase("estimate", self.ledger.seconds * self.tokens / tokens.numel())
+
+    def _states(self) -> Tensor | None:
+        """Of a step's answers, all as long as the longest: the hidden states of the frozen bottom, where they are
+        kept."""
+        shape = (self.config.answers, max(self.lengths))
+        if not keeps_states(self.trainer.reference, shape, self.machine.total):
+            return None
+        with self.ledger.fake:
+            states = torch.zeros(*shape, hidden_size(self.lm.model))
+        self.ledger.assign([states], "policy", "frozen states")
+        return states
 
     def _update(self) -> Phase:
         config, lengths = self.config, self.lengths[: self.config.mini_batch_size]
@@ -217,7 +231,8 @@ class PPORehearsal(Rehearsal):
         numbers = torch.zeros(tokens.shape)
         values = None if self.trainer.critic is None else numbers
         ends = torch.full((len(tokens),), tokens.shape[1])
-        part = Batch(tokens, ends, mask, mask, numbers, numbers, values, numbers, values)
+        states = None if self.states is None else self.states[: len(tokens), : tokens.shape[1]].clone()
+        part = Batch(tokens, ends, mask, mask, numbers, numbers, values, numbers, values, states)
         update = self.trainer.update
         with recomputing(update.recomputed):
             return update.loss(part, int(mask.sum()), self.config.kl_coef, train_policy=True)[0]

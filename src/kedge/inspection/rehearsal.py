@@ -123,8 +123,9 @@ class Rehearsal(ABC):
         return [weight for group in self.optimizer.param_groups for weight in group["params"]]
 
 
-def take_at_its_word(lm: LanguageModel, machine: Machine) -> None:
-    """What is tried out or asked of the device elsewhere; there are no numbers here, and the device is another."""
+def without_trials(lm: LanguageModel, machine: Machine) -> None:
+    """Set what is found out elsewhere: the head, by a trial, for which there are no numbers here; and how many logits
+    are made at a time, by the device, which is another."""
     vars(lm)["head"] = untried_head(lm.model)
     vars(lm)["logits_at_a_time"] = logits_at_a_time(machine.device, machine.total)
 

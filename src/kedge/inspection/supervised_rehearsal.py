@@ -14,7 +14,7 @@ from kedge.data.files import Source, rows_of
 from kedge.data.records import Demonstration, Preference, demonstrations, plain, preferences
 from kedge.inspection.ledger import Ledger
 from kedge.inspection.machine import Machine
-from kedge.inspection.rehearsal import Phase, Rehearsal, on_paper, take_at_its_word
+from kedge.inspection.rehearsal import Phase, Rehearsal, on_paper, without_trials
 from kedge.models.batch import by_token_budget, padded
 from kedge.models.forward import forward_tokens
 from kedge.models.head import vocabulary_rows
@@ -173,7 +173,7 @@ class SupervisedRehearsal(Rehearsal):
             ledger.weights(self.module, "reward")
         else:
             self.lm = outlined_language_model(source, fake, tokenizer=tokenizer, **how)
-            take_at_its_word(self.lm, machine)
+            without_trials(self.lm, machine)
             self.module, trunk = self.lm.model, self.lm.own_trunk()
             ledger.weights(self.module, "policy", vocabulary=vocabulary_rows(self.lm.model))
         longest = max(example.size for example in work.examples)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kedge.errors import ModelError
+from kedge.models.bottom import Bottom, hidden_of
 from kedge.models.forward import TokenOutputs, before, forward_tokens, places_of, spread
-from kedge.models.head import hidden_size, last_hidden
+from kedge.models.head import hidden_size
 from kedge.models.language_model import LanguageModel
 from kedge.models.reward_model import RewardModel
 from kedge.models.role import Role
@@ -23,22 +24,26 @@ class Critic(Role):
     """V of the state in which each token is chosen."""
 
     @abstractmethod
-    def values(self, tokens: Tensor, mask: Tensor) -> Tensor:
+    def values(self, tokens: Tensor, mask: Tensor, states: Tensor | None = None) -> Tensor:
         """Values ``[B, L]`` of the masked tokens, 0.0 elsewhere.
 
         Args:
             tokens: ``[B, L]`` right-padded ids.
             mask: ``[B, L]`` bool on the host, True on the tokens whose values are asked for; never on column 0.
+            states: ``[B, L, H]`` of the policy's frozen bottom, where they are known.
         """
 
     @abstractmethod
-    def forward_with(self, policy: LanguageModel, tokens: Tensor, mask: Tensor, **how: Any) -> TokenOutputs:
+    def forward_with(
+        self, policy: LanguageModel, tokens: Tensor, mask: Tensor, states: Tensor | None = None, **how: Any
+    ) -> TokenOutputs:
         """What ``policy`` says of the masked tokens, and their values, with as few passes as it takes.
 
         Args:
             policy: the one that the critic was made for.
             tokens: as :meth:`values`.
             mask: as :meth:`values`.
+            states: as :meth:`values`.
             how: as :func:`kedge.models.forward.forward_tokens` takes it.
         """
 
@@ -47,6 +52,8 @@ class SeparateCritic(ScalarModel, Critic):
     """A trunk of its own."""
 
     head_file = HEAD_FILE
+    bottom: Bottom | None = None
+    """The policy's, which its trunk shares."""
 
     @property
     def module(self) -> nn.Module:
@@ -55,13 +62,16 @@ class SeparateCritic(ScalarModel, Critic):
     def own_trunk(self) -> PreTrainedModel:
         return self.trunk
 
-    def values(self, tokens: Tensor, mask: Tensor) -> Tensor:
+    def values(self, tokens: Tensor, mask: Tensor, states: Tensor | None = None) -> Tensor:
         places = places_of(mask, tokens.device)
-        return spread(self.head(before(last_hidden(self.trunk, tokens), places)), places, tokens)
+        hidden = hidden_of(self.trunk, tokens, self.bottom, states)
+        return spread(self.head(before(hidden, places)), places, tokens)
 
-    def forward_with(self, policy: LanguageModel, tokens: Tensor, mask: Tensor, **how: Any) -> TokenOutputs:
-        outputs = forward_tokens(policy, tokens, mask, **how)
-        return TokenOutputs(outputs.logprobs, outputs.entropy, self.values(tokens, mask))
+    def forward_with(
+        self, policy: LanguageModel, tokens: Tensor, mask: Tensor, states: Tensor | None = None, **how: Any
+    ) -> TokenOutputs:
+        outputs = forward_tokens(policy, tokens, mask, states=states, **how)
+        return TokenOutputs(outputs.logprobs, outputs.entropy, self.values(tokens, mask, states))
 
 
 class SharedCritic(ScalarHead, Critic):
@@ -79,12 +89,14 @@ class SharedCritic(ScalarHead, Critic):
     def own_trunk(self) -> PreTrainedModel | None:
         return None
 
-    def values(self, tokens: Tensor, mask: Tensor) -> Tensor:
+    def values(self, tokens: Tensor, mask: Tensor, states: Tensor | None = None) -> Tensor:
         places = places_of(mask, tokens.device)
-        return spread(self(before(self.policy.hidden(tokens), places)), places, tokens)
+        return spread(self(before(self.policy.hidden(tokens, states), places)), places, tokens)
 
-    def forward_with(self, policy: LanguageModel, tokens: Tensor, mask: Tensor, **how: Any) -> TokenOutputs:
-        return forward_tokens(policy, tokens, mask, value_head=self, **how)
+    def forward_with(
+        self, policy: LanguageModel, tokens: Tensor, mask: Tensor, states: Tensor | None = None, **how: Any
+    ) -> TokenOutputs:
+        return forward_tokens(policy, tokens, mask, states=states, value_head=self, **how)
 
     def write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         write_head(weights, folder / HEAD_FILE)
@@ -107,7 +119,9 @@ def new_critic(kind: Literal["separate", "shared"], policy: LanguageModel, start
     if kind == "shared":
         return SharedCritic(policy)
     if start is None:
-        return SeparateCritic.from_trunk_of(policy.model).eval()
+        critic = SeparateCritic.from_trunk_of(policy.model).eval()
+        critic.bottom = policy.bottom
+        return critic
     if start.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
         raise ModelError("critic_init='reward': the reward model has another tokenizer than the policy; use 'policy'")
     return start.copied_as(SeparateCritic).eval()

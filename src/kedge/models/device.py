@@ -62,6 +62,11 @@ def upload(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
+def computed_in(device: torch.device) -> torch.dtype | None:
+    """What autocast makes of the products; None where it is off."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+
+
 def rounds_to_tf32(device: torch.device) -> bool:
     """Whether products of float32 there are computed from three digits (TensorFloat-32), as a user may have chosen."""
     if device.type != "cuda":
@@ -85,14 +90,15 @@ FEWEST_LOGITS = 2**24
 
 
 def logits_at_a_time(kind: str, memory: int) -> int:
-    """How many logits are made at a time, at most: of an accelerator's memory float32 ones may take a 64th, since there
-    every chunk is a few launches more. By what there is and not by what is free, so that a run can be repeated.
+    """How many logits are made at a time, at most: on an accelerator, where every chunk is a few launches more, float32
+    ones may take a 256th of its memory (five times that with what their backward pass makes). By what there is and not
+    by what is free, so that a run can be repeated.
 
     Args:
         kind: ``cpu``, ``cuda`` or ``mps``.
         memory: of the device, in bytes.
     """
-    return FEWEST_LOGITS if kind == "cpu" else max(FEWEST_LOGITS, memory // (4 * 64))
+    return FEWEST_LOGITS if kind == "cpu" else max(FEWEST_LOGITS, memory // (4 * 256))
 
 
 TIGHT = 1 / 3

@@ -36,6 +36,7 @@ def forward_tokens(
     *,
     temperature: float,
     value_head: ScalarHead | None = None,
+    states: Tensor | None = None,
     with_entropy: bool = False,
     entropy_gradient: bool = True,
 ) -> TokenOutputs:
@@ -48,6 +49,7 @@ def forward_tokens(
             how many there are.
         temperature: the sampler's.
         value_head: a critic's, which reads the same hidden states.
+        states: ``[B, L, H]`` of the frozen bottom (:meth:`LanguageModel.bottom_states`), where they are known.
         with_entropy: whether the distributions' entropies are asked for.
         entropy_gradient: False where the entropy of ``with_entropy`` is only looked at: no backward pass for it.
     """
@@ -60,7 +62,7 @@ def forward_tokens(
         hidden = before(output.hidden_states[-1], places) if value_head is not None else None
         found = read(before(output.logits, places), taken)
     else:
-        hidden = before(lm.hidden(tokens), places)  # [N, H]
+        hidden = before(lm.hidden(tokens, states), places)  # [N, H]
         rows = max(1, lm.logits_at_a_time // vocabulary_rows(lm.model))
         found = _in_chunks(lambda hidden, taken: read(head(hidden), taken), hidden, taken, rows)
     logprobs, entropy = found

@@ -89,7 +89,7 @@ def output_head(model: PreTrainedModel) -> OutputHead | None:
     if head is None:
         return None
     tokens = torch.arange(4, device=model.device)[None] % vocabulary_rows(model)
-    with _in_eval_mode(model):
+    with in_eval_mode(model):
         hidden = getattr(trunk_of(model)(input_ids=tokens, use_cache=False), "last_hidden_state", None)
         if hidden is None or hidden.shape[-1] != getattr(head.linear, "in_features", hidden.shape[-1]):
             return None
@@ -98,7 +98,7 @@ def output_head(model: PreTrainedModel) -> OutputHead | None:
 
 
 @contextmanager
-def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
     """Dropout would make two passes differ, and use up random numbers."""
     training = model.training
     model.eval()

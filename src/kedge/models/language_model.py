@@ -1,9 +1,8 @@
 """A causal language model with its tokenizer, loaded strictly and saved so that plain ``transformers`` loads it."""
 
-import copy
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +17,9 @@ from kedge.config.settings import several
 from kedge.data.encode import Tokenizer
 from kedge.data.hub import asked_if_it_answers
 from kedge.errors import ModelError
+from kedge.models.bottom import Bottom, copy_of_trained, hidden_of
 from kedge.models.device import Device, logits_at_a_time, pick_device, total_memory
-from kedge.models.head import OutputHead, last_hidden, output_head, trunk_of, vocabulary_rows
+from kedge.models.head import OutputHead, output_head, trunk_of, vocabulary_rows
 from kedge.models.role import Role
 from kedge.runs.progress import say
 from kedge.storage.checkpoints import last_whole
@@ -49,6 +49,8 @@ class LanguageModel(Role):
     model: PreTrainedModel
     tokenizer: Tokenizer
     eos_ids: tuple[int, ...]
+    bottom: Bottom | None = None
+    """Its frozen layers, where there are some that can be run once for all passes."""
 
     @property
     def module(self) -> PreTrainedModel:
@@ -95,13 +97,23 @@ class LanguageModel(Role):
         self.model.save_pretrained(folder, state_dict=dict(weights))
         self.tokenizer.save_pretrained(folder)
 
-    def hidden(self, tokens: Tensor) -> Tensor:
-        """The trunk's last hidden states ``[B, L, H]`` of right-padded ``tokens [B, L]``."""
-        return last_hidden(trunk_of(self.model), tokens)
+    def hidden(self, tokens: Tensor, states: Tensor | None = None) -> Tensor:
+        """The trunk's last hidden states ``[B, L, H]`` of right-padded ``tokens [B, L]``.
+
+        Args:
+            tokens: ids.
+            states: what :meth:`bottom_states` gave for them, where that is known.
+        """
+        return hidden_of(trunk_of(self.model), tokens, self.bottom, states)
+
+    def bottom_states(self, tokens: Tensor) -> Tensor:
+        """``[B, L, H]``: what the frozen bottom makes of right-padded ``tokens [B, L]``, for all passes to come."""
+        assert self.bottom is not None
+        return self.bottom.states(trunk_of(self.model), tokens)
 
     def frozen_copy(self) -> "LanguageModel":
-        """As it is now, and as it stays: a reference."""
-        return LanguageModel(copy.deepcopy(self.model).requires_grad_(False), self.tokenizer, self.eos_ids)
+        """As it is now, and as it stays: a reference. What is frozen already is shared."""
+        return replace(self, model=copy_of_trained(self.model).requires_grad_(False))
 
     def load_weights(self, folder: Path) -> None:
         """Replace the weights by those that :meth:`save` wrote, in place."""

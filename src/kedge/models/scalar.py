@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
 from kedge.errors import ModelError
+from kedge.models.bottom import copy_of_trained
 from kedge.models.head import hidden_size, last_hidden, trunk_of
 from kedge.models.language_model import DType, copy_weights, load_weights, refuse_missing_weights
 
@@ -63,8 +64,8 @@ class ScalarModel(nn.Module):
 
     @classmethod
     def from_trunk_of(cls, model: PreTrainedModel) -> Self:
-        """Start from a copy of ``model``'s trunk, and of its score head where it has one."""
-        scalar = cls(copy.deepcopy(trunk_of(model)))
+        """Start from a copy of ``model``'s trunk (what is frozen is shared), and of its score head where it has one."""
+        scalar = cls(copy_of_trained(trunk_of(model)))
         score = getattr(model, "score", None)
         if isinstance(score, nn.Linear) and score.out_features == 1:
             with torch.no_grad():

@@ -33,6 +33,8 @@ class Rollouts:
     """``[B, L]`` float32 of those tokens as they were drawn; 0.0 where response_mask is False."""
     host_mask: Tensor
     """``[B, L]`` response_mask on the host, which asks the device for nothing."""
+    states: Tensor | None = None
+    """``[B, L, H]`` of the policy's frozen bottom, where it has one that is kept."""
 
 
 def collate(completions: Sequence[Completion], pad_id: int, device: torch.device) -> Rollouts:
@@ -128,7 +130,7 @@ def refuse_odd(
 
 @torch.no_grad()
 def in_micro_batches(
-    rollouts: Rollouts, budget: int, compute: Callable[[Tensor, Tensor], Tensor], processes: Processes
+    rollouts: Rollouts, budget: int, compute: Callable[[Tensor, Tensor, Tensor | None], Tensor], processes: Processes
 ) -> Tensor:
     """``compute`` over micro-batches of similar length, dealt to the processes and put together again.
 
@@ -136,18 +138,27 @@ def in_micro_batches(
         rollouts: B sequences of width L.
         budget: tokens of a micro-batch, padding included.
         processes: each computes a share; all of them call this together.
-        compute: gives ``[b, l]`` for ``(tokens, host_mask)`` of a micro-batch trimmed to its longest sequence.
+        compute: gives ``[b, l, ...]`` for ``(tokens, host_mask, states)`` of a micro-batch trimmed to its longest
+            sequence.
 
     Returns:
-        ``[B, L]`` float32, 0.0 where response_mask is False.
+        ``[B, L, ...]``, 0.0 behind the end of each sequence.
     """
-    result = torch.zeros_like(rollouts.logprobs)
+    result: Tensor | None = None
     for rows in dealt(rollouts.lengths.tolist(), budget, processes):
         some = rows or [0]
         width = int(rollouts.lengths[some].max())
-        index = upload(torch.tensor(some), result.device)
-        computed = compute(rollouts.tokens.index_select(0, index)[:, :width], rollouts.host_mask[some, :width])
+        index = upload(torch.tensor(some), rollouts.tokens.device)
+        tokens, states = (
+            None if each is None else each.index_select(0, index)[:, :width]
+            for each in (rollouts.tokens, rollouts.states)
+        )
+        assert tokens is not None
+        computed = compute(tokens, rollouts.host_mask[some, :width], states)
+        if result is None:
+            result = computed.new_zeros(*rollouts.tokens.shape, *computed.shape[2:])
         if rows:
             result[:, :width].index_copy_(0, index, computed)
+    assert result is not None
     processes.sum_(result)
     return result

@@ -15,8 +15,8 @@ BLOCK = 1024
 
 LOW = 2**24 - 1
 
-HEAD = 1024
-"""Of the likeliest tokens, so many are put in order first where ``top_p`` asks which of them make it up."""
+LIKELIEST = 1024
+"""So many tokens are put in order first, where ``top_p`` asks which of the likeliest make it up."""
 
 NUMBERS: dict[str, type] = {
     "max_new_tokens": int, "top_k": int, "top_logprobs": int, "temperature": float, "top_p": float, "min_p": float,
@@ -155,20 +155,21 @@ def _nucleus(logits: Tensor, top_p: float) -> Tensor:
     asked about that, once a token.
     """
     size = logits.shape[-1]
-    if size <= 4 * HEAD:
-        return _of_head(logits, top_p, size)[0]
-    kept, suffices = _of_head(logits, top_p, HEAD)
+    if size <= 4 * LIKELIEST:  # there the whole is in order as soon
+        return _of_likeliest(logits, top_p, size)[0]
+    kept, suffices = _of_likeliest(logits, top_p, LIKELIEST)
     if not suffices.all():
-        flat = (~suffices).nonzero().flatten()
-        kept = kept.index_copy(0, flat, _of_head(logits.index_select(0, flat), top_p, size)[0])
+        rows = (~suffices).nonzero().flatten()
+        kept = kept.index_copy(0, rows, _of_likeliest(logits.index_select(0, rows), top_p, size)[0])
     return kept
 
 
-def _of_head(logits: Tensor, top_p: float, count: int) -> tuple[Tensor, Tensor]:
+def _of_likeliest(logits: Tensor, top_p: float, count: int) -> tuple[Tensor, Tensor]:
     """Those kept of the ``count`` likeliest, and whether those suffice, ``[B]`` bool."""
     top, tokens = logits.topk(count)
     most = top[:, :1]
-    need = top_p * (logits - most).exp().sum(-1, keepdim=True)
+    whole = (logits - most).exp().sum(-1, keepdim=True)
+    need = (top_p * whole).clamp(min=torch.finfo(whole.dtype).tiny)  # the likeliest is kept however little is asked
     masses = (top - most).exp()
     reached = masses.cumsum(-1)
     kept = top.masked_fill(reached - masses >= need, -torch.inf)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from kedge.errors import KedgeError
+from kedge.models.device import computed_in
 from kedge.sampling.completion import Completion
 from kedge.sampling.local.engine import Engine
-from kedge.sampling.local.graphs import computed_in
 from kedge.sampling.local.request import Request
 from kedge.sampling.sampler import Sampler
 from kedge.sampling.settings import Sampling

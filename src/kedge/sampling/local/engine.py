@@ -264,14 +264,14 @@ class Engine(Sampler):
         for row, request in enumerate(requests):
             alike.setdefault(request.sampling.distribution, []).append(row)
         several = alike.values() if len(alike) > 1 else ()
-        self._alike = [(requests[rows[0]], torch.tensor(rows, device=self.lm.device)) for rows in several]
+        self._alike = [(requests[rows[0]], upload(torch.tensor(rows), self.lm.device)) for rows in several]
 
     def _drop_finished(self) -> None:
         going = [row for row, request in enumerate(self._active) if request.finish_reason is None]
         if len(going) < len(self._active):
             order = self._chosen_decoder().keep(going)
             self._set_active([self._active[row] for row in order])
-            self._last = self._last[torch.tensor(order, dtype=torch.long, device=self._last.device)]
+            self._last = self._last[upload(torch.tensor(order, dtype=torch.long), self._last.device)]
 
     def _begin_again(self) -> None:
         """Queue all requests again, with nothing cached: the cache may even hold NaN, which no mask keeps out."""

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kedge.models.device import computed_in
+
 Compute = Callable[[Tensor, Tensor, int], Tensor]
 """``(tokens [n], positions [n], width) -> logits [n, V]``."""
 
@@ -96,11 +98,6 @@ class StepGraphs:
             return record(step, self._pool)
         finally:
             torch.set_autocast_cache_enabled(cached)
-
-
-def computed_in(device: torch.device) -> torch.dtype | None:
-    """What autocast makes of the products; None where it is off."""
-    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
 
 
 def record(compute: Callable[[], None], pool: Pool) -> Callable[[], None]:

@@ -11,7 +11,7 @@ For models whose cache is the usual one: keys and values a layer, with or withou
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,11 +21,11 @@ from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
 from kedge.models.batch import padded
-from kedge.models.device import is_out_of_memory, upload
+from kedge.models.device import computed_in, is_out_of_memory, upload
 from kedge.models.head import OutputHead, agree, trunk_of, vocabulary_rows
 from kedge.models.language_model import LanguageModel, accepts
-from kedge.models.narrow import NarrowWeights
-from kedge.sampling.local.graphs import COLUMNS, StepGraphs, computed_in, rows_bucket, width_bucket
+from kedge.models.narrow import NarrowCopy
+from kedge.sampling.local.graphs import COLUMNS, StepGraphs, rows_bucket, width_bucket
 
 # Of the rows by which a model is tried out, in tokens.
 TRIAL_LENGTHS = (5, 3, 4)
@@ -152,7 +152,7 @@ class SlotDecoder:
         self, model: PreTrainedModel, head: OutputHead, windows: Sequence[int | None], *, recorded: bool = True
     ) -> None:
         """``windows``: each layer's sliding window, None where it sees everything. ``recorded``: steps on a GPU are."""
-        self.model, self.trunk, self.head, self._windows = model, trunk_of(model), head, windows
+        self.model, self.head, self._windows = model, head, windows
         self._place = _Place()
         self._layers = [_SlotLayer(self._place, 0, 0) for _ in windows]
         self._cache = Cache(layers=list(self._layers))
@@ -160,17 +160,19 @@ class SlotDecoder:
         can_be = recorded and model.device.type == "cuda" and not _asks_how_far(model)
         self.graphs = StepGraphs(model.device) if can_be else None
         self._kept_in = computed_in(model.device)  # what autocast makes of keys and values
-        self.narrow = NarrowWeights(model)
+        self.narrow: NarrowCopy | None = None  # of the model, for that precision
         self._lengths: list[int] = []  # tokens in each active slot, and on the device the same
         self._positions = torch.zeros(0, dtype=torch.long, device=model.device)
 
     def admit(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         """Append rows that begin with these tokens; logits ``[n, V]`` of each one's next token."""
         tokens, lengths = (upload(part, self.model.device) for part in padded(sequences, 0))
-        if not self._lengths:  # the weights may be others than last time, and so may the precision
-            if computed_in(self.model.device) != self._kept_in:
-                self._forget()
-            self.narrow.refresh(self._kept_in)
+        if not self._lengths and computed_in(self.model.device) != self._kept_in:
+            self._forget()
+        if self.narrow is not None:
+            self.narrow.refresh()  # the weights may be others than last time
+        elif self._kept_in is not None:
+            self.narrow = NarrowCopy(self.model, self._kept_in)
         self._place.first, self._place.rows = len(self._lengths), None
         self._lengths += map(len, sequences)
         self._positions = torch.cat([self._positions, lengths])
@@ -242,7 +244,7 @@ class SlotDecoder:
         return SlotDecoder(self.model, self.head, self._windows, recorded=self.graphs is not None)
 
     def _forget(self) -> None:
-        self._kept_in = computed_in(self.model.device)
+        self._kept_in, self.narrow = computed_in(self.model.device), None
         for layer in self._layers:
             layer.forget()
         if self.graphs is not None:
@@ -250,15 +252,22 @@ class SlotDecoder:
 
     def _logits(self, tokens: Tensor, last: Tensor | None, **more: Any) -> Tensor:
         """Logits ``[n, V]`` after the token in column ``last [n]`` of each row, the only one where None."""
-        with self.narrow.in_use():
-            hidden = self.trunk(input_ids=tokens, past_key_values=self._cache, use_cache=True, **more).last_hidden_state
-            if last is None:
-                return self.head(hidden[:, 0])
-            return self.head(hidden[torch.arange(len(last), device=last.device), last])
+        model = self._computing()
+        head = replace(self.head, linear=model.get_output_embeddings())
+        hidden = trunk_of(model)(
+            input_ids=tokens, past_key_values=self._cache, use_cache=True, **more
+        ).last_hidden_state
+        return head(hidden[:, 0] if last is None else hidden[torch.arange(len(last), device=last.device), last])
+
+    def _computing(self) -> PreTrainedModel:
+        """The model, or its narrow copy where the precision is that one's now."""
+        if self.narrow is None or computed_in(self.model.device) != self._kept_in:
+            return self.model
+        return self.narrow.model
 
     @contextmanager
     def _attention_of_one_token(self) -> Iterator[None]:
-        config = self.trunk.config
+        config = trunk_of(self._computing()).config
         before = config._attn_implementation
         if before == "sdpa":
             config._attn_implementation = ONE_TOKEN

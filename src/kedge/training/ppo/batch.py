@@ -35,6 +35,8 @@ class Batch:
     """``[B, L]``."""
     returns: Tensor | None
     """``[B, L]`` the critic's target; None without a critic."""
+    states: Tensor | None = None
+    """``[B, L, H]`` of the policy's frozen bottom, where it has one that is kept."""
 
     def rows(self, rows: Sequence[int]) -> "Batch":
         """Some of the answers, trimmed to the longest of them."""
@@ -123,4 +125,4 @@ def estimate_advantages(
         if config.whiten_advantages:
             advantages = whiten(advantages, mask)
     kept = (rollouts.tokens, rollouts.lengths, mask, host_mask, rollouts.logprobs)
-    return Batch(*kept, ref_logprobs, values, advantages, returns)
+    return Batch(*kept, ref_logprobs, values, advantages, returns, rollouts.states)

@@ -62,6 +62,10 @@ class PPOConfig(TrainingConfig):
     critic_learning_rate: float | None = Field(None, gt=0)
     """Peak learning rate of the critic (shared: of its head); ``none``: the policy's."""
 
+    num_layers_unfrozen: int | None = Field(None, ge=1)
+    """Only so many layers from above are trained, and what is behind them; ``none``: the whole model. The layers below
+    are run once a token and never again, so a step takes the less time and memory the fewer are trained."""
+
     advantage_estimator: Literal["gae", "grpo", "dr_grpo", "rloo", "reinforce++"] = "gae"
     """``gae`` has a critic; the others compare an answer with the others to the same prompt (num_generations of
     them; ``reinforce++``: with the whole batch), and have none."""
@@ -168,6 +172,11 @@ class PPOConfig(TrainingConfig):
             raise ValueError(
                 f"kl_horizon: {self.kl_horizon:g} episodes are fewer than the {self.answers} of a step, so kl_coef "
                 f"would jump at every step; at least {self.answers}"
+            )
+        if self.num_layers_unfrozen and self.critic_init == "reward":
+            raise ValueError(
+                "num_layers_unfrozen: not used with critic_init='reward', for the reward model's trunk is not the "
+                "policy's, whose frozen layers the critic shares; take one of them out"
             )
         if self.warmup_steps >= self.steps:
             raise ValueError(

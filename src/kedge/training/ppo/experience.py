@@ -1,7 +1,8 @@
 """A step's experience, filled in as the step goes: prompts, answers, scores, and the batch to train on."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor
 from kedge.core import RunningMoments, kl
 from kedge.evaluation.samples import sample_rows
 from kedge.models.critic import Critic
+from kedge.models.device import total_memory
 from kedge.models.forward import forward_tokens
+from kedge.models.head import hidden_size
 from kedge.models.language_model import LanguageModel
 from kedge.parallel import Processes
 from kedge.rewards.scores import Scores
@@ -20,6 +23,11 @@ from kedge.training.not_finite import refuse_not_finite
 from kedge.training.ppo.batch import Batch, estimate_advantages, token_rewards
 from kedge.training.ppo.config import PPOConfig
 from kedge.training.ppo.prompts import EncodedPrompt
+
+# Of a device's memory, for a step's hidden states below the first layer that is trained; what has no room there is made
+# again in every pass.
+STATES_SHARE = 1 / 8
+BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,17 @@ class Experience:
         judged = {"score": self.scores.sums(), **self.scores.components}
         records = [prompt.record for prompt in self.prompts]
         return sample_rows(records, self.completions, judged, divergence, count=count)
+
+
+def keeps_states(lm: LanguageModel, shape: tuple[int, int], memory: int) -> bool:
+    """Whether the hidden states of a frozen bottom are kept for a step's answers.
+
+    Args:
+        lm: whose bottom it is.
+        shape: answers, and the tokens of the longest.
+        memory: of the device, in bytes.
+    """
+    return lm.bottom is not None and math.prod(shape) * hidden_size(lm.model) * BYTES <= STATES_SHARE * memory
 
 
 @dataclass(frozen=True)
@@ -66,6 +85,7 @@ class Estimator:
         Raises:
             NotFiniteError: log-probabilities, values or advantages are not finite.
         """
+        rollouts = self.with_states(rollouts)
         cut_off = torch.tensor([c.finish_reason == "length" for c in completions])
         reference = self.logprobs(self.reference, rollouts)
         refuse_not_finite("log-probabilities under the reference", reference)
@@ -78,11 +98,21 @@ class Estimator:
         refuse_not_finite("advantages", batch.advantages)
         return batch
 
+    def with_states(self, rollouts: Rollouts) -> Rollouts:
+        """With the hidden states of the frozen bottom, where the policy has one and there is room for them."""
+        lm, (answers, width) = self.reference, rollouts.tokens.shape
+        if not keeps_states(lm, (answers, width), total_memory(lm.device)):
+            return rollouts
+        return replace(rollouts, states=self._computed(rollouts, lambda tokens, *_: lm.bottom_states(tokens)))
+
     @torch.no_grad()
     def logprobs(self, lm: LanguageModel, rollouts: Rollouts) -> Tensor:
         """``[B, L]`` of the answers' tokens under ``lm``, by a forward pass; 0.0 elsewhere."""
-        temperature = self.config.temperature
-        return self._computed(rollouts, lambda *part: forward_tokens(lm, *part, temperature=temperature).logprobs)
 
-    def _computed(self, rollouts: Rollouts, compute: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        def compute(tokens: Tensor, mask: Tensor, states: Tensor | None) -> Tensor:
+            return forward_tokens(lm, tokens, mask, temperature=self.config.temperature, states=states).logprobs
+
+        return self._computed(rollouts, compute)
+
+    def _computed(self, rollouts: Rollouts, compute: Callable[[Tensor, Tensor, Tensor | None], Tensor]) -> Tensor:
         return in_micro_batches(rollouts, self.config.tokens_at_a_time, compute, self.processes)

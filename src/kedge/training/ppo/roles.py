@@ -1,5 +1,7 @@
 """From what the user gives to the models of a run: the policy, and the critic that the settings ask for."""
 
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -7,6 +9,7 @@ from transformers import PreTrainedModel
 
 from kedge.data.encode import Tokenizer
 from kedge.errors import ConfigError
+from kedge.models.bottom import bottom_of, freeze_bottom
 from kedge.models.critic import Critic, new_critic
 from kedge.models.language_model import LanguageModel, find, load_language_model, load_tokenizer, wrap
 from kedge.rewards.build import reward_model_of
@@ -33,8 +36,21 @@ def policy_of(
             )
         for key in {"device", "dtype", "attn_implementation"} & config.model_fields_set:
             raise ConfigError(f"{key}: not used with a loaded model, which is where and what it is; take it out")
-        return wrap(policy, tokenizer, config.stop_tokens)
-    return load_language_model(policy, tokenizer=tokenizer, stop_tokens=config.stop_tokens, **config.loading)
+        return _frozen_below(wrap(policy, tokenizer, config.stop_tokens), config)
+    lm = load_language_model(policy, tokenizer=tokenizer, stop_tokens=config.stop_tokens, **config.loading)
+    return _frozen_below(lm, config)
+
+
+def _frozen_below(lm: LanguageModel, config: PPOConfig) -> LanguageModel:
+    """With as many layers frozen as the settings ask for."""
+    if config.num_layers_unfrozen is None:
+        return lm
+    freeze_bottom(lm.model, config.num_layers_unfrozen)
+    bottom = bottom_of(lm.model, config.num_layers_unfrozen)
+    if bottom is None:
+        name = type(lm.model).__name__
+        warnings.warn(f"{name}: its frozen layers are run in every pass; they cannot be answered for", stacklevel=1)
+    return replace(lm, bottom=bottom)
 
 
 def critic_of(config: PPOConfig, policy: LanguageModel, reward: WeightedReward) -> Critic | None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from kedge.models.bottom import Bottom, layers_of
 from kedge.models.head import trunk_of
 from kedge.runs.folder import Metrics
 
@@ -42,6 +43,16 @@ def throughput(
     """
     flops = flops_forward(model, lengths) * (forward + 3 * both)
     return {"throughput/tokens_per_second": answered / seconds, "throughput/mfu": flops / seconds / peak}
+
+
+def share_above(model: PreTrainedModel, bottom: Bottom | None) -> float:
+    """Of the products of a forward pass, those of the layers above the frozen ones, and of the head."""
+    if bottom is None:
+        return 1.0
+    head = model.get_output_embeddings()
+    in_head = 0 if head is None else 2 * sum(weight.numel() for weight in head.parameters())
+    whole = flops_forward(model, [1])
+    return 1 - (1 - in_head / whole) * bottom.depth / len(layers_of(trunk_of(model)))
 
 
 def flops_forward(model: PreTrainedModel, lengths: Sequence[int]) -> float:

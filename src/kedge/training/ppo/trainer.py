@@ -48,7 +48,7 @@ from kedge.training.ppo.guards import Guards
 from kedge.training.ppo.prompts import EncodedPrompt, prepare_prompts, refuse_misfits, split_prompts
 from kedge.training.ppo.report import live_lines, rollout_metrics
 from kedge.training.ppo.roles import critic_of, policy_of
-from kedge.training.ppo.throughput import peak_flops, throughput
+from kedge.training.ppo.throughput import peak_flops, share_above, throughput
 from kedge.training.ppo.trust_region import TrustRegion
 from kedge.training.ppo.update import Update, rounding
 
@@ -268,7 +268,7 @@ class PPO(Trainer):
     def counted(self, metrics: Metrics, seconds: Mapping[str, float]) -> Metrics:
         found = {"episode": float((self.step_done + 1) * self.config.answers)}
         if "policy/updates" in metrics and self.experience is not None:
-            found = self._throughput(self.experience.rollouts, metrics, sum(seconds.values())) | found
+            found = self._throughput(self.experience, metrics, sum(seconds.values())) | found
         return found | {f"time/{phase}": value for phase, value in seconds.items()}
 
     def _next_prompts(self) -> list[EncodedPrompt]:
@@ -303,7 +303,7 @@ class PPO(Trainer):
         with self.timer("estimate"):
             kl_coef = self.kl_controller.coefficient
             batch = self.estimate(completions, rollouts, scores, self.reward_moments, kl_coef)
-        self.left_out.note(**vars(batch))
+        self.left_out.note(**(vars(batch) | {"states": None}))  # hundreds of times as large as all else
         return batch
 
     def _update(self, batch: Batch, kl_coef: float) -> Metrics:
@@ -334,8 +334,9 @@ class PPO(Trainer):
     def _kl_penalty(self, kl_coef: float) -> float:
         return kl_coef if self.config.kl_in == "reward" else 0.0
 
-    def _throughput(self, rollouts: Rollouts, metrics: Metrics, seconds: float) -> Metrics:
-        trunks = sum(role.own_trunk() is not None for role in self.trained_roles.values())
+    def _throughput(self, experience: Experience, metrics: Metrics, seconds: float) -> Metrics:
+        rollouts, trunks = experience.rollouts, sum(r.own_trunk() is not None for r in self.trained_roles.values())
+        above = 1.0 if experience.batch.states is None else share_above(self.policy.model, self.policy.bottom)
         minibatches = metrics["policy/updates"] + metrics["policy/stopped_early"]
         return throughput(
             self.policy.model,
@@ -343,8 +344,9 @@ class PPO(Trainer):
             seconds,
             lengths=rollouts.lengths.tolist(),
             answered=int(rollouts.response_mask.sum()),
-            forward=2 + (self.critic is not None),  # sampling, reference, values
-            both=minibatches * self.config.mini_batch_size / self.config.answers * trunks,
+            # Sampling, the frozen bottom, reference, values.
+            forward=1 + (1 - above) + above * (1 + (self.critic is not None)),
+            both=above * minibatches * self.config.mini_batch_size / self.config.answers * trunks,
         )
 
     def precision(self) -> torch.autocast:

@@ -110,27 +110,30 @@ class Update:
     @torch.no_grad()
     def _divergence(self, part: Batch) -> float:
         """KL (k3, nats a token) of the policy now from the one that sampled, over a few answers."""
-        rollouts = Rollouts(part.tokens, part.lengths, part.mask, part.old_logprobs, part.host_mask)
+        rollouts = Rollouts(part.tokens, part.lengths, part.mask, part.old_logprobs, part.host_mask, part.states)
         now = in_micro_batches(rollouts, self.config.tokens_at_a_time, self._logprobs, self.processes)
         return float(masked_mean(kl(part.old_logprobs, now, estimator="k3"), part.mask))
 
-    def _logprobs(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        return forward_tokens(self.policy, tokens, mask, temperature=self.config.temperature).logprobs.float()
+    def _logprobs(self, tokens: Tensor, mask: Tensor, states: Tensor | None) -> Tensor:
+        outputs = forward_tokens(self.policy, tokens, mask, temperature=self.config.temperature, states=states)
+        return outputs.logprobs.float()
 
     def _accumulate(self, batch: Batch, rows: Sequence[int], kl_coef: float, train_policy: bool) -> Metrics:
         """Gradients and metrics of one minibatch, the same whatever the micro-batches and the processes."""
-        trained = max(int(batch.host_mask[list(rows)].sum()), 1)
+        tokens = max(int(batch.host_mask[list(rows)].sum()), 1)
         totals: dict[str, Tensor] = {}
         worst = torch.zeros((), device=batch.tokens.device)
         fine: list[tuple[list[int], Tensor]] = []
         lengths = batch.lengths[list(rows)].tolist()
+        # While the critic warms up, the policy's gradients are not used.
+        trained = self._parameters if train_policy or self.critic is None else self.critic.trained()
         parts = dealt(lengths, self.config.tokens_at_a_time, self.processes)
         for number, part in enumerate(parts, start=1):
             samples = [rows[i] for i in part]
             micro_batch = batch.rows(samples) if samples else batch.rows(rows[:1]).without_training()
             with recomputing(self.recomputed):
-                loss, metrics, drift = self.loss(micro_batch, trained, kl_coef, train_policy)
-            with self.processes.summing_gradients(self._parameters, now=number == len(parts)):
+                loss, metrics, drift = self.loss(micro_batch, tokens, kl_coef, train_policy)
+            with self.processes.summing_gradients(trained, now=number == len(parts)):
                 loss.backward()
             fine.append((samples, drift[: len(samples)].isfinite()))
             worst = torch.maximum(worst, drift.max())
@@ -207,6 +210,7 @@ class Update:
             self.policy,
             part.tokens,
             part.host_mask,
+            states=part.states,
             temperature=self.config.temperature,
             with_entropy=True,
             entropy_gradient=self.config.entropy_coef > 0,
