@@ -19,6 +19,7 @@ from kedge.cli.arguments import WithSettings
 from kedge.cli.chat import chat
 from kedge.cli.control import control
 from kedge.cli.doctor import doctor
+from kedge.cli.export import export
 from kedge.cli.new import new
 from kedge.cli.plan import plan
 from kedge.cli.quickstart import quickstart
@@ -55,6 +56,7 @@ def program() -> typer.Typer:
     app.command(cls=WithSettings)(doctor)
     app.command()(chat)
     app.command(cls=WithSettings)(plan)
+    app.command()(export)
     app.command()(runs)
     app.add_typer(new, name="new")
     app.command("settings")(settings_of(names()))

@@ -130,7 +130,7 @@ class PPORehearsal(Rehearsal):
         if trainer.critic is not None:
             ledger.weights(trainer.critic.module, "critic", shared=self.lm.model)
         for scorer in [*self.rewards, *self.judges]:
-            ledger.weights(scorer.model, "reward")
+            ledger.weights(scorer.model, "reward", shared=self.lm.model)
         sizes = [len(prompt.ids) for prompt in trainer.prompts]
         step = [sizes[i % len(sizes)] for i in range(config.batch_size)]
         self.prompts = sorted((size for size in step for _ in range(config.num_generations)), reverse=True)

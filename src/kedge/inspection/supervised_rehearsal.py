@@ -21,6 +21,8 @@ from kedge.models.head import vocabulary_rows
 from kedge.models.language_model import find, load_config, load_tokenizer, max_positions
 from kedge.models.outline import outlined_language_model, outlined_reward_model
 from kedge.models.recompute import enable_recomputing
+from kedge.models.reward_model import adapted_part
+from kedge.training.config import adapt
 from kedge.training.micro_batches import choose_micro_batch
 from kedge.training.optimization import make_optimizer
 from kedge.training.reward_modeling import RewardConfig
@@ -170,18 +172,21 @@ class SupervisedRehearsal(Rehearsal):
         if work.pairs:
             self.scorer = outlined_reward_model(source, fake, part="policy", tokenizer=tokenizer, **how)
             self.module, trunk = self.scorer.model, self.scorer.own_trunk()
+            adapt(adapted_part(self.scorer), config)
             ledger.weights(self.module, "reward")
         else:
             self.lm = outlined_language_model(source, fake, tokenizer=tokenizer, **how)
             without_trials(self.lm, machine)
             self.module, trunk = self.lm.model, self.lm.own_trunk()
+            adapt(self.lm.model, config)
             ledger.weights(self.module, "policy", vocabulary=vocabulary_rows(self.lm.model))
         longest = max(example.size for example in work.examples)
         chosen = choose_micro_batch(trunk.config, machine.device, machine.total, longest)
         self.config = config = config.with_micro_batch(chosen)
         if config.gradient_checkpointing:
             enable_recomputing(trunk)
-        self._optimizer = make_optimizer([{"params": list(self.module.parameters()), "lr": 1.0}], config)
+        trained = [weight for weight in self.module.parameters() if weight.requires_grad]
+        self._optimizer = make_optimizer([{"params": trained, "lr": 1.0}], config)
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:

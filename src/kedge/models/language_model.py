@@ -17,6 +17,7 @@ from kedge.config.settings import several
 from kedge.data.encode import Tokenizer
 from kedge.data.hub import asked_if_it_answers
 from kedge.errors import ModelError
+from kedge.models.adapters import CONFIG_FILE, adapter_of, attach, base_of, merge, read_adapter, write_adapter
 from kedge.models.bottom import Bottom, copy_of_trained, hidden_of
 from kedge.models.device import Device, logits_at_a_time, pick_device, total_memory
 from kedge.models.head import OutputHead, output_head, trunk_of, vocabulary_rows
@@ -94,7 +95,11 @@ class LanguageModel(Role):
         if any(getattr(settings, name) not in (None, default) for name, default in SAMPLING_DEFAULTS.items()):
             settings.do_sample = True  # published models forget it, and saving refuses sampling settings without it
         self.model.generation_config = settings
-        self.model.save_pretrained(folder, state_dict=dict(weights))
+        if adapter_of(self.model) is None:
+            self.model.save_pretrained(folder, state_dict=dict(weights))
+        else:
+            write_adapter(self.model, folder, weights)
+            settings.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
     def hidden(self, tokens: Tensor, states: Tensor | None = None) -> Tensor:
@@ -117,7 +122,10 @@ class LanguageModel(Role):
 
     def load_weights(self, folder: Path) -> None:
         """Replace the weights by those that :meth:`save` wrote, in place."""
-        copy_weights(self.model, type(self.model), folder)
+        if adapter_of(self.model) is None:
+            copy_weights(self.model, type(self.model), folder)
+        else:
+            read_adapter(self.model, folder)
 
 
 def load_language_model(
@@ -129,8 +137,10 @@ def load_language_model(
     dtype: DType = "auto",
     trust_remote_code: bool = False,
     attn_implementation: str | None = None,
+    merged: bool = True,
 ) -> LanguageModel:
-    """Load a causal language model by hub id or folder (a run folder stands for the ``policy`` in it).
+    """Load a causal language model by hub id or folder (a run folder stands for the ``policy`` in it; one of PEFT's for
+    the adapter in it on its base).
 
     Args:
         source: Hugging Face id, folder, or a kedge run folder.
@@ -140,6 +150,7 @@ def load_language_model(
         dtype: ``auto`` is float32: PPO's small steps vanish in bfloat16.
         trust_remote_code: run code that the model brings.
         attn_implementation: transformers' name of it.
+        merged: an adapter becomes a part of the weights; False: it stays one, to be trained further.
 
     Raises:
         ModelError: not found (or a hub id without a network), no tokenizer, weights missing or misshapen, tokenizer
@@ -148,7 +159,13 @@ def load_language_model(
     folder = find_and_tell(source, "policy")
     loaded_tokenizer = load_tokenizer(tokenizer or folder, key="tokenizer", trust_remote_code=trust_remote_code)
     how: dict[str, Any] = {"trust_remote_code": trust_remote_code, "attn_implementation": attn_implementation}
-    model, info = load_weights(AutoModelForCausalLM, folder, dtype, **how)
+    base = base_of(folder)
+    model, info = load_weights(AutoModelForCausalLM, base, dtype, **how)
+    if base != folder:
+        read_generation_settings(model, folder)
+        attach(model, folder)
+        if merged:
+            merge(model.requires_grad_(True))
     refuse_missing_weights(
         info, source, "it is no causal language model (a reward model or a critic has no output head)"
     )
@@ -164,8 +181,6 @@ def wrap(
     Raises:
         ModelError: different vocabularies, or an unknown stop token.
     """
-    if getattr(model, "_hf_peft_config_loaded", False):
-        raise ModelError(f"{source}: has adapters, which would be trained and not saved; merge them first")
     rows = vocabulary_rows(model)
     if len(tokenizer) > rows or rows - len(tokenizer) > max(SPARE_ROWS, rows // 20):
         raise ModelError(
@@ -199,6 +214,7 @@ def load_config(source: str | Path, *, trust_remote_code: bool = False) -> Any:
     Raises:
         ModelError: not found, or no network.
     """
+    source = base_of(source)
     try:
         with asked_if_it_answers(source):
             return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
@@ -206,6 +222,12 @@ def load_config(source: str | Path, *, trust_remote_code: bool = False) -> Any:
         _refuse_remote_code(error, source)
         what = f"{source}: cannot read the model's configuration: {_first_line(error)}"
         raise ModelError(what + _offline_hint(source)) from error
+
+
+def read_generation_settings(model: PreTrainedModel, folder: str | Path) -> None:
+    """Those beside an adapter, in place of its base's: the EOS ids in force, and how to draw."""
+    if (Path(folder) / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
 
 
 def load_weights(auto_class: Any, source: str | Path, dtype: DType, **kwargs: Any) -> tuple[PreTrainedModel, dict]:
@@ -270,16 +292,21 @@ def find(source: str | Path, part: str) -> str:
     """
     path = Path(source).expanduser()
     for result in (path / part, old_of(path / part)):
-        if (result / "config.json").is_file():
+        if holds_model(result):
             return str(result)
     if (path / "recipe.toml").is_file() and (kept := last_whole(path, part)):
         return str(kept / part)
     looks_like_a_path = str(source).startswith((".", "/", "~", "runs/")) or str(source).count("/") > 1
     if looks_like_a_path and not path.exists():
         raise ModelError(f"{source}: no such folder")
-    if path.is_dir() and not (path / "config.json").is_file():
+    if path.is_dir() and not holds_model(path):
         raise ModelError(f"{source}: neither a model folder (no config.json) nor a run with a {part}/ in it")
     return str(path) if path.is_dir() else str(source)
+
+
+def holds_model(folder: Path) -> bool:
+    """Whether a folder holds a model, or an adapter of one."""
+    return (folder / "config.json").is_file() or (folder / CONFIG_FILE).is_file()
 
 
 def max_positions(config: Any) -> int | None:

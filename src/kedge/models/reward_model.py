@@ -21,6 +21,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 from kedge.data.encode import Tokenizer, encode_whole
 from kedge.data.records import Text
 from kedge.errors import ModelError
+from kedge.models.adapters import HEADS, adapter_of, attach, base_of, merge, read_adapter, write_adapter
 from kedge.models.batch import attention, by_token_budget, padded
 from kedge.models.device import Device, pick_device
 from kedge.models.head import trunk_of
@@ -152,11 +153,17 @@ class Classifier(RewardModel):
         return kind.from_trunk_of(self.model)
 
     def write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
-        self.model.save_pretrained(folder, state_dict=dict(weights))
+        if adapter_of(self.model) is None:
+            self.model.save_pretrained(folder, state_dict=dict(weights))
+        else:
+            write_adapter(self.model, folder, weights)
         self.tokenizer.save_pretrained(folder)
 
     def load_weights(self, folder: Path) -> None:
-        copy_weights(self.model, type(self.model), folder)
+        if adapter_of(self.model) is None:
+            copy_weights(self.model, type(self.model), folder)
+        else:
+            read_adapter(self.model, folder)
 
 
 @dataclass(frozen=True)
@@ -187,6 +194,11 @@ class TrunkAndHead(RewardModel):
         self.model.load_weights(folder)
 
 
+def adapted_part(model: RewardModel) -> PreTrainedModel:
+    """The transformers model in it, which is what an adapter is for."""
+    return model.model if isinstance(model, Classifier) else model.trunk
+
+
 def _last(lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Where each sequence's last token stands."""
     return torch.arange(len(lengths), device=lengths.device), lengths - 1
@@ -208,17 +220,23 @@ def new_reward_model(
         ModelError: not found, no tokenizer, or weights of the trunk missing.
     """
     folder = find_and_tell(source, "policy")
+    base = base_of(folder)
     model: Any
     how: dict[str, Any] = {"trust_remote_code": trust_remote_code, "attn_implementation": attn_implementation}
-    if type(load_config(folder, trust_remote_code=trust_remote_code)) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        model, info = load_weights(AutoModelForSequenceClassification, folder, dtype, num_labels=1, **how)
+    if type(load_config(base, trust_remote_code=trust_remote_code)) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        model, info = load_weights(AutoModelForSequenceClassification, base, dtype, num_labels=1, **how)
         info["missing_keys"] = {key for key in info["missing_keys"] if not key.startswith(("score.", "classifier."))}
         refuse_missing_weights(info, source, "the trunk is incomplete")
         kind: type[RewardModel] = Classifier
     else:
-        trunk, info = load_weights(AutoModel, folder, dtype, **how)
+        trunk, info = load_weights(AutoModel, base, dtype, **how)
         refuse_missing_weights(info, source, "the trunk is incomplete")
         kind, model = TrunkAndHead, ScalarModel(trunk)
+    if base != folder:  # what it was taught by an adapter becomes its own
+        taught = adapted_part(kind(model, None, None))
+        attach(taught, folder, headless=True)
+        merge(taught)
+        model.requires_grad_(True)
     model.to(pick_device(device))
     words = load_tokenizer(tokenizer or folder, key="tokenizer", trust_remote_code=trust_remote_code)
     return finished(kind, model, words, max_length)
@@ -232,8 +250,19 @@ def load_reward_model(
     dtype: DType = "auto",
     trust_remote_code: bool = False,
     attn_implementation: str | None = None,
+    merged: bool = False,
 ) -> RewardModel:
     """A trained reward model by hub id, folder, or run folder of ``kedge reward``.
+
+    Args:
+        source: where it is.
+        max_length: longer texts lose their beginning, in tokens.
+        device: ``auto`` is the best there is.
+        dtype: of the weights.
+        trust_remote_code: run code that the model brings.
+        attn_implementation: transformers' name of it.
+        merged: an adapter becomes a part of the weights; False: they stay as they are, and a policy on the same base
+            may share them.
 
     Raises:
         ModelError: not found, no tokenizer, head missing or misshapen, or an architecture without that class.
@@ -241,6 +270,7 @@ def load_reward_model(
     folder = find_and_tell(source, "reward_model")
     how: dict[str, Any] = {"trust_remote_code": trust_remote_code, "attn_implementation": attn_implementation}
     model: Any
+    base = base_of(folder)
     if (Path(folder) / ScalarModel.head_file).is_file():
         kind: type[RewardModel] = TrunkAndHead
         model = ScalarModel.load(Path(folder), dtype=dtype, **how)
@@ -251,11 +281,17 @@ def load_reward_model(
         ):
             raise ModelError(f"{source}: no {ScalarModel.head_file} in it; train one with `kedge reward`")
         kind = Classifier
-        model, info = load_weights(AutoModelForSequenceClassification, folder, dtype, **how)
+        labels = {} if base == folder else {"num_labels": 1}  # the base has another head, or none
+        model, info = load_weights(AutoModelForSequenceClassification, base, dtype, **labels, **how)
+        if base != folder:
+            attach(model, folder)
+            info["missing_keys"] = {key for key in info["missing_keys"] if key.partition(".")[0] not in HEADS}
         refuse_missing_weights(info, source, "this is no reward model; train one with `kedge reward`")
         if model.config.num_labels != 1:
             raise ModelError(f"{source}: {model.config.num_labels} labels; a reward model has num_labels=1")
     model.to(pick_device(device))
+    if base != folder and merged:
+        merge(model.trunk if kind is TrunkAndHead else model)
     words = load_tokenizer(folder, key="tokenizer", trust_remote_code=trust_remote_code)
     return finished(kind, model, words, max_length)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
 from kedge.errors import ModelError
+from kedge.models.adapters import adapter_of, attach, base_of, read_adapter, write_adapter
 from kedge.models.bottom import copy_of_trained
 from kedge.models.head import hidden_size, last_hidden, trunk_of
 from kedge.models.language_model import DType, copy_weights, load_weights, refuse_missing_weights
@@ -66,6 +67,8 @@ class ScalarModel(nn.Module):
     def from_trunk_of(cls, model: PreTrainedModel) -> Self:
         """Start from a copy of ``model``'s trunk (what is frozen is shared), and of its score head where it has one."""
         scalar = cls(copy_of_trained(trunk_of(model)))
+        if adapter_of(model) is not None:  # what says so stands on the whole model
+            scalar.trunk.peft_config = copy.deepcopy(model.peft_config)
         score = getattr(model, "score", None)
         if isinstance(score, nn.Linear) and score.out_features == 1:
             with torch.no_grad():
@@ -86,7 +89,11 @@ class ScalarModel(nn.Module):
 
     def write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         """These weights: the trunk's as a Hugging Face folder, the head's beside it."""
-        self.trunk.save_pretrained(folder, state_dict=_under("trunk.", weights))
+        own = _under("trunk.", weights)
+        if adapter_of(self.trunk) is None:
+            self.trunk.save_pretrained(folder, state_dict=own)
+        else:
+            write_adapter(self.trunk, folder, own)
         write_head(_under("head.", weights), folder / self.head_file)
 
     def load_weights(self, folder: Path) -> None:
@@ -95,7 +102,10 @@ class ScalarModel(nn.Module):
         Raises:
             ModelError: trunk or head missing or misshapen.
         """
-        copy_weights(self.trunk, type(self.trunk), folder)
+        if adapter_of(self.trunk) is None:
+            copy_weights(self.trunk, type(self.trunk), folder)
+        else:
+            read_adapter(self.trunk, folder)
         self.head.read(folder / self.head_file)
 
     @classmethod
@@ -110,8 +120,11 @@ class ScalarModel(nn.Module):
         Raises:
             ModelError: trunk or head missing or misshapen.
         """
-        trunk, info = load_weights(AutoModel, folder, dtype, **how)
+        base = base_of(folder)
+        trunk, info = load_weights(AutoModel, base, dtype, **how)
         refuse_missing_weights(info, folder, "the trunk is incomplete")
+        if base != str(folder):
+            attach(trunk, folder)
         scalar = cls(trunk)
         scalar.head.read(folder / cls.head_file)
         return scalar

@@ -1,12 +1,15 @@
 """Settings that every training job shares."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
+from torch import nn
+from transformers import PreTrainedModel
 
 from kedge.config.settings import Config, Several
+from kedge.models.adapters import adapter_of, add_adapter, peft_config, refuse_other_adapter, train_adapter
 from kedge.models.device import Device
 from kedge.runs.trackers import TrackerName
 from kedge.training.schedules import WITH_OPTIONS, Kind, transformers_factor
@@ -24,6 +27,24 @@ def _refuse_float16(dtype: object) -> object:
     if dtype == "float16":
         raise ValueError(FLOAT16)
     return dtype
+
+
+def adapt(model: PreTrainedModel, config: "TrainingConfig", frozen: Sequence[nn.Module] = ()) -> None:
+    """Give a model the adapter that the settings ask for, in place; the one that it has already is trained further.
+
+    Args:
+        model: to be trained.
+        config: of the training.
+        frozen: layers that get none.
+
+    Raises:
+        ConfigError: it matches nothing, its settings are wrong, or the model has another one.
+    """
+    if adapter_of(model) is not None:
+        refuse_other_adapter(model, config.adapter)
+        train_adapter(model)
+    elif config.adapter:
+        add_adapter(model, config.adapter, seed=config.seed, frozen=frozen)
 
 
 class TrainingConfig(Config):
@@ -61,6 +82,10 @@ class TrainingConfig(Config):
     micro_batch_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     """Tokens, padding included, of one forward and backward pass: lower it when memory runs out. Does not change
     the result. ``auto``: by machine and model, said at the start and written into the run's recipe."""
+    adapter: Mapping[str, Any] = Field(default_factory=dict)
+    """A table: an adapter is trained, and the model's own weights stay as they are. ``method`` ``"lora"``, ``"ia3"``,
+    ``"loha"`` or ``"lokr"``; what else PEFT's class for it takes, by PEFT's names (``r``, ``lora_alpha``, ``use_dora``,
+    ``use_rslora``, ``target_modules``, ...). Empty: the whole model is trained. ``pip install 'kedge[adapters]'``."""
     gradient_checkpointing: bool = False
     """Make activations again in the backward pass instead of keeping them: less memory, a third more computing. Does
     not change the result."""
@@ -88,6 +113,8 @@ class TrainingConfig(Config):
 
     @model_validator(mode="after")
     def _schedule_is_whole(self) -> Self:
+        if self.adapter:
+            peft_config(self.adapter)
         if self.warmup_ratio and self.warmup_steps:
             raise ValueError("warmup_ratio: not used with warmup_steps; take one of them out")
         if self.lr_scheduler_type in WITH_OPTIONS:

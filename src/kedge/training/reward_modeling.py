@@ -13,10 +13,10 @@ from kedge.core import preference_loss
 from kedge.data.files import Source
 from kedge.data.records import Preference, preferences
 from kedge.models.batch import by_token_budget
-from kedge.models.reward_model import RewardModel, new_reward_model
+from kedge.models.reward_model import RewardModel, adapted_part, new_reward_model
 from kedge.runs.callbacks import CallbackLike
 from kedge.runs.folder import Metrics, RunFolder
-from kedge.training.config import LOADING
+from kedge.training.config import LOADING, adapt
 from kedge.training.supervised import Supervised, SupervisedConfig, read_split, refuse_loading_settings
 from kedge.training.too_long import TooLong
 
@@ -98,6 +98,7 @@ class RewardModeling(Supervised):
         else:
             torch.manual_seed(config.seed % 2**63)  # the new head's weights
             model = new_reward_model(model, tokenizer=tokenizer, max_length=config.max_length, **config.loading)
+        adapt(adapted_part(model), config)
         self.model = model
         fitter = config.fitter(config.too_long, model.max_length, CUTTING)
         (pairs, told), (held_out, also_told) = (

@@ -18,7 +18,7 @@ from kedge.models.forward import forward_tokens
 from kedge.models.language_model import LanguageModel, load_language_model
 from kedge.runs.callbacks import CallbackLike
 from kedge.runs.folder import Metrics, RunFolder
-from kedge.training.config import LOADING
+from kedge.training.config import LOADING, adapt
 from kedge.training.supervised import Supervised, SupervisedConfig, read_split, refuse_loading_settings
 from kedge.training.too_long import TooLong, ending
 
@@ -101,7 +101,10 @@ class SFT(Supervised):
         if isinstance(model, LanguageModel):
             refuse_loading_settings(config, {"tokenizer": tokenizer}, (*LOADING, "stop_tokens"))
         else:
-            model = load_language_model(model, tokenizer=tokenizer, stop_tokens=config.stop_tokens, **config.loading)
+            model = load_language_model(
+                model, tokenizer=tokenizer, stop_tokens=config.stop_tokens, merged=not config.adapter, **config.loading
+            )
+        adapt(model.model, config)
         self.lm = model
         fitter = config.fitter(config.too_long, model.positions, CUTTING)
         (examples, told), (held_out, also_told) = (

@@ -178,6 +178,10 @@ class PPOConfig(TrainingConfig):
                 "num_layers_unfrozen: not used with critic_init='reward', for the reward model's trunk is not the "
                 "policy's, whose frozen layers the critic shares; take one of them out"
             )
+        if self.adapter and self.critic_init == "reward":
+            raise ValueError(
+                "adapter: not used with critic_init='reward', whose trunk would be trained as a whole; use 'policy'"
+            )
         if self.warmup_steps >= self.steps:
             raise ValueError(
                 f"warmup_steps: {self.warmup_steps} of steps={self.steps} never reach learning_rate; at most "

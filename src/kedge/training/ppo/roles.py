@@ -1,6 +1,7 @@
 """From what the user gives to the models of a run: the policy, and the critic that the settings ask for."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,48 +10,67 @@ from transformers import PreTrainedModel
 
 from kedge.data.encode import Tokenizer
 from kedge.errors import ConfigError
-from kedge.models.bottom import bottom_of, freeze_bottom
+from kedge.models.adapters import adapter_of, base_within
+from kedge.models.bottom import bottom_of, freeze_bottom, layers_of
 from kedge.models.critic import Critic, new_critic
+from kedge.models.head import trunk_of
 from kedge.models.language_model import LanguageModel, find, load_language_model, load_tokenizer, wrap
 from kedge.rewards.build import reward_model_of
 from kedge.rewards.weighted import WeightedReward
+from kedge.training.config import adapt
 from kedge.training.ppo.config import PPOConfig
 
 
 def policy_of(
-    policy: str | Path | PreTrainedModel, tokenizer: str | Path | Tokenizer | None, config: PPOConfig
+    policy: str | Path | nn.Module, tokenizer: str | Path | Tokenizer | None, config: PPOConfig
 ) -> LanguageModel:
-    """The policy, loaded or as it was given.
+    """The policy, loaded or as it was given, with what is not trained frozen.
 
     Raises:
-        ConfigError: a model of another kind, or without its tokenizer. ModelError: it cannot be loaded.
+        ConfigError: a model of another kind, or without its tokenizer; settings that do not fit it. ModelError: it
+            cannot be loaded.
     """
-    if isinstance(policy, nn.Module) and not isinstance(policy, PreTrainedModel):
-        raise ConfigError(f"policy: a {type(policy).__name__} is no transformers model; merge its adapters first")
-    if isinstance(policy, PreTrainedModel):
-        if tokenizer is None:
-            raise ConfigError("policy: a loaded model needs its tokenizer beside it: PPO(..., tokenizer=...)")
-        if isinstance(tokenizer, str | Path):
-            tokenizer = load_tokenizer(
-                find(tokenizer, "policy"), key="tokenizer", trust_remote_code=config.trust_remote_code
-            )
-        for key in {"device", "dtype", "attn_implementation"} & config.model_fields_set:
-            raise ConfigError(f"{key}: not used with a loaded model, which is where and what it is; take it out")
-        return _frozen_below(wrap(policy, tokenizer, config.stop_tokens), config)
-    lm = load_language_model(policy, tokenizer=tokenizer, stop_tokens=config.stop_tokens, **config.loading)
-    return _frozen_below(lm, config)
-
-
-def _frozen_below(lm: LanguageModel, config: PPOConfig) -> LanguageModel:
-    """With as many layers frozen as the settings ask for."""
-    if config.num_layers_unfrozen is None:
-        return lm
-    freeze_bottom(lm.model, config.num_layers_unfrozen)
-    bottom = bottom_of(lm.model, config.num_layers_unfrozen)
-    if bottom is None:
-        name = type(lm.model).__name__
-        warnings.warn(f"{name}: its frozen layers are run in every pass; they cannot be answered for", stacklevel=1)
+    lm = _given(policy, tokenizer, config) if isinstance(policy, nn.Module) else _loaded(policy, tokenizer, config)
+    bottom = None
+    if config.num_layers_unfrozen is not None:
+        if adapter_of(lm.model) is not None:
+            raise ConfigError("num_layers_unfrozen: not used with a policy that has an adapter already; take it out")
+        freeze_bottom(lm.model, config.num_layers_unfrozen)
+        bottom = bottom_of(lm.model, config.num_layers_unfrozen)
+        if bottom is None:
+            name = type(lm.model).__name__
+            warnings.warn(f"{name}: its frozen layers are run in every pass; they cannot be answered for", stacklevel=1)
+    if adapter_of(lm.model) is not None:
+        adapt(lm.model, config)
+    elif config.adapter:
+        lm.model.requires_grad_(False)  # the adapter comes when the reference has been taken, which has none
     return replace(lm, bottom=bottom)
+
+
+def frozen_layers(policy: LanguageModel, config: PPOConfig) -> Sequence[nn.Module]:
+    """Those that ``num_layers_unfrozen`` leaves below."""
+    layers = layers_of(trunk_of(policy.model))
+    return layers[: -config.num_layers_unfrozen] if config.num_layers_unfrozen else ()
+
+
+def _loaded(policy: str | Path, tokenizer: str | Path | Tokenizer | None, config: PPOConfig) -> LanguageModel:
+    return load_language_model(
+        policy, tokenizer=tokenizer, stop_tokens=config.stop_tokens, merged=not config.adapter, **config.loading
+    )
+
+
+def _given(model: nn.Module, tokenizer: str | Path | Tokenizer | None, config: PPOConfig) -> LanguageModel:
+    if not isinstance(model, PreTrainedModel):  # PEFT's class, around one
+        model = base_within(model)
+    if tokenizer is None:
+        raise ConfigError("policy: a loaded model needs its tokenizer beside it: PPO(..., tokenizer=...)")
+    if isinstance(tokenizer, str | Path):
+        tokenizer = load_tokenizer(
+            find(tokenizer, "policy"), key="tokenizer", trust_remote_code=config.trust_remote_code
+        )
+    for key in {"device", "dtype", "attn_implementation"} & config.model_fields_set:
+        raise ConfigError(f"{key}: not used with a loaded model, which is where and what it is; take it out")
+    return wrap(model, tokenizer, config.stop_tokens)
 
 
 def critic_of(config: PPOConfig, policy: LanguageModel, reward: WeightedReward) -> Critic | None:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from torch import nn
 
 from kedge.core import AdaptiveKL, FixedKL, RunningMoments
 from kedge.data.encode import Tokenizer
 from kedge.data.files import Source
 from kedge.errors import ConfigError, NotFiniteError
 from kedge.evaluation.evaluate import Comparison, Evaluation, measure_policy, named_judges
+from kedge.models.adapters import share_base
 from kedge.models.head import vocabulary_rows
 from kedge.models.language_model import LanguageModel
 from kedge.models.recompute import enable_recomputing
@@ -29,6 +30,7 @@ from kedge.sampling.local.engine import Engine
 from kedge.sampling.rollouts import Rollouts, collate, generate
 from kedge.sampling.sampler import SamplerOf, made
 from kedge.training.checkpoint import folder_of_all
+from kedge.training.config import adapt
 from kedge.training.fingerprints import of_rewards, of_rows, of_weights
 from kedge.training.going_on import Sources, folder_for, kept
 from kedge.training.loop import Evaluated, Trainer
@@ -47,7 +49,7 @@ from kedge.training.ppo.experience import Estimator, Experience
 from kedge.training.ppo.guards import Guards
 from kedge.training.ppo.prompts import EncodedPrompt, prepare_prompts, refuse_misfits, split_prompts
 from kedge.training.ppo.report import live_lines, rollout_metrics
-from kedge.training.ppo.roles import critic_of, policy_of
+from kedge.training.ppo.roles import critic_of, frozen_layers, policy_of
 from kedge.training.ppo.throughput import peak_flops, share_above, throughput
 from kedge.training.ppo.trust_region import TrustRegion
 from kedge.training.ppo.update import Update, rounding
@@ -69,7 +71,7 @@ class PPO(Trainer):
 
     Args:
         policy: hub id, folder, run of ``kedge sft`` or ``kedge ppo``; or a loaded model, with its ``tokenizer``
-            (loaded, or where it is).
+            (loaded, or where it is). A ``PeftModel`` too, whose adapter is trained.
         prompts: a data file, folder, hub id or table with a column ``prompt``; or a list of texts, of chats or of rows.
             Other columns reach the reward.
         reward: a function ``f(prompts, completions, **columns) -> list[float]``, ``"package.module:name"``, a reward
@@ -94,7 +96,7 @@ class PPO(Trainer):
 
     def __init__(
         self,
-        policy: str | Path | PreTrainedModel,
+        policy: str | Path | nn.Module,
         prompts: Source,
         reward: RewardLike | Sequence[RewardLike],
         config: PPOConfig | Mapping[str, Any] | None = None,
@@ -136,6 +138,9 @@ class PPO(Trainer):
                 "metrics, eval_every, best_metric: not used without held-out prompts; set eval_prompts or eval_size"
             )
         self.reference = self.policy.frozen_copy()
+        adapt(self.policy.model, config, frozen_layers(self.policy, config))
+        for model in [model for by in self.judges.values() for model in by.models()]:
+            share_base(model.module, self.policy.model)
         if config.mini_batch_size < self.processes.size:
             raise ConfigError(
                 f"mini_batch_size: {config.mini_batch_size} answers are too few for {self.processes.size} processes"

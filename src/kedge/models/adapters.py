@@ -1,0 +1,296 @@
+"""Adapters, by PEFT: a few weights beside those of a frozen model, and all that is trained.
+
+A role with an adapter is a tree of modules of its own, as every role is, and the trees share the frozen base
+(:func:`kedge.models.bottom.copy_of_trained`). So policy, reference, critic and reward model are four roles on one trunk
+in memory, and no adapter is ever switched on or off.
+
+Saved as PEFT saves them: the adapter alone, with the name of its base. ``PeftModel.from_pretrained`` reads that.
+"""
+
+import copy
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch._guards import detect_fake_mode
+from transformers import PreTrainedModel
+
+from kedge.config.settings import nearest
+from kedge.errors import ConfigError, ModelError
+
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+"""Of the names in PEFT's files: of the base within the model around it."""
+
+METHODS = ("lora", "ia3", "loha", "lokr")
+OWN = (
+    "peft_type", "task_type", "base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version",
+    "runtime_config",
+)  # fmt: skip
+"""What PEFT's classes have and a user does not set."""
+
+HEADS = ("score", "classifier")
+"""A reward model's, which are trained beside an adapter and saved with it."""
+
+Settings = Mapping[str, Any]
+
+
+def peft_config(settings: Settings) -> Any:
+    """PEFT's configuration of an adapter.
+
+    Args:
+        settings: ``method``, and what PEFT's class for it takes, by PEFT's names.
+
+    Raises:
+        ConfigError: PEFT is not installed, there is no such method, or the method has no such setting.
+    """
+    peft = _peft()
+    given = dict(settings)
+    method = given.pop("method", "lora")
+    if method not in METHODS:
+        raise ConfigError(f"adapter.method: must be one of {', '.join(METHODS)}, not {method!r}")
+    kind = peft.PEFT_TYPE_TO_CONFIG_MAPPING[method.upper()]
+    known = [name for name in inspect.signature(kind).parameters if name not in OWN]
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"adapter.{name}: {method} has no such setting; {nearest(name, known)}")
+    try:
+        return kind(**given)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"adapter: {error}") from None
+
+
+def add_adapter(model: PreTrainedModel, settings: Settings, *, seed: int, frozen: Sequence[nn.Module] = ()) -> None:
+    """Give a model an adapter, in place; nothing else of it is trained then.
+
+    Args:
+        model: whose linear layers get one.
+        settings: as :func:`peft_config` takes them; ``target_modules`` are PEFT's for the architecture unless given.
+        seed: of the adapter's first weights.
+        frozen: layers that get none.
+
+    Raises:
+        ConfigError: wrong settings, or they match nothing.
+    """
+    peft, config = _peft(), peft_config(settings)
+    name = model.name_or_path or ""
+    config.base_model_name_or_path = str(Path(name).resolve()) if name and Path(name).is_dir() else name
+    left_out = [head for head in HEADS if hasattr(model, head)]  # trained as they are
+    left_out += [name for name, module in model.named_modules() if any(module in layer.modules() for layer in frozen)]
+    if left_out and isinstance(config.exclude_modules, str):
+        raise ConfigError("adapter.exclude_modules: a list of names, and no pattern, where others are left out too")
+    config.exclude_modules = [*(config.exclude_modules or ()), *left_out] or None
+    outline = detect_fake_mode(list(model.parameters()))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed % 2**63)
+        try:
+            peft.inject_adapter_in_model(config, model)
+        except ValueError as error:
+            raise ConfigError(f"adapter.target_modules: {error}") from None
+    train_adapter(model)
+    if outline is not None:  # a plan's: its weights are shapes alone, and the adapter's become so too
+        for owner in model.modules():
+            for name, weight in [*owner.named_parameters(recurse=False)]:
+                if weight.requires_grad:
+                    owner._parameters[name] = nn.Parameter(outline.from_tensor(weight.detach()))
+
+
+def train_adapter(model: nn.Module) -> None:
+    """Of a model with an adapter train that and nothing else; in float32, in whatever the base is held, for small steps
+    vanish in less."""
+    model.requires_grad_(False)
+    for layer in model.modules():
+        if isinstance(layer, _peft().tuners.tuners_utils.BaseTunerLayer):
+            layer.set_adapter(_name(model))
+    for name, weight in model.named_parameters():
+        if _is_head(name):
+            weight.requires_grad_(True)
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+
+
+def adapter_of(model: nn.Module) -> Any:
+    """PEFT's configuration of the adapter that a model has; None where it has none."""
+    return next(iter(getattr(model, "peft_config", {}).values()), None)
+
+
+def refuse_other_adapter(model: nn.Module, settings: Settings) -> None:
+    """Raise where a model's adapter is not what the settings say.
+
+    Raises:
+        ConfigError: naming the first setting that differs.
+    """
+    config = adapter_of(model)
+    for name, wanted in settings.items():
+        there = _method(config) if name == "method" else getattr(config, name, None)
+        if isinstance(there, set):  # the modules that were meant, by name
+            there = sorted(there)
+            wanted = there if isinstance(wanted, str) else sorted(wanted)
+        if there != wanted:
+            raise ConfigError(
+                f"adapter.{name}: {wanted!r}, but the model has an adapter already, whose is {there!r}; take it out, "
+                "or begin with a model without one (`kedge export --merge`)"
+            )
+
+
+def base_within(model: nn.Module) -> PreTrainedModel:
+    """The transformers model that PEFT's class is around, with its adapter in it.
+
+    Raises:
+        ConfigError: it is something else, or its adapter is not one of layers.
+    """
+    around: Any = model
+    if not hasattr(model, "peft_config") or not hasattr(model, "get_base_model"):
+        raise ConfigError(f"policy: a {type(model).__name__} is no transformers model")
+    kinds = [_method(each) for each in around.peft_config.values()]
+    if len(kinds) > 1 or kinds[0] not in METHODS:
+        raise ConfigError(f"policy: must have one adapter, one of {', '.join(METHODS)}; it has {', '.join(kinds)}")
+    base: PreTrainedModel = around.get_base_model()
+    return base
+
+
+def base_of(folder: str | Path) -> str:
+    """Where the model is whose adapter this folder holds; the folder itself, where it holds a model.
+
+    Raises:
+        ModelError: the adapter does not say, or it is not where it was.
+    """
+    if not (Path(folder) / CONFIG_FILE).is_file() or (Path(folder) / "config.json").is_file():
+        return str(folder)
+    base = _peft().PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+    if not base:
+        raise ModelError(f"{folder}: an adapter that does not name its base (base_model_name_or_path in {CONFIG_FILE})")
+    if Path(base).is_absolute() and not Path(base).is_dir():
+        raise ModelError(f"{folder}: an adapter of {base}, which is not there; set the new place in its {CONFIG_FILE}")
+    return str(base)
+
+
+def attach(model: PreTrainedModel, folder: str | Path, *, headless: bool = False) -> None:
+    """Give a model the adapter that a folder holds, in place; nothing else of it is trained then.
+
+    Args:
+        model: of the adapter's base.
+        folder: as PEFT writes it.
+        headless: the model has a head (a reward model's) that the folder knows nothing of.
+
+    Raises:
+        ModelError: it is another model's, or of a kind that is not known here.
+    """
+    peft = _peft()
+    config = peft.PeftConfig.from_pretrained(str(folder))
+    if _method(config) not in METHODS:
+        raise ModelError(f"{folder}: an adapter of type {_method(config)!r}; known are {', '.join(METHODS)}")
+    config.inference_mode = False
+    config.modules_to_save = [name for name in config.modules_to_save or () if name not in HEADS] or None
+    try:
+        peft.inject_adapter_in_model(config, model)
+    except ValueError as error:
+        raise ModelError(f"{folder}: the adapter does not fit its base: {error}") from None
+    train_adapter(model)
+    read_adapter(model, Path(folder), headless=headless)
+
+
+def write_adapter(model: PreTrainedModel, folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """As PEFT writes it; ``weights`` are all of the model's, or more."""
+    config, state = copy.copy(adapter_of(model)), _state(model, weights)
+    heads = sorted({name.partition(".")[0] for name in state} & set(HEADS))
+    config.modules_to_save = [*(config.modules_to_save or ()), *heads] or None
+    config.task_type = "SEQ_CLS" if heads else "CAUSAL_LM" if model.get_output_embeddings() is not None else None
+    config.inference_mode = True
+    config.save_pretrained(str(folder))
+    save_file({PREFIX + name: tensor.contiguous() for name, tensor in state.items()}, folder / WEIGHTS_FILE)
+
+
+def read_adapter(model: PreTrainedModel, folder: Path, *, headless: bool = False) -> None:
+    """Replace the weights of a model's adapter by those in a folder, strictly; ``headless``: see :func:`attach`.
+
+    Raises:
+        ModelError: weights missing, misshapen or too many.
+    """
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise ModelError(f"{path}: the adapter's weights are missing")
+    outer = f"{model.base_model_prefix}." if model.base_model is model else ""  # a trunk is not within another model
+    there = {name.removeprefix(PREFIX).removeprefix(outer): tensor for name, tensor in load_file(path).items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in there.items()}
+    wanted = {
+        name: tuple(tensor.shape)
+        for name, tensor in _state(model, model.state_dict()).items()
+        if not (headless and _is_head(name))
+    }
+    if shapes != wanted:
+        odd = sorted(shapes.items() ^ wanted.items())
+        raise ModelError(f"{path}: not this model's adapter; it differs in {', '.join(name for name, _ in odd[:4])}")
+    heads = {name: tensor for name, tensor in there.items() if _is_head(name)}
+    model.load_state_dict(heads, strict=False)
+    others = {name: tensor for name, tensor in there.items() if name not in heads}
+    _peft().set_peft_model_state_dict(model, others, adapter_name=_name(model))
+
+
+def merge(model: PreTrainedModel) -> None:
+    """Make a model with an adapter one without, that gives the same; in place."""
+    layers = _peft().tuners.tuners_utils.BaseTunerLayer
+    for name, layer in [*model.named_modules()]:
+        if isinstance(layer, layers):
+            layer.merge()
+            parent, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(parent), attribute, layer.get_base_layer())
+    del model.peft_config
+
+
+def share_base(module: nn.Module, other: nn.Module) -> None:
+    """Let a frozen module have the tensors of another one where theirs are equal: one trunk in memory.
+
+    Args:
+        module: whose weights are frozen.
+        other: whose frozen weights it may share.
+    """
+    known = {_plain(name): weight for name, weight in other.named_parameters() if not weight.requires_grad}
+    outlined = detect_fake_mode(list(known.values())) is not None  # no numbers to compare, but the place they come from
+    alike = getattr(module, "name_or_path", None) == getattr(other, "name_or_path", None)
+    for owner_name, owner in module.named_modules():
+        for name, weight in [*owner.named_parameters(recurse=False)]:
+            same = known.get(_plain(f"{owner_name}.{name}"))
+            if same is None or same.dtype != weight.dtype or same.shape != weight.shape:
+                continue
+            if alike if outlined else torch.equal(same, weight):
+                owner._parameters[name] = same
+
+
+def _plain(name: str) -> str:
+    """A weight's name within its trunk, whatever is around trunk and layer."""
+    return name.replace(".base_layer.", ".").removeprefix("model.").removeprefix("transformer.").removeprefix("trunk.")
+
+
+def _state(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The adapter's own weights, and a reward model's head, by the names that PEFT saves them under."""
+    heads = {name: tensor for name, tensor in weights.items() if _is_head(name)}
+    found: dict[str, Tensor] = _peft().get_peft_model_state_dict(
+        model, state_dict=dict(weights), adapter_name=_name(model), save_embedding_layers=False
+    )
+    return found | heads
+
+
+def _is_head(name: str) -> bool:
+    return name.partition(".")[0] in HEADS
+
+
+def _method(config: Any) -> str:
+    return str(config.peft_type.value).lower()
+
+
+def _name(model: nn.Module) -> str:
+    return str(next(iter(model.peft_config)))  # type: ignore[arg-type]
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError:
+        raise ConfigError("adapter: needs PEFT; pip install 'kedge[adapters]'") from None
+    return peft
