@@ -139,13 +139,14 @@ def test_a_peft_model_brought_along(base, tmp_path):
             assert torch.allclose(model(tokens).logits, trainer.reference.model(tokens).logits, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "phi3",
-                                  "olmo2", "lfm2"])  # fmt: skip
 @pytest.mark.parametrize("on_top", [False, True])
-def test_every_architecture(tiny_lm, name, on_top):
+def test_every_architecture(arch, tiny_lm, on_top):
     """First ratio 1; gradients of what is trained are the plain way's, and there are no others."""
-    lm = tiny_lm(name)
-    settings = SMALL | {"steps": 1, "adapter": LORA, "learning_rate": 1e-6, "target_kl": "none"}
+    if arch == "kedge_lstm":
+        pytest.skip("has no linear layers")
+    lm = tiny_lm(arch)
+    lora = LORA | ({"target_modules": ["in_proj", "x_proj"]} if arch == "mamba" else {})  # its others take none
+    settings = SMALL | {"steps": 1, "adapter": lora, "learning_rate": 1e-6, "target_kl": "none"}
     settings |= {"num_layers_unfrozen": 1} if on_top else {}
     trainer = PPO(lm.model, PROMPTS, reward, settings, tokenizer=lm.tokenizer, progress=False)
     batch = trainer.collect().batch
@@ -169,10 +170,6 @@ def test_every_architecture(tiny_lm, name, on_top):
         ({"adapter": {"method": "lora", "rank": 8}}, "adapter.rank: lora has no such setting"),
         ({"adapter": {"target_modules": ["nothing"]}}, "adapter.target_modules: .*nothing"),
         ({"critic": "separate", "critic_init": "reward"}, "adapter: not used with critic_init='reward'"),
-        (
-            {"adapter": {"method": "ia3"}, "num_layers_unfrozen": 1},
-            "num_layers_unfrozen: not used with adapter.method='ia3'",
-        ),
         (
             {"adapter": LORA | {"exclude_modules": ".*up.*"}, "num_layers_unfrozen": 1},
             "adapter.exclude_modules: a list",
