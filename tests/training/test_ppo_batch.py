@@ -129,7 +129,7 @@ def test_answers_of_equal_scores_teach_nothing(kind):
 
 def test_each_group_by_itself():
     """2 and 2 teach nothing, 3 and 7 do; for the whole batch of REINFORCE++ all four differ."""
-    twice = Rollouts(*(torch.cat([part, part]) for part in vars(ROLLOUTS).values()))
+    twice = Rollouts(*(torch.cat([part, part]) for part in vars(ROLLOUTS).values() if part is not None))
     reward = torch.zeros(4, 5)
     reward[[0, 1, 2, 3], [4, 2, 4, 2]] = torch.tensor([2.0, 2.0, 3.0, 7.0])
     ref = twice.logprobs - torch.tensor([0.0, 0.0, 0.01, 0.0, 0.02])
@@ -213,9 +213,7 @@ def test_without_a_critic_answers_to_a_prompt_are_compared(kind, first, second):
 
 def test_groups_of_two_in_a_batch_of_four():
     """The last two answers are far better than the first two, and compared with each other alone."""
-    four = Rollouts(
-        *(getattr(ROLLOUTS, name).repeat(2, *[1] * (getattr(ROLLOUTS, name).dim() - 1)) for name in vars(ROLLOUTS))
-    )
+    four = Rollouts(*(part.repeat(2, *[1] * (part.dim() - 1)) for part in vars(ROLLOUTS).values() if part is not None))
     reward = torch.zeros(4, 5)
     reward[[0, 1, 2, 3], [4, 2, 4, 2]] = torch.tensor([1.0, 3.0, 100.0, 106.0])
     config = PPOConfig(advantage_estimator="dr_grpo", num_generations=2)

@@ -23,6 +23,8 @@ CHANGES = {
     "batch_size": {"batch_size": 4},
     "num_generations": {"num_generations": 2},
     "mini_batch_size": {"mini_batch_size": 8},
+    "num_layers_unfrozen": {"num_layers_unfrozen": 1},
+    "adapter": {"adapter": {"r": 4}},
     "advantage_estimator": {"num_generations": 2, "advantage_estimator": "grpo"},
     "num_ppo_epochs": {"num_ppo_epochs": 3},
     "response_length": {"response_length": 5},

@@ -15,7 +15,7 @@ STAGES = Registry[Stage](
     {stage.name: stage for stage in (SFTStage, RewardStage, PPOStage, EvaluateStage, ControlStage)},
 )
 
-COMMANDS = ("quickstart", "doctor", "chat", "plan", "runs", "new", "settings")
+COMMANDS = ("quickstart", "doctor", "chat", "plan", "export", "runs", "new", "settings")
 """Of kedge's own, besides those of stages."""
 
 TAKEN = ("name", "needs", *COMMANDS)
