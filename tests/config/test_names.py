@@ -55,7 +55,7 @@ def test_the_page_is_what_the_table_gives():
         (PPOConfig, "save_steps", "'checkpoint_every'"),
         (PPOConfig, "num_iterations", "'num_ppo_epochs'"),
         (PPOConfig, "gae_lambda", "'lam'"),
-        (PPOConfig, "lora_r", "not here yet: LoRA"),
+        (PPOConfig, "lora_r", "'adapter'"),
         (PPOConfig, "output_dir", "'run', an argument of the trainer and no setting"),
         (PPOConfig, "fsdp", "not here yet"),
         (PPOConfig, "num_train_epochs", "'steps'"),

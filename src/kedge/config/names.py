@@ -32,7 +32,7 @@ def _name(theirs: str, libraries: str, note: str = "", *, training: str = "", **
 HF, TRL, FACTORY, OPEN, VERL, SB3 = "transformers", "TRL", "LLaMA-Factory", "OpenRLHF", "verl", "Stable-Baselines3"
 OTHERS = "others"
 
-_LORA = f"{HERE_NOT_YET}: LoRA adapters"
+_ADAPTER = '`adapter = { method = "lora", r = 16, ... }`, with PEFT\'s names'
 _QUANTISED = f"{HERE_NOT_YET}: quantised weights"
 _SHARDS = f"{HERE_NOT_YET}: models split over several GPUs; under `torchrun` each process holds the whole"
 _VLLM = f"{HERE_NOT_YET}: vLLM; kedge's own engine writes the answers, with the weights that are trained"
@@ -307,15 +307,17 @@ NAMES: tuple[Name, ...] = (
     _name("adam_offload", OPEN, _SHARDS),
     _name("tensor_model_parallel_size", VERL, _SHARDS),
     _name("ds3_gather_for_generation", TRL, _SHARDS),
-    _name("use_peft", TRL, _LORA),
-    _name("peft_config", TRL, _LORA),
-    _name("finetuning_type", FACTORY, "all weights are trained; " + _LORA),
-    _name("lora_r", TRL, _LORA),
-    _name("lora_rank", f"{FACTORY}, {OPEN}, {VERL}", _LORA),
-    _name("lora_alpha", f"{TRL}, {FACTORY}, {OPEN}, {VERL}", _LORA),
-    _name("lora_dropout", f"{TRL}, {FACTORY}", _LORA),
-    _name("lora_target", FACTORY, _LORA),
-    _name("lora_target_modules", TRL, _LORA),
+    _name("use_peft", TRL, _ADAPTER, training="adapter"),
+    _name("peft_config", TRL, _ADAPTER, training="adapter"),
+    _name("finetuning_type", FACTORY, '`"full"` is no table `adapter`, `"freeze"` is `num_layers_unfrozen` (in [ppo])',
+        training="adapter"),
+    _name("lora_r", TRL, '`adapter = { method = "lora", r = ... }`', training="adapter"),
+    _name("lora_rank", f"{FACTORY}, {OPEN}, {VERL}", '`adapter = { method = "lora", r = ... }`', training="adapter"),
+    _name("lora_alpha", f"{TRL}, {FACTORY}, {OPEN}, {VERL}", "a key of the table", training="adapter"),
+    _name("lora_dropout", f"{TRL}, {FACTORY}", "a key of the table; PPO computes without dropout", training="adapter"),
+    _name("lora_target", FACTORY, "target_modules, a key of the table", training="adapter"),
+    _name("lora_target_modules", TRL, "target_modules, a key of the table", training="adapter"),
+    _name("freeze_trainable_layers", FACTORY, ppo="num_layers_unfrozen"),
     _name("load_in_4bit", f"{HF}, {TRL}, {OPEN}", _QUANTISED),
     _name("load_in_8bit", f"{HF}, {TRL}", _QUANTISED),
     _name("quantization_bit", FACTORY, _QUANTISED),
