@@ -24,6 +24,8 @@ CHANGES = {
     "num_generations": {"num_generations": 2},
     "mini_batch_size": {"mini_batch_size": 8},
     "num_layers_unfrozen": {"num_layers_unfrozen": 1},
+    "optimizer": {"optimizer": "rmsprop"},
+    "optimizer_args": {"optimizer_args": {"betas": [0.5, 0.9]}},
     "adapter": {"adapter": {"r": 4}},
     "advantage_estimator": {"num_generations": 2, "advantage_estimator": "grpo"},
     "num_ppo_epochs": {"num_ppo_epochs": 3},

@@ -39,8 +39,7 @@ _VLLM = f"{HERE_NOT_YET}: vLLM; kedge's own engine writes the answers, with the 
 _PACKING = f"{HERE_NOT_YET}: packing; micro-batches are sorted by length, so that there is little padding"
 _HUB = f"{HERE_NOT_YET}: push to the hub; the result is a plain Hugging Face folder"
 _MICRO = "all micro-batches are cut by tokens, `micro_batch_tokens`; how they are cut does not change the result"
-_OPTIMISER = f"{HERE_NOT_YET}: kedge trains with AdamW, betas 0.9 and 0.999, eps 1e-5"
-_ADAM = "not a setting: AdamW has betas 0.9 and 0.999, eps 1e-5"
+_ADAM = "`optimizer_args = { betas = [0.9, 0.999], eps = 1e-5 }`"
 _AUTOCAST = '`autocast = "bfloat16"` computes in it, `dtype = "bfloat16"` holds the weights in it too'
 _EVERY_STEP = "not needed: every step is a line of metrics.jsonl"
 _ROWS = "a file, a folder, or `org/name:split`"
@@ -271,13 +270,13 @@ NAMES: tuple[Name, ...] = (
     _name("lr_warmup_steps_ratio", VERL, training="warmup_ratio"),
     _name("num_warmup_steps", HF, training="warmup_steps"),
     _name("lr_scheduler_specific_kwargs", HF, training="lr_scheduler_kwargs"),
-    _name("optim", HF, _OPTIMISER),
-    _name("optimizer", VERL, _OPTIMISER),
-    _name("adam_beta1", HF, _ADAM),
-    _name("adam_beta2", HF, _ADAM),
-    _name("adam_betas", OPEN, _ADAM),
+    _name("optim", HF, training="optimizer"),
+    _name("optim_args", HF, "a table", training="optimizer_args"),
+    _name("adam_beta1", HF, _ADAM, training="optimizer_args"),
+    _name("adam_beta2", HF, _ADAM, training="optimizer_args"),
+    _name("adam_betas", OPEN, _ADAM, training="optimizer_args"),
     _name("l2", OPEN, training="weight_decay"),
-    _name("adam_epsilon", HF, _ADAM),
+    _name("adam_epsilon", HF, _ADAM, training="optimizer_args"),
     _name("max_norm", OPEN, training="max_grad_norm", control="max_grad_norm"),
     _name("grad_clip", VERL, training="max_grad_norm", control="max_grad_norm"),
     _name("neftune_noise_alpha", f"{HF}, {FACTORY}", HERE_NOT_YET),

@@ -226,6 +226,10 @@ class PPORehearsal(Rehearsal):
         minibatches = config.answers // config.mini_batch_size
         return self.phase("update", config.num_ppo_epochs * (self.tokens * a_token + minibatches * step))
 
+    def _step(self, *, foreach: bool) -> None:
+        self.trainer.region.remember()
+        super()._step(foreach=foreach)
+
     def _loss(self, rows: Sequence[int]) -> Tensor:
         tokens, mask = self._micro_batch(rows)
         numbers = torch.zeros(tokens.shape)

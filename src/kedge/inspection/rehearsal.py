@@ -110,7 +110,8 @@ class Rehearsal(ABC):
     def _step(self, *, foreach: bool) -> None:
         """``foreach``: all weights at once, as AdamW does on CUDA, where it needs room for one more copy of them."""
         for group in self.optimizer.param_groups:
-            group["foreach"] = foreach
+            if "foreach" in group:
+                group["foreach"] = foreach
         self.optimizer.step()
 
     def _with_gradients(self) -> None:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
+import torch
 from pydantic import BeforeValidator, Field, model_validator
 from torch import nn
 from transformers import PreTrainedModel
@@ -12,6 +13,7 @@ from kedge.config.settings import Config, Several
 from kedge.models.adapters import adapter_of, add_adapter, peft_config, refuse_other_adapter, train_adapter
 from kedge.models.device import Device
 from kedge.runs.trackers import TrackerName
+from kedge.training.optimizers import built
 from kedge.training.schedules import WITH_OPTIONS, Kind, transformers_factor
 
 LOADING = ("device", "dtype", "trust_remote_code", "attn_implementation")
@@ -63,8 +65,14 @@ class TrainingConfig(Config):
     fastest with the first two."""
     autocast: Literal["bfloat16"] | None = None
     """``bfloat16``: compute in it while the weights stay as they are; pays on GPUs that have it in hardware."""
+    optimizer: str = "adamw"
+    """``adamw``, ``adam``, ``nadam``, ``radam``, ``rmsprop``, ``sgd``, ``adafactor``; or the path of a class of
+    optimizers, ``"torch.optim.Adagrad"``."""
+    optimizer_args: Mapping[str, Any] = Field(default_factory=dict)
+    """What else its class takes, by its names: ``{ betas = [0.9, 0.95] }``. Adam and its kin have eps 1e-5 by default,
+    as PPO's reference implementations have it."""
     learning_rate: float = Field(1e-5, gt=0)
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
     lr_scheduler_type: Kind = "linear"
     """How it falls after the warm-up; transformers' schedules, under its names. ``linear`` and ``cosine``: to 0 at the
     last step."""
@@ -76,7 +84,7 @@ class TrainingConfig(Config):
     warmup_ratio: float = Field(0.0, ge=0, lt=1)
     """The same as a share of all steps."""
     weight_decay: float = Field(0.0, ge=0)
-    """AdamW's."""
+    """The optimizer's."""
     max_grad_norm: float | None = Field(1.0, gt=0)
     """Gradients of all trained weights together are clipped to this norm; ``none``: not."""
     micro_batch_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
@@ -113,6 +121,8 @@ class TrainingConfig(Config):
 
     @model_validator(mode="after")
     def _schedule_is_whole(self) -> Self:
+        one = [{"params": [torch.zeros(1, 1, requires_grad=True)], "lr": self.learning_rate}]
+        built(self.optimizer, one, weight_decay=self.weight_decay, given=self.optimizer_args)  # so that errors come now
         if self.adapter:
             peft_config(self.adapter)
         if self.warmup_ratio and self.warmup_steps:

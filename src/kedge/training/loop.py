@@ -43,7 +43,7 @@ class Trainer(ABC):
     config: TrainingConfig
     run: RunFolder | None
     processes: Processes
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     notes: Sequence[str]
     """What to tell the user, and to write down, before the training begins."""
     progress: bool

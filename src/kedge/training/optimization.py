@@ -7,25 +7,27 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Parameter
+from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from kedge.errors import ConfigError
 from kedge.training.config import FLOAT16, TrainingConfig
+from kedge.training.optimizers import built
 from kedge.training.schedules import WITH_OPTIONS, transformers_factor
 
 
-def make_optimizer(groups: Sequence[dict[str, Any]], config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW with eps 1e-5 (as PPO's reference implementations have it); each group has ``params`` and ``lr``.
+def make_optimizer(groups: Sequence[dict[str, Any]], config: TrainingConfig) -> Optimizer:
+    """The optimizer that the settings name; each group has ``params`` and ``lr``.
 
     Raises:
-        ConfigError: weights in float16, in which Adam's second moment is 0 for any gradient below 1e-3 or so.
+        ConfigError: weights in float16, in which Adam's second moment is 0 for any gradient below 1e-3 or so; or as
+            :func:`kedge.training.optimizers.built`.
     """
     for group in groups:
         if any(weight.dtype == torch.float16 for weight in group["params"]):
             raise ConfigError(f"dtype: {FLOAT16}")
         group["peak_lr"] = group["lr"]
-    on_gpu = all(weight.device.type == "cuda" for group in groups for weight in group["params"])
-    return torch.optim.AdamW(groups, eps=1e-5, weight_decay=config.weight_decay, fused=on_gpu or None)
+    return built(config.optimizer, groups, weight_decay=config.weight_decay, given=config.optimizer_args)
 
 
 def schedule(config: TrainingConfig, step: int, total_steps: int) -> float:

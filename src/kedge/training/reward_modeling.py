@@ -30,7 +30,7 @@ class RewardConfig(SupervisedConfig):
     STAGE: ClassVar[str] = "reward"
 
     learning_rate: float = Field(1e-4, gt=0)
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
     center_rewards_coefficient: float = Field(0.0, ge=0)
     """Pulls scores towards 0 (Eisenstein et al. 2023), so that they mean the same from run to run; 0.01 is usual."""
     too_long: TooLong = "truncate"

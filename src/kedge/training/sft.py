@@ -37,7 +37,7 @@ class SFTConfig(SupervisedConfig):
     STAGE: ClassVar[str] = "sft"
 
     learning_rate: float = Field(1e-4, gt=0)
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
     stop_tokens: Several[str] = ()
     """Tokens that end an answer, besides the model's EOS."""
     too_long: TooLong = "error"

@@ -13,7 +13,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from torch.optim import AdamW
+import torch
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
 
 from kedge.training.optimization import retake_step
 
@@ -38,13 +40,15 @@ class TrustRegion:
         target: nats a token, a mean over the answers' tokens; None: updates go as far as they go.
     """
 
-    optimizer: AdamW
+    optimizer: Optimizer
     target: float | None
     scale: float = 1.0
     """Factor on the policy's learning rate, at most 1."""
 
     _since: float = field(default=math.inf, init=False)
     """Answers trained on since the KL was last measured."""
+    _before: list[Tensor] = field(default_factory=list, init=False)
+    """The policy's weights before the last step, where that cannot be read off the optimizer."""
 
     def begin(self) -> float:
         """Before an update, whose learning rate has been set. Returns the policy's for its steps."""
@@ -52,6 +56,12 @@ class TrustRegion:
         if self.target is not None:
             self._policy["lr"] *= self.scale
         return float(self._policy["lr"])
+
+    @torch.no_grad()
+    def remember(self) -> None:
+        """Before each step: what it takes to take it again."""
+        if self.target is not None and type(self.optimizer) is not AdamW:
+            self._before = [weight.clone() for weight in self._policy["params"]]
 
     def is_left(self, divergence: float, answers: int, measure: Callable[[], float]) -> bool:
         """Whether the policy is too far from the one that sampled; to be asked before each minibatch is trained on.
@@ -84,9 +94,20 @@ class TrustRegion:
             if divergence <= self.target:
                 break
             factor = MARGIN * self._root(divergence, *SHORTENED) if tried < TRIES else 0.0
-            retake_step(self._policy, self.optimizer, factor)
+            self._retake(factor)
             divergence = measure()
         return divergence
+
+    @torch.no_grad()
+    def _retake(self, factor: float) -> None:
+        """Take the last step again, with so much of its learning rate; AdamW's can be read off its moments."""
+        if isinstance(self.optimizer, AdamW) and not self._before:
+            retake_step(self._policy, self.optimizer, factor)
+            return
+        for weight, before in zip(self._policy["params"], self._before, strict=True):
+            weight.sub_(before).mul_(factor).add_(before)
+        self._policy["lr"] *= factor
+        torch.clear_autocast_cache()
 
     def _root(self, divergence: float, low: float, high: float) -> float:
         """By how much shorter the update should have been."""

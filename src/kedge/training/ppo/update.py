@@ -255,6 +255,7 @@ class Update:
         if not math.isfinite(norm):
             self.optimizer.zero_grad(set_to_none=True)
             raise NotFiniteError(f"gradient: its norm is {norm}, in {in_words(list(rows))}; lower learning_rate")
+        self.region.remember()
         self.optimizer.step()
         torch.clear_autocast_cache()  # which holds low-precision copies of the weights as they were
         self.optimizer.zero_grad(set_to_none=True)

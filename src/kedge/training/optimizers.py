@@ -1,0 +1,75 @@
+"""Optimizers: PyTorch's, by name, or anybody's, by its path."""
+
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from kedge.config.settings import nearest
+from kedge.errors import ConfigError
+
+OPTIMIZERS = {
+    "adamw": "AdamW", "adam": "Adam", "nadam": "NAdam", "radam": "RAdam", "rmsprop": "RMSprop", "sgd": "SGD",
+    "adafactor": "Adafactor",
+}  # fmt: skip
+
+EPS = {"eps": 1e-5}
+"""Of Adam and its kin, as PPO's reference implementations have it."""
+
+
+def optimizer_class(name: str) -> type[Optimizer]:
+    """The class that a setting names: ``rmsprop``, or the path of one, ``torch.optim.Adagrad``.
+
+    Raises:
+        ConfigError: there is no such class, or it is no optimizer.
+    """
+    if name in OPTIMIZERS:
+        kind: type[Optimizer] = getattr(torch.optim, OPTIMIZERS[name])
+        return kind
+    module, _, attribute = name.replace(":", ".").rpartition(".")
+    if not module:
+        raise ConfigError(f"optimizer: {name!r} is none, and no path of one; {nearest(name, [*OPTIMIZERS])}")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"optimizer: {name!r} cannot be imported: {error}") from None
+    if not (inspect.isclass(found) and issubclass(found, Optimizer)):
+        raise ConfigError(f"optimizer: {name!r} is no torch.optim.Optimizer")
+    return found
+
+
+def built(name: str, groups: Sequence[dict[str, Any]], *, weight_decay: float, given: Mapping[str, Any]) -> Optimizer:
+    """An optimizer of these groups.
+
+    Args:
+        name: as :func:`optimizer_class` takes it.
+        groups: each has ``params`` and ``lr``.
+        weight_decay: of all of them; 0: none.
+        given: what else its class takes, by its names.
+
+    Raises:
+        ConfigError: it does not take these, or these weights.
+    """
+    kind = optimizer_class(name)
+    takes = inspect.signature(kind).parameters
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    unknown = [key for key in given if key not in takes or key in ("params", "lr", "weight_decay")]
+    if unknown:
+        own = [key for key in takes if key not in ("params", "lr", "weight_decay")]
+        raise ConfigError(
+            f"optimizer_args.{unknown[0]}: {kind.__name__} has no such setting; {nearest(unknown[0], own)}"
+        )
+    if weight_decay and "weight_decay" not in takes:
+        raise ConfigError(f"weight_decay: {kind.__name__} has none; take it out")
+    how = (EPS if name.startswith(("adam", "nadam", "radam")) else {}) | given
+    # Said in any case: some have a decay of their own, and 0 is 0.
+    how |= {"weight_decay": weight_decay} if "weight_decay" in takes else {}
+    if kind is torch.optim.AdamW and all(w.device.type == "cuda" for group in groups for w in group["params"]):
+        how = {"fused": True} | how
+    try:
+        return kind(groups, **how)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"optimizer: {kind.__name__}: {error}") from None

@@ -1,0 +1,84 @@
+"""Other optimizers than AdamW: PyTorch's own steps, a step taken again, and what is not there named."""
+
+import pytest
+import torch
+
+from kedge import PPOConfig, SFTConfig
+from kedge.errors import ConfigError
+from kedge.training.config import TrainingConfig
+from kedge.training.optimization import make_optimizer
+from kedge.training.optimizers import OPTIMIZERS
+from kedge.training.ppo.trust_region import TrustRegion
+
+NAMES = [*OPTIMIZERS, "torch.optim.Adagrad", "torch.optim:Adamax"]
+
+
+def stepped(optimizer, weight):
+    for gradient in ([1.0, -2.0], [0.5, 3.0]):
+        weight.grad = torch.tensor([gradient])
+        optimizer.step()
+    return weight.detach().clone()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_steps_are_pytorchs(name):
+    ours, theirs = (torch.nn.Parameter(torch.tensor([[1.0, -1.0]])) for _ in range(2))
+    optimizer = make_optimizer([{"params": [ours], "lr": 0.1}], TrainingConfig(optimizer=name, weight_decay=0.01))
+    kind = getattr(torch.optim, OPTIMIZERS.get(name, name.replace(":", ".").rpartition(".")[2]))
+    eps = {"eps": 1e-5} if name in ("adamw", "adam", "nadam", "radam") else {}
+    assert torch.equal(stepped(optimizer, ours), stepped(kind([theirs], lr=0.1, weight_decay=0.01, **eps), theirs))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("factor", [0.0, 0.3, 1.0])
+def test_a_step_taken_again(name, factor):
+    """With less of the learning rate: where it would have gone with that from the start; and 0 takes it back."""
+    found = []
+    for rate, again in ((0.01, factor), (0.01 * max(factor, 1e-12), 1.0)):
+        weight = torch.nn.Parameter(torch.tensor([[1.0, -1.0]]))
+        optimizer = make_optimizer([{"params": [weight], "lr": 0.01}], TrainingConfig(optimizer=name))
+        region = TrustRegion(optimizer, target=0.1)
+        for gradient in ([1.0, -2.0], [0.5, 3.0]):
+            weight.grad = torch.tensor([gradient])
+            region.remember()
+            optimizer.param_groups[0]["lr"] = rate if gradient[0] == 0.5 else 0.01
+            optimizer.step()
+        region._retake(again)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01 * factor, abs=1e-12)
+        found.append(weight.detach())
+    assert torch.allclose(*found, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["rmsprop", "sgd", "adafactor", "torch.optim.NAdam"])
+def test_ppo_resumed_is_uninterrupted(make_ppo, tmp_path, vector, name):
+    settings = {"steps": 4, "checkpoint_every": 2, "optimizer": name, "target_kl": 0.001, "learning_rate": 0.05}
+    settings |= {"optimizer_args": {"momentum": 0.5}} if name in ("sgd", "rmsprop") else {}
+    whole = make_ppo(settings=settings, run=tmp_path / "whole")
+    want = [metrics["policy/lr_scale"] for metrics in whole]
+    assert min(want) < 1 or name == "sgd"  # steps were taken again
+    for _ in zip(range(3), make_ppo(settings=settings, run=tmp_path / "broken"), strict=False):
+        pass
+    resumed = make_ppo(settings=settings, run=tmp_path / "broken", resume=True)
+    assert resumed.step_done == 2
+    resumed.train()
+    assert torch.equal(vector(resumed.policy.model), vector(whole.policy.model))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"optimizer": "adamv"}, "optimizer: 'adamv' is none, .*did you mean 'adam"),
+        ({"optimizer": "torch.optim.Nothing"}, "optimizer: 'torch.optim.Nothing' cannot be imported"),
+        ({"optimizer": "nowhere.Thing"}, "optimizer: 'nowhere.Thing' cannot be imported"),
+        ({"optimizer": "torch.nn.Linear"}, "optimizer: 'torch.nn.Linear' is no torch.optim.Optimizer"),
+        ({"optimizer_args": {"beta": [0.9, 0.95]}}, "optimizer_args.beta: AdamW has no such .* did you mean 'betas'"),
+        ({"optimizer": "sgd", "optimizer_args": {"betas": [0.9, 0.95]}}, "optimizer_args.betas: SGD has no such"),
+        ({"optimizer_args": {"lr": 0.1}}, "optimizer_args.lr: AdamW has no such"),
+        ({"optimizer_args": {"betas": [1.9, 0.95]}}, "optimizer: AdamW: Invalid beta"),
+        ({"optimizer": "torch.optim.Rprop", "weight_decay": 0.1}, "weight_decay: Rprop has none"),
+    ],
+)
+@pytest.mark.parametrize("config", [PPOConfig, SFTConfig])
+def test_what_is_not_there_is_named(config, settings, said):
+    with pytest.raises(ConfigError, match=said):
+        config(**settings)
