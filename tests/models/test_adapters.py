@@ -215,6 +215,15 @@ def test_it_is_trained_in_float32_on_a_base_in_less(tiny_lm):
     assert {weight.dtype for weight in model.parameters() if not weight.requires_grad} == {torch.bfloat16}
 
 
+def test_what_would_not_be_saved_is_not_trained(tiny_lm):
+    """Somebody has thawed a part of the base."""
+    model = tiny_lm("llama").model
+    add_adapter(model, LORA, seed=1)
+    model.lm_head.weight.requires_grad_(True)
+    train_adapter(model)
+    assert {name.split(".")[-3] for name, w in model.named_parameters() if w.requires_grad} == {"lora_A", "lora_B"}
+
+
 def test_merging_leaves_no_trace(base):
     model = load_language_model(base, device="cpu").model
     add_adapter(model, LORA, seed=1)

@@ -157,7 +157,7 @@ LESS = [
         ADAPTERS,
         "if any(module in layer.modules() for layer in frozen)]",
         "if False]",
-        ("tests/training/test_adapters.py",),
+        ("tests/training/test_with_adapters.py",),
         "states are kept of layers that are trained",
     ),
     Mutant(
@@ -165,7 +165,7 @@ LESS = [
         ADAPTERS,
         "        if there != wanted:",
         "        if False:",
-        ("tests/training/test_adapters.py",),
+        ("tests/training/test_with_adapters.py",),
         "a setting is accepted and ignored",
     ),
 ]
