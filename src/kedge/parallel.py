@@ -5,6 +5,7 @@ micro-batches are split, and what everybody must know is put together again. So 
 the same one that a single process computes. Models that are themselves split come later, on this seam.
 """
 
+import atexit
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -221,6 +222,7 @@ def join() -> Processes:
         if own < torch.cuda.device_count():  # before anything touches the first one; there may be more processes
             torch.cuda.set_device(own)
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        atexit.register(leave)  # a process that ends without may be aborted while its threads still run
     return joined()
 
 

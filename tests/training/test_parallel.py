@@ -56,7 +56,7 @@ ALL = """
 import json, sys
 from kedge import cli, parallel
 
-parallel.leave = lambda: None
+leave, parallel.leave = parallel.leave, lambda: None
 for words in json.load(open("jobs.json")):
     sys.argv = ["kedge", *words]
     try:
@@ -64,6 +64,7 @@ for words in json.load(open("jobs.json")):
     except SystemExit as stopped:
         if stopped.code:
             raise
+leave()
 """
 
 
