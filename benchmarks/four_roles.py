@@ -6,10 +6,11 @@ layers frozen; beside TRL.
     python benchmarks/four_roles.py --response 256 --ways shared half     longer answers, some of the ways
 
 64 answers of 64 tokens, four passes, one optimizer step each, two threads. kedge's reward is a reward model of the same
-base in every way (with an adapter where the policy has one), and so is TRL 1.12's; TRL 0.9.6 (the classic trainer,
-with a value head on the policy) is scored by VADER. ``sampling`` is kedge's engine alone. Every measurement is a
-process of its own: seconds are the median of its updates but the first, memory is the most it ever held. TRL runs by
-the scripts in ../shared/peers, each in an environment of its own (made at the first call, in benchmarks/.peers).
+base in every way (with an adapter where the policy has one), and so is TRL 1.12's; TRL 0.9.6 (the classic trainer, with
+a value head on the policy) is scored by VADER, so it is compared with kedge's time without the reward. ``sampling`` is
+kedge's engine alone. Every measurement is a process of its own: seconds are the median of its updates but the first,
+memory is the most it ever held. TRL runs by the scripts in ../shared/peers, each in an environment of its own (made at
+the first call, in benchmarks/.peers).
 """
 
 import argparse
@@ -87,7 +88,7 @@ def kedge(way: str, model: str, arguments: argparse.Namespace) -> dict[str, Any]
     else:
         reward = new_reward_model(model, device="cpu")
         settings: dict[str, Any] = {
-            "steps": UPDATES, "batch_size": arguments.episodes, "mini_batch_size": arguments.episodes,
+            "steps": arguments.updates, "batch_size": arguments.episodes, "mini_batch_size": arguments.episodes,
             "num_ppo_epochs": EPOCHS, "response_length": arguments.response, "learning_rate": 1e-4,
             "target_kl": "none", "samples_per_step": 0, "device": "cpu",
             "critic": "separate" if way == "separate" else "shared",
@@ -99,7 +100,7 @@ def kedge(way: str, model: str, arguments: argparse.Namespace) -> dict[str, Any]
             settings["num_layers_unfrozen"] = AutoConfig.from_pretrained(model).num_hidden_layers // 2
         reward.module.requires_grad_(False)
         ppo = PPO(model, texts, reward, settings, progress=False)
-        for _ in range(UPDATES):
+        for _ in range(arguments.updates):
             start = time.perf_counter()
             phases = {name: s for name, s in ppo.step().items() if name.startswith("time/")}
             ppo.step_done += 1
@@ -128,8 +129,14 @@ def peer(name: str, model: Path, arguments: argparse.Namespace) -> dict[str, Any
         subprocess.run([sys.executable, "-m", "venv", PEERS / environment], check=True)
         packages = ["torch==2.13.0", "vaderSentiment", *(wanted or CLASSIC)]
         subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
-    size = ["--response", arguments.response, "--episodes", arguments.episodes, "--updates", UPDATES]
+    size = sizes(arguments)
     return measured([python, SHARED / "peers" / f"{script}.py", model, *size, *more])
+
+
+def sizes(arguments: argparse.Namespace) -> list[Any]:
+    """As kedge's own process and TRL's scripts take them."""
+    found = {"response": arguments.response, "episodes": arguments.episodes, "updates": arguments.updates}
+    return [word for name, value in found.items() for word in (f"--{name}", value)]
 
 
 def main() -> None:
@@ -140,6 +147,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--response", type=int, default=RESPONSE)
     parser.add_argument("--episodes", type=int, default=EPISODES)
+    parser.add_argument("--updates", type=int, default=UPDATES)
     parser.add_argument("--child", nargs=2, metavar=("WAY", "MODEL"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(2)
@@ -153,22 +161,29 @@ def main() -> None:
             runs: dict[str, list[dict[str, Any]]] = {}
             for _ in range(arguments.rounds):
                 for way in arguments.ways:
-                    size = ["--response", arguments.response, "--episodes", arguments.episodes]
-                    own = [sys.executable, __file__, "--child", way, model, *size]
+                    own = [sys.executable, __file__, "--child", way, model, *sizes(arguments)]
                     runs.setdefault(way, []).append(measured(own))
                 for other in arguments.peers:
                     runs.setdefault(other, []).append(peer(other, model, arguments))
             middle = {
-                way: {key: statistics.median(run[key] for run in found) for key in ("seconds_per_update", "mib")}
+                way: {
+                    key: statistics.median(run.get(key, 0.0) for run in found)
+                    for key in ("seconds_per_update", "time/reward", "mib")
+                }
                 for way, found in runs.items()
             }
             for way, found in middle.items():
+                seconds, alone = found["seconds_per_update"], found["seconds_per_update"] - found["time/reward"]
                 ratios = [
-                    f"{middle[p]['seconds_per_update'] / found['seconds_per_update']:.2f}" for p in arguments.peers
+                    f"{middle[peer]['seconds_per_update'] / (seconds if peer == 'TRL 1.12' else alone):.2f}"
+                    for peer in arguments.peers
                 ]
-                rows.append((name, way, found["seconds_per_update"], int(found["mib"]), *ratios))
+                rows.append((name, way, seconds, alone, int(found["mib"]), *ratios))
             result[name] = runs
-    columns = ("model", "way", "seconds", "MiB", *(f"times as fast as {name}" for name in arguments.peers))
+    columns = (
+        "model", "way", "seconds", "without the reward", "MiB",
+        *(f"times as fast as {name}" for name in arguments.peers),
+    )  # fmt: skip
     title = f"An update: {arguments.episodes} answers of {arguments.response} tokens, {EPOCHS} passes"
     show(title, columns, rows, {"benchmark": "four_roles", "runs": result})
 
