@@ -95,11 +95,8 @@ class LanguageModel(Role):
         if any(getattr(settings, name) not in (None, default) for name, default in SAMPLING_DEFAULTS.items()):
             settings.do_sample = True  # published models forget it, and saving refuses sampling settings without it
         self.model.generation_config = settings
-        if adapter_of(self.model) is None:
-            self.model.save_pretrained(folder, state_dict=dict(weights))
-        else:
-            write_adapter(self.model, folder, weights)
-            settings.save_pretrained(folder)
+        write_weights(self.model, folder, weights)
+        settings.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
     def hidden(self, tokens: Tensor, states: Tensor | None = None) -> Tensor:
@@ -122,10 +119,7 @@ class LanguageModel(Role):
 
     def load_weights(self, folder: Path) -> None:
         """Replace the weights by those that :meth:`save` wrote, in place."""
-        if adapter_of(self.model) is None:
-            copy_weights(self.model, type(self.model), folder)
-        else:
-            read_adapter(self.model, folder)
+        copy_weights(self.model, type(self.model), folder)
 
 
 def load_language_model(
@@ -253,12 +247,23 @@ def load_weights(auto_class: Any, source: str | Path, dtype: DType, **kwargs: An
     return loaded
 
 
+def write_weights(model: PreTrainedModel, folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write a model's weights as a Hugging Face folder; of one with an adapter that alone, as PEFT does."""
+    if adapter_of(model) is None:
+        model.save_pretrained(folder, state_dict=dict(weights))
+    else:
+        write_adapter(model, folder, weights)
+
+
 def copy_weights(model: PreTrainedModel, auto_class: Any, folder: Path) -> None:
-    """Load ``folder`` with ``auto_class`` and copy every weight into ``model``.
+    """Copy into ``model`` what :func:`write_weights` wrote of one like it: loaded with ``auto_class``, every weight.
 
     Raises:
         ModelError: weights missing or misshapen.
     """
+    if adapter_of(model) is not None:
+        read_adapter(model, folder)
+        return
     loaded, info = load_weights(auto_class, folder, _dtype_name(model.dtype))
     refuse_missing_weights(info, folder, "the saved model is incomplete")
     model.load_state_dict(loaded.state_dict())

@@ -21,7 +21,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 from kedge.data.encode import Tokenizer, encode_whole
 from kedge.data.records import Text
 from kedge.errors import ModelError
-from kedge.models.adapters import HEADS, adapter_of, attach, base_of, merge, read_adapter, write_adapter
+from kedge.models.adapters import HEADS, attach, base_of, merge
 from kedge.models.batch import attention, by_token_budget, padded
 from kedge.models.device import Device, pick_device
 from kedge.models.head import trunk_of
@@ -35,6 +35,7 @@ from kedge.models.language_model import (
     max_positions,
     refuse_missing_weights,
     vocabulary_rows,
+    write_weights,
 )
 from kedge.models.role import Role
 from kedge.models.scalar import ScalarModel
@@ -153,17 +154,11 @@ class Classifier(RewardModel):
         return kind.from_trunk_of(self.model)
 
     def write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
-        if adapter_of(self.model) is None:
-            self.model.save_pretrained(folder, state_dict=dict(weights))
-        else:
-            write_adapter(self.model, folder, weights)
+        write_weights(self.model, folder, weights)
         self.tokenizer.save_pretrained(folder)
 
     def load_weights(self, folder: Path) -> None:
-        if adapter_of(self.model) is None:
-            copy_weights(self.model, type(self.model), folder)
-        else:
-            read_adapter(self.model, folder)
+        copy_weights(self.model, type(self.model), folder)
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
 from kedge.errors import ModelError
-from kedge.models.adapters import adapter_of, attach, base_of, read_adapter, write_adapter
+from kedge.models.adapters import adapter_of, attach, base_of
 from kedge.models.bottom import copy_of_trained
 from kedge.models.head import hidden_size, last_hidden, trunk_of
-from kedge.models.language_model import DType, copy_weights, load_weights, refuse_missing_weights
+from kedge.models.language_model import DType, copy_weights, load_weights, refuse_missing_weights, write_weights
 
 
 def write_head(weights: Mapping[str, Tensor], path: Path) -> None:
@@ -89,11 +89,7 @@ class ScalarModel(nn.Module):
 
     def write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         """These weights: the trunk's as a Hugging Face folder, the head's beside it."""
-        own = _under("trunk.", weights)
-        if adapter_of(self.trunk) is None:
-            self.trunk.save_pretrained(folder, state_dict=own)
-        else:
-            write_adapter(self.trunk, folder, own)
+        write_weights(self.trunk, folder, _under("trunk.", weights))
         write_head(_under("head.", weights), folder / self.head_file)
 
     def load_weights(self, folder: Path) -> None:
@@ -102,10 +98,7 @@ class ScalarModel(nn.Module):
         Raises:
             ModelError: trunk or head missing or misshapen.
         """
-        if adapter_of(self.trunk) is None:
-            copy_weights(self.trunk, type(self.trunk), folder)
-        else:
-            read_adapter(self.trunk, folder)
+        copy_weights(self.trunk, type(self.trunk), folder)
         self.head.read(folder / self.head_file)
 
     @classmethod

@@ -29,6 +29,7 @@ def throughput(
     answered: int,
     forward: float,
     both: float,
+    backward: float,
 ) -> Metrics:
     """Metrics of a step.
 
@@ -40,8 +41,9 @@ def throughput(
         answered: tokens of all answers.
         forward: passes over the sequences without a backward pass (sampling is one of them).
         both: passes with one.
+        backward: what a backward pass takes, in forward passes: 2 where the weights have gradients too.
     """
-    flops = flops_forward(model, lengths) * (forward + 3 * both)
+    flops = flops_forward(model, lengths) * (forward + (1 + backward) * both)
     return {"throughput/tokens_per_second": answered / seconds, "throughput/mfu": flops / seconds / peak}
 
 

@@ -14,7 +14,7 @@ from kedge.data.encode import Tokenizer
 from kedge.data.files import Source
 from kedge.errors import ConfigError, NotFiniteError
 from kedge.evaluation.evaluate import Comparison, Evaluation, measure_policy, named_judges
-from kedge.models.adapters import share_base
+from kedge.models.adapters import adapter_of, share_base
 from kedge.models.head import vocabulary_rows
 from kedge.models.language_model import LanguageModel
 from kedge.models.recompute import enable_recomputing
@@ -352,6 +352,7 @@ class PPO(Trainer):
             # Sampling, the frozen bottom, reference, values.
             forward=1 + (1 - above) + above * (1 + (self.critic is not None)),
             both=above * minibatches * self.config.mini_batch_size / self.config.answers * trunks,
+            backward=2.0 if adapter_of(self.policy.model) is None else 1.0,
         )
 
     def precision(self) -> torch.autocast:
