@@ -118,6 +118,9 @@ def test_four_roles_on_one_trunk(base, tmp_path):
     add_adapter(policy.model, LORA, seed=1)
     critic = new_critic("separate", policy)
     scorer = load_reward_model(tmp_path / "reward", device="cpu")
+    share_base(scorer.module, policy.model)  # a part of it may be trained, so it stays its own
+    assert not {w.data_ptr() for w in scorer.module.parameters()} & {w.data_ptr() for w in policy.model.parameters()}
+    scorer.module.requires_grad_(False)
     alone = scorer.score(["the cat", "a red house"])
     share_base(scorer.module, policy.model)
 
@@ -144,12 +147,12 @@ def test_four_roles_on_one_trunk(base, tmp_path):
 def test_a_base_that_differs_stays_its_own(tiny_lm):
     policy, other = tiny_lm("llama"), tiny_lm("llama", seed=1)
     policy.model.requires_grad_(False)
-    share_base(other.model, policy.model)
+    share_base(other.model.requires_grad_(False), policy.model)
     theirs = {weight.data_ptr() for weight in policy.model.parameters() if weight.dim() > 1}
     assert not theirs & {weight.data_ptr() for weight in other.model.parameters()}
     trained = tiny_lm("llama")
     twin = copy_of_trained(trained.model)
-    share_base(twin, trained.model)  # what is trained is never shared
+    share_base(twin.requires_grad_(False), trained.model)  # what is trained is never shared
     assert not {w.data_ptr() for w in trained.model.parameters()} & {w.data_ptr() for w in twin.parameters()}
 
 
@@ -244,11 +247,45 @@ def test_merging_leaves_no_trace(base):
         ({"method": "prefix"}, "adapter.method: must be one of lora, ia3, loha, lokr, not 'prefix'"),
         ({"target_modules": ["no_proj"]}, "adapter.target_modules: .*no_proj"),
         ({"r": 0}, "adapter.*`r`.* positive"),
+        ({"modules_to_save": ["norm"]}, "adapter.modules_to_save: parts of the base would be trained"),
+        ({"bias": "lora_only"}, "adapter.bias: parts of the base would be trained"),
+        ({"init_lora_weights": "pissa"}, "adapter.init_lora_weights: 'pissa' begins by rewriting the base"),
+        ({"init_lora_weights": "olora"}, "adapter.init_lora_weights: 'olora' begins by rewriting the base"),
     ],
 )
 def test_wrong_settings(tiny_lm, settings, said):
+    model = tiny_lm("llama").model
+    before = [weight.clone() for weight in model.parameters()]
     with pytest.raises(ConfigError, match=said):
-        add_adapter(tiny_lm("llama").model, settings, seed=1)
+        add_adapter(model, settings, seed=1)
+    base = [weight for name, weight in model.named_parameters() if "lora" not in name]
+    assert all(torch.equal(weight, then) for weight, then in zip(base, before, strict=True))
+
+
+@pytest.mark.parametrize("layer", ["lm_head", "embed_tokens"])
+def test_a_weight_of_two_modules_gets_no_adapter(tiny_lm, layer):
+    """Merged, it would change both."""
+    settings = {"target_modules": [layer, "q_proj"]}
+    with pytest.raises(ConfigError, match=f"adapter.target_modules: .*{layer} shares its weight"):
+        add_adapter(tiny_lm("llama", tie_word_embeddings=True).model, settings, seed=1)
+    add_adapter(tiny_lm("llama", tie_word_embeddings=False).model, settings, seed=1)
+
+
+def test_parts_of_the_base_that_peft_trained(base, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    model = AutoModelForCausalLM.from_pretrained(base)
+    get_peft_model(model, LoraConfig(r=2, modules_to_save=["norm"])).save_pretrained(tmp_path / "theirs")
+    with pytest.raises(ModelError, match=r"parts of its base are trained too \(modules_to_save\)"):
+        load_language_model(tmp_path / "theirs", tokenizer=base, device="cpu")
+
+
+def test_a_head_in_float32_on_a_trunk_in_less(base):
+    model = new_reward_model(base, device="cpu", dtype="bfloat16")
+    add_adapter(adapted_part(model), LORA, seed=1)
+    assert len(set(model.score(["the cat", "a red house"]))) == 2
+    model([[5, 6, 7]]).sum().backward()
+    assert model.head.weight.grad.abs().sum() > 0
 
 
 def test_wrong_folders(base, tiny_lm, tmp_path):

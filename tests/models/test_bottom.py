@@ -4,12 +4,14 @@ import copy
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from kedge.errors import ConfigError
 from kedge.models.bottom import bottom_of, copy_of_trained, freeze_bottom, layers_of
 from kedge.models.critic import new_critic
 from kedge.models.forward import forward_tokens
 from kedge.models.head import trunk_of
+from kedge.models.language_model import wrap
 
 TOKENS = torch.randint(5, 300, (3, 9), generator=torch.Generator().manual_seed(0))
 MASK = torch.arange(9).expand(3, -1) > 3
@@ -17,8 +19,7 @@ MASK = torch.arange(9).expand(3, -1) > 3
 
 def frozen(lm, unfrozen=1):
     """With all layers frozen but one."""
-    freeze_bottom(lm.model, unfrozen)
-    bottom = bottom_of(lm.model, unfrozen)
+    bottom = freeze_bottom(lm.model, unfrozen)
     assert bottom is not None
     return type(lm)(lm.model, lm.tokenizer, lm.eos_ids, bottom)
 
@@ -66,6 +67,22 @@ def test_what_is_trained(tiny_lm):
     freeze_bottom(tied.model, 1)
     trained = {name.rpartition(".h.1.")[0] or name for name, w in tied.model.named_parameters() if w.requires_grad}
     assert trained == {"transformer", "transformer.ln_f.weight", "transformer.ln_f.bias"}
+
+
+def test_a_norm_that_is_registered_before_the_layers_is_behind_them(tiny_tokenizer):
+    """OPT's; and what an earlier training has frozen of the layers above is trained."""
+    config = AutoConfig.for_model(
+        "opt", vocab_size=320, hidden_size=32, ffn_dim=64, num_hidden_layers=3, num_attention_heads=4,
+        word_embed_proj_dim=32, max_position_embeddings=64,
+    )  # fmt: skip
+    lm = wrap(AutoModelForCausalLM.from_config(config), tiny_tokenizer)
+    for unfrozen in (1, 2):
+        assert freeze_bottom(lm.model, unfrozen) is not None
+        trained = [name for name, weight in lm.model.named_parameters() if weight.requires_grad]
+        layers = {int(name.split(".layers.")[1].split(".")[0]) for name in trained if ".layers." in name}
+        assert layers == set(range(3 - unfrozen, 3))
+        others = {name.removeprefix("model.decoder.") for name in trained if ".layers." not in name}
+        assert others == {"final_layer_norm.weight", "final_layer_norm.bias"}
 
 
 def test_the_bottom_is_not_run_again(tiny_lm):

@@ -81,7 +81,7 @@ def test_reference_and_critic_hold_only_a_top(make_ppo):
 
 def test_frozen_layers_that_cannot_be_answered_for_are_run_and_a_warning_says_so(make_ppo, monkeypatch):
     want = untimed(make_ppo(settings=HALF))
-    monkeypatch.setattr("kedge.training.ppo.roles.bottom_of", lambda *_: None)
+    monkeypatch.setattr("kedge.models.bottom.bottom_of", lambda *_: None)
     with pytest.warns(UserWarning, match="LlamaForCausalLM: its frozen layers are run in every pass"):
         ppo = make_ppo(settings=HALF)
     for ours, theirs in zip(untimed(ppo), want, strict=True):

@@ -10,7 +10,7 @@ from kedge.training.optimization import make_optimizer
 from kedge.training.optimizers import OPTIMIZERS
 from kedge.training.ppo.trust_region import TrustRegion
 
-NAMES = [*OPTIMIZERS, "torch.optim.Adagrad", "torch.optim:Adamax"]
+NAMES = [*OPTIMIZERS, "torch.optim.AdamW", "torch.optim.Adagrad", "torch.optim:Adamax"]
 
 
 def stepped(optimizer, weight):
@@ -25,7 +25,7 @@ def test_its_steps_are_pytorchs(name):
     ours, theirs = (torch.nn.Parameter(torch.tensor([[1.0, -1.0]])) for _ in range(2))
     optimizer = make_optimizer([{"params": [ours], "lr": 0.1}], TrainingConfig(optimizer=name, weight_decay=0.01))
     kind = getattr(torch.optim, OPTIMIZERS.get(name, name.replace(":", ".").rpartition(".")[2]))
-    eps = {"eps": 1e-5} if name in ("adamw", "adam", "nadam", "radam") else {}
+    eps = {"eps": 1e-5} if name in ("adamw", "adam", "nadam", "radam", "torch.optim.AdamW") else {}
     assert torch.equal(stepped(optimizer, ours), stepped(kind([theirs], lr=0.1, weight_decay=0.01, **eps), theirs))
 
 
@@ -47,6 +47,32 @@ def test_a_step_taken_again(name, factor):
         assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01 * factor, abs=1e-12)
         found.append(weight.detach())
     assert torch.allclose(*found, atol=1e-6)
+
+
+def test_amsgrad_is_not_read_off_the_moments():
+    weight = torch.nn.Parameter(torch.tensor([[1.0, -1.0]]))
+    config = TrainingConfig(optimizer_args={"amsgrad": True, "betas": [0.9, 0.9]})
+    optimizer = make_optimizer([{"params": [weight], "lr": 0.01}], config)
+    region = TrustRegion(optimizer, target=0.1)
+    for gradient in ([1.0, -2.0], [0.01, 0.03]):
+        before, weight.grad = weight.detach().clone(), torch.tensor([gradient])
+        region.remember()
+        optimizer.step()
+    region._retake(0.0)
+    assert torch.equal(weight, before)
+
+
+def test_a_step_that_ran_over_is_taken_back():
+    weight = torch.nn.Parameter(torch.tensor([[1.0]]))
+    optimizer = make_optimizer([{"params": [weight], "lr": 1.0}], TrainingConfig(optimizer="sgd"))
+    region = TrustRegion(optimizer, target=0.1)
+    weight.grad = torch.tensor([[torch.inf]])
+    region.remember()
+    optimizer.step()
+    far = iter([torch.inf] * 7 + [0.0])
+    assert region.end(lambda: next(far)) == 0.0
+    assert weight.item() == 1.0
+    assert not region._before  # nothing is held between updates
 
 
 @pytest.mark.parametrize("name", ["rmsprop", "sgd", "adafactor", "torch.optim.NAdam"])

@@ -27,6 +27,12 @@ PREFIX = "base_model.model."
 """Of the names in PEFT's files: of the base within the model around it."""
 
 METHODS = ("lora", "ia3", "loha", "lokr")
+WHOLE = ("modules_to_save", "trainable_token_indices")
+"""Settings of PEFT's by which parts of the base are trained as a whole; here the base is shared, and stays as it is."""
+
+INITS = (True, False, "gaussian", "orthogonal")
+"""First weights of LoRA that leave the base alone."""
+
 OWN = (
     "peft_type", "task_type", "base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version",
     "runtime_config",
@@ -59,9 +65,19 @@ def peft_config(settings: Settings) -> Any:
         if name not in known:
             raise ConfigError(f"adapter.{name}: {method} has no such setting; {nearest(name, known)}")
     try:
-        return kind(**given)
+        config = kind(**given)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"adapter: {error}") from None
+    if given.get("init_lora_weights", True) not in INITS:
+        raise ConfigError(
+            f"adapter.init_lora_weights: {given['init_lora_weights']!r} begins by rewriting the base, which other "
+            'roles share; take it out, or say "gaussian" or "orthogonal"'
+        )
+    if setting := _trains_base(config):
+        raise ConfigError(
+            f"adapter.{setting}: parts of the base would be trained, which other roles share; take it out"
+        )
+    return config
 
 
 def add_adapter(model: PreTrainedModel, settings: Settings, *, seed: int, frozen: Sequence[nn.Module] = ()) -> None:
@@ -91,6 +107,8 @@ def add_adapter(model: PreTrainedModel, settings: Settings, *, seed: int, frozen
             peft.inject_adapter_in_model(config, model)
         except ValueError as error:
             raise ConfigError(f"adapter.target_modules: {error}") from None
+    if layer := _tied(model):
+        raise ConfigError(f"adapter.target_modules: {layer} shares its weight with another module; take it out")
     train_adapter(model)
     if outline is not None:  # a plan's: its weights are shapes alone, and the adapter's become so too
         for owner in model.modules():
@@ -109,8 +127,8 @@ def train_adapter(model: nn.Module) -> None:
     for name, weight in model.named_parameters():
         if _is_head(name):
             weight.requires_grad_(True)
-    for weight in model.parameters():
-        if weight.requires_grad:
+    for name, weight in model.named_parameters():
+        if weight.requires_grad and not name.startswith("classifier."):  # which is within the model's own pass
             weight.data = weight.data.float()
 
 
@@ -187,10 +205,16 @@ def attach(model: PreTrainedModel, folder: str | Path, *, headless: bool = False
         raise ModelError(f"{folder}: an adapter of type {_method(config)!r}; known are {', '.join(METHODS)}")
     config.inference_mode = False
     config.modules_to_save = [name for name in config.modules_to_save or () if name not in HEADS] or None
+    if name := _trains_base(config):
+        raise ModelError(
+            f"{folder}: parts of its base are trained too ({name}); merge it with PEFT, and take the result"
+        )
     try:
         peft.inject_adapter_in_model(config, model)
     except ValueError as error:
         raise ModelError(f"{folder}: the adapter does not fit its base: {error}") from None
+    if name := _tied(model):
+        raise ModelError(f"{folder}: an adapter of {name}, which shares its weight with another module")
     train_adapter(model)
     read_adapter(model, Path(folder), headless=headless)
 
@@ -247,9 +271,11 @@ def share_base(module: nn.Module, other: nn.Module) -> None:
     """Let a frozen module have the tensors of another one where theirs are equal: one trunk in memory.
 
     Args:
-        module: whose weights are frozen.
+        module: if one of its weights may be trained, nothing is shared.
         other: whose frozen weights it may share.
     """
+    if any(weight.requires_grad for weight in module.parameters()):
+        return
     known = {_plain(name): weight for name, weight in other.named_parameters() if not weight.requires_grad}
     outlined = detect_fake_mode(list(known.values())) is not None  # no numbers to compare, but the place they come from
     alike = getattr(module, "name_or_path", None) == getattr(other, "name_or_path", None)
@@ -274,6 +300,26 @@ def _state(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, T
         model, state_dict=dict(weights), adapter_name=_name(model), save_embedding_layers=False
     )
     return found | heads
+
+
+def _trains_base(config: Any) -> str | None:
+    """The setting by which more than the adapter is trained, where there is one."""
+    if getattr(config, "bias", "none") != "none":
+        return "bias"
+    return next((name for name in WHOLE if getattr(config, name, None)), None)
+
+
+def _tied(model: nn.Module) -> str | None:
+    """A layer with an adapter whose weight is another module's too: merged, it would change that one."""
+    layers = _peft().tuners.tuners_utils.BaseTunerLayer
+    users: dict[int, int] = {}
+    for module in model.modules():
+        for weight in module.parameters(recurse=False):
+            users[id(weight)] = users.get(id(weight), 0) + 1
+    for name, layer in model.named_modules():
+        if isinstance(layer, layers) and any(users[id(w)] > 1 for w in layer.get_base_layer().parameters()):
+            return name
+    return None
 
 
 def _is_head(name: str) -> bool:

@@ -9,6 +9,7 @@ architecture does with its embeddings stay its own. Whether its layers can be an
 """
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,6 +51,16 @@ class Bottom:
         with self._answering(layers_of(trunk)[: self.depth], lambda _: states):
             return last_hidden(trunk, tokens)
 
+    def above(self, trunk: PreTrainedModel, weights: Sequence[nn.Parameter]) -> list[nn.Parameter]:
+        """Those of the weights that have a part in what comes after the bottom, and none in it."""
+        tokens = torch.zeros(1, 2, dtype=torch.long, device=trunk.device)
+        with torch.enable_grad(), _trained(weights):
+            of_states = torch.autograd.grad(self.states(trunk, tokens).sum(), weights, allow_unused=True)
+            hidden = self.hidden(trunk, tokens, self.states(trunk, tokens).detach())
+            of_hidden = torch.autograd.grad(hidden.sum(), weights, allow_unused=True)
+        found = zip(weights, of_states, of_hidden, strict=True)
+        return [weight for weight, below, above in found if above is not None and below is None]
+
     @contextmanager
     def _answering(self, layers: Sequence[nn.Module], answer: Callable[[Tensor], Tensor]) -> Iterator[None]:
         """Inside, these layers give what ``answer`` makes of the hidden states that come to them."""
@@ -70,6 +81,18 @@ class Bottom:
                     vars(layer)["forward"] = before
 
 
+@contextmanager
+def _trained(weights: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Frozen weights, thawed for a while."""
+    for weight in weights:
+        weight.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(False)
+
+
 def hidden_of(trunk: PreTrainedModel, tokens: Tensor, bottom: Bottom | None, states: Tensor | None) -> Tensor:
     """``[B, L, H]``: the trunk's last hidden states; off its bottom's states where those are given."""
     if bottom is None or states is None:
@@ -84,12 +107,15 @@ def layers_of(trunk: PreTrainedModel) -> list[nn.Module]:
     return list(next(lists, []))
 
 
-def freeze_bottom(model: PreTrainedModel, unfrozen: int) -> None:
+def freeze_bottom(model: PreTrainedModel, unfrozen: int) -> Bottom | None:
     """Leave only the top layers to be trained, the norm behind them, and the head where it is not the embedding too.
 
     Args:
         model: a causal language model.
         unfrozen: layers from above.
+
+    Returns:
+        The frozen bottom; None where its layers cannot be answered for, as a trial on the model shows.
 
     Raises:
         ConfigError: it has no more layers than that, or none in a list of their own.
@@ -103,11 +129,17 @@ def freeze_bottom(model: PreTrainedModel, unfrozen: int) -> None:
             f"num_layers_unfrozen: {unfrozen} leaves none of the {len(layers)} layers of {name} frozen; at most "
             f"{len(layers) - 1}, or take it out"
         )
+    for layer in layers[-unfrozen:]:
+        layer.requires_grad_(True)  # a training before this one may have frozen some
     first = next(iter(layers[-unfrozen].parameters()))
-    for weight in trunk.parameters():  # in the order in which they are used: embeddings, layers, norm
-        if weight is first:
-            break
+    before = list(itertools.takewhile(lambda weight: weight is not first, trunk.parameters()))
+    for weight in before:  # embeddings and layers, as they are registered; and a norm behind the layers, now and then
         weight.requires_grad_(False)
+    bottom = bottom_of(model, unfrozen)
+    if bottom is not None:
+        for weight in bottom.above(trunk, before):
+            weight.requires_grad_(True)
+    return bottom
 
 
 def bottom_of(model: PreTrainedModel, unfrozen: int) -> Bottom | None:

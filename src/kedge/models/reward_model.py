@@ -7,6 +7,7 @@ That class finds the last token as the last one that is not the pad token. So a 
 here: the EOS is appended to plain text only where it is another token.
 """
 
+import copy
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -148,10 +149,10 @@ class Classifier(RewardModel):
         if self.head is None:  # an encoder's classifier does its own pooling, by the attention mask
             return self.model(input_ids=tokens, attention_mask=mask).logits.squeeze(-1).float()
         hidden = self.trunk(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
-        return self.head(hidden[_last(lengths)]).squeeze(-1).float()
+        return self.head(hidden[_last(lengths)].to(self.head.weight.dtype)).squeeze(-1).float()
 
     def copied_as(self, kind: type[Scalar]) -> Scalar:
-        return kind.from_trunk_of(self.model)
+        return kind.from_trunk_of(copy.deepcopy(self.model)).requires_grad_(True)
 
     def write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         write_weights(self.model, folder, weights)
@@ -179,7 +180,7 @@ class TrunkAndHead(RewardModel):
         return self.model(tokens)[_last(lengths)]
 
     def copied_as(self, kind: type[Scalar]) -> Scalar:
-        return kind.like(self.model)
+        return kind.like(self.model).requires_grad_(True)
 
     def write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         self.model.write(folder, weights)

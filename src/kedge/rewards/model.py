@@ -78,7 +78,9 @@ class ModelSpec(RewardSpec):
             raise ConfigError(
                 f"reward: {source!r} is no folder; a function is written package.module:name, with a colon"
             )
-        return ModelReward(load_reward_model(source, **asdict(loading)))
+        model = load_reward_model(source, **asdict(loading))
+        model.module.requires_grad_(False)  # nobody else has it, so it may share a trunk
+        return ModelReward(model)
 
     def reward_models(self) -> list[str]:
         return [str(self.model)]

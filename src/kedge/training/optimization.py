@@ -54,8 +54,14 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group["peak_lr"] * factor
 
 
+def can_be_read_off(optimizer: Optimizer) -> bool:
+    """Whether its last step can, by :func:`retake_step`: AdamW's, as the paper has it."""
+    plain = not any(group.get("amsgrad") or group.get("maximize") for group in optimizer.param_groups)
+    return type(optimizer) is torch.optim.AdamW and plain
+
+
 @torch.no_grad()
-def retake_step(group: dict[str, Any], optimizer: torch.optim.AdamW, factor: float) -> None:
+def retake_step(group: dict[str, Any], optimizer: Optimizer, factor: float) -> None:
     """Take a group's last step again with ``factor`` times its learning rate: 1 changes nothing, 0 takes it back.
 
     The step can be read off AdamW's moments (Loshchilov & Hutter 2019, algorithm 2), so that no copy of the weights

@@ -16,7 +16,8 @@ OPTIMIZERS = {
     "adafactor": "Adafactor",
 }  # fmt: skip
 
-EPS = {"eps": 1e-5}
+KIN = (torch.optim.AdamW, torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam)
+EPS = 1e-5
 """Of Adam and its kin, as PPO's reference implementations have it."""
 
 
@@ -64,7 +65,7 @@ def built(name: str, groups: Sequence[dict[str, Any]], *, weight_decay: float, g
         )
     if weight_decay and "weight_decay" not in takes:
         raise ConfigError(f"weight_decay: {kind.__name__} has none; take it out")
-    how = (EPS if name.startswith(("adam", "nadam", "radam")) else {}) | given
+    how = ({"eps": EPS} if kind in KIN else {}) | given
     # Said in any case: some have a decay of their own, and 0 is 0.
     how |= {"weight_decay": weight_decay} if "weight_decay" in takes else {}
     if kind is torch.optim.AdamW and all(w.device.type == "cuda" for group in groups for w in group["params"]):

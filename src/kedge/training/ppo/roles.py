@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from kedge.data.encode import Tokenizer
 from kedge.errors import ConfigError
 from kedge.models.adapters import adapter_of, base_within
-from kedge.models.bottom import bottom_of, freeze_bottom, layers_of
+from kedge.models.bottom import freeze_bottom, layers_of
 from kedge.models.critic import Critic, new_critic
 from kedge.models.head import trunk_of
 from kedge.models.language_model import LanguageModel, find, load_language_model, load_tokenizer, wrap
@@ -35,8 +35,7 @@ def policy_of(
     if config.num_layers_unfrozen is not None:
         if adapter_of(lm.model) is not None:
             raise ConfigError("num_layers_unfrozen: not used with a policy that has an adapter already; take it out")
-        freeze_bottom(lm.model, config.num_layers_unfrozen)
-        bottom = bottom_of(lm.model, config.num_layers_unfrozen)
+        bottom = freeze_bottom(lm.model, config.num_layers_unfrozen)
         if bottom is None:
             name = type(lm.model).__name__
             warnings.warn(f"{name}: its frozen layers are run in every pass; they cannot be answered for", stacklevel=1)
@@ -47,10 +46,13 @@ def policy_of(
     return replace(lm, bottom=bottom)
 
 
-def frozen_layers(policy: LanguageModel, config: PPOConfig) -> Sequence[nn.Module]:
-    """Those that ``num_layers_unfrozen`` leaves below."""
-    layers = layers_of(trunk_of(policy.model))
-    return layers[: -config.num_layers_unfrozen] if config.num_layers_unfrozen else ()
+def frozen_modules(policy: LanguageModel, config: PPOConfig) -> Sequence[nn.Module]:
+    """What ``num_layers_unfrozen`` leaves below: layers, and embeddings."""
+    if config.num_layers_unfrozen is None:
+        return ()
+    trunk = trunk_of(policy.model)
+    embeddings = [module for module in trunk.modules() if isinstance(module, nn.Embedding)]
+    return [*embeddings, *layers_of(trunk)[: -config.num_layers_unfrozen]]
 
 
 def _loaded(policy: str | Path, tokenizer: str | Path | Tokenizer | None, config: PPOConfig) -> LanguageModel:

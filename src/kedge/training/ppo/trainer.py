@@ -49,7 +49,7 @@ from kedge.training.ppo.experience import Estimator, Experience
 from kedge.training.ppo.guards import Guards
 from kedge.training.ppo.prompts import EncodedPrompt, prepare_prompts, refuse_misfits, split_prompts
 from kedge.training.ppo.report import live_lines, rollout_metrics
-from kedge.training.ppo.roles import critic_of, frozen_layers, policy_of
+from kedge.training.ppo.roles import critic_of, frozen_modules, policy_of
 from kedge.training.ppo.throughput import peak_flops, share_above, throughput
 from kedge.training.ppo.trust_region import TrustRegion
 from kedge.training.ppo.update import Update, rounding
@@ -138,7 +138,7 @@ class PPO(Trainer):
                 "metrics, eval_every, best_metric: not used without held-out prompts; set eval_prompts or eval_size"
             )
         self.reference = self.policy.frozen_copy()
-        adapt(self.policy.model, config, frozen_layers(self.policy, config))
+        adapt(self.policy.model, config, frozen_modules(self.policy, config))
         for model in [model for by in self.judges.values() for model in by.models()]:
             share_base(model.module, self.policy.model)
         if config.mini_batch_size < self.processes.size:

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
-from kedge.training.optimization import retake_step
+from kedge.training.optimization import can_be_read_off, retake_step
 
 # Answers on which an update is measured. The KL of a minibatch with fewer is too noisy to go by: every so many answers
 # it is measured in any case, and sooner, but not at every minibatch, where one finds it too large.
@@ -60,7 +60,7 @@ class TrustRegion:
     @torch.no_grad()
     def remember(self) -> None:
         """Before each step: what it takes to take it again."""
-        if self.target is not None and type(self.optimizer) is not AdamW:
+        if self.target is not None and not can_be_read_off(self.optimizer):
             self._before = [weight.clone() for weight in self._policy["params"]]
 
     def is_left(self, divergence: float, answers: int, measure: Callable[[], float]) -> bool:
@@ -96,16 +96,18 @@ class TrustRegion:
             factor = MARGIN * self._root(divergence, *SHORTENED) if tried < TRIES else 0.0
             self._retake(factor)
             divergence = measure()
+        self._before = []
         return divergence
 
     @torch.no_grad()
     def _retake(self, factor: float) -> None:
-        """Take the last step again, with so much of its learning rate; AdamW's can be read off its moments."""
-        if isinstance(self.optimizer, AdamW) and not self._before:
+        """Take the last step again, with so much of its learning rate."""
+        if can_be_read_off(self.optimizer):
             retake_step(self._policy, self.optimizer, factor)
             return
         for weight, before in zip(self._policy["params"], self._before, strict=True):
-            weight.sub_(before).mul_(factor).add_(before)
+            # What has run over is no number, and 0 times that is none either.
+            weight.copy_(before if factor == 0 else before + (weight - before) * factor)
         self._policy["lr"] *= factor
         torch.clear_autocast_cache()
 
