@@ -4,7 +4,14 @@ from bugs.mutant import Mutant
 
 OPTIMIZATION, OPTIMIZATION_TESTS = "training/optimization.py", ("tests/training/test_optimization.py",)
 OPTIMIZATION_MUTANTS = [
-    Mutant("adam-epsilon", OPTIMIZATION, "eps=1e-5", "eps=1e-8", OPTIMIZATION_TESTS, "PyTorch's epsilon, not PPO's"),
+    Mutant(
+        "adam-epsilon",
+        "training/optimizers.py",
+        "EPS = 1e-5",
+        "EPS = 1e-8",
+        OPTIMIZATION_TESTS,
+        "PyTorch's epsilon, not PPO's",
+    ),
     Mutant(
         "weight-decay-ignored",
         OPTIMIZATION,
