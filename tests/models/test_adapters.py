@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from kedge.errors import ConfigError, ModelError
 from kedge.models.adapters import adapter_of, add_adapter, merge, share_base, train_adapter
 from kedge.models.bottom import copy_of_trained
-from kedge.models.critic import new_critic
+from kedge.models.critic import SeparateCritic, new_critic
 from kedge.models.language_model import load_language_model
 from kedge.models.reward_model import Classifier, adapted_part, load_reward_model, new_reward_model
 from kedge.sampling.local.engine import Engine
@@ -227,6 +227,51 @@ def test_what_would_not_be_saved_is_not_trained(tiny_lm):
     assert {name.split(".")[-3] for name, w in model.named_parameters() if w.requires_grad} == {"lora_A", "lora_B"}
 
 
+def test_a_critic_of_a_reward_model_with_an_adapter_is_trained_whole(base):
+    """Where the policy is."""
+    model = new_reward_model(base, device="cpu")
+    add_adapter(adapted_part(model), LORA, seed=1)
+    stirred(model.module)
+    critic = model.copied_as(SeparateCritic)
+    ids = torch.tensor([model.encode("the cat")])
+    assert float(critic(ids)[0, -1]) == pytest.approx(model.score(["the cat"])[0], abs=1e-4)
+    assert all(weight.requires_grad for weight in critic.parameters())
+    assert not any("lora" in name for name, _ in critic.named_parameters())
+
+
+def test_one_that_is_switched_off_or_merged_is_trained_all_the_same(tiny_lm):
+    model = tiny_lm("llama").model
+    add_adapter(model, LORA, seed=1)
+    want = logits(stirred(model))
+    for layer in model.modules():
+        if hasattr(layer, "merge"):
+            layer.merge()
+    train_adapter(model)
+    assert torch.allclose(logits(model), want, atol=1e-4)
+    for layer in model.modules():
+        if hasattr(layer, "merge"):
+            layer.enable_adapters(False)
+    train_adapter(model)
+    assert torch.allclose(logits(model), want, atol=1e-4)
+    assert any(weight.requires_grad for weight in model.parameters())
+
+
+def test_what_is_excluded_has_none(tiny_lm):
+    model = tiny_lm("llama").model
+    add_adapter(model, LORA | {"exclude_modules": ".*layers.0.*"}, seed=1)
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert trained
+    assert all("layers.1." in name for name in trained)
+
+
+def test_a_checkpoint_is_no_base(tiny_lm, tmp_path):
+    """Its run deletes it."""
+    folder = tmp_path / "run/checkpoints/step-000002/policy"
+    tiny_lm("llama").save(folder)
+    with pytest.raises(ConfigError, match=r"adapter: its base, .*step-000002.*, is a checkpoint"):
+        add_adapter(load_language_model(folder, device="cpu").model, LORA, seed=1)
+
+
 def test_merging_leaves_no_trace(base):
     model = load_language_model(base, device="cpu").model
     add_adapter(model, LORA, seed=1)
@@ -247,8 +292,11 @@ def test_merging_leaves_no_trace(base):
         ({"method": "prefix"}, "adapter.method: must be one of lora, ia3, loha, lokr, not 'prefix'"),
         ({"target_modules": ["no_proj"]}, "adapter.target_modules: .*no_proj"),
         ({"r": 0}, "adapter.*`r`.* positive"),
-        ({"modules_to_save": ["norm"]}, "adapter.modules_to_save: parts of the base would be trained"),
-        ({"bias": "lora_only"}, "adapter.bias: parts of the base would be trained"),
+        ({"modules_to_save": ["norm"]}, "adapter.modules_to_save: not used here"),
+        ({"bias": "lora_only"}, "adapter.bias: not used here"),
+        ({"lora_bias": True}, "adapter.lora_bias: not used here"),
+        ({"r": "8"}, "adapter: .*not supported"),
+        ({"target_modules": "("}, "adapter: missing"),
         ({"init_lora_weights": "pissa"}, "adapter.init_lora_weights: 'pissa' begins by rewriting the base"),
         ({"init_lora_weights": "olora"}, "adapter.init_lora_weights: 'olora' begins by rewriting the base"),
     ],

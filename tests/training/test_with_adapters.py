@@ -186,6 +186,8 @@ def test_another_adapter_than_the_one_that_is_there(base, tmp_path):
     SFT(base, DEMONSTRATIONS, settings, run=tmp_path / "sft", progress=False).train()
     with pytest.raises(ConfigError, match=r"adapter.r: 8, but the model has an adapter already, whose is 4"):
         ppo(tmp_path / "sft", adapter=LORA | {"r": 8})
+    with pytest.raises(ConfigError, match=r"adapter.target_modules: .*q_proj"):
+        ppo(tmp_path / "sft", adapter={"target_modules": ".*q_proj"})
     with pytest.raises(ConfigError, match="num_layers_unfrozen: not used with a policy that has an adapter already"):
         ppo(tmp_path / "sft", num_layers_unfrozen=1)
     recipe = json.dumps(ppo(tmp_path / "sft").config.resolved())

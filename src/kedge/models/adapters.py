@@ -9,6 +9,7 @@ Saved as PEFT saves them: the adapter alone, with the name of its base. ``PeftMo
 
 import copy
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch._guards import detect_fake_mode
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from kedge.config.settings import nearest
 from kedge.errors import ConfigError, ModelError
@@ -27,8 +29,12 @@ PREFIX = "base_model.model."
 """Of the names in PEFT's files: of the base within the model around it."""
 
 METHODS = ("lora", "ia3", "loha", "lokr")
-WHOLE = ("modules_to_save", "trainable_token_indices")
-"""Settings of PEFT's by which parts of the base are trained as a whole; here the base is shared, and stays as it is."""
+WHOLE = (
+    "modules_to_save", "trainable_token_indices", "lora_bias", "layer_replication", "alora_invocation_tokens",
+    "arrow_config",
+)  # fmt: skip
+"""Settings of PEFT's by which more than an adapter is trained or built, or one that cannot be merged; here the base is
+shared, and stays as it is."""
 
 INITS = (True, False, "gaussian", "orthogonal")
 """First weights of LoRA that leave the base alone."""
@@ -41,6 +47,9 @@ OWN = (
 
 HEADS = ("score", "classifier")
 """A reward model's, which are trained beside an adapter and saved with it."""
+
+REFUSALS = (ValueError, TypeError, AttributeError, LookupError, AssertionError, RuntimeError, ImportError, re.error)
+"""What PEFT raises where it is given what does not fit."""
 
 Settings = Mapping[str, Any]
 
@@ -74,9 +83,7 @@ def peft_config(settings: Settings) -> Any:
             'roles share; take it out, or say "gaussian" or "orthogonal"'
         )
     if setting := _trains_base(config):
-        raise ConfigError(
-            f"adapter.{setting}: parts of the base would be trained, which other roles share; take it out"
-        )
+        raise ConfigError(f"adapter.{setting}: not used here, where other roles share the base; take it out")
     return config
 
 
@@ -94,19 +101,24 @@ def add_adapter(model: PreTrainedModel, settings: Settings, *, seed: int, frozen
     """
     peft, config = _peft(), peft_config(settings)
     name = model.name_or_path or ""
+    if Path(name).parent.parent.name == "checkpoints":
+        raise ConfigError(f"adapter: its base, {name}, is a checkpoint, which a run deletes; end that run, or copy it")
     config.base_model_name_or_path = str(Path(name).resolve()) if name and Path(name).is_dir() else name
     left_out = [head for head in HEADS if hasattr(model, head)]  # trained as they are
     left_out += [name for name, module in model.named_modules() if any(module in layer.modules() for layer in frozen)]
-    if left_out and isinstance(config.exclude_modules, str):
-        raise ConfigError("adapter.exclude_modules: a list of names, and no pattern, where others are left out too")
-    config.exclude_modules = [*(config.exclude_modules or ()), *left_out] or None
+    if left_out:
+        if isinstance(config.exclude_modules, str):
+            raise ConfigError("adapter.exclude_modules: a list of names, and no pattern, where others are left out too")
+        config.exclude_modules = [*(config.exclude_modules or ()), *left_out]
     outline = detect_fake_mode(list(model.parameters()))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
         try:
             peft.inject_adapter_in_model(config, model)
-        except ValueError as error:
-            raise ConfigError(f"adapter.target_modules: {error}") from None
+        except REFUSALS as error:
+            key = ".target_modules" if "target" in str(error).lower() else ""
+            more = ' ("all-linear" takes all linear layers)' if "Please specify" in str(error) else ""
+            raise ConfigError(f"adapter{key}: {error}{more}") from None
     if layer := _tied(model):
         raise ConfigError(f"adapter.target_modules: {layer} shares its weight with another module; take it out")
     train_adapter(model)
@@ -123,6 +135,9 @@ def train_adapter(model: nn.Module) -> None:
     model.requires_grad_(False)
     for layer in model.modules():
         if isinstance(layer, _peft().tuners.tuners_utils.BaseTunerLayer):
+            if layer.merged:
+                layer.unmerge()
+            layer.enable_adapters(True)
             layer.set_adapter(_name(model))
     for name, weight in model.named_parameters():
         if _is_head(name):
@@ -137,7 +152,7 @@ def adapter_of(model: nn.Module) -> Any:
     return next(iter(getattr(model, "peft_config", {}).values()), None)
 
 
-def refuse_other_adapter(model: nn.Module, settings: Settings) -> None:
+def refuse_other_adapter(model: PreTrainedModel, settings: Settings) -> None:
     """Raise where a model's adapter is not what the settings say.
 
     Raises:
@@ -147,8 +162,8 @@ def refuse_other_adapter(model: nn.Module, settings: Settings) -> None:
     for name, wanted in settings.items():
         there = _method(config) if name == "method" else getattr(config, name, None)
         if isinstance(there, set):  # the modules that were meant, by name
-            there = sorted(there)
-            wanted = there if isinstance(wanted, str) else sorted(wanted)
+            there = sorted(there if not isinstance(wanted, str) else _adapted(model))
+            wanted = sorted(_meant(model, wanted) if isinstance(wanted, str) else wanted)
         if there != wanted:
             raise ConfigError(
                 f"adapter.{name}: {wanted!r}, but the model has an adapter already, whose is {there!r}; take it out, "
@@ -211,7 +226,7 @@ def attach(model: PreTrainedModel, folder: str | Path, *, headless: bool = False
         )
     try:
         peft.inject_adapter_in_model(config, model)
-    except ValueError as error:
+    except REFUSALS as error:
         raise ModelError(f"{folder}: the adapter does not fit its base: {error}") from None
     if name := _tied(model):
         raise ModelError(f"{folder}: an adapter of {name}, which shares its weight with another module")
@@ -300,6 +315,24 @@ def _state(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, T
         model, state_dict=dict(weights), adapter_name=_name(model), save_embedding_layers=False
     )
     return found | heads
+
+
+def _adapted(model: nn.Module) -> list[str]:
+    layers = _peft().tuners.tuners_utils.BaseTunerLayer
+    return [name for name, module in model.named_modules() if isinstance(module, layers)]
+
+
+def _meant(model: PreTrainedModel, pattern: str) -> list[str]:
+    """The layers of a model with an adapter that a pattern is for; ``all-linear``: all but the head."""
+    layers, inner, found = _peft().tuners.tuners_utils.BaseTunerLayer, tuple(f"{n}." for n in _adapted(model)), []
+    for name, module in model.named_modules():
+        base = module.get_base_layer() if isinstance(module, layers) else module
+        if name.startswith(inner) or _is_head(name) or base is model.get_output_embeddings():
+            continue
+        linear = isinstance(base, nn.Linear | Conv1D)
+        if linear if pattern == "all-linear" else linear and re.fullmatch(pattern, name):
+            found.append(name)
+    return found
 
 
 def _trains_base(config: Any) -> str | None:

@@ -22,7 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 from kedge.data.encode import Tokenizer, encode_whole
 from kedge.data.records import Text
 from kedge.errors import ModelError
-from kedge.models.adapters import HEADS, attach, base_of, merge
+from kedge.models.adapters import HEADS, adapter_of, attach, base_of, merge
 from kedge.models.batch import attention, by_token_budget, padded
 from kedge.models.device import Device, pick_device
 from kedge.models.head import trunk_of
@@ -152,7 +152,7 @@ class Classifier(RewardModel):
         return self.head(hidden[_last(lengths)].to(self.head.weight.dtype)).squeeze(-1).float()
 
     def copied_as(self, kind: type[Scalar]) -> Scalar:
-        return kind.from_trunk_of(copy.deepcopy(self.model)).requires_grad_(True)
+        return kind.from_trunk_of(_whole(copy.deepcopy(self.model))).requires_grad_(True)
 
     def write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         write_weights(self.model, folder, weights)
@@ -180,7 +180,9 @@ class TrunkAndHead(RewardModel):
         return self.model(tokens)[_last(lengths)]
 
     def copied_as(self, kind: type[Scalar]) -> Scalar:
-        return kind.like(self.model).requires_grad_(True)
+        copied = kind.like(self.model).requires_grad_(True)
+        _whole(copied.trunk)
+        return copied
 
     def write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         self.model.write(folder, weights)
@@ -188,6 +190,13 @@ class TrunkAndHead(RewardModel):
 
     def load_weights(self, folder: Path) -> None:
         self.model.load_weights(folder)
+
+
+def _whole(model: PreTrainedModel) -> PreTrainedModel:
+    """With its adapter, where it has one, as a part of its weights."""
+    if adapter_of(model) is not None:
+        merge(model)
+    return model
 
 
 def adapted_part(model: RewardModel) -> PreTrainedModel:

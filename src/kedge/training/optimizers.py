@@ -72,5 +72,5 @@ def built(name: str, groups: Sequence[dict[str, Any]], *, weight_decay: float, g
         how = {"fused": True} | how
     try:
         return kind(groups, **how)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"optimizer: {kind.__name__}: {error}") from None
