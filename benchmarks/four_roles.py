@@ -93,6 +93,8 @@ def kedge(way: str, model: str, arguments: argparse.Namespace) -> dict[str, Any]
             "target_kl": "none", "samples_per_step": 0, "device": "cpu",
             "critic": "separate" if way == "separate" else "shared",
         }  # fmt: skip
+        if arguments.micro_batch_tokens:
+            settings["micro_batch_tokens"] = arguments.micro_batch_tokens
         if "lora" in way:
             add_adapter(adapted_part(reward), LORA, seed=1)
             settings["adapter"] = LORA
@@ -148,6 +150,7 @@ def main() -> None:
     parser.add_argument("--response", type=int, default=RESPONSE)
     parser.add_argument("--episodes", type=int, default=EPISODES)
     parser.add_argument("--updates", type=int, default=UPDATES)
+    parser.add_argument("--micro-batch-tokens", type=int, default=0, help="kedge's; by default as it chooses")
     parser.add_argument("--child", nargs=2, metavar=("WAY", "MODEL"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(2)
@@ -161,7 +164,8 @@ def main() -> None:
             runs: dict[str, list[dict[str, Any]]] = {}
             for _ in range(arguments.rounds):
                 for way in arguments.ways:
-                    own = [sys.executable, __file__, "--child", way, model, *sizes(arguments)]
+                    how = ["--micro-batch-tokens", str(arguments.micro_batch_tokens)]
+                    own = [sys.executable, __file__, "--child", way, model, *sizes(arguments), *how]
                     runs.setdefault(way, []).append(measured(own))
                 for other in arguments.peers:
                     runs.setdefault(other, []).append(peer(other, model, arguments))
