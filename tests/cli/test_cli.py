@@ -6,10 +6,12 @@ import re
 import shutil
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM
 
 from kedge import cli
 from kedge.models.language_model import load_language_model
+from kedge.models.reward_model import load_reward_model
 from kedge.sampling.local.engine import Engine
 from kedge.sampling.settings import Sampling
 
@@ -290,6 +292,30 @@ def test_a_gpus_memory_grows_in_one_piece_where_nothing_was_chosen(kedge, monkey
         monkeypatch.setenv(name, value)
     kedge("--version")
     assert {name: os.environ[name] for name in names if name in os.environ} == chosen | then
+
+
+def test_an_adapters_run_exported(kedge, world):
+    """As it was trained, or merged: then plain transformers gives what the run's own model gives."""
+    adapter = 'adapter={method="lora",target_modules="all-linear"}'
+    for stage in ("sft", "reward"):
+        assert kedge(stage, "r.toml", f"{stage}.{adapter}", f"{stage}.learning_rate=1e-2")[0] == 0
+    status, out, _ = kedge("export", "runs/r-sft", "alone")
+    assert (status, out.strip()) == (0, "alone: the adapter alone; --merge makes it a whole model")
+    assert not (world / "alone/config.json").exists()
+    assert kedge("export", "runs/r-sft", "whole", "--merge")[1].strip() == "whole: a whole model"
+    trained = load_language_model("runs/r-sft", device="cpu", merged=False)
+    tokens = torch.arange(5, 15)[None]
+    with torch.no_grad():
+        plain = AutoModelForCausalLM.from_pretrained("whole")(tokens).logits
+        assert torch.allclose(plain, trained.model(tokens).logits, atol=1e-4)
+        assert not torch.allclose(plain, AutoModelForCausalLM.from_pretrained("model")(tokens).logits, atol=1e-2)
+    status, _, err = kedge("export", "runs/r-sft", "whole", "--merge")
+    assert (status, "whole: there is something already" in err) == (2, True)
+    assert kedge("export", "runs/r-reward", "whole", "--merge", "--overwrite")[0] == 0
+    text = ["the cat"]
+    assert load_reward_model("whole", device="cpu").score(text) == pytest.approx(
+        load_reward_model("runs/r-reward", device="cpu").score(text), abs=1e-4
+    )
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "ppo", "evaluate"])

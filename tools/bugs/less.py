@@ -91,8 +91,8 @@ LESS = [
     Mutant(
         "base-is-trained-beside-its-adapter",
         ADAPTERS,
-        "    model.requires_grad_(False)\n    for layer in model.modules():",
-        "    for layer in model.modules():",
+        "    model.requires_grad_(False)\n    for layer in _adapted",
+        "    for layer in _adapted",
         ADAPTER_TESTS,
         "the base moves, and only the adapter is kept",
     ),

@@ -133,12 +133,11 @@ def train_adapter(model: nn.Module) -> None:
     """Of a model with an adapter train that and nothing else; in float32, in whatever the base is held, for small steps
     vanish in less."""
     model.requires_grad_(False)
-    for layer in model.modules():
-        if isinstance(layer, _peft().tuners.tuners_utils.BaseTunerLayer):
-            if layer.merged:
-                layer.unmerge()
-            layer.enable_adapters(True)
-            layer.set_adapter(_name(model))
+    for layer in _adapted(model).values():
+        if layer.merged:
+            layer.unmerge()
+        layer.enable_adapters(True)
+        layer.set_adapter(_name(model))
     for name, weight in model.named_parameters():
         if _is_head(name):
             weight.requires_grad_(True)
@@ -273,12 +272,10 @@ def read_adapter(model: PreTrainedModel, folder: Path, *, headless: bool = False
 
 def merge(model: PreTrainedModel) -> None:
     """Make a model with an adapter one without, that gives the same; in place."""
-    layers = _peft().tuners.tuners_utils.BaseTunerLayer
-    for name, layer in [*model.named_modules()]:
-        if isinstance(layer, layers):
-            layer.merge()
-            parent, _, attribute = name.rpartition(".")
-            setattr(model.get_submodule(parent), attribute, layer.get_base_layer())
+    for name, layer in _adapted(model).items():
+        layer.merge()
+        parent, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(parent), attribute, layer.get_base_layer())
     del model.peft_config
 
 
@@ -317,16 +314,18 @@ def _state(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, T
     return found | heads
 
 
-def _adapted(model: nn.Module) -> list[str]:
+def _adapted(model: nn.Module) -> dict[str, Any]:
+    """The layers that have an adapter, by name."""
     layers = _peft().tuners.tuners_utils.BaseTunerLayer
-    return [name for name, module in model.named_modules() if isinstance(module, layers)]
+    return {name: module for name, module in model.named_modules() if isinstance(module, layers)}
 
 
 def _meant(model: PreTrainedModel, pattern: str) -> list[str]:
     """The layers of a model with an adapter that a pattern is for; ``all-linear``: all but the head."""
-    layers, inner, found = _peft().tuners.tuners_utils.BaseTunerLayer, tuple(f"{n}." for n in _adapted(model)), []
+    layers, found = _adapted(model), []
+    inner = tuple(f"{name}." for name in layers)
     for name, module in model.named_modules():
-        base = module.get_base_layer() if isinstance(module, layers) else module
+        base = layers[name].get_base_layer() if name in layers else module
         if name.startswith(inner) or _is_head(name) or base is model.get_output_embeddings():
             continue
         linear = isinstance(base, nn.Linear | Conv1D)
@@ -344,15 +343,18 @@ def _trains_base(config: Any) -> str | None:
 
 def _tied(model: nn.Module) -> str | None:
     """A layer with an adapter whose weight is another module's too: merged, it would change that one."""
-    layers = _peft().tuners.tuners_utils.BaseTunerLayer
     users: dict[int, int] = {}
     for module in model.modules():
         for weight in module.parameters(recurse=False):
             users[id(weight)] = users.get(id(weight), 0) + 1
-    for name, layer in model.named_modules():
-        if isinstance(layer, layers) and any(users[id(w)] > 1 for w in layer.get_base_layer().parameters()):
-            return name
-    return None
+    return next(
+        (
+            name
+            for name, layer in _adapted(model).items()
+            if any(users[id(w)] > 1 for w in layer.get_base_layer().parameters())
+        ),
+        None,
+    )
 
 
 def _is_head(name: str) -> bool:
