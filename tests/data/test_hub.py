@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from kedge.data import hub
 from kedge.data.files import read_rows
 from kedge.errors import DataError, ModelError
-from kedge.models.language_model import load_config, load_tokenizer
+from kedge.models.loading import load_config, load_tokenizer
 
 
 @pytest.fixture

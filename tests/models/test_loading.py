@@ -9,7 +9,8 @@ from kedge import PPO, RewardModeling, cli
 from kedge.errors import ModelError
 from kedge.evaluation import evaluate as evaluating
 from kedge.inspection.plan import Plan
-from kedge.models.language_model import load_config, load_language_model
+from kedge.models.language_model import load_language_model
+from kedge.models.loading import load_config
 from kedge.models.reward_model import load_reward_model, new_reward_model
 from kedge.recipes.fitting import plans
 from kedge.recipes.jobs import Evaluating

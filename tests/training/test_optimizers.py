@@ -75,7 +75,54 @@ def test_a_step_that_ran_over_is_taken_back():
     assert not region._before  # nothing is held between updates
 
 
-@pytest.mark.parametrize("name", ["rmsprop", "sgd", "adafactor", "torch.optim.NAdam"])
+def test_muon_is_for_matrices_and_adamw_for_all_else():
+    """Two steps: those of PyTorch's two optimizers, each on its weights, in one group."""
+    torch.manual_seed(0)
+    start = [torch.randn(4, 6), torch.randn(6), torch.randn(8, 4)]
+    gradients = [[torch.randn_like(weight) for weight in start] for _ in range(2)]
+    matrix, norm, embedding = ours = [torch.nn.Parameter(weight.clone()) for weight in start]
+    group = {"params": ours, "lr": 0.1, "matrices": [matrix]}
+    config = TrainingConfig(optimizer="muon", weight_decay=0.01, optimizer_args={"momentum": 0.8, "betas": [0.5, 0.9]})
+    optimizer = make_optimizer([group], config)
+    theirs = [torch.nn.Parameter(weight.clone()) for weight in start]
+    muon = torch.optim.Muon(theirs[:1], 0.1, weight_decay=0.01, momentum=0.8, adjust_lr_fn="match_rms_adamw")
+    adamw = torch.optim.AdamW(theirs[1:], 0.1, betas=(0.5, 0.9), eps=1e-5, weight_decay=0.01)
+    for step in gradients:
+        for weights in (ours, theirs):
+            for weight, gradient in zip(weights, step, strict=True):
+                weight.grad = gradient.clone()
+        for each in (optimizer, muon, adamw):
+            each.step()
+    assert all(map(torch.equal, ours, theirs))
+    assert len(optimizer.param_groups) == 1
+
+
+def test_what_muon_is_for(tiny_lm):
+    lm = tiny_lm("llama")
+    names = {id(weight): name for name, weight in lm.model.named_parameters()}
+    found = {names[id(weight)].rpartition("layers.0.")[2] for weight in lm.group(1.0)["matrices"]}
+    layer = {f"self_attn.{name}_proj.weight" for name in "qkvo"} | {
+        f"mlp.{name}_proj.weight" for name in ("gate", "up", "down")
+    }
+    assert {name for name in found if "layers." not in name} == layer
+    assert not any("embed" in name or "head" in name or "norm" in name for name in found)
+
+
+def test_states_in_eight_bits(tiny_lm):
+    pytest.importorskip("bitsandbytes")
+    weight = torch.nn.Parameter(torch.zeros(64, 128))
+    optimizer = make_optimizer([{"params": [weight], "lr": 0.01}], TrainingConfig(optimizer="adamw_8bit"))
+    weight.grad = torch.linspace(-1, 1, 64 * 128).view(64, 128)
+    optimizer.step()
+    assert optimizer.state[weight]["state1"].dtype == torch.uint8
+    assert torch.allclose(
+        weight[weight.grad.abs() > 0.01], -0.01 * weight.grad.sign()[weight.grad.abs() > 0.01], rtol=0.01
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["rmsprop", "sgd", "adafactor", "torch.optim.NAdam", "muon", "adamw_8bit", "optimi.AdamW"]
+)
 def test_ppo_resumed_is_uninterrupted(make_ppo, tmp_path, vector, name):
     settings = {"steps": 4, "checkpoint_every": 2, "optimizer": name, "target_kl": 0.001, "learning_rate": 0.05}
     settings |= {"optimizer_args": {"momentum": 0.5}} if name in ("sgd", "rmsprop") else {}

@@ -23,7 +23,8 @@ def export(
     if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]) and not overwrite:
         raise KedgeError(f"{folder}: there is something already; choose another folder, or --overwrite")
     from kedge.models.adapters import adapter_of
-    from kedge.models.language_model import holds_model, load_language_model
+    from kedge.models.language_model import load_language_model
+    from kedge.models.loading import holds_model
     from kedge.models.reward_model import adapted_part, load_reward_model
     from kedge.models.role import Role
     from kedge.storage.writing import whole_folder

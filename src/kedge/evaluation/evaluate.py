@@ -21,7 +21,8 @@ from kedge.evaluation.samples import sample_rows
 from kedge.models.device import Device
 from kedge.models.forward import forward_tokens
 from kedge.models.head import vocabulary_rows
-from kedge.models.language_model import DType, LanguageModel, load_language_model
+from kedge.models.language_model import LanguageModel, load_language_model
+from kedge.models.loading import DType
 from kedge.parallel import ALONE, Processes
 from kedge.rewards.build import RewardLike, build_reward, refuse_missing_columns
 from kedge.rewards.foreign import TrainerState

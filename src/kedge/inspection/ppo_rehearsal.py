@@ -18,7 +18,8 @@ from kedge.inspection.rehearsal import Phase, Rehearsal, on_paper, padded_size, 
 from kedge.models.batch import by_token_budget, padded
 from kedge.models.forward import forward_tokens
 from kedge.models.head import hidden_size, vocabulary_rows
-from kedge.models.language_model import LanguageModel, find, load_config, load_tokenizer, max_positions
+from kedge.models.language_model import LanguageModel, max_positions
+from kedge.models.loading import find, load_config, load_tokenizer
 from kedge.models.outline import outlined_language_model, outlined_reward_model
 from kedge.models.recompute import recomputing
 from kedge.models.reward_model import RewardModel
@@ -42,6 +43,7 @@ LEFT_OUT = {
     "device",
     "dtype",
     "attn_implementation",
+    "quantization",
     "eval_every",
     "checkpoint_every",
     "keep_last",
@@ -112,7 +114,10 @@ class PPORehearsal(Rehearsal):
             "trust_remote_code": config.trust_remote_code,
             "attn_implementation": config.attn_implementation,
         }
-        policy = outlined_language_model(work.policy, ledger.fake, tokenizer=work.tokenizer, dtype=config.dtype, **how)
+        policy = outlined_language_model(
+            work.policy, ledger.fake, tokenizer=work.tokenizer, dtype=config.dtype, quantization=config.quantization,
+            **how,
+        )  # fmt: skip
         sizes = [len(encode_prompt(policy.tokenizer, p.text, origin=p.origin)) for p in work.prompts]
         longest = max(sizes) + config.response_length
         chosen = choose_micro_batch(policy.model.config, machine.device, machine.total, longest)

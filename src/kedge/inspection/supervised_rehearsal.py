@@ -18,7 +18,8 @@ from kedge.inspection.rehearsal import Phase, Rehearsal, on_paper, without_trial
 from kedge.models.batch import by_token_budget, padded
 from kedge.models.forward import forward_tokens
 from kedge.models.head import vocabulary_rows
-from kedge.models.language_model import find, load_config, load_tokenizer, max_positions
+from kedge.models.language_model import max_positions
+from kedge.models.loading import find, load_config, load_tokenizer
 from kedge.models.outline import outlined_language_model, outlined_reward_model
 from kedge.models.recompute import enable_recomputing
 from kedge.models.reward_model import adapted_part
@@ -185,8 +186,8 @@ class SupervisedRehearsal(Rehearsal):
         self.config = config = config.with_micro_batch(chosen)
         if config.gradient_checkpointing:
             enable_recomputing(trunk)
-        trained = [weight for weight in self.module.parameters() if weight.requires_grad]
-        self._optimizer = make_optimizer([{"params": trained, "lr": 1.0}], config)
+        role = self.scorer if work.pairs else self.lm
+        self._optimizer = make_optimizer([role.group(1.0)], config)
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:

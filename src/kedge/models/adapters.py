@@ -23,6 +23,7 @@ from transformers.pytorch_utils import Conv1D
 
 from kedge.config.settings import nearest
 from kedge.errors import ConfigError, ModelError
+from kedge.models.quantized import values
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -277,6 +278,7 @@ def merge(model: PreTrainedModel) -> None:
         parent, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(parent), attribute, layer.get_base_layer())
     del model.peft_config
+    model.name_or_path = ""  # what stands there is another model now
 
 
 def share_base(module: nn.Module, other: nn.Module) -> None:
@@ -294,9 +296,14 @@ def share_base(module: nn.Module, other: nn.Module) -> None:
     for owner_name, owner in module.named_modules():
         for name, weight in [*owner.named_parameters(recurse=False)]:
             same = known.get(_plain(f"{owner_name}.{name}"))
-            if same is None or same.dtype != weight.dtype or same.shape != weight.shape:
+            if (
+                same is None
+                or type(same) is not type(weight)
+                or same.dtype != weight.dtype
+                or same.shape != weight.shape
+            ):
                 continue
-            if alike if outlined else torch.equal(same, weight):
+            if alike if outlined else torch.equal(values(same), values(weight)):
                 owner._parameters[name] = same
 
 

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from kedge.errors import ConfigError
 from kedge.models.head import agree, in_eval_mode, last_hidden, trunk_of, vocabulary_rows
+from kedge.models.quantized import can_be_trained
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -129,10 +130,10 @@ def freeze_bottom(model: PreTrainedModel, unfrozen: int) -> Bottom | None:
             f"num_layers_unfrozen: {unfrozen} leaves none of the {len(layers)} layers of {name} frozen; at most "
             f"{len(layers) - 1}, or take it out"
         )
-    for layer in layers[-unfrozen:]:
-        layer.requires_grad_(True)  # a training before this one may have frozen some
+    for weight in (weight for layer in layers[-unfrozen:] for weight in layer.parameters() if can_be_trained(weight)):
+        weight.requires_grad_(True)  # a training before this one may have frozen some
     first = next(iter(layers[-unfrozen].parameters()))
-    before = list(itertools.takewhile(lambda weight: weight is not first, trunk.parameters()))
+    before = list(filter(can_be_trained, itertools.takewhile(lambda weight: weight is not first, trunk.parameters())))
     for weight in before:  # embeddings and layers, as they are registered; and a norm behind the layers, now and then
         weight.requires_grad_(False)
     bottom = bottom_of(model, unfrozen)

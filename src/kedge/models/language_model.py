@@ -5,37 +5,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
-import kedge.models.lstm  # noqa: F401, so that transformers' Auto classes know it
 from kedge.config.settings import several
 from kedge.data.encode import Tokenizer
-from kedge.data.hub import asked_if_it_answers
 from kedge.errors import ModelError
-from kedge.models.adapters import CONFIG_FILE, adapter_of, attach, base_of, merge, read_adapter, write_adapter
+from kedge.models.adapters import base_of
 from kedge.models.bottom import Bottom, copy_of_trained, hidden_of
-from kedge.models.device import Device, logits_at_a_time, pick_device, total_memory
+from kedge.models.device import Device, logits_at_a_time, total_memory
 from kedge.models.head import OutputHead, output_head, trunk_of, vocabulary_rows
-from kedge.models.role import Role
-from kedge.runs.progress import say
-from kedge.storage.checkpoints import last_whole
-from kedge.storage.writing import old_of
-
-DType = Literal["auto", "float32", "bfloat16", "float16"]
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "vocab.json",
-    "spiece.model",
-    "vocab.txt",
+from kedge.models.loading import (
+    DType,
+    copy_weights,
+    find_and_tell,
+    load_tokenizer,
+    open_model,
+    refuse_missing_weights,
+    write_weights,
 )
+from kedge.models.quantized import Quantization
+from kedge.models.role import Role
 
 SAMPLING_DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "min_p": None, "typical_p": 1.0}
 
@@ -131,6 +124,7 @@ def load_language_model(
     dtype: DType = "auto",
     trust_remote_code: bool = False,
     attn_implementation: str | None = None,
+    quantization: Quantization | None = None,
     merged: bool = True,
 ) -> LanguageModel:
     """Load a causal language model by hub id or folder (a run folder stands for the ``policy`` in it; one of PEFT's for
@@ -144,6 +138,7 @@ def load_language_model(
         dtype: ``auto`` is float32: PPO's small steps vanish in bfloat16.
         trust_remote_code: run code that the model brings.
         attn_implementation: transformers' name of it.
+        quantization: ``nf4`` or ``int8``: hold linear layers in four or eight bits a weight, which are not trained.
         merged: an adapter becomes a part of the weights; False: it stays one, to be trained further.
 
     Raises:
@@ -152,18 +147,15 @@ def load_language_model(
     """
     folder = find_and_tell(source, "policy")
     loaded_tokenizer = load_tokenizer(tokenizer or folder, key="tokenizer", trust_remote_code=trust_remote_code)
-    how: dict[str, Any] = {"trust_remote_code": trust_remote_code, "attn_implementation": attn_implementation}
-    base = base_of(folder)
-    model, info = load_weights(AutoModelForCausalLM, base, dtype, **how)
-    if base != folder:
+    model, missing = open_model(
+        AutoModelForCausalLM, folder, dtype=dtype, device=device, merged=merged, quantization=quantization,
+        trust_remote_code=trust_remote_code, attn_implementation=attn_implementation,
+    )  # fmt: skip
+    if base_of(folder) != folder:
         read_generation_settings(model, folder)
-        attach(model, folder)
-        if merged:
-            merge(model.requires_grad_(True))
     refuse_missing_weights(
-        info, source, "it is no causal language model (a reward model or a critic has no output head)"
+        missing, source, "it is no causal language model (a reward model or a critic has no output head)"
     )
-    model.to(pick_device(device))  # type: ignore[arg-type]
     return wrap(model, loaded_tokenizer, stop_tokens, source)
 
 
@@ -184,134 +176,10 @@ def wrap(
     return LanguageModel(model, tokenizer, _eos_ids(model, tokenizer, stop_tokens))
 
 
-def load_tokenizer(source: str | Path, *, key: str, trust_remote_code: bool = False) -> Tokenizer:
-    """Load a tokenizer by hub id or folder; ``key`` is the setting that names another one, for the message.
-
-    Raises:
-        ModelError: none there.
-    """
-    folder = Path(source).expanduser()
-    source = folder if folder.is_dir() else source
-    if folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise ModelError(f"{source}: no tokenizer in this folder; save it there, or name one with {key}=...")
-    try:
-        with asked_if_it_answers(source):
-            return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        _refuse_remote_code(error, source)
-        raise ModelError(f"{source}: cannot load a tokenizer: {_first_line(error)}{_offline_hint(source)}") from error
-
-
-def load_config(source: str | Path, *, trust_remote_code: bool = False) -> Any:
-    """A model's configuration by hub id or folder.
-
-    Raises:
-        ModelError: not found, or no network.
-    """
-    source = base_of(source)
-    try:
-        with asked_if_it_answers(source):
-            return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, ImportError) as error:
-        _refuse_remote_code(error, source)
-        what = f"{source}: cannot read the model's configuration: {_first_line(error)}"
-        raise ModelError(what + _offline_hint(source)) from error
-
-
 def read_generation_settings(model: PreTrainedModel, folder: str | Path) -> None:
     """Those beside an adapter, in place of its base's: the EOS ids in force, and how to draw."""
     if (Path(folder) / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
-
-
-def load_weights(auto_class: Any, source: str | Path, dtype: DType, **kwargs: Any) -> tuple[PreTrainedModel, dict]:
-    """``from_pretrained`` with its report of missing and misshapen weights, and its errors made readable.
-
-    Raises:
-        ModelError: not found, no network, or weights of another shape.
-    """
-    torch_dtype = torch.float32 if dtype == "auto" else getattr(torch, dtype)
-    given = {name: value for name, value in kwargs.items() if value is not None}
-    try:
-        with asked_if_it_answers(source):
-            loaded: tuple[PreTrainedModel, dict] = auto_class.from_pretrained(
-                source, dtype=torch_dtype, output_loading_info=True, **given
-            )
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        _refuse_remote_code(error, source)
-        raise ModelError(f"{source}: cannot load the model: {_first_line(error)}{_offline_hint(source)}") from error
-    except RuntimeError as error:
-        if "size mismatch" not in str(error) and "mismatched" not in str(error):
-            raise
-        raise ModelError(f"{source}: weights of another shape than its configuration says: {error}") from error
-    return loaded
-
-
-def write_weights(model: PreTrainedModel, folder: Path, weights: Mapping[str, Tensor]) -> None:
-    """Write a model's weights as a Hugging Face folder; of one with an adapter that alone, as PEFT does."""
-    if adapter_of(model) is None:
-        model.save_pretrained(folder, state_dict=dict(weights))
-    else:
-        write_adapter(model, folder, weights)
-
-
-def copy_weights(model: PreTrainedModel, auto_class: Any, folder: Path) -> None:
-    """Copy into ``model`` what :func:`write_weights` wrote of one like it: loaded with ``auto_class``, every weight.
-
-    Raises:
-        ModelError: weights missing or misshapen.
-    """
-    if adapter_of(model) is not None:
-        read_adapter(model, folder)
-        return
-    loaded, info = load_weights(auto_class, folder, _dtype_name(model.dtype))
-    refuse_missing_weights(info, folder, "the saved model is incomplete")
-    model.load_state_dict(loaded.state_dict())
-
-
-def refuse_missing_weights(info: dict, source: object, meaning: str) -> None:
-    """Raise where ``from_pretrained`` had to invent weights.
-
-    Raises:
-        ModelError: naming them.
-    """
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise ModelError(f"{source}: weights missing: {', '.join(missing[:4])}; {meaning}")
-
-
-def find_and_tell(source: str | Path, part: str) -> str:
-    """:func:`find`, which says so where it had to take a checkpoint of a run that is not at its end."""
-    found = Path(find(source, part))
-    if found.parent.parent.name == "checkpoints" and Path(source).expanduser() == found.parent.parent.parent:
-        say(f"{source}: the run is not at its end; {part} is that of its last checkpoint, {found.parent.name}")
-    return str(found)
-
-
-def find(source: str | Path, part: str) -> str:
-    """``source``, or the folder ``part`` inside it where ``source`` is a run folder: its result, or that of its last
-    whole checkpoint.
-
-    Raises:
-        ModelError: it looks like a path and there is nothing.
-    """
-    path = Path(source).expanduser()
-    for result in (path / part, old_of(path / part)):
-        if holds_model(result):
-            return str(result)
-    if (path / "recipe.toml").is_file() and (kept := last_whole(path, part)):
-        return str(kept / part)
-    looks_like_a_path = str(source).startswith((".", "/", "~", "runs/")) or str(source).count("/") > 1
-    if looks_like_a_path and not path.exists():
-        raise ModelError(f"{source}: no such folder")
-    if path.is_dir() and not holds_model(path):
-        raise ModelError(f"{source}: neither a model folder (no config.json) nor a run with a {part}/ in it")
-    return str(path) if path.is_dir() else str(source)
-
-
-def holds_model(folder: Path) -> bool:
-    """Whether a folder holds a model, or an adapter of one."""
-    return (folder / "config.json").is_file() or (folder / CONFIG_FILE).is_file()
 
 
 def max_positions(config: Any) -> int | None:
@@ -348,25 +216,3 @@ def _eos_ids(model: PreTrainedModel, tokenizer: Tokenizer, stop_tokens: Sequence
             raise ModelError(f"stop_tokens: {token!r} is not one token of this tokenizer; use stop_strings for text")
         found.append(vocabulary[token])
     return tuple(token for token in dict.fromkeys(found) if token < vocabulary_rows(model))
-
-
-def _dtype_name(dtype: torch.dtype) -> Any:
-    return str(dtype).removeprefix("torch.")
-
-
-def _refuse_remote_code(error: Exception, source: object) -> None:
-    if isinstance(error, ValueError) and "trust_remote_code" in str(error):
-        raise ModelError(
-            f"{source}: the model brings code of its own, which is not run unbidden; read it, and then set "
-            "trust_remote_code=true"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def _offline_hint(source: str | Path) -> str:
-    if Path(source).exists():
-        return ""
-    return "; it is no local folder, so it must be a hub id: check the name and the network, or give a folder"

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
-from kedge.models.language_model import DType, LanguageModel, find, load_config, load_tokenizer, wrap
+from kedge.models.language_model import LanguageModel, wrap
+from kedge.models.loading import DType, find, load_config, load_tokenizer
+from kedge.models.quantized import LIBRARIES, Quantization, RemadeLinear, left_plain, quantization_of
 from kedge.models.reward_model import Classifier, RewardModel, TrunkAndHead, finished
 from kedge.models.scalar import ScalarModel
 
@@ -26,6 +29,7 @@ def outlined_language_model(
     dtype: DType = "auto",
     trust_remote_code: bool = False,
     attn_implementation: str | None = None,
+    quantization: Quantization | None = None,
 ) -> LanguageModel:
     """:func:`kedge.models.language_model.load_language_model` without the weights.
 
@@ -35,7 +39,8 @@ def outlined_language_model(
     folder = find(source, "policy")
     loaded = load_tokenizer(tokenizer or folder, key="tokenizer", trust_remote_code=trust_remote_code)
     config = load_config(folder, trust_remote_code=trust_remote_code)
-    model = _outlined(AutoModelForCausalLM, config, dtype, fake, trust_remote_code, attn_implementation)
+    held = quantization_of(folder) or quantization
+    model = _outlined(AutoModelForCausalLM, config, dtype, fake, trust_remote_code, attn_implementation, held)
     return wrap(model, loaded, stop_tokens, source)
 
 
@@ -49,6 +54,7 @@ def outlined_reward_model(
     dtype: DType = "auto",
     trust_remote_code: bool = False,
     attn_implementation: str | None = None,
+    quantization: Quantization | None = None,
 ) -> RewardModel:
     """A reward model, to be trained (``part="policy"``) or trained already, without the weights.
 
@@ -56,7 +62,8 @@ def outlined_reward_model(
         ModelError: not found, or no tokenizer.
     """
     folder = find(source, part)
-    config, how = load_config(folder, trust_remote_code=trust_remote_code), (trust_remote_code, attn_implementation)
+    config = load_config(folder, trust_remote_code=trust_remote_code)
+    how = (trust_remote_code, attn_implementation, quantization_of(folder) or quantization)
     model: PreTrainedModel | ScalarModel
     kind: type[RewardModel]
     own_head = (Path(folder) / ScalarModel.head_file).is_file()
@@ -70,7 +77,13 @@ def outlined_reward_model(
 
 
 def _outlined(
-    auto_class: Any, config: Any, dtype: DType, fake: Fake, trust_remote_code: bool, attention: str | None
+    auto_class: Any,
+    config: Any,
+    dtype: DType,
+    fake: Fake,
+    trust_remote_code: bool,
+    attention: str | None,
+    quantization: Quantization | None,
 ) -> PreTrainedModel:
     with fake:
         model: PreTrainedModel = auto_class.from_config(
@@ -80,4 +93,26 @@ def _outlined(
             # Another fused kernel, which may not be here, needs about what sdpa needs.
             attn_implementation=attention if attention in (None, "eager") else "sdpa",
         )
+        if quantization is not None:
+            model.config.quantization_config = {"quant_method": LIBRARIES[quantization]}
+            plain = left_plain(model)
+            for name, layer in [*model.named_modules()]:
+                if type(layer) is nn.Linear and name not in plain:
+                    parent, _, attribute = name.rpartition(".")
+                    setattr(model.get_submodule(parent), attribute, OutlinedLinear(layer, quantization))
     return model
+
+
+class OutlinedLinear(RemadeLinear):
+    """A quantised linear layer: as many bytes as it holds, and a weight of the right shape where it is made."""
+
+    def __init__(self, layer: nn.Linear, quantization: Quantization) -> None:
+        super().__init__(layer.in_features, layer.out_features, bias=False)
+        self.bias, self.dtype = layer.bias, layer.weight.dtype
+        count = layer.weight.numel()
+        # Constants: one byte for 64 numbers, or a number a row.
+        size = count // 2 + count // 64 if quantization == "nf4" else count + self.out_features * self.dtype.itemsize
+        self.weight = nn.Parameter(torch.empty(size, dtype=torch.uint8), requires_grad=False)
+
+    def made(self) -> Tensor:
+        return torch.empty(self.out_features, self.in_features, dtype=self.dtype)

@@ -22,22 +22,22 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 from kedge.data.encode import Tokenizer, encode_whole
 from kedge.data.records import Text
 from kedge.errors import ModelError
-from kedge.models.adapters import HEADS, adapter_of, attach, base_of, merge
+from kedge.models.adapters import HEADS, adapter_of, base_of, merge
 from kedge.models.batch import attention, by_token_budget, padded
-from kedge.models.device import Device, pick_device
-from kedge.models.head import trunk_of
-from kedge.models.language_model import (
+from kedge.models.device import Device
+from kedge.models.head import trunk_of, vocabulary_rows
+from kedge.models.language_model import max_positions
+from kedge.models.loading import (
     DType,
     copy_weights,
     find_and_tell,
     load_config,
     load_tokenizer,
-    load_weights,
-    max_positions,
+    open_model,
     refuse_missing_weights,
-    vocabulary_rows,
     write_weights,
 )
+from kedge.models.quantized import Quantization
 from kedge.models.role import Role
 from kedge.models.scalar import ScalarModel
 
@@ -218,33 +218,36 @@ def new_reward_model(
     dtype: DType = "auto",
     trust_remote_code: bool = False,
     attn_implementation: str | None = None,
+    quantization: Quantization | None = None,
+    merged: bool = True,
 ) -> RewardModel:
     """A reward model to be trained: the trunk of any model, with a fresh head.
+
+    Args:
+        source: as :func:`load_language_model` takes it, and with it the settings that are not here.
+        tokenizer: where the tokenizer is, when not beside the model.
+        max_length: longer texts lose their beginning, in tokens.
+        merged: an adapter becomes a part of the weights; False: it stays one, to be trained further.
 
     Raises:
         ModelError: not found, no tokenizer, or weights of the trunk missing.
     """
     folder = find_and_tell(source, "policy")
-    base = base_of(folder)
-    model: Any
-    how: dict[str, Any] = {"trust_remote_code": trust_remote_code, "attn_implementation": attn_implementation}
-    if type(load_config(base, trust_remote_code=trust_remote_code)) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        model, info = load_weights(AutoModelForSequenceClassification, base, dtype, num_labels=1, **how)
-        info["missing_keys"] = {key for key in info["missing_keys"] if not key.startswith(("score.", "classifier."))}
-        refuse_missing_weights(info, source, "the trunk is incomplete")
-        kind: type[RewardModel] = Classifier
+    how: dict[str, Any] = {
+        "dtype": dtype, "device": device, "merged": merged, "headless": True, "quantization": quantization,
+        "trust_remote_code": trust_remote_code, "attn_implementation": attn_implementation,
+    }  # fmt: skip
+    classified = _is_classified(folder, trust_remote_code)
+    if classified:
+        model, missing = open_model(AutoModelForSequenceClassification, folder, num_labels=1, **how)
+        missing = {name for name in missing if name.partition(".")[0] not in HEADS}
     else:
-        trunk, info = load_weights(AutoModel, base, dtype, **how)
-        refuse_missing_weights(info, source, "the trunk is incomplete")
-        kind, model = TrunkAndHead, ScalarModel(trunk)
-    if base != folder:  # what it was taught by an adapter becomes its own
-        taught = adapted_part(kind(model, None, None))
-        attach(taught, folder, headless=True)
-        merge(taught)
-        model.requires_grad_(True)
-    model.to(pick_device(device))
+        model, missing = open_model(AutoModel, folder, **how)
+    refuse_missing_weights(missing, source, "the trunk is incomplete")
     words = load_tokenizer(tokenizer or folder, key="tokenizer", trust_remote_code=trust_remote_code)
-    return finished(kind, model, words, max_length)
+    if classified:
+        return finished(Classifier, model, words, max_length)
+    return finished(TrunkAndHead, ScalarModel(model), words, max_length)
 
 
 def load_reward_model(
@@ -273,32 +276,27 @@ def load_reward_model(
         ModelError: not found, no tokenizer, head missing or misshapen, or an architecture without that class.
     """
     folder = find_and_tell(source, "reward_model")
-    how: dict[str, Any] = {"trust_remote_code": trust_remote_code, "attn_implementation": attn_implementation}
-    model: Any
-    base = base_of(folder)
-    if (Path(folder) / ScalarModel.head_file).is_file():
-        kind: type[RewardModel] = TrunkAndHead
-        model = ScalarModel.load(Path(folder), dtype=dtype, **how)
-    else:
-        if (
-            type(load_config(folder, trust_remote_code=trust_remote_code))
-            not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
-        ):
-            raise ModelError(f"{source}: no {ScalarModel.head_file} in it; train one with `kedge reward`")
-        kind = Classifier
-        labels = {} if base == folder else {"num_labels": 1}  # the base has another head, or none
-        model, info = load_weights(AutoModelForSequenceClassification, base, dtype, **labels, **how)
-        if base != folder:
-            attach(model, folder)
-            info["missing_keys"] = {key for key in info["missing_keys"] if key.partition(".")[0] not in HEADS}
-        refuse_missing_weights(info, source, "this is no reward model; train one with `kedge reward`")
-        if model.config.num_labels != 1:
-            raise ModelError(f"{source}: {model.config.num_labels} labels; a reward model has num_labels=1")
-    model.to(pick_device(device))
-    if base != folder and merged:
-        merge(model.trunk if kind is TrunkAndHead else model)
+    how: dict[str, Any] = {
+        "dtype": dtype, "device": device, "merged": merged,
+        "trust_remote_code": trust_remote_code, "attn_implementation": attn_implementation,
+    }  # fmt: skip
     words = load_tokenizer(folder, key="tokenizer", trust_remote_code=trust_remote_code)
-    return finished(kind, model, words, max_length)
+    if (Path(folder) / ScalarModel.head_file).is_file():
+        return finished(TrunkAndHead, ScalarModel.load(Path(folder), **how), words, max_length)
+    if not _is_classified(folder, trust_remote_code):
+        raise ModelError(f"{source}: no {ScalarModel.head_file} in it; train one with `kedge reward`")
+    if base_of(folder) != folder:  # which has another head, or none
+        how["num_labels"] = 1
+    model, missing = open_model(AutoModelForSequenceClassification, folder, **how)
+    refuse_missing_weights(missing, source, "this is no reward model; train one with `kedge reward`")
+    if model.config.num_labels != 1:
+        raise ModelError(f"{source}: {model.config.num_labels} labels; a reward model has num_labels=1")
+    return finished(Classifier, model, words, max_length)
+
+
+def _is_classified(folder: str, trust_remote_code: bool) -> bool:
+    """Whether transformers has a class for sequence classification for the architecture."""
+    return type(load_config(folder, trust_remote_code=trust_remote_code)) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 
 def finished(kind: type[RewardModel], model: nn.Module, tokenizer: Tokenizer, max_length: int | None) -> RewardModel:

@@ -7,10 +7,12 @@ variant of a role, and nothing that those who use it need to know.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import Parameter
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 
 class Role(ABC):
@@ -56,3 +58,11 @@ class Role(ABC):
     def trained(self) -> list[Parameter]:
         """The weights that a training changes."""
         return [weight for weight in self.module.parameters() if weight.requires_grad]
+
+    def group(self, learning_rate: float) -> dict[str, Any]:
+        """For an optimizer: the weights, their rate, and which of them are matrices within the trunk: no embeddings, no
+        heads."""
+        trunk = self.own_trunk()
+        layers = [] if trunk is None else trunk.base_model.modules()
+        matrices = [layer.weight for layer in layers if isinstance(layer, nn.Linear | Conv1D)]
+        return {"params": self.trained(), "lr": learning_rate, "matrices": [w for w in matrices if w.requires_grad]}

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
 from kedge.errors import ModelError
-from kedge.models.adapters import adapter_of, attach, base_of
+from kedge.models.adapters import adapter_of
 from kedge.models.bottom import copy_of_trained
 from kedge.models.head import hidden_size, last_hidden, trunk_of
-from kedge.models.language_model import DType, copy_weights, load_weights, refuse_missing_weights, write_weights
+from kedge.models.loading import copy_weights, open_model, refuse_missing_weights, write_weights
 
 
 def write_head(weights: Mapping[str, Tensor], path: Path) -> None:
@@ -102,22 +102,18 @@ class ScalarModel(nn.Module):
         self.head.read(folder / self.head_file)
 
     @classmethod
-    def load(cls, folder: Path, *, dtype: DType = "auto", **how: Any) -> Self:
+    def load(cls, folder: Path, **how: Any) -> Self:
         """Read what :meth:`save` wrote, strictly.
 
         Args:
             folder: where it stands.
-            dtype: of the weights.
-            how: as :func:`load_weights` takes it.
+            how: as :func:`open_model` takes it.
 
         Raises:
             ModelError: trunk or head missing or misshapen.
         """
-        base = base_of(folder)
-        trunk, info = load_weights(AutoModel, base, dtype, **how)
-        refuse_missing_weights(info, folder, "the trunk is incomplete")
-        if base != str(folder):
-            attach(trunk, folder)
+        trunk, missing = open_model(AutoModel, folder, **how)
+        refuse_missing_weights(missing, folder, "the trunk is incomplete")
         scalar = cls(trunk)
         scalar.head.read(folder / cls.head_file)
         return scalar

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from kedge.config.settings import Config, Several
 from kedge.models.device import Device
-from kedge.models.language_model import DType
+from kedge.models.loading import DType
 from kedge.rewards.said import Judge, Judges
 from kedge.sampling.settings import Sampling
 from kedge.training.ppo import PPOConfig

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 UNKNOWN = "?"
 """In a fingerprint that could not be taken whole: it is as good as any."""
@@ -74,6 +75,8 @@ def _cell(value: Any) -> Any:
 
 def _content(tensor: Tensor) -> str:
     """The sum of all bits, read as whole numbers, and some of them from all over the tensor in their order."""
+    if is_traceable_wrapper_subclass(tensor):  # of several tensors: quantised numbers and their scales
+        return " ".join(_content(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
     bits = tensor.detach().reshape(-1).view(_AS_INTEGERS[tensor.element_size()])
     total = sum((part.sum(dtype=torch.int64) for part in bits.split(AT_A_TIME)), torch.zeros((), dtype=torch.int64))
     return f"{int(total)} {bits[:: max(1, len(bits) // SAMPLED)].tolist()}"

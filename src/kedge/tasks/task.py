@@ -15,7 +15,7 @@ from kedge.data.encode import Tokenizer, encode_prompt
 from kedge.data.records import Text, as_messages, read_prompts
 from kedge.errors import ConfigError, DataError
 from kedge.evaluation.evaluate import Evaluation, judge_answers, named_judges
-from kedge.models.language_model import load_tokenizer
+from kedge.models.loading import load_tokenizer
 from kedge.rewards.build import RewardLike, build_reward
 from kedge.rewards.scores import Reward
 from kedge.sampling.completion import Completion

@@ -10,13 +10,15 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from kedge.config.settings import Config, Several
+from kedge.errors import ConfigError
 from kedge.models.adapters import adapter_of, add_adapter, peft_config, refuse_other_adapter, train_adapter
 from kedge.models.device import Device
+from kedge.models.quantized import Quantization, is_quantized, quantization_config, refuse_unsteady
 from kedge.runs.trackers import TrackerName
 from kedge.training.optimizers import built
 from kedge.training.schedules import WITH_OPTIONS, Kind, transformers_factor
 
-LOADING = ("device", "dtype", "trust_remote_code", "attn_implementation")
+LOADING = ("device", "dtype", "trust_remote_code", "attn_implementation", "quantization")
 """Settings that say how a model is loaded."""
 
 FLOAT16 = (
@@ -42,11 +44,14 @@ def adapt(model: PreTrainedModel, config: "TrainingConfig", frozen: Sequence[nn.
     Raises:
         ConfigError: it matches nothing, its settings are wrong, or the model has another one.
     """
+    refuse_unsteady(model)
     if adapter_of(model) is not None:
         refuse_other_adapter(model, config.adapter)
         train_adapter(model)
     elif config.adapter:
         add_adapter(model, config.adapter, seed=config.seed, frozen=frozen)
+    elif is_quantized(model):
+        raise ConfigError('adapter: missing; quantised weights are not trained; set adapter = { method = "lora" }')
 
 
 class TrainingConfig(Config):
@@ -66,8 +71,9 @@ class TrainingConfig(Config):
     autocast: Literal["bfloat16"] | None = None
     """``bfloat16``: compute in it while the weights stay as they are; pays on GPUs that have it in hardware."""
     optimizer: str = "adamw"
-    """``adamw``, ``adam``, ``nadam``, ``radam``, ``rmsprop``, ``sgd``, ``adafactor``; or the path of a class of
-    optimizers, ``"torch.optim.Adagrad"``."""
+    """``adamw``, ``adam``, ``nadam``, ``radam``, ``rmsprop``, ``sgd``, ``adafactor``; ``muon`` (and AdamW for what are no
+    matrices); ``adamw_8bit``, and on GPUs ``paged_adamw`` and ``paged_adamw_8bit``, of bitsandbytes; or the path of a
+    class of optimizers, ``"torch.optim.Adagrad"``."""
     optimizer_args: Mapping[str, Any] = Field(default_factory=dict)
     """What else its class takes, by its names: ``{ betas = [0.9, 0.95] }``. Adam and its kin have eps 1e-5 by default,
     as PPO's reference implementations have it."""
@@ -94,6 +100,9 @@ class TrainingConfig(Config):
     """A table: an adapter is trained, and the model's own weights stay as they are. ``method`` ``"lora"``, ``"ia3"``,
     ``"loha"`` or ``"lokr"``; what else PEFT's class for it takes, by PEFT's names (``r``, ``lora_alpha``, ``use_dora``,
     ``use_rslora``, ``target_modules``, ...). Empty: the whole model is trained. ``pip install 'kedge[adapters]'``."""
+    quantization: Quantization | None = None
+    """Under an adapter: hold the linear layers of the base in four or eight bits a weight, ``nf4`` or ``int8``. A run
+    that goes on from one says nothing. ``pip install 'kedge[quantization]'``."""
     gradient_checkpointing: bool = False
     """Make activations again in the backward pass instead of keeping them: less memory, a third more computing. Does
     not change the result."""
@@ -116,6 +125,7 @@ class TrainingConfig(Config):
     USED_WHEN: ClassVar[Mapping[str, tuple[str, tuple[object, ...]]]] = {
         "keep_last": ("checkpoint_every", ()),
         "best_metric": ("checkpoint_every", ()),
+        "quantization": ("adapter", ()),
         "lr_scheduler_kwargs": ("lr_scheduler_type", WITH_OPTIONS),
     }
 
@@ -125,6 +135,8 @@ class TrainingConfig(Config):
         built(self.optimizer, one, weight_decay=self.weight_decay, given=self.optimizer_args)  # so that errors come now
         if self.adapter:
             peft_config(self.adapter)
+        if self.quantization:
+            quantization_config(self.quantization, torch.float32, method=self.adapter.get("method", "lora"))
         if self.warmup_ratio and self.warmup_steps:
             raise ValueError("warmup_ratio: not used with warmup_steps; take one of them out")
         if self.lr_scheduler_type in WITH_OPTIONS:

@@ -17,7 +17,11 @@ from kedge.training.schedules import WITH_OPTIONS, transformers_factor
 
 
 def make_optimizer(groups: Sequence[dict[str, Any]], config: TrainingConfig) -> Optimizer:
-    """The optimizer that the settings name; each group has ``params`` and ``lr``.
+    """The optimizer that the settings name.
+
+    Args:
+        groups: each has ``params``, ``lr``, and perhaps ``matrices``: those of them that Muon is for.
+        config: the settings.
 
     Raises:
         ConfigError: weights in float16, in which Adam's second moment is 0 for any gradient below 1e-3 or so; or as
@@ -27,7 +31,9 @@ def make_optimizer(groups: Sequence[dict[str, Any]], config: TrainingConfig) -> 
         if any(weight.dtype == torch.float16 for weight in group["params"]):
             raise ConfigError(f"dtype: {FLOAT16}")
         group["peak_lr"] = group["lr"]
-    return built(config.optimizer, groups, weight_decay=config.weight_decay, given=config.optimizer_args)
+    matrices = [weight for group in groups for weight in group.pop("matrices", ())]
+    given = config.optimizer_args
+    return built(config.optimizer, groups, weight_decay=config.weight_decay, given=given, matrices=matrices)
 
 
 def schedule(config: TrainingConfig, step: int, total_steps: int) -> float:

@@ -2,10 +2,11 @@
 
 import importlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from kedge.config.settings import nearest
@@ -15,8 +16,21 @@ OPTIMIZERS = {
     "adamw": "AdamW", "adam": "Adam", "nadam": "NAdam", "radam": "RAdam", "rmsprop": "RMSprop", "sgd": "SGD",
     "adafactor": "Adafactor",
 }  # fmt: skip
+"""PyTorch's."""
+
+ELSEWHERE = {
+    "muon": "kedge.training.muon.MuonWithAdamW",
+    "adamw_8bit": "bitsandbytes.optim.AdamW8bit", "paged_adamw": "bitsandbytes.optim.PagedAdamW",
+    "paged_adamw_8bit": "bitsandbytes.optim.PagedAdamW8bit",
+}  # fmt: skip
+"""Others that are known by a name."""
+
+KNOWN = [*OPTIMIZERS, *ELSEWHERE]
 
 KIN = (torch.optim.AdamW, torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam)
+OURS = ("params", "lr", "weight_decay", "matrices")
+"""Arguments of optimizers that are no settings of theirs here."""
+
 EPS = 1e-5
 """Of Adam and its kin, as PPO's reference implementations have it."""
 
@@ -30,19 +44,27 @@ def optimizer_class(name: str) -> type[Optimizer]:
     if name in OPTIMIZERS:
         kind: type[Optimizer] = getattr(torch.optim, OPTIMIZERS[name])
         return kind
-    module, _, attribute = name.replace(":", ".").rpartition(".")
+    module, _, attribute = ELSEWHERE.get(name, name).replace(":", ".").rpartition(".")
     if not module:
-        raise ConfigError(f"optimizer: {name!r} is none, and no path of one; {nearest(name, [*OPTIMIZERS])}")
+        raise ConfigError(f"optimizer: {name!r} is none, and no path of one; {nearest(name, KNOWN)}")
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"optimizer: {name!r} cannot be imported: {error}") from None
+        wanted = "; pip install 'kedge[quantization]'" if name in ELSEWHERE else ""
+        raise ConfigError(f"optimizer: {name!r} cannot be imported: {error}{wanted}") from None
     if not (inspect.isclass(found) and issubclass(found, Optimizer)):
         raise ConfigError(f"optimizer: {name!r} is no torch.optim.Optimizer")
     return found
 
 
-def built(name: str, groups: Sequence[dict[str, Any]], *, weight_decay: float, given: Mapping[str, Any]) -> Optimizer:
+def built(
+    name: str,
+    groups: Sequence[dict[str, Any]],
+    *,
+    weight_decay: float,
+    given: Mapping[str, Any],
+    matrices: Collection[Parameter] = (),
+) -> Optimizer:
     """An optimizer of these groups.
 
     Args:
@@ -50,6 +72,7 @@ def built(name: str, groups: Sequence[dict[str, Any]], *, weight_decay: float, g
         groups: each has ``params`` and ``lr``.
         weight_decay: of all of them; 0: none.
         given: what else its class takes, by its names.
+        matrices: the weights that Muon is for.
 
     Raises:
         ConfigError: it does not take these, or these weights.
@@ -57,9 +80,9 @@ def built(name: str, groups: Sequence[dict[str, Any]], *, weight_decay: float, g
     kind = optimizer_class(name)
     takes = inspect.signature(kind).parameters
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-    unknown = [key for key in given if key not in takes or key in ("params", "lr", "weight_decay")]
+    unknown = [key for key in given if key not in takes or key in OURS]
     if unknown:
-        own = [key for key in takes if key not in ("params", "lr", "weight_decay")]
+        own = [key for key in takes if key not in OURS]
         raise ConfigError(
             f"optimizer_args.{unknown[0]}: {kind.__name__} has no such setting; {nearest(unknown[0], own)}"
         )
@@ -68,9 +91,11 @@ def built(name: str, groups: Sequence[dict[str, Any]], *, weight_decay: float, g
     how = ({"eps": EPS} if kind in KIN else {}) | given
     # Said in any case: some have a decay of their own, and 0 is 0.
     how |= {"weight_decay": weight_decay} if "weight_decay" in takes else {}
+    if "matrices" in takes:
+        how["matrices"] = matrices
     if kind is torch.optim.AdamW and all(w.device.type == "cuda" for group in groups for w in group["params"]):
         how = {"fused": True} | how
     try:
-        return kind(groups, **how)
+        return kind(groups, lr=groups[0]["lr"], **how)  # some must be told one, whatever their groups say
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"optimizer: {kind.__name__}: {error}") from None

@@ -97,7 +97,9 @@ class RewardModeling(Supervised):
             refuse_loading_settings(config, {"tokenizer": tokenizer}, (*LOADING, "max_length"))
         else:
             torch.manual_seed(config.seed % 2**63)  # the new head's weights
-            model = new_reward_model(model, tokenizer=tokenizer, max_length=config.max_length, **config.loading)
+            model = new_reward_model(
+                model, tokenizer=tokenizer, max_length=config.max_length, merged=not config.adapter, **config.loading
+            )
         adapt(adapted_part(model), config)
         self.model = model
         fitter = config.fitter(config.too_long, model.max_length, CUTTING)

@@ -119,7 +119,7 @@ class Supervised(Trainer):
                 f"batch_size: {config.batch_size} examples are too few for {self.processes.size} processes"
             )
         self.progress = progress and self.processes.leads
-        self.optimizer = make_optimizer([{"params": role.trained(), "lr": config.learning_rate}], config)
+        self.optimizer = make_optimizer([role.group(config.learning_rate)], config)
         self.before: Metrics = {}
         self.set_up(watched=self.best_by, callbacks=callbacks)
 

@@ -14,7 +14,9 @@ from kedge.models.adapters import adapter_of, base_within
 from kedge.models.bottom import freeze_bottom, layers_of
 from kedge.models.critic import Critic, new_critic
 from kedge.models.head import trunk_of
-from kedge.models.language_model import LanguageModel, find, load_language_model, load_tokenizer, wrap
+from kedge.models.language_model import LanguageModel, load_language_model, wrap
+from kedge.models.loading import find, load_tokenizer
+from kedge.models.quantized import is_quantized, settle
 from kedge.rewards.build import reward_model_of
 from kedge.rewards.weighted import WeightedReward
 from kedge.training.config import adapt
@@ -64,13 +66,14 @@ def _loaded(policy: str | Path, tokenizer: str | Path | Tokenizer | None, config
 def _given(model: nn.Module, tokenizer: str | Path | Tokenizer | None, config: PPOConfig) -> LanguageModel:
     if not isinstance(model, PreTrainedModel):  # PEFT's class, around one
         model = base_within(model)
+    settle(model)
     if tokenizer is None:
         raise ConfigError("policy: a loaded model needs its tokenizer beside it: PPO(..., tokenizer=...)")
     if isinstance(tokenizer, str | Path):
         tokenizer = load_tokenizer(
             find(tokenizer, "policy"), key="tokenizer", trust_remote_code=config.trust_remote_code
         )
-    for key in {"device", "dtype", "attn_implementation"} & config.model_fields_set:
+    for key in {"device", "dtype", "attn_implementation", "quantization"} & config.model_fields_set:
         raise ConfigError(f"{key}: not used with a loaded model, which is where and what it is; take it out")
     return wrap(model, tokenizer, config.stop_tokens)
 
@@ -88,4 +91,6 @@ def critic_of(config: PPOConfig, policy: LanguageModel, reward: WeightedReward) 
     model = reward_model_of(reward)
     if model is None:
         raise ConfigError("critic_init='reward': the reward has no reward model in it; use critic_init='policy'")
+    if is_quantized(model.trunk):
+        raise ConfigError("critic_init='reward': a quantised reward model is not trained; use critic_init='policy'")
     return new_critic(config.critic, policy, model)

@@ -130,7 +130,7 @@ class PPO(Trainer):
         self.prompts, self.eval_prompts, self.notes = prepare_prompts(self.policy, config, train, held)
         longest = max(len(prompt.ids) for prompt in [*self.prompts, *self.eval_prompts]) + config.response_length
         self.config = config = with_micro_batch(config, self.policy.model, longest, run, "ppo", tell=self.progress)
-        loading = {name: value for name, value in config.loading.items() if name != "dtype"}
+        loading = {name: value for name, value in config.loading.items() if name not in ("dtype", "quantization")}
         self.reward = build_reward(reward, **loading)
         self.judges = {"score": self.reward} | named_judges(metrics, **loading)
         if not self.eval_prompts and (metrics or config.eval_every or config.best_metric):
@@ -155,7 +155,7 @@ class PPO(Trainer):
         )
         self.reward_moments = RunningMoments()
         rates = {"policy": config.learning_rate, "critic": config.critic_learning_rate or config.learning_rate}
-        groups = [{"params": role.trained(), "lr": rates[name]} for name, role in self.trained_roles.items()]
+        groups = [role.group(rates[name]) for name, role in self.trained_roles.items()]
         self.optimizer = make_optimizer(groups, config)
         trunks = [role.own_trunk() for role in self.trained_roles.values()]
         recomputed = enable_recomputing(*filter(None, trunks)) if config.gradient_checkpointing else []
