@@ -110,6 +110,28 @@ def test_less_is_less(recipe):
     assert whole < peak(critic="separate")
 
 
+LINEAR = 2 * (3072 + 4608)
+ADAPTER = 4 * 2 * (2 * 4 * (32 + 32) + 2 * 4 * (32 + 16) + 3 * 4 * (32 + 48))
+"""Weights of rank 4 beside the queries, outputs, keys, values and the gated MLP of two layers, in bytes."""
+
+
+@pytest.mark.parametrize(("kind", "bytes_left"), [("nf4", LINEAR / 2), ("int8", LINEAR)])
+@pytest.mark.parametrize("stage", ["ppo", "sft", "reward"])
+@pytest.mark.parametrize("dora", [False, True])
+def test_a_quantised_base(recipe, kind, bytes_left, stage, dora):
+    table = '{method="lora", r=4, target_modules="all-linear", use_dora=' + str(dora).lower() + "}"
+    settings = [f'{stage}.quantization="{kind}"', f"{stage}.adapter={table}", f"{stage}.micro_batch_tokens=80"]
+    found = phases(recipe(*settings), stage)
+    held = (found.get("update") or found["train"]).held
+    role = "reward" if stage == "reward" else "policy"
+    whole = TRUNK + 4 * 32 if stage == "reward" else WEIGHTS
+    left = whole - 4 * LINEAR + bytes_left
+    scales = LINEAR / 64 if kind == "nf4" else 4 * LINEAR / 32
+    magnitudes = 4 * 2 * (2 * 32 + 2 * 16 + 2 * 48 + 32) if dora else 0
+    assert held[role, "weights"] == pytest.approx(left + scales + ADAPTER + magnitudes, abs=4 * SOME)
+    assert ("reference", "weights") not in held or held["reference", "weights"] <= SOME
+
+
 def test_half_the_precision_is_half_the_weights(recipe):
     held = phases(recipe(dtype="bfloat16"))["generate"].held
     assert held["policy", "weights"] == pytest.approx(WEIGHTS / 2, abs=SOME)

@@ -117,6 +117,22 @@ def test_from_demonstrations_to_a_merged_model(base, tmp_path):
     )
 
 
+def test_a_reward_model_goes_on_from_what_sft_has_taught(base, tmp_path):
+    """Its folder names the same base, so the adapter in it holds both."""
+    settings = {"batch_size": 3, "learning_rate": 1e-2, "device": "cpu", "adapter": LORA}
+    SFT(base, DEMONSTRATIONS, settings, run=tmp_path / "sft", progress=False).train()
+    modeling = RewardModeling(tmp_path / "sft", PAIRS, settings, run=tmp_path / "reward", progress=False)
+    taught = load_language_model(tmp_path / "sft", device="cpu", merged=False).model.model
+    tokens = torch.arange(5, 15)[None]
+    with torch.no_grad():
+        begun = modeling.model.trunk(tokens).last_hidden_state
+        assert torch.equal(begun, taught(tokens).last_hidden_state)
+    modeling.train()
+    assert load_reward_model(tmp_path / "reward", device="cpu").score(PROMPTS) == modeling.model.score(PROMPTS)
+    with pytest.raises(ConfigError, match=r"adapter.r: 8, but the model has an adapter already"):
+        RewardModeling(tmp_path / "sft", PAIRS, settings | {"adapter": {"method": "lora", "r": 8}}, progress=False)
+
+
 def test_without_a_table_an_adapter_becomes_a_part_of_the_model(base, tmp_path):
     SFT(base, DEMONSTRATIONS, {"batch_size": 3, "device": "cpu", "adapter": LORA}, run=tmp_path / "sft",
         progress=False).train()  # fmt: skip

@@ -18,9 +18,9 @@ from kedge.models.device import Device, pick_device
 from kedge.models.quantized import (
     Quantization,
     dequantize,
-    has_quantized_layers,
     quantization_config,
     quantization_of,
+    refuse_misfit,
     settle,
     write_quantization,
 )
@@ -113,8 +113,8 @@ def open_model(
     model, info = load_weights(auto_class, base, dtype, trust_remote_code=trust_remote_code, **how)
     missing = set(info["missing_keys"])
     settle(model)
-    if held and not has_quantized_layers(model):
-        raise ConfigError(f"quantization: no layer of {type(model).__name__} can be held in {held}; take it out")
+    if held:
+        refuse_misfit(model, held)
     if base != str(folder):
         if merged:
             dequantize(model)

@@ -55,9 +55,22 @@ def quantization_config(kind: Quantization, dtype: torch.dtype, *, method: str =
     return TorchAoConfig(Int8WeightOnlyConfig())
 
 
-def has_quantized_layers(model: PreTrainedModel) -> bool:
-    """Whether there are layers that are held so."""
-    return any(map(_held_in_less, model.modules()))
+def refuse_misfit(model: PreTrainedModel, kind: Quantization) -> None:
+    """Raise where a model has no layers that can be held so, or reads their weights past them, as Mamba does.
+
+    Raises:
+        ConfigError: it is so.
+    """
+    name = type(model).__name__
+    if not any(map(_held_in_less, model.modules())):
+        raise ConfigError(f"quantization: no layer of {name} can be held in {kind}; take it out")
+    try:
+        with torch.no_grad():
+            model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device))
+    except (RuntimeError, TypeError, AttributeError) as error:  # whatever its code does with what is no plain weight
+        raise ConfigError(
+            f"quantization: {name} cannot compute with weights in {kind} ({error}); take it out"
+        ) from None
 
 
 def is_quantized(model: PreTrainedModel) -> bool:

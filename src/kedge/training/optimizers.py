@@ -91,11 +91,12 @@ def built(
     how = ({"eps": EPS} if kind in KIN else {}) | given
     # Said in any case: some have a decay of their own, and 0 is 0.
     how |= {"weight_decay": weight_decay} if "weight_decay" in takes else {}
+    how["lr"] = groups[0]["lr"]  # some must be told one, whatever their groups say
     if "matrices" in takes:
         how["matrices"] = matrices
     if kind is torch.optim.AdamW and all(w.device.type == "cuda" for group in groups for w in group["params"]):
         how = {"fused": True} | how
     try:
-        return kind(groups, lr=groups[0]["lr"], **how)  # some must be told one, whatever their groups say
+        return kind(groups, **how)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"optimizer: {kind.__name__}: {error}") from None
