@@ -114,5 +114,13 @@ class OutlinedLinear(RemadeLinear):
         size = count // 2 + count // 64 if quantization == "nf4" else count + self.out_features * self.dtype.itemsize
         self.weight = nn.Parameter(torch.empty(size, dtype=torch.uint8), requires_grad=False)
 
+    @property
+    def W_q(self) -> nn.Parameter:  # PEFT's name: by it PEFT knows a layer that it has to ask for its weight
+        return self.weight
+
+    def dequantize(self) -> Tensor:
+        """As PEFT asks for it."""
+        return self.made()
+
     def made(self) -> Tensor:
         return torch.empty(self.out_features, self.in_features, dtype=self.dtype)
