@@ -294,6 +294,25 @@ def test_a_gpus_memory_grows_in_one_piece_where_nothing_was_chosen(kedge, monkey
     assert {name: os.environ[name] for name in names if name in os.environ} == chosen | then
 
 
+def test_a_file_scored(kedge, world):
+    """Pairs, and texts; as the model itself scores them."""
+    assert kedge("reward", "r.toml")[0] == 0
+    (world / "texts.jsonl").write_text('{"text": "the cat", "id": 7}\n{"text": "a dog ran on the mat", "id": 8}\n')
+    status, out, _ = kedge("score", "runs/r-reward", "texts.jsonl", "--output", "scored.jsonl")
+    assert status == 0
+    assert "rows: 2" in out
+    assert "correlation with length: " in out
+    rows = [json.loads(line) for line in (world / "scored.jsonl").read_text().splitlines()]
+    want = load_reward_model("runs/r-reward", device="cpu").score(["the cat", "a dog ran on the mat"])
+    assert [row["score"] for row in rows] == pytest.approx(want, abs=1e-5)
+    assert [row["id"] for row in rows] == [7, 8]
+    assert kedge("score", "runs/r-reward", "texts.jsonl", "--output", "scored.jsonl")[0] == 2
+    (world / "two.jsonl").write_text('{"chosen": "the cat", "rejected": "a dog ran on the mat"}\n')
+    _, out, _ = kedge("score", "runs/r-reward", "two.jsonl")
+    assert f"accuracy: {100.0 * (want[0] > want[1]):.1f}% (95% interval " in out
+    assert f"{want[0] - want[1]:.3f}  two.jsonl: line 1" in out
+
+
 def test_an_adapters_run_exported(kedge, world):
     """As it was trained, or merged: then plain transformers gives what the run's own model gives."""
     adapter = 'adapter={method="lora",target_modules="all-linear"}'

@@ -270,6 +270,9 @@ CHOSEN, REJECTED = [2.0, 0.0, 1.0], [0.0, 1.0, 1.0]
         ({"center": 0.1}, 1.0111122930),  # sums 2, 1, 2: .1 * 9 / 3 on top
         ({"margin": tensor([1.0, -1.0, 0.5]), "center": 0.1}, 0.9601619508),
         ({"denominator": 6}, 0.3555561465),
+        ({"label_smoothing": 0.1}, 0.7444456264),  # of differences 2, -1, 0: .1 * 1 / 3 on top
+        ({"agreement": tensor([1.0, 0.75, 0.5])}, 0.6277789597),  # a quarter of -1, half of 0
+        ({"agreement": tensor([0.5, 1.0, 1.0]), "label_smoothing": 0.25}, 0.9611122930),  # .5 * 2 - .25 * 1
     ],
 )
 def test_preference_loss(settings, loss):

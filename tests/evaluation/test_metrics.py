@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from kedge.evaluation.metrics import distinct_n, mean, wilson_interval, win_rate, words_of
+from kedge.evaluation.metrics import mean, wilson_interval, win_rate
+from kedge.rewards.library.words import distinct_n, words_of
 
 
 @pytest.mark.parametrize(

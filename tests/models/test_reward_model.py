@@ -1,6 +1,7 @@
 """Reward models: the score is read at the last token, and plain transformers reads the same one."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -176,9 +177,22 @@ def test_misshapen_head(make, tmp_path):
 
 def test_three_labels(make, tmp_path):
     make("llama")
-    AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=3).save_pretrained(tmp_path / "rm")
-    with pytest.raises(ModelError, match="3 labels; a reward model has num_labels=1"):
+    labels = {"id2label": {0: "bad", 1: "so so", 2: "good"}, "label2id": {"bad": 0, "so so": 1, "good": 2}}
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=3, **labels)
+    model.save_pretrained(tmp_path / "rm")
+    with pytest.raises(ModelError, match=r'3 labels; say which is the score: label = "\.\.\." of bad, so so, good'):
         load_reward_model(tmp_path / "rm", device="cpu")
+    with pytest.raises(ModelError, match="3 labels; there is no label 'best'"):
+        load_reward_model(tmp_path / "rm", device="cpu", label="best")
+    found = load_reward_model(tmp_path / "rm", device="cpu", label="good")
+    [score] = found.score(["the cat"])
+    model.config.pad_token_id = found.pad_id
+    with torch.no_grad():
+        chances = model.eval()(torch.tensor([found.encode("the cat")])).logits[0].softmax(-1)
+    assert score == pytest.approx(math.log(chances[2] / (1 - chances[2])), abs=1e-4)
+    make("llama")
+    with pytest.raises(ModelError, match="label 'good', but it has one score and no labels"):
+        load_reward_model(tmp_path / "rm", device="cpu", label="good")
 
 
 @pytest.mark.shared

@@ -1,6 +1,9 @@
 """Reward modelling: against transformers' classifier, invariances, and what it learns and leaves behind."""
 
+import itertools
 import json
+import math
+import random
 from itertools import pairwise
 
 import pytest
@@ -43,6 +46,48 @@ def make_rm(base):
         return RewardModeling(base(arch), data, config, progress=False, **kwargs)
 
     return make
+
+
+def test_raters_who_are_not_sure(make_rm):
+    """Margins and shares of raters are columns, empty in some rows; literal losses where both sides score the same."""
+    rows = [OTHERS[1] | {"margin": 2.0}, OTHERS[1] | {"agreement": "0.5", "margin": None}, OTHERS[1]]
+    rm = make_rm(rows, {"label_smoothing": 0.25})
+    torch.nn.init.zeros_(rm.model.model.score.weight)
+    losses = [rm.loss([row], 1.0)[0].item() for row in range(3)]
+    assert losses == pytest.approx([2.1269280110 - 0.25 * 2, 0.6931471806, 0.6931471806])
+    for value in ("much", -0.1, 1.5, True):
+        with pytest.raises(DataError, match=r"row 2: 'agreement' must be a number from 0 to 1, not"):
+            make_rm([OTHERS[1], OTHERS[1] | {"agreement": value}])
+    with pytest.raises(DataError, match=r"row 1: 'margin' must be a number from 0, not -1"):
+        make_rm([OTHERS[1] | {"margin": -1}])
+
+
+def test_what_length_alone_explains_is_not_learnt(make_rm, tmp_path):
+    """Raters who like long answers more than good ones. Scored are answers of both lengths that are good and bad."""
+    rng = random.Random(0)
+
+    def text(good, long):
+        words = [rng.choice(["cat", "dog", "ship", "house"]) for _ in range(14 if long else 4)]
+        words[rng.randrange(len(words))] = "mat" if good else "ran"
+        return " ".join(words)
+
+    kinds = list(itertools.product((True, False), repeat=2))
+    rows = []
+    for _ in range(240):
+        a, b = rng.sample(kinds, 2)
+        margin = 1.5 * (a[0] - b[0]) + 2.5 * (a[1] - b[1])
+        won = rng.random() < 1 / (1 + math.exp(-margin))
+        rows.append({"chosen": text(*(a if won else b)), "rejected": text(*(b if won else a))})
+    found = {}
+    for debiasing in (False, True):
+        settings = {"length_debiasing": debiasing, "epochs": 6, "batch_size": 16, "learning_rate": 3e-3}
+        rm = make_rm(rows, settings)
+        rm.train()
+        scores = {kind: sum(rm.model.score([text(*kind) for _ in range(40)])) / 40 for kind in kinds}
+        for_length = scores[True, True] + scores[False, True] - scores[True, False] - scores[False, False]
+        found[debiasing] = abs(for_length) / 2
+    assert found[False] > 1.0
+    assert found[True] < 0.4 * found[False]
 
 
 def test_settings_as_a_dict_with_a_large_seed(base):

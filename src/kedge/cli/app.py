@@ -23,7 +23,9 @@ from kedge.cli.export import export
 from kedge.cli.new import new
 from kedge.cli.plan import plan
 from kedge.cli.quickstart import quickstart
+from kedge.cli.rewards import rewards
 from kedge.cli.runs import runs
+from kedge.cli.score import score
 from kedge.cli.screen import console
 from kedge.cli.settings import settings_of
 from kedge.cli.stages import OfAPackage, command_of, help_of
@@ -59,6 +61,8 @@ def program() -> typer.Typer:
     app.command()(export)
     app.command()(runs)
     app.add_typer(new, name="new")
+    app.command()(rewards)
+    app.command()(score)
     app.command("settings")(settings_of(names()))
     return app
 

@@ -125,6 +125,8 @@ def preference_loss(
     rejected: Tensor,
     *,
     margin: Tensor | None = None,
+    agreement: Tensor | None = None,
+    label_smoothing: float = 0.0,
     center: float = 0.0,
     denominator: Tensor | float | None = None,
 ) -> tuple[Tensor, LossMetrics]:
@@ -134,6 +136,8 @@ def preference_loss(
         chosen: ``[N]`` scores of the preferred answers.
         rejected: ``[N]`` of the others.
         margin: ``[N]`` by how much the chosen one should win (Touvron et al. 2023, eq. 2).
+        agreement: ``[N]`` share of the raters who prefer the chosen one, 1/2 for a tie; default 1.
+        label_smoothing: share of labels, from 0 to 1/2, that may be the wrong way round (Mitchell 2023).
         center: coefficient of ``(chosen + rejected)**2``, which keeps scores around 0 (Eisenstein et al. 2023).
         denominator: global number of pairs, where this is one part of a batch.
 
@@ -142,7 +146,12 @@ def preference_loss(
     """
     everything = torch.ones_like(chosen, dtype=torch.bool)
     difference = chosen - rejected
-    losses = -logsigmoid(difference if margin is None else difference - margin)
+    ahead = difference if margin is None else difference - margin
+    losses = -logsigmoid(ahead)
+    if agreement is not None or label_smoothing:
+        share = torch.ones_like(ahead) if agreement is None else agreement
+        share = share * (1 - label_smoothing) + (1 - share) * label_smoothing
+        losses = losses + (1 - share) * ahead  # -log(1 - sigmoid(x)) = x - log(sigmoid(x))
     if center:
         losses = losses + center * (chosen + rejected).square()
     with torch.no_grad():

@@ -7,6 +7,7 @@ one that is not, an answer to the same prompt where there is one. ShareGPT's and
 :mod:`kedge.data.shapes`.
 """
 
+import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -63,6 +64,10 @@ class Preference:
     chosen: Text
     rejected: Text
     origin: str = "preference"
+    margin: float = 0.0
+    """By how much the chosen one should score higher, at the least."""
+    agreement: float = 1.0
+    """Share of the raters who prefer the chosen one; 1/2: a tie."""
 
 
 def prompts(rows: Iterable[Row]) -> list[Prompt]:
@@ -104,8 +109,8 @@ def demonstrations(rows: Iterable[Row]) -> list[Demonstration]:
 
 def preferences(rows: Sequence[Row], *, seed: int = 0) -> list[Preference]:
     """Columns ``chosen`` + ``rejected``, with or without ``prompt`` (answers to it, or whole conversations that begin
-    with it); or ``label`` (LLaMA-Factory: ``kto_tag``) beside a demonstration's columns, paired at random, and where
-    there are answers of both kinds to a prompt among those.
+    with it), perhaps ``margin`` and ``agreement``; or ``label`` (LLaMA-Factory: ``kto_tag``) beside a demonstration's
+    columns, paired at random, and where there are answers of both kinds to a prompt among those.
 
     Raises:
         DataError: a row with none of these, a label that is not 0 or 1, or labels of one kind only.
@@ -220,7 +225,33 @@ def _preference(row: Row) -> Preference:
         )
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise DataError(f"{row.origin}: 'chosen' and 'rejected' must both be text or both be messages")
-    return Preference(chosen, rejected, row.origin)
+    return Preference(
+        chosen,
+        rejected,
+        row.origin,
+        _number(row, "margin", 0.0, most=math.inf),
+        _number(row, "agreement", 1.0, most=1.0),
+    )
+
+
+def _number(row: Row, name: str, default: float, *, most: float) -> float:
+    """A column that may be missing, or empty in some rows.
+
+    Raises:
+        DataError: it is no number from 0 to ``most``.
+    """
+    value = row.columns.get(name)
+    if value is None or value == "":
+        return default
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not 0 <= number <= most or math.isinf(number):
+        raise DataError(
+            f"{row.origin}: {name!r} must be a number from 0{'' if most == math.inf else ' to 1'}, not {value!r}"
+        )
+    return number
 
 
 def _whole(prompt: Text, answer: Text) -> Messages | None:

@@ -16,7 +16,7 @@ from kedge.data.encode import encode_prompt
 from kedge.data.files import Source
 from kedge.data.records import Prompt, read_prompts
 from kedge.errors import ConfigError, DataError
-from kedge.evaluation.metrics import WinRate, distinct_n, mean, win_rate
+from kedge.evaluation.metrics import WinRate, mean, win_rate
 from kedge.evaluation.samples import sample_rows
 from kedge.models.device import Device
 from kedge.models.forward import forward_tokens
@@ -26,6 +26,7 @@ from kedge.models.loading import DType
 from kedge.parallel import ALONE, Processes
 from kedge.rewards.build import RewardLike, build_reward, refuse_missing_columns
 from kedge.rewards.foreign import TrainerState
+from kedge.rewards.library.words import distinct_n
 from kedge.rewards.scores import AT_REST, Reward, judge
 from kedge.sampling.completion import Completion
 from kedge.sampling.local.engine import Engine
@@ -51,6 +52,8 @@ class Evaluation:
     """``{"politeness": [N]}`` of a reward of several parts, each part's own scores, unweighted."""
     failures: Mapping[str, int] = field(default_factory=dict)
     """``{"judge_timeouts": 0, ...}`` samples with a default score and why, of judges that have one."""
+    remarks: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """``{"facts": [N]}`` why an answer has its score, of judges that say so."""
 
     def summary(self) -> dict[str, float]:
         """Means over the prompts: scores, ``rewards/NAME`` of the parts of a reward, sequence KL, answer length in
@@ -74,7 +77,8 @@ class Evaluation:
 
     def samples(self, count: int | None = None) -> Iterator[dict[str, Any]]:
         """The first ``count`` answers (default all) as lines of samples.jsonl."""
-        return sample_rows(self.prompts, self.completions, {**self.components, **self.scores}, self.kl, count=count)
+        scores = {**self.components, **self.scores}
+        return sample_rows(self.prompts, self.completions, scores, self.kl, count=count, remarks=self.remarks)
 
 
 def measure_policy(
@@ -148,7 +152,8 @@ def judge_answers(
         for counts in judged.failure_counts().values():
             failures.update({f"{name}_{reason}": count for reason, count in counts.items()})
     parts = {k: v for judged in scores.values() if len(judged.components) > 1 for k, v in judged.components.items()}
-    return Evaluation(prompts, completions, sums, None, parts, failures)
+    remarks = {name: said for judged in scores.values() for name, said in judged.remarks.items()}
+    return Evaluation(prompts, completions, sums, None, parts, failures, remarks)
 
 
 def sequence_kl(

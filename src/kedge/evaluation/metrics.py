@@ -1,8 +1,6 @@
 """Numbers about sets of completions."""
 
 import math
-import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -41,32 +39,6 @@ def wilson_interval(successes: float, n: int, *, z: float = 1.959964) -> tuple[f
     spread = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
     return max(0.0, (center - spread) / scale), min(1.0, (center + spread) / scale)
-
-
-# Thai and Lao, Burmese, Khmer; kana; Chinese characters, those beyond the basic plane too.
-_UNSPACED = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-)
-_PUNCTUATION = "\u3000-\u303f\uff00-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}{_PUNCTUATION}]+")
-
-
-def words_of(text: str) -> list[str]:
-    """What counts as a word: what stands between spaces; in scripts without spaces (Chinese, Japanese, Thai, Lao,
-    Khmer, Burmese) each character, with the marks that belong to it, and without their punctuation."""
-    words: list[str] = []
-    for word in _WORD.findall(unicodedata.normalize("NFC", text)):
-        if words and unicodedata.category(word[0]).startswith("M"):
-            words[-1] += word
-        else:
-            words.append(word)
-    return words
-
-
-def distinct_n(texts: Sequence[str], n: int) -> float:
-    """Distinct word n-grams over all of them, a share in 0..1 (Li et al. 2016); 0 where there are none."""
-    grams = [tuple(words[i : i + n]) for words in map(words_of, texts) for i in range(len(words) - n + 1)]
-    return len(set(grams)) / len(grams) if grams else 0.0
 
 
 def mean(values: Sequence[float]) -> float:

@@ -15,8 +15,10 @@ def sample_rows(
     divergence: Sequence[float] | None,
     *,
     count: int | None = None,
+    remarks: Mapping[str, Sequence[str]] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """The first ``count`` answers (default all), each with its scores, its sequence KL and why it ended."""
+    """The first ``count`` answers (default all), each with its scores and the remarks on them, its sequence KL and why
+    it ended."""
     for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         if i == count:
             return
@@ -25,6 +27,8 @@ def sample_rows(
             "completion": completion.text,
             "scores": {name: _number(values[i]) for name, values in scores.items()},
         }
+        if said := {name: texts[i] for name, texts in (remarks or {}).items() if texts[i]}:
+            row["remarks"] = said
         if divergence is not None:
             row["kl"] = round(divergence[i], 5)
         yield row | {"finish_reason": completion.finish_reason}

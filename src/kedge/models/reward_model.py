@@ -131,9 +131,11 @@ class RewardModel(Role):
 
 @dataclass(frozen=True)
 class Classifier(RewardModel):
-    """transformers' class for sequence classification, with one label."""
+    """transformers' class for sequence classification, with one label, or with several of which one is the score."""
 
     model: PreTrainedModel
+    label: int | None = None
+    """Of several labels the one whose log-odds against the others are the score."""
 
     @property
     def trunk(self) -> PreTrainedModel:
@@ -147,9 +149,16 @@ class Classifier(RewardModel):
     def scores(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         mask = attention(tokens, lengths)
         if self.head is None:  # an encoder's classifier does its own pooling, by the attention mask
-            return self.model(input_ids=tokens, attention_mask=mask).logits.squeeze(-1).float()
+            return self._of_label(self.model(input_ids=tokens, attention_mask=mask).logits)
         hidden = self.trunk(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
-        return self.head(hidden[_last(lengths)].to(self.head.weight.dtype)).squeeze(-1).float()
+        return self._of_label(self.head(hidden[_last(lengths)].to(self.head.weight.dtype)))
+
+    def _of_label(self, logits: Tensor) -> Tensor:
+        logits = logits.float()
+        if self.label is None:
+            return logits.squeeze(-1)
+        others = [i for i in range(logits.shape[-1]) if i != self.label]
+        return logits[:, self.label] - logits[:, others].logsumexp(-1)
 
     def copied_as(self, kind: type[Scalar]) -> Scalar:
         return kind.from_trunk_of(_whole(copy.deepcopy(self.model))).requires_grad_(True)
@@ -258,9 +267,10 @@ def load_reward_model(
     dtype: DType = "auto",
     trust_remote_code: bool = False,
     attn_implementation: str | None = None,
+    label: str | None = None,
     merged: bool = False,
 ) -> RewardModel:
-    """A trained reward model by hub id, folder, or run folder of ``kedge reward``.
+    """A trained reward model by hub id, folder, or run folder of ``kedge reward``; or any classifier of texts.
 
     Args:
         source: where it is.
@@ -269,6 +279,7 @@ def load_reward_model(
         dtype: of the weights.
         trust_remote_code: run code that the model brings.
         attn_implementation: transformers' name of it.
+        label: of a classifier with several labels the one whose log-odds are the score.
         merged: an adapter becomes a part of the weights; False: they stay as they are, and a policy on the same base
             may share them.
 
@@ -289,9 +300,23 @@ def load_reward_model(
         how["num_labels"] = 1
     model, missing = open_model(AutoModelForSequenceClassification, folder, **how)
     refuse_missing_weights(missing, source, "this is no reward model; train one with `kedge reward`")
-    if model.config.num_labels != 1:
-        raise ModelError(f"{source}: {model.config.num_labels} labels; a reward model has num_labels=1")
-    return finished(Classifier, model, words, max_length)
+    index = _index_of(label, model.config, source)
+    found = finished(Classifier, model, words, max_length)
+    assert isinstance(found, Classifier)
+    return replace(found, label=index)
+
+
+def _index_of(label: str | None, config: Any, source: object) -> int | None:
+    """Of the label that is the score, where there are several."""
+    if config.num_labels == 1:
+        if label is not None:
+            raise ModelError(f"{source}: label {label!r}, but it has one score and no labels; take it out")
+        return None
+    names = {str(name): int(index) for index, name in config.id2label.items()}
+    if label not in names:
+        told = f"there is no label {label!r}" if label is not None else "say which is the score"
+        raise ModelError(f'{source}: it has {config.num_labels} labels; {told}: label = "..." of {", ".join(names)}')
+    return names[label]
 
 
 def _is_classified(folder: str, trust_remote_code: bool) -> bool:

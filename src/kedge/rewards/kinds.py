@@ -8,11 +8,30 @@ from kedge.config.settings import nearest
 from kedge.errors import ConfigError
 from kedge.rewards.foreign import import_function, is_function_path
 from kedge.rewards.function_spec import FunctionSpec
+from kedge.rewards.library.diversity import Diversity
+from kedge.rewards.library.facts import Facts
+from kedge.rewards.library.labels import Classification, Entities
+from kedge.rewards.library.length import Length
+from kedge.rewards.library.matching import Match
+from kedge.rewards.library.mathematics import Math
+from kedge.rewards.library.overlap import BLEU, CHRF, ROUGE
+from kedge.rewards.library.patterns import JSONSchema, Regex
+from kedge.rewards.library.ranking import Ranking
+from kedge.rewards.library.sentiment import Sentiment
+from kedge.rewards.library.toxicity import Toxicity
 from kedge.rewards.model import ModelSpec
 from kedge.rewards.spec import RewardSpec
 
+IMPLIED: dict[str, type[RewardSpec]] = {kind.SAID_BY: kind for kind in (FunctionSpec, ModelSpec)}
+"""Those that a key of their name says."""
+
+LIBRARY: tuple[type[RewardSpec], ...] = (
+    Diversity, Length, Sentiment, Match, Math, Regex, JSONSchema, Classification, Entities, Ranking, BLEU, CHRF, ROUGE,
+    Facts, Toxicity,
+)  # fmt: skip
+
 KINDS = Registry[RewardSpec](
-    "kind of reward", RewardSpec, "kedge.rewards", {kind.SAID_BY: kind for kind in (FunctionSpec, ModelSpec)}
+    "kind of reward", RewardSpec, "kedge.rewards", IMPLIED | {kind.KIND: kind for kind in LIBRARY}
 )
 
 
@@ -24,10 +43,10 @@ def kind_of(given: Mapping[str, Any]) -> type[RewardSpec]:
     """
     if given.get("kind") not in (None, "none"):
         return kind_called(given["kind"])
-    implied = [name for name in KINDS.built_in if given.get(name) not in (None, "none")]
+    implied = [name for name in IMPLIED if given.get(name) not in (None, "none")]
     if len(implied) == 1:
-        return KINDS.built_in[implied[0]]
-    keys = dict.fromkeys(key for kind in KINDS.built_in.values() for key in kind.model_fields)
+        return IMPLIED[implied[0]]
+    keys = dict.fromkeys(key for kind in IMPLIED.values() for key in kind.model_fields)
     unknown = [key for key in given if key not in keys]
     if unknown and not implied:
         raise ConfigError("\n".join(f"{key}: unknown key; {nearest(key, [*keys])}" for key in unknown))

@@ -54,6 +54,9 @@ class ModelSpec(RewardSpec):
     model: Any
     """Reward model: a folder, hub id, or run of ``kedge reward``; from Python also a loaded one."""
 
+    label: str | None = None
+    """Of a classifier with several labels the one whose log-odds are the reward: ``"POSITIVE"``."""
+
     SAID_BY: ClassVar[str] = "model"
     REFUSED: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("workers", "time_limit", "default"),
@@ -71,6 +74,8 @@ class ModelSpec(RewardSpec):
     def build(self, loading: Loading) -> ModelReward:
         source = self.model
         if isinstance(source, RewardModel):
+            if self.label is not None:
+                raise ConfigError("reward: label is not used with a loaded reward model; load it with label=...")
             return ModelReward(source)
         if not isinstance(source, str | Path):
             raise ConfigError(f"reward: model={source!r} is no folder, hub id, run, or loaded reward model")
@@ -78,7 +83,7 @@ class ModelSpec(RewardSpec):
             raise ConfigError(
                 f"reward: {source!r} is no folder; a function is written package.module:name, with a colon"
             )
-        model = load_reward_model(source, **asdict(loading))
+        model = load_reward_model(source, label=self.label, **asdict(loading))
         model.module.requires_grad_(False)  # nobody else has it, so it may share a trunk
         return ModelReward(model)
 

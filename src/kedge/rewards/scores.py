@@ -42,6 +42,9 @@ class Scores:
 
     failures: dict[str, list[Failure]] = field(default_factory=dict)
     """``{component: [...]}`` the samples that have its default score, for components that have one."""
+    remarks: dict[str, list[str]] = field(default_factory=dict)
+    """``{component: [N]}`` why a sample has its score, for who reads the samples; of components that say so. Nothing of
+    a sample is an empty text."""
 
     def failure_counts(self) -> dict[str, dict[Reason, int]]:
         """``{component: {"timeouts": 0, ...}}``: how many samples have the default score, and why."""
@@ -112,6 +115,7 @@ def judge(
         per_token=[tokens for part in parts for tokens in part.per_token],
         components={name: [score for part in parts for score in part.components[name]] for name in parts[0].components},
         failures={name: [failure for part in parts for failure in part.failures[name]] for name in parts[0].failures},
+        remarks={name: [remark for part in parts for remark in part.remarks[name]] for name in parts[0].remarks},
     )
     for name, failures in whole.failures.items():
         if failures:

@@ -45,6 +45,10 @@ class RewardSpec(Config):
 
     SAID_BY: ClassVar[str] = ""
     """The kind's name where a key of that name says it already."""
+    KIND: ClassVar[str] = ""
+    """The name of a built-in kind that ``kind`` must say."""
+    RANGE: ClassVar[str] = "any number"
+    """Of its scores, for ``kedge rewards``."""
 
     def __new__(cls, *_: Any, **given: Any) -> Self:
         if cls is not RewardSpec:
@@ -112,6 +116,11 @@ class RewardSpec(Config):
         return str(vars(cls).get("SAID_BY", ""))
 
     @classmethod
+    def _own_kind(cls) -> str:
+        """Its name among the built-in ones; a class built on one of these has none."""
+        return cls._said_by() or str(vars(cls).get("KIND", ""))
+
+    @classmethod
     def _where(cls) -> str:
         return f"{cls.__module__}:{cls.__qualname__}"
 
@@ -120,7 +129,7 @@ class RewardSpec(Config):
     def _knows_its_kind(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        own = cls._said_by() or cls._where()
+        own = cls._own_kind() or cls._where()
         if given.get("kind") in (None, "none", own):
             return given | {"kind": own}
         from kedge.rewards.kinds import kind_called

@@ -47,11 +47,13 @@ class WeightedReward(Reward):
         per_token: list[list[float] | None] = [None] * n
         components: dict[str, list[float]] = {}
         failures: dict[str, list[Failure]] = {}
+        remarks: dict[str, list[str]] = {}
         for (weight, _), scores in zip(self.parts, self._each(prompts, completions, state), strict=True):
             for name, values in scores.components.items():
                 unused = _unused(name, components)
                 components[unused] = values
                 failures |= {unused: scores.failures[name]} if name in scores.failures else {}
+                remarks |= {unused: scores.remarks[name]} if name in scores.remarks else {}
                 judged = [was or not math.isnan(value) for was, value in zip(judged, values, strict=True)]
             for i in range(n):
                 total[i] += 0.0 if math.isnan(scores.total[i]) else weight * scores.total[i]
@@ -61,7 +63,7 @@ class WeightedReward(Reward):
         elif not all(judged):
             i = judged.index(False)
             raise RewardError(f"no reward component gave a score for{shown(prompts[i], completions[i])}")
-        return Scores(total, per_token, components, failures)
+        return Scores(total, per_token, components, failures, remarks)
 
     def _each(self, prompts: Sequence[Prompt], completions: Sequence[Completion], state: TrainerState) -> list[Scores]:
         """Every part's scores. Coroutine functions wait together, and before the others."""

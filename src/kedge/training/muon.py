@@ -14,7 +14,7 @@ class MuonWithAdamW(Optimizer):
     Args:
         params: groups of weights.
         matrices: those that Muon is for. Embeddings, heads, norms and biases are AdamW's.
-        lr: of both. Muon's steps are by default made as long as AdamW's (Liu et al. 2025), so that a rate means the same.
+        lr: of both. By default Muon's steps are as long as AdamW's (Liu et al. 2025), so that a rate means the same.
         weight_decay: of both.
         momentum: Muon's.
         nesterov: Muon's.

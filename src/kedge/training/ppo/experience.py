@@ -45,7 +45,7 @@ class Experience:
         divergence = kl(self.rollouts.logprobs, self.batch.ref_logprobs).sum(-1).tolist()
         judged = {"score": self.scores.sums(), **self.scores.components}
         records = [prompt.record for prompt in self.prompts]
-        return sample_rows(records, self.completions, judged, divergence, count=count)
+        return sample_rows(records, self.completions, judged, divergence, count=count, remarks=self.scores.remarks)
 
 
 def keeps_states(lm: LanguageModel, shape: tuple[int, int], memory: int) -> bool:
