@@ -9,6 +9,7 @@ from kedge.data.records import Prompt, plain
 from kedge.models.reward_model import RewardModel
 from kedge.parallel import Processes
 from kedge.rewards.foreign import TrainerState
+from kedge.rewards.terms import Terms
 from kedge.runs.fingerprints import of_code
 from kedge.runs.progress import say
 from kedge.sampling.completion import Completion
@@ -40,6 +41,9 @@ class Scores:
     components: dict[str, list[float]]
     """``{name: [N]}`` each component's own scores, unweighted; per-token ones summed. NaN where it does not apply."""
 
+    paid: dict[str, list[float]] = field(default_factory=dict)
+    """``{name: [N]}`` what each component adds to a sample's whole score; for rewards that are a sum. NaN as there."""
+
     failures: dict[str, list[Failure]] = field(default_factory=dict)
     """``{component: [...]}`` the samples that have its default score, for components that have one."""
     remarks: dict[str, list[str]] = field(default_factory=dict)
@@ -64,6 +68,8 @@ class Reward(ABC):
 
     name: str
     """Under which it is logged."""
+    terms: Terms = Terms()
+    """How its scores count where it is one of several."""
     settings: str = ""
     """Fingerprint of what its specification was set to, where :meth:`fingerprint` does not tell it."""
 
@@ -114,6 +120,7 @@ def judge(
         total=[score for part in parts for score in part.total],
         per_token=[tokens for part in parts for tokens in part.per_token],
         components={name: [score for part in parts for score in part.components[name]] for name in parts[0].components},
+        paid={name: [score for part in parts for score in part.paid[name]] for name in parts[0].paid},
         failures={name: [failure for part in parts for failure in part.failures[name]] for name in parts[0].failures},
         remarks={name: [remark for part in parts for remark in part.remarks[name]] for name in parts[0].remarks},
     )

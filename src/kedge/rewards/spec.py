@@ -7,7 +7,7 @@ A new kind is one file, in the package or anywhere else: a subclass of :class:`R
 from abc import abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 from pydantic_core import PydanticSerializationError
@@ -17,6 +17,7 @@ from kedge.errors import ConfigError
 from kedge.models.device import Device
 from kedge.rewards.foreign import is_function_path
 from kedge.rewards.scores import Reward
+from kedge.rewards.terms import Terms
 from kedge.runs.fingerprints import of_settings
 
 
@@ -42,6 +43,15 @@ class RewardSpec(Config):
     """Factor on its scores."""
     name: str | None = None
     """Under which it is logged; ``none``: the reward's own name."""
+    final_weight: float | None = None
+    """Weight at the last step, to which it goes in a straight line; ``none``: the same throughout."""
+    clip: tuple[float, float] | None = None
+    """``[low, high]``: scores beyond are these."""
+    normalize: Literal["rank"] | None = None
+    """``rank``: the score is an answer's rank among those to its prompt, from -1 to 1."""
+    gate: float | None = None
+    """An answer that scores less here gets nothing from rewards that are no gates: quality counts where the format is
+    right, and harm is not made good by anything."""
 
     SAID_BY: ClassVar[str] = ""
     """The kind's name where a key of that name says it already."""
@@ -91,6 +101,7 @@ class RewardSpec(Config):
         if self.name:
             reward.name = self.name
         reward.settings = self.fingerprint()
+        reward.terms = Terms(self.final_weight, self.clip, self.normalize, self.gate)
         return reward
 
     def resolved(self) -> dict[str, Any]:
@@ -123,6 +134,12 @@ class RewardSpec(Config):
     @classmethod
     def _where(cls) -> str:
         return f"{cls.__module__}:{cls.__qualname__}"
+
+    @model_validator(mode="after")
+    def _clips_upwards(self) -> Self:
+        if self.clip is not None and not self.clip[0] < self.clip[1]:
+            raise ValueError(f"clip: [low, high], the lower one first, not {list(self.clip)}")
+        return self
 
     @model_validator(mode="before")
     @classmethod

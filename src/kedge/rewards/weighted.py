@@ -13,7 +13,8 @@ from kedge.sampling.completion import Completion
 
 
 class WeightedReward(Reward):
-    """``sum of weight * reward``. A component that does not judge a sample (None) adds nothing to it.
+    """``sum of weight * reward``, each reward counting as its :class:`~kedge.rewards.terms.Terms` say. A component that
+    does not judge a sample (None) adds nothing to it; where one that is a gate is not passed, only gates do.
 
     A sample that no component judges is an error, or NaN in a ``partial`` one.
     """
@@ -31,14 +32,6 @@ class WeightedReward(Reward):
     def models(self) -> list[RewardModel]:
         return [model for _, reward in self.parts for model in reward.models()]
 
-    @property
-    def weights(self) -> dict[str, float]:
-        """Each component's factor, under the name it is logged by."""
-        weights: dict[str, float] = {}
-        for weight, reward in self.parts:
-            weights[_unused(reward.name, weights)] = weight
-        return weights
-
     def __call__(
         self, prompts: Sequence[Prompt], completions: Sequence[Completion], state: TrainerState = AT_REST
     ) -> Scores:
@@ -46,24 +39,32 @@ class WeightedReward(Reward):
         total, judged = [0.0] * n, [False] * n
         per_token: list[list[float] | None] = [None] * n
         components: dict[str, list[float]] = {}
+        paid: dict[str, list[float]] = {}
         failures: dict[str, list[Failure]] = {}
         remarks: dict[str, list[str]] = {}
-        for (weight, _), scores in zip(self.parts, self._each(prompts, completions, state), strict=True):
+        found = self._each(prompts, completions, state)
+        passed = _all_passed([reward for _, reward in self.parts], found, n)
+        for (first, reward), scores in zip(self.parts, found, strict=True):
             for name, values in scores.components.items():
                 unused = _unused(name, components)
                 components[unused] = values
                 failures |= {unused: scores.failures[name]} if name in scores.failures else {}
                 remarks |= {unused: scores.remarks[name]} if name in scores.remarks else {}
                 judged = [was or not math.isnan(value) for was, value in zip(judged, values, strict=True)]
+            whole = _shaped(reward, scores, prompts)
+            weight = reward.terms.weight(first, state)
+            factors = [weight if through or reward.terms.gate is not None else 0.0 for through in passed]
             for i in range(n):
-                total[i] += 0.0 if math.isnan(scores.total[i]) else weight * scores.total[i]
-                per_token[i] = _added(per_token[i], scores.per_token[i], weight)
+                total[i] += 0.0 if math.isnan(whole[i]) else factors[i] * whole[i]
+                per_token[i] = _added(per_token[i], scores.per_token[i], factors[i])
+            added = zip(factors, whole, scores.per_token, strict=True)
+            paid[_unused(reward.name, paid)] = [factor * (score + sum(tokens or ())) for factor, score, tokens in added]
         if self.partial:
             total = [value if was else math.nan for value, was in zip(total, judged, strict=True)]
         elif not all(judged):
             i = judged.index(False)
             raise RewardError(f"no reward component gave a score for{shown(prompts[i], completions[i])}")
-        return Scores(total, per_token, components, failures, remarks)
+        return Scores(total, per_token, components, paid, failures, remarks)
 
     def _each(self, prompts: Sequence[Prompt], completions: Sequence[Completion], state: TrainerState) -> list[Scores]:
         """Every part's scores. Coroutine functions wait together, and before the others."""
@@ -72,6 +73,20 @@ class WeightedReward(Reward):
         waiting = {i: coroutine for i, coroutine in begun.items() if coroutine is not None}
         found = dict(zip(waiting, together([*waiting.values()]) if waiting else [], strict=True))
         return [found[i] if i in found else reward(prompts, completions, state) for i, reward in enumerate(rewards)]
+
+
+def _all_passed(rewards: Sequence[Reward], found: Sequence[Scores], n: int) -> list[bool]:
+    """Which samples pass every gate; by what a gate itself scored, and not as it is shaped."""
+    gates = [reward.terms.passed(scores.sums()) for reward, scores in zip(rewards, found, strict=True)]
+    return [all(gate[i] for gate in gates) for i in range(n)]
+
+
+def _shaped(reward: Reward, scores: Scores, prompts: Sequence[Prompt]) -> list[float]:
+    terms = reward.terms
+    if (terms.clip or terms.normalize) and any(tokens is not None for tokens in scores.per_token):
+        which = "clip" if terms.clip else "normalize"
+        raise RewardError(f"{which}: not used with {reward.name!r}, which scores token by token; take it out")
+    return terms.shaped(scores.total, prompts)
 
 
 def _added(so_far: list[float] | None, more: list[float] | None, weight: float) -> list[float] | None:

@@ -15,4 +15,4 @@ def of_rewards(rewards: Iterable[tuple[str, Reward]]) -> Iterator[tuple[str, str
         for number, (weight, part) in enumerate(parts, start=1):
             which = f"{role} {part.name!r}" if len(parts) == 1 else f"{role} {number} {part.name!r}"
             settings = f", {part.settings}" if part.settings else ""
-            yield which, f"weight {weight:g}, {part.fingerprint()}{settings}"
+            yield which, f"weight {weight:g}{part.terms.said()}, {part.fingerprint()}{settings}"

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import Tensor
@@ -16,13 +16,10 @@ from kedge.training.ppo.config import PPOConfig
 from kedge.training.ppo.experience import Experience
 
 
-def rollout_metrics(
-    experience: Experience, config: PPOConfig, weights: Mapping[str, float], kl_penalty: float
-) -> Metrics:
+def rollout_metrics(experience: Experience, config: PPOConfig, kl_penalty: float) -> Metrics:
     """Means over the step's answers, as they were before the update.
 
     Args:
-        weights: of the reward's components.
         kl_penalty: the coefficient with which KL was taken off the rewards; 0 where it was not.
     """
     rollouts, completions, scores = experience.rollouts, experience.completions, experience.scores
@@ -39,7 +36,7 @@ def rollout_metrics(
         "objective/non_score_reward": -kl_penalty * divergence,
         "objective/rlhf_reward": score - kl_penalty * divergence,
         **{name: value for name, value in components.items() if not math.isnan(value)},
-        **_largest_share(scores, weights),
+        **_spreads(scores),
         **{
             f"rewards/{name}_{reason}": float(count)
             for name, counts in scores.failure_counts().items()
@@ -74,13 +71,17 @@ def repeated(ids: Sequence[int]) -> float:
     return 1.0 - len(set(pairs)) / len(pairs) if pairs else 0.0
 
 
-def _largest_share(scores: Scores, weights: Mapping[str, float]) -> Metrics:
-    """How much of the components' spreads (standard deviations times weights) is the largest one's."""
+def _spreads(scores: Scores) -> Metrics:
+    """Each component's standard deviation; and each one's share of what they all move the score by, as it is paid."""
     judged = {name: [x for x in values if not math.isnan(x)] for name, values in scores.components.items()}
-    spreads = [abs(weights[name]) * statistics.pstdev(values) for name, values in judged.items() if values]
-    if len(spreads) < 2 or sum(spreads) == 0.0:
-        return {}
-    return {"rewards/largest_share": max(spreads) / sum(spreads)}
+    found = {f"rewards/{name}_std": statistics.pstdev(values) for name, values in judged.items() if values}
+    paid = {name: [x for x in values if not math.isnan(x)] for name, values in scores.paid.items()}
+    spreads = {name: statistics.pstdev(values) for name, values in paid.items() if values}
+    whole = sum(spreads.values())
+    if len(spreads) < 2 or whole == 0.0:
+        return found
+    shares = {f"rewards/{name}_share": spread / whole for name, spread in spreads.items()}
+    return found | shares | {"rewards/largest_share": max(shares.values())}
 
 
 def _critic_metrics(batch: Batch) -> Metrics:

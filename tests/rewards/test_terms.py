@@ -1,0 +1,139 @@
+"""How components come together: gates, clipping, ranks, weights that change; by literal numbers."""
+
+import math
+
+import pytest
+
+from kedge import PPO
+from kedge.data.records import Prompt
+from kedge.errors import ConfigError, RewardError
+from kedge.parallel import ALONE
+from kedge.rewards.build import build_reward
+from kedge.rewards.foreign import TrainerState
+from kedge.rewards.scores import judge
+from kedge.sampling.completion import Completion
+
+ONE, TWO = Prompt("ask one"), Prompt("ask two")
+PROMPTS = [ONE, ONE, ONE, TWO]
+ANSWERS = [Completion([5], [7, 8], [0.0, 0.0], text, "eos") for text in "abcd"]
+
+
+def told(values):
+    def function(prompts, completions):
+        return values
+
+    return function
+
+
+def scored(*parts, prompts=PROMPTS, state=None, partial=False):
+    specs = [{"function": told(values), "name": name} | terms for name, values, terms in parts]
+    reward = build_reward(specs, partial=partial)
+    return reward(prompts, ANSWERS, *([state] if state else []))
+
+
+def test_a_gate_that_is_not_passed_leaves_the_gates_alone():
+    scores = scored(("format", [1, 0, 0.5, None], {"gate": 0.5, "weight": 2}), ("quality", [5, 6, -7, 8], {}))
+    assert scores.total == [7.0, 0.0, -6.0, 8.0]
+    assert scores.components["quality"] == [5.0, 6.0, -7.0, 8.0]
+    assert scores.paid["quality"] == [5.0, 0.0, -7.0, 8.0]
+    assert scores.paid["format"][:3] == [2.0, 0.0, 1.0]
+    assert math.isnan(scores.paid["format"][3])
+
+
+def test_harm_is_not_made_good():
+    """A penalty that is a gate: whatever else is gained, the harmful answer has the penalty alone."""
+    scores = scored(("harm", [0, -1, 0, 0], {"gate": 0.0, "weight": 3}), ("quality", [1, 100, 1, 1], {}))
+    assert scores.total == [1.0, -3.0, 1.0, 1.0]
+
+
+def test_two_gates_and_rewards_a_token():
+    scores = scored(
+        ("a", [1, 1, 0, 0], {"gate": 1.0}), ("b", [1, 0, 1, 0], {"gate": 1.0}), ("steps", [[1, 2]] * 4, {"weight": 2.0})
+    )
+    assert scores.sums() == [8.0, 1.0, 1.0, 0.0]
+    assert scores.per_token == [[2.0, 4.0]] + [[0.0, 0.0]] * 3
+    assert scores.paid["steps"] == [6.0, 0.0, 0.0, 0.0]
+
+
+def test_clipped():
+    scores = scored(("far", [-9, 0.5, 7, None], {"clip": [-1, 2], "weight": 10}), ("base", [0, 0, 0, 1], {}))
+    assert scores.total == [-10.0, 5.0, 20.0, 1.0]
+    assert scores.components["far"][:3] == [-9.0, 0.5, 7.0]
+
+
+def test_ranks_are_within_a_prompt():
+    scores = scored(("r", [10, 30, 20, 99], {"normalize": "rank"}))
+    assert scores.total == [-1.0, 1.0, 0.0, 0.0]
+    assert scored(("r", [10, 10, 20, 99], {"normalize": "rank"})).total == [-0.5, -0.5, 1.0, 0.0]
+    assert scored(("r", [10, 10, 10, 99], {"normalize": "rank"})).total == [0.0] * 4
+    unjudged = scored(("r", [10, None, 20, 99], {"normalize": "rank"}), ("base", [0] * 4, {}))
+    assert unjudged.total == [-1.0, 0.0, 1.0, 0.0]
+    other = scored(("r", [4, 3, 2, 1], {"normalize": "rank"}), prompts=[ONE, ONE, TWO, TWO])
+    assert other.total == [1.0, -1.0, 1.0, -1.0]
+
+
+@pytest.mark.parametrize(("step", "weight"), [(0, 1.0), (5, 2.0), (10, 3.0), (99, 3.0)])
+def test_a_weight_goes_in_a_straight_line(step, weight):
+    state = TrainerState(global_step=step, max_steps=11)
+    assert scored(("r", [1, 2, 3, 4], {"weight": 1.0, "final_weight": 3.0}), state=state).total[0] == weight
+
+
+def test_where_nothing_trains_the_last_weight_holds():
+    assert scored(("r", [1, 2, 3, 4], {"final_weight": 3.0})).total == [3.0, 6.0, 9.0, 12.0]
+
+
+def test_processes_put_together_what_each_was_paid():
+    reward = build_reward([{"function": told([1, 2, 3, 4]), "name": "r", "weight": 2.0}])
+    assert judge(reward, PROMPTS, ANSWERS, ALONE).paid == {"r": [2.0, 4.0, 6.0, 8.0]}
+
+
+def test_rewards_a_token_are_neither_clipped_nor_ranked():
+    for terms in ({"clip": [0, 1]}, {"normalize": "rank"}):
+        with pytest.raises(RewardError, match=f"{next(iter(terms))}: not used with 'r', which scores token by token"):
+            scored(("r", [[1, 2]] * 4, terms))
+
+
+@pytest.mark.parametrize("terms", [{"clip": [2, 1]}, {"clip": [1, 1]}, {"clip": 3}, {"normalize": "z"}, {"gate": "x"}])
+def test_wrong_terms(terms):
+    with pytest.raises(ConfigError, match=next(iter(terms))):
+        build_reward([{"function": told([1] * 4)} | terms])
+
+
+def ppo(tiny_lm, reward, **how):
+    lm = tiny_lm("llama")
+    settings = {"steps": 2, "batch_size": 8, "mini_batch_size": 8, "response_length": 6, "target_kl": "none"}
+    settings |= {"checkpoint_every": 1} if "run" in how else {}
+    prompts = ["the cat", "a dog ran", "Once upon"]
+    return PPO(lm.model, prompts, reward, settings, tokenizer=lm.tokenizer, progress=False, **how)
+
+
+def test_a_step_says_what_each_component_moves(tiny_lm):
+    def format_(prompts, completions):
+        return [float(i % 2) for i in range(len(completions))]
+
+    def length(prompts, completions):
+        return [float(len(text)) for text in completions]
+
+    parts = [
+        {"function": format_, "name": "format", "gate": 1.0},
+        {"function": length, "name": "length", "weight": 0.1},
+    ]
+    metrics = next(iter(ppo(tiny_lm, parts)))
+    assert metrics["rewards/format_std"] == pytest.approx(0.5)
+    shares = [metrics["rewards/format_share"], metrics["rewards/length_share"]]
+    assert sum(shares) == pytest.approx(1.0)
+    assert metrics["rewards/largest_share"] == max(shares)
+
+
+def test_a_resumed_run_has_the_same_terms(tiny_lm, tmp_path):
+    def length(prompts, completions):
+        return [float(len(text)) for text in completions]
+
+    def reward(**terms):
+        return [{"function": length, "name": "r"} | terms]
+
+    for _ in zip(range(1), ppo(tiny_lm, reward(gate=0.5), run=tmp_path / "r"), strict=False):
+        pass
+    with pytest.raises(ConfigError, match="reward"):
+        ppo(tiny_lm, reward(gate=0.7), run=tmp_path / "r", resume=True)
+    assert ppo(tiny_lm, reward(gate=0.5), run=tmp_path / "r", resume=True).step_done == 1
