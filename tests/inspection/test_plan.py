@@ -132,6 +132,20 @@ def test_a_quantised_base(recipe, kind, bytes_left, stage, dora):
     assert ("reference", "weights") not in held or held["reference", "weights"] <= SOME
 
 
+@pytest.mark.parametrize("stage", ["ppo", "sft", "reward"])
+@pytest.mark.parametrize("held_in", [None, "nf4", "int8"])
+def test_ranks_that_are_allocated(recipe, stage, held_in):
+    """AdaLoRA: a singular value a triplet besides, and three numbers of what each weight is worth."""
+    table = '{method="adalora", init_r=4, target_r=2, target_modules="all-linear"}'
+    settings = [f"{stage}.adapter={table}", f"{stage}.micro_batch_tokens=80"]
+    found = phases(recipe(*settings, *([f'{stage}.quantization="{held_in}"'] if held_in else [])), stage)
+    held = (found.get("update") or found["train"]).held
+    role = "reward" if stage == "reward" else "policy"
+    head = 4 * 32 if stage == "reward" else 0
+    adapter = ADAPTER + 4 * 2 * 7 * 4
+    assert held[role, "optimizer"] == pytest.approx(5 * adapter + 2 * head, abs=4 * SOME)
+
+
 def test_half_the_precision_is_half_the_weights(recipe):
     held = phases(recipe(dtype="bfloat16"))["generate"].held
     assert held["policy", "weights"] == pytest.approx(WEIGHTS / 2, abs=SOME)

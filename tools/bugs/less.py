@@ -6,6 +6,7 @@ BOTTOM, ADAPTERS = "models/bottom.py", "models/adapters.py"
 BOTTOM_TESTS = ("tests/models/test_bottom.py",)
 FROZEN_TESTS = ("tests/training/test_frozen_layers.py",)
 ADAPTER_TESTS = ("tests/models/test_adapters.py",)
+RANKS, RANK_TESTS = "training/adalora.py", ("tests/training/test_adalora.py",)
 
 LESS = [
     Mutant(
@@ -131,7 +132,7 @@ LESS = [
     Mutant(
         "unequal-bases-shared",
         ADAPTERS,
-        "            if alike if outlined else torch.equal(same, weight):",
+        "            if alike if outlined else torch.equal(values(same), values(weight)):",
         "            if True:",
         ADAPTER_TESTS,
         "a reward model of another base judges with the policy's",
@@ -223,5 +224,93 @@ LESS = [
         "return type(optimizer) is torch.optim.AdamW",
         ("tests/training/test_optimizers.py",),
         "a step is taken back that was never made",
+    ),
+    Mutant(
+        "no-regularisation",
+        RANKS,
+        "        for adapter, _ in self._trained():\n            adapter.regularize()",
+        "        pass",
+        RANK_TESTS,
+        "the singular vectors are no such ones",
+    ),
+    Mutant(
+        "regularisation-of-the-wrong-side",
+        RANKS,
+        'weight.T if ".lora_B" in name else weight',
+        "weight.T",
+        RANK_TESTS,
+        "of one side the long vectors are made orthonormal, which they cannot be",
+    ),
+    Mutant(
+        "masks-that-are-missed",
+        RANKS,
+        "is_due = step // every > since // every",
+        "is_due = False",
+        RANK_TESTS,
+        "updates that end early may never come to a step at which ranks fall",
+    ),
+    Mutant(
+        "masks-within-the-warm-up",
+        RANKS,
+        "since = self.config.deltaT, max(self.last, self.config.tinit)",
+        "since = self.config.deltaT, self.last",
+        RANK_TESTS,
+        "more ranks than there are to be kept",
+    ),
+    Mutant(
+        "budget-not-held-where-updates-end-early",
+        "training/ppo/update.py",
+        "        self.ranks.end((step + 1) * self.config.optimizer_steps)\n        averages",
+        "        averages",
+        RANK_TESTS,
+        "the last update ends before its last step, and ranks stay where they were",
+    ),
+    Mutant(
+        "masks-undone-by-the-trust-region",
+        "training/ppo/trust_region.py",
+        "            self.retaken()\n",
+        "",
+        RANK_TESTS,
+        "a step taken again brings back what was masked",
+    ),
+    Mutant(
+        "importance-forgotten-at-a-resume",
+        RANKS,
+        "            setattr(self.allocator, name, kept)",
+        "            pass",
+        RANK_TESTS,
+        "other ranks after a resume",
+    ),
+    Mutant(
+        "final-ranks-forgotten-at-a-resume",
+        RANKS,
+        'self.last, self.pattern, self.is_final = state["last"], state["pattern"], state["is_final"]',
+        'self.last = state["last"]',
+        RANK_TESTS,
+        "ranks that were final rise again",
+    ),
+    Mutant(
+        "critic-and-policy-on-one-schedule",
+        "training/ppo/trainer.py",
+        "config.steps * config.optimizer_steps, idle)",
+        "config.steps * config.optimizer_steps)",
+        RANK_TESTS,
+        "ranks fall while the policy waits for its critic",
+    ),
+    Mutant(
+        "what-peft-took-out-is-not-read",
+        ADAPTERS,
+        "    there = {name: adalora.at_full_rank(name, tensor, adapter_of(model)) for name, tensor in there.items()}\n",
+        "",
+        RANK_TESTS,
+        "an adapter that PEFT has trained cannot be loaded",
+    ),
+    Mutant(
+        "schedule-of-the-stage-before",
+        "training/config.py",
+        "        reschedule(adapter_of(model), config.adapter)\n",
+        "",
+        RANK_TESTS,
+        "PPO's tinit and tfinal are ignored, and SFT's used",
     ),
 ]

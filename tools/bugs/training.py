@@ -136,8 +136,8 @@ SUPERVISED_MUTANTS = [
     Mutant(
         "supervised-gradients-pile-up",
         SUPERVISED,
-        "            self.optimizer.step()\n        self.optimizer.zero_grad(set_to_none=True)\n",
-        "            self.optimizer.step()\n",
+        "            self.ranks.after_step()\n        self.optimizer.zero_grad(set_to_none=True)\n",
+        "            self.ranks.after_step()\n",
         RESUMED_SFT,
         "gradients are never cleared",
     ),

@@ -26,6 +26,7 @@ from kedge.models.reward_model import RewardModel
 from kedge.sampling.local.columns import ColumnDecoder
 from kedge.sampling.local.engine import MAX_ROWS, PREFILL_TOKENS
 from kedge.sampling.local.slots import SlotDecoder, sliding_windows
+from kedge.training.adalora import Ranks
 from kedge.training.micro_batches import choose_micro_batch
 from kedge.training.ppo import PPO, PPOConfig
 from kedge.training.ppo.batch import Batch
@@ -146,6 +147,10 @@ class PPORehearsal(Rehearsal):
     @property
     def optimizer(self) -> torch.optim.Optimizer:
         return self.trainer.optimizer
+
+    @property
+    def ranks(self) -> Ranks:
+        return self.trainer.ranks
 
     def phases(self) -> list[Phase]:
         self.settle()

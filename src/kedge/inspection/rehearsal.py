@@ -18,6 +18,7 @@ from kedge.inspection.machine import Machine
 from kedge.models.device import logits_at_a_time
 from kedge.models.head import untried_head
 from kedge.models.language_model import LanguageModel
+from kedge.training.adalora import Ranks
 from kedge.training.config import TrainingConfig
 from kedge.training.optimization import clip_gradients, precision
 
@@ -52,15 +53,21 @@ class Rehearsal(ABC):
     def optimizer(self) -> torch.optim.Optimizer:
         """Of all trained weights."""
 
+    @property
+    @abstractmethod
+    def ranks(self) -> Ranks:
+        """Of adapters whose ranks come down."""
+
     @abstractmethod
     def phases(self) -> list[Phase]:
         """What a step is made of, in order."""
 
     def settle(self) -> None:
-        """The optimizer's states come with its first step."""
+        """The optimizer's states come with its first step, and what ranks are allocated by."""
         self._with_gradients()
         with self.ledger.booking("optimizer"):
             self._step(foreach=True)
+            self.ranks.weigh()
         self.optimizer.zero_grad(set_to_none=True)
 
     @contextmanager

@@ -23,6 +23,7 @@ from kedge.models.loading import find, load_config, load_tokenizer
 from kedge.models.outline import outlined_language_model, outlined_reward_model
 from kedge.models.recompute import enable_recomputing
 from kedge.models.reward_model import adapted_part
+from kedge.training.adalora import Ranks
 from kedge.training.config import adapt
 from kedge.training.micro_batches import choose_micro_batch
 from kedge.training.optimization import make_optimizer
@@ -35,6 +36,9 @@ Record = TypeVar("Record")
 
 # Examples from which the average length is taken.
 SAMPLE = 64
+
+# Steps for any schedule, of which only one is rehearsed.
+ENOUGH = 10**9
 
 
 @dataclass(frozen=True)
@@ -188,10 +192,15 @@ class SupervisedRehearsal(Rehearsal):
             enable_recomputing(trunk)
         role = self.scorer if work.pairs else self.lm
         self._optimizer = make_optimizer([role.group(1.0)], config)
+        self._ranks = Ranks({"train": role}, ENOUGH)
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
         return self._optimizer
+
+    @property
+    def ranks(self) -> Ranks:
+        return self._ranks
 
     def phases(self) -> list[Phase]:
         self.settle()

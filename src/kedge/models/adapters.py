@@ -18,18 +18,23 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch._guards import detect_fake_mode
+from torch._subclasses.fake_tensor import FakeTensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from kedge.config.settings import nearest
 from kedge.errors import ConfigError, ModelError
+from kedge.models import adalora
 from kedge.models.quantized import values
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 """Of the names in PEFT's files: of the base within the model around it."""
 
-METHODS = ("lora", "ia3", "loha", "lokr")
+METHODS = ("lora", "ia3", "loha", "lokr", "adalora")
+PROMPTS = ("prefix_tuning", "prompt_tuning", "p_tuning", "multitask_prompt_tuning", "cpt", "cartridge")
+"""Methods of PEFT's that learn what stands before a text, and no weights of layers."""
+
 WHOLE = (
     "modules_to_save", "trainable_token_indices", "lora_bias", "layer_replication", "alora_invocation_tokens",
     "arrow_config",
@@ -67,10 +72,17 @@ def peft_config(settings: Settings) -> Any:
     peft = _peft()
     given = dict(settings)
     method = given.pop("method", "lora")
+    if method in PROMPTS:
+        raise ConfigError(
+            f"adapter.method: {method!r} learns a beginning of the key-value cache or of the input, and no weights: it "
+            "cannot be merged, and the engine's cache and frozen layers have no place for it; take lora"
+        )
     if method not in METHODS:
         raise ConfigError(f"adapter.method: must be one of {', '.join(METHODS)}, not {method!r}")
     kind = peft.PEFT_TYPE_TO_CONFIG_MAPPING[method.upper()]
-    known = [name for name in inspect.signature(kind).parameters if name not in OWN]
+    known: Sequence[str] = [name for name in inspect.signature(kind).parameters if name not in OWN]
+    if method == "adalora":
+        given, known = adalora.checked(given), (*adalora.SETTINGS, "total_step")
     for name in given:
         if name not in known:
             raise ConfigError(f"adapter.{name}: {method} has no such setting; {nearest(name, known)}")
@@ -126,13 +138,15 @@ def add_adapter(model: PreTrainedModel, settings: Settings, *, seed: int, frozen
     if outline is not None:  # a plan's: its weights are shapes alone, and the adapter's become so too
         for owner in model.modules():
             for name, weight in [*owner.named_parameters(recurse=False)]:
-                if weight.requires_grad:
-                    owner._parameters[name] = nn.Parameter(outline.from_tensor(weight.detach()))
+                if not isinstance(weight, FakeTensor):
+                    shape = outline.from_tensor(weight.detach())
+                    owner._parameters[name] = nn.Parameter(shape, requires_grad=weight.requires_grad)
 
 
 def train_adapter(model: nn.Module) -> None:
     """Of a model with an adapter train that and nothing else; in float32, in whatever the base is held, for small steps
     vanish in less."""
+    adalora.to_full_rank(model, adapter_of(model))
     model.requires_grad_(False)
     for layer in _adapted(model).values():
         if layer.merged:
@@ -159,7 +173,10 @@ def refuse_other_adapter(model: PreTrainedModel, settings: Settings) -> None:
         ConfigError: naming the first setting that differs.
     """
     config = adapter_of(model)
+    schedule = adalora.SCHEDULE if adalora.is_adalora(config) else ()
     for name, wanted in settings.items():
+        if name in schedule:  # the next training's own
+            continue
         there = _method(config) if name == "method" else getattr(config, name, None)
         if isinstance(there, set):  # the modules that were meant, by name
             there = sorted(there if not isinstance(wanted, str) else _adapted(model))
@@ -219,6 +236,8 @@ def attach(model: PreTrainedModel, folder: str | Path, *, headless: bool = False
     if _method(config) not in METHODS:
         raise ModelError(f"{folder}: an adapter of type {_method(config)!r}; known are {', '.join(METHODS)}")
     config.inference_mode = False
+    if adalora.is_adalora(config):
+        config.rank_pattern = None  # what it takes out is read as zeros
     config.modules_to_save = [name for name in config.modules_to_save or () if name not in HEADS] or None
     if name := _trains_base(config):
         raise ModelError(
@@ -256,6 +275,7 @@ def read_adapter(model: PreTrainedModel, folder: Path, *, headless: bool = False
         raise ModelError(f"{path}: the adapter's weights are missing")
     outer = f"{model.base_model_prefix}." if model.base_model is model else ""  # a trunk is not within another model
     there = {name.removeprefix(PREFIX).removeprefix(outer): tensor for name, tensor in load_file(path).items()}
+    there = {name: adalora.at_full_rank(name, tensor, adapter_of(model)) for name, tensor in there.items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in there.items()}
     wanted = {
         name: tuple(tensor.shape)

@@ -115,7 +115,7 @@ class OutlinedLinear(RemadeLinear):
         self.weight = nn.Parameter(torch.empty(size, dtype=torch.uint8), requires_grad=False)
 
     @property
-    def W_q(self) -> nn.Parameter:  # PEFT's name: by it PEFT knows a layer that it has to ask for its weight
+    def W_q(self) -> Tensor:  # PEFT's name: by it PEFT knows a layer that it has to ask for its weight
         return self.weight
 
     def dequantize(self) -> Tensor:

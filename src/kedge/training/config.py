@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from kedge.config.settings import Config, Several
 from kedge.errors import ConfigError
+from kedge.models.adalora import reschedule
 from kedge.models.adapters import adapter_of, add_adapter, peft_config, refuse_other_adapter, train_adapter
 from kedge.models.device import Device
 from kedge.models.quantized import Quantization, is_quantized, quantization_config, refuse_unsteady
@@ -47,6 +48,7 @@ def adapt(model: PreTrainedModel, config: "TrainingConfig", frozen: Sequence[nn.
     refuse_unsteady(model)
     if adapter_of(model) is not None:
         refuse_other_adapter(model, config.adapter)
+        reschedule(adapter_of(model), config.adapter)
         train_adapter(model)
     elif config.adapter:
         add_adapter(model, config.adapter, seed=config.seed, frozen=frozen)
@@ -71,7 +73,7 @@ class TrainingConfig(Config):
     autocast: Literal["bfloat16"] | None = None
     """``bfloat16``: compute in it while the weights stay as they are; pays on GPUs that have it in hardware."""
     optimizer: str = "adamw"
-    """``adamw``, ``adam``, ``nadam``, ``radam``, ``rmsprop``, ``sgd``, ``adafactor``; ``muon`` (and AdamW for what are no
+    """``adamw``, ``adam``, ``nadam``, ``radam``, ``rmsprop``, ``sgd``, ``adafactor``; ``muon`` (and AdamW for all but
     matrices); ``adamw_8bit``, and on GPUs ``paged_adamw`` and ``paged_adamw_8bit``, of bitsandbytes; or the path of a
     class of optimizers, ``"torch.optim.Adagrad"``."""
     optimizer_args: Mapping[str, Any] = Field(default_factory=dict)
@@ -98,8 +100,10 @@ class TrainingConfig(Config):
     the result. ``auto``: by machine and model, said at the start and written into the run's recipe."""
     adapter: Mapping[str, Any] = Field(default_factory=dict)
     """A table: an adapter is trained, and the model's own weights stay as they are. ``method`` ``"lora"``, ``"ia3"``,
-    ``"loha"`` or ``"lokr"``; what else PEFT's class for it takes, by PEFT's names (``r``, ``lora_alpha``, ``use_dora``,
-    ``use_rslora``, ``target_modules``, ...). Empty: the whole model is trained. ``pip install 'kedge[adapters]'``."""
+    ``"loha"``, ``"lokr"`` or ``"adalora"``; what else PEFT's class for it takes, by PEFT's names (``r``,
+    ``lora_alpha``, ``use_dora``, ``use_rslora``, ``target_modules``, ...; of AdaLoRA ``init_r``, ``target_r``, and in
+    optimizer steps, which are counted here, ``tinit``, ``tfinal`` and ``deltaT``). Empty: the whole model is trained.
+    ``pip install 'kedge[adapters]'``."""
     quantization: Quantization | None = None
     """Under an adapter: hold the linear layers of the base in four or eight bits a weight, ``nf4`` or ``int8``. A run
     that goes on from one says nothing. ``pip install 'kedge[quantization]'``."""

@@ -19,6 +19,7 @@ from kedge.models.role import Role
 from kedge.parallel import join
 from kedge.runs.callbacks import CallbackLike
 from kedge.runs.folder import Metrics, RunFolder, report
+from kedge.training.adalora import Ranks
 from kedge.training.checkpoint import folder_of_all
 from kedge.training.config import TrainingConfig
 from kedge.training.fingerprints import of_rows, of_weights
@@ -120,6 +121,7 @@ class Supervised(Trainer):
             )
         self.progress = progress and self.processes.leads
         self.optimizer = make_optimizer([role.group(config.learning_rate)], config)
+        self.ranks = Ranks({"train": role}, self.total_steps)
         self.before: Metrics = {}
         self.set_up(watched=self.best_by, callbacks=callbacks)
 
@@ -219,11 +221,14 @@ class Supervised(Trainer):
         torch.manual_seed((self.config.seed * 1_000_003 + self.step_done) % 2**63)  # dropout, the same after a resume
         self.left_out.note(rows=self._named(rows), examples=[self.examples[row] for row in rows])
         self.module.train()
+        self.ranks.begin(self.step_done)
         try:
             with self.timer("train"):
-                return self._accumulate(rows) | {"train/grad_norm": self._apply(rows)}
+                metrics = self._accumulate(rows) | {"train/grad_norm": self._apply(rows)}
+            return metrics | self.ranks.metrics()
         finally:
             self.module.eval()
+            self.ranks.end(self.step_done + 1)
 
     def counted(self, metrics: Metrics, seconds: Mapping[str, float]) -> Metrics:
         return {"lr": self.config.learning_rate * schedule(self.config, self.step_done, self.total_steps)}
@@ -248,9 +253,11 @@ class Supervised(Trainer):
         return {f"train/{name}": float(value) for name, value in totals.items()}
 
     def _apply(self, rows: Sequence[int]) -> float:
+        self.ranks.before_step()
         norm = clip_gradients(self.module.parameters(), self.config.max_grad_norm)
         if torch.isfinite(norm):
             self.optimizer.step()
+            self.ranks.after_step()
         self.optimizer.zero_grad(set_to_none=True)
         if not torch.isfinite(norm):
             raise NotFiniteError(f"gradient: its norm is {norm.item()}, of {self._culprits(rows)}; lower learning_rate")
@@ -282,10 +289,11 @@ class Supervised(Trainer):
         return {"model": of_weights(self.module), **{name: of_rows(part) for name, part in rows.items()}}
 
     def state(self) -> dict[str, Any]:
-        return {"before": self.before}
+        return {"before": self.before, "ranks": self.ranks.state_dict()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.before = state["before"]
+        self.ranks.load_state_dict(state.get("ranks", {}))
 
     def _check_budget(self) -> None:
         longest = max(self.sizes)

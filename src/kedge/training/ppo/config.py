@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from kedge.config.settings import Several
+from kedge.models.adalora import PLAN, refuse_steps
 from kedge.sampling.settings import Sampling
 from kedge.training.config import TrainingConfig
 from kedge.training.ppo.guards import GuardsConfig
@@ -195,6 +196,9 @@ class PPOConfig(TrainingConfig):
                 f"critic_warmup_steps: {self.critic_warmup_steps} of steps={self.steps} leaves the policy untrained; "
                 f"at most {self.steps - 1}"
             )
+        if self.adapter.get("method") == "adalora":
+            tinit, tfinal = (self.adapter.get(name, PLAN[name]) for name in ("tinit", "tfinal"))
+            refuse_steps(tinit, tfinal, (self.steps - self.critic_warmup_steps) * self.optimizer_steps)
         return self
 
     def resolved(self) -> dict[str, Any]:
@@ -219,6 +223,11 @@ class PPOConfig(TrainingConfig):
     def answers(self) -> int:
         """How many a step."""
         return self.batch_size * self.num_generations
+
+    @property
+    def optimizer_steps(self) -> int:
+        """How many a step, at most."""
+        return self.num_ppo_epochs * self.answers // self.mini_batch_size
 
     @property
     def sampling(self) -> Sampling:

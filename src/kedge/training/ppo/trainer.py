@@ -29,6 +29,7 @@ from kedge.sampling.completion import Completion
 from kedge.sampling.local.engine import Engine
 from kedge.sampling.rollouts import Rollouts, collate, generate
 from kedge.sampling.sampler import SamplerOf, made
+from kedge.training.adalora import Ranks
 from kedge.training.checkpoint import folder_of_all
 from kedge.training.config import adapt
 from kedge.training.fingerprints import of_rewards, of_rows, of_weights
@@ -159,8 +160,12 @@ class PPO(Trainer):
         self.optimizer = make_optimizer(groups, config)
         trunks = [role.own_trunk() for role in self.trained_roles.values()]
         recomputed = enable_recomputing(*filter(None, trunks)) if config.gradient_checkpointing else []
-        self.region = TrustRegion(self.optimizer, config.target_kl)
-        self.update = Update(self.policy, self.critic, self.optimizer, config, self.processes, self.region, recomputed)
+        idle = {"policy": config.critic_warmup_steps * config.optimizer_steps}
+        self.ranks = Ranks(self.trained_roles, config.steps * config.optimizer_steps, idle)
+        self.region = TrustRegion(self.optimizer, config.target_kl, retaken=self.ranks.hold)
+        self.update = Update(
+            self.policy, self.critic, self.optimizer, config, self.processes, self.region, recomputed, self.ranks
+        )
         self.estimate = Estimator(self.reference, self.critic, config, self.processes)
         self.guards = Guards(config.guards, rounding=rounding(config, self.policy.model)[0])
         self.peak_flops = peak_flops(self.policy.device, compute_dtype(config, self.policy.model)) * self.processes.size
@@ -333,7 +338,7 @@ class PPO(Trainer):
             where = {"step": self.step_done + 1, "policy_version": self.step_done, "split": "train"}
             samples = experience.samples(self.config.samples_per_step)
             self.run.write_samples({**where, **sample} for sample in samples)
-        metrics = rollout_metrics(experience, self.config, self.reward.weights, self._kl_penalty(kl_coef))
+        metrics = rollout_metrics(experience, self.config, self._kl_penalty(kl_coef))
         return metrics | {"objective/kl_coef": kl_coef}
 
     def _kl_penalty(self, kl_coef: float) -> float:
@@ -437,6 +442,7 @@ class PPO(Trainer):
             "reward_moments": self.reward_moments.state_dict(),
             "learning_rate_scale": self.region.scale,
             "guards": self.guards.state_dict(),
+            "ranks": self.ranks.state_dict(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -446,6 +452,7 @@ class PPO(Trainer):
         self.reward_moments = RunningMoments(**state["reward_moments"])
         self.region.scale = state["learning_rate_scale"]
         self.guards.load_state_dict(state["guards"])
+        self.ranks.load_state_dict(state.get("ranks", {}))
 
 
 def _evaluated(evaluation: Evaluation) -> Evaluated:

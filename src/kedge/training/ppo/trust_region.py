@@ -44,6 +44,8 @@ class TrustRegion:
     target: float | None
     scale: float = 1.0
     """Factor on the policy's learning rate, at most 1."""
+    retaken: Callable[[], object] = lambda: None
+    """Is called where a step was taken again: what else was done after it is to be done once more."""
 
     _since: float = field(default=math.inf, init=False)
     """Answers trained on since the KL was last measured."""
@@ -95,6 +97,7 @@ class TrustRegion:
                 break
             factor = MARGIN * self._root(divergence, *SHORTENED) if tried < TRIES else 0.0
             self._retake(factor)
+            self.retaken()
             divergence = measure()
         self._before = []
         return divergence

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -22,6 +22,7 @@ from kedge.models.recompute import recomputing
 from kedge.parallel import Processes
 from kedge.runs.folder import Metrics
 from kedge.sampling.rollouts import Rollouts, in_micro_batches
+from kedge.training.adalora import Ranks
 from kedge.training.not_finite import in_words
 from kedge.training.optimization import clip_gradients, compute_dtype, permutation
 from kedge.training.ppo.batch import Batch
@@ -53,6 +54,8 @@ class Update:
     region: TrustRegion
     recomputed: Sequence[nn.Module] = ()
     """Layers under gradient checkpointing."""
+    ranks: Ranks = field(default_factory=Ranks)
+    """Of adapters whose ranks come down."""
 
     def __call__(self, batch: Batch, step: int, kl_coef: float) -> Metrics:
         """Train on a step's answers; returns the means over its minibatches.
@@ -66,6 +69,7 @@ class Update:
         train_policy = step >= self.config.critic_warmup_steps
         measure = partial(self._moved, batch)
         rate = self.region.begin()
+        self.ranks.begin(step * self.config.optimizer_steps)
         try:
             for rows in self._minibatches(batch, step):
                 metrics = self._accumulate(batch, rows, kl_coef, train_policy)
@@ -78,12 +82,15 @@ class Update:
                 metrics["policy/grad_norm"] = self._apply(rows, train_policy)
                 applied += 1
         except NotFiniteError:
+            self.ranks.end((step + 1) * self.config.optimizer_steps)
             if applied and train_policy:  # it may be the step before that leads there, and it stays
                 self.region.end(measure)
             raise
+        self.ranks.end((step + 1) * self.config.optimizer_steps)
         averages = _averages(seen)
         if applied and train_policy:
             averages["policy/update_kl"] = self.region.end(measure)
+        averages |= self.ranks.metrics()
         return averages | {
             "policy/stopped_early": float(applied < len(seen)),
             "policy/updates": applied,
@@ -251,12 +258,14 @@ class Update:
         if not train_policy:  # a shared critic's value loss has reached the policy's trunk too
             for parameter in self.policy.trained():
                 parameter.grad = None
+        self.ranks.before_step()
         norm = float(clip_gradients(self._parameters, self.config.max_grad_norm))
         if not math.isfinite(norm):
             self.optimizer.zero_grad(set_to_none=True)
             raise NotFiniteError(f"gradient: its norm is {norm}, in {in_words(list(rows))}; lower learning_rate")
         self.region.remember()
         self.optimizer.step()
+        self.ranks.after_step()
         torch.clear_autocast_cache()  # which holds low-precision copies of the weights as they were
         self.optimizer.zero_grad(set_to_none=True)
         return norm
