@@ -8,6 +8,8 @@ from kedge.config.settings import nearest
 from kedge.errors import ConfigError
 from kedge.rewards.foreign import import_function, is_function_path
 from kedge.rewards.function_spec import FunctionSpec
+from kedge.rewards.library.bias import Bias
+from kedge.rewards.library.coherence import Coherence
 from kedge.rewards.library.diversity import Diversity
 from kedge.rewards.library.facts import Facts
 from kedge.rewards.library.labels import Classification, Entities
@@ -26,8 +28,8 @@ IMPLIED: dict[str, type[RewardSpec]] = {kind.SAID_BY: kind for kind in (Function
 """Those that a key of their name says."""
 
 LIBRARY: tuple[type[RewardSpec], ...] = (
-    Diversity, Length, Sentiment, Match, Math, Regex, JSONSchema, Classification, Entities, Ranking, BLEU, CHRF, ROUGE,
-    Facts, Toxicity,
+    Coherence, Diversity, Length, Sentiment, Match, Math, Regex, JSONSchema, Classification, Entities, Ranking, BLEU,
+    CHRF, ROUGE, Facts, Toxicity, Bias,
 )  # fmt: skip
 
 KINDS = Registry[RewardSpec](

@@ -1,4 +1,4 @@
-"""The built-in rewards that need no language model: as kinds for recipes, and as functions of texts."""
+"""The built-in rewards: as kinds for recipes, and as functions of texts."""
 
 from typing import TYPE_CHECKING
 
@@ -6,6 +6,8 @@ from kedge.lazy import lazily
 
 if TYPE_CHECKING:
     from kedge.rewards.library.base import Said, Sample, TextSpec
+    from kedge.rewards.library.bias import Bias, Swap
+    from kedge.rewards.library.coherence import Coherence
     from kedge.rewards.library.diversity import Diversity, self_bleu, unrepeated
     from kedge.rewards.library.fact_table import FactTable, read_table
     from kedge.rewards.library.facts import Facts, contradictions
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "base": ("Said", "Sample", "TextSpec"),
+    "bias": ("Bias", "Swap"),
+    "coherence": ("Coherence",),
     "diversity": ("Diversity", "self_bleu", "unrepeated"),
     "fact_table": ("FactTable", "read_table"),
     "facts": ("Facts", "contradictions"),
@@ -38,11 +42,51 @@ _NAMES = {
 }
 
 __all__ = [
-    "BLEU", "CHRF", "ROUGE", "Classification", "Diversity", "Entities", "FactTable", "Facts", "JSONSchema", "Length",
-    "Match", "Math", "Ranking", "Regex", "Said", "Sample", "Sentiment", "TextSpec", "Toxicity", "WordList", "abuse_in",
-    "comes_to", "contradictions", "cosine_length", "distinct_n", "f1", "fuzzy", "json_in", "labels_in",
-    "macro_f1_parts", "ndcg", "near_target", "normalised", "read_table", "rouge", "self_bleu", "sentence_bleu",
-    "sentence_chrf", "soft_overlong", "unrepeated", "vader", "words_of",
+    "BLEU",
+    "CHRF",
+    "ROUGE",
+    "Bias",
+    "Classification",
+    "Coherence",
+    "Diversity",
+    "Entities",
+    "FactTable",
+    "Facts",
+    "JSONSchema",
+    "Length",
+    "Match",
+    "Math",
+    "Ranking",
+    "Regex",
+    "Said",
+    "Sample",
+    "Sentiment",
+    "Swap",
+    "TextSpec",
+    "Toxicity",
+    "WordList",
+    "abuse_in",
+    "comes_to",
+    "contradictions",
+    "cosine_length",
+    "distinct_n",
+    "f1",
+    "fuzzy",
+    "json_in",
+    "labels_in",
+    "macro_f1_parts",
+    "ndcg",
+    "near_target",
+    "normalised",
+    "read_table",
+    "rouge",
+    "self_bleu",
+    "sentence_bleu",
+    "sentence_chrf",
+    "soft_overlong",
+    "unrepeated",
+    "vader",
+    "words_of",
 ]  # fmt: skip
 
 __getattr__, __dir__ = lazily(

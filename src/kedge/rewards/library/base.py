@@ -4,7 +4,7 @@ A new one is a subclass of :class:`TextSpec` with ``KIND``, ``RANGE``, its setti
 stands in ``LIBRARY`` of ``rewards/kinds.py``, and its line in ``docs/reward-library.md``.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -123,10 +123,16 @@ class TextSpec(RewardSpec):
 
 
 class TextReward(Reward):
-    """Lets a kind judge the answers."""
+    """Lets a kind judge the answers.
 
-    def __init__(self, spec: TextSpec) -> None:
+    Args:
+        spec: the kind.
+        judge: what judges, where it is more than the kind itself: one with a model that has been loaded.
+    """
+
+    def __init__(self, spec: TextSpec, judge: Callable[[Sequence[Sample]], Sequence[Said]] | None = None) -> None:
         self.spec = spec
+        self.judge = judge or spec.judge
         self.name = spec._called()
 
     def __call__(
@@ -136,7 +142,7 @@ class TextReward(Reward):
             Sample(c.text, p.text, len(c.ids) if c.ids else None, p.columns, f"reward {self.name!r}, {p.origin}")
             for p, c in zip(prompts, completions, strict=True)
         ]
-        said = self.spec.judge(samples)
+        said = self.judge(samples)
         scores = [float("nan") if each.score is None else float(each.score) for each in said]
         remarks = {self.name: [each.remark for each in said]}
         return Scores(scores, [None] * len(scores), {self.name: scores}, remarks=remarks)
