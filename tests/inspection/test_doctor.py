@@ -298,6 +298,18 @@ class TestLearning:
         bounds = "(at most 0.05, and 0.2 in any case)" if target_kl == 0.05 else "(at most 0.2)"
         assert bounds in found[check].found
 
+    @pytest.mark.parametrize("more", [{}, {"num_layers_unfrozen": 1}, {"critic": "separate"}])
+    def test_with_adapters(self, findings, more):
+        """What is trained is set back before each try, be it an adapter, layers or all."""
+        adapter = {"method": "lora", "r": 4, "target_modules": "all-linear"}
+        check = "how far an update goes"
+        found = findings(adapter=adapter, learning_rate=1e-3, num_ppo_epochs=4, **more)
+        assert not failed(found)
+        too_high = findings(adapter=adapter, learning_rate=1.0, target_kl=0.01, num_ppo_epochs=4, **more)[check]
+        rate = float(re.match(r"learning_rate = (\S+) stays within", too_high.remedy)[1])
+        again = findings(adapter=adapter, learning_rate=rate, target_kl=0.01, num_ppo_epochs=4, **more)[check]
+        assert again.status == "pass"
+
     def test_one_that_target_kl_would_hold_is_a_warning(self, findings):
         found = findings(learning_rate=2e-3, target_kl=1e-4)["how far an update goes"]
         assert found.status == "warn"

@@ -1,12 +1,12 @@
 """What a check found, and the examined that it looks at."""
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from kedge.data.records import Preference
@@ -79,16 +79,19 @@ class Examined:
             return self.ppo.estimate.logprobs(self.ppo.policy, self.experience.rollouts)
 
     @cached_property
-    def first_critic(self) -> dict[str, Tensor]:
-        """The critic's weights before any update; the policy's are the reference's."""
-        critic = self.ppo.critic
-        return {} if critic is None else copy.deepcopy(critic.module.state_dict())
+    def first_weights(self) -> list[tuple[Tensor, Tensor]]:
+        """What is trained, and what it was before any update: the reference's, where that has it, or else a copy."""
+        there = dict(self.ppo.reference.model.named_parameters())
+        policy = self.ppo.policy.model.named_parameters()
+        pairs = [(weight, there.get(name)) for name, weight in policy if weight.requires_grad]
+        pairs += [] if self.ppo.critic is None else [(weight, None) for weight in self.ppo.critic.trained()]
+        return [(weight, weight.detach().clone() if first is None else first) for weight, first in pairs]
 
     @cached_property
     def updated(self) -> Metrics:
         """One update on those answers, at the peak learning rate. The policy is another one after that."""
         ppo, batch = self.ppo, self.experience.batch
-        _ = self.sampled, self.first_critic
+        _ = self.sampled, self.first_weights
         set_learning_rate(ppo.optimizer, 1.0)
         with precision(ppo.config, ppo.policy.device):
             metrics = ppo.update(batch, ppo.config.critic_warmup_steps, ppo.kl_controller.coefficient)
@@ -98,9 +101,9 @@ class Examined:
     def moved_by(self, learning_rate: float) -> float:
         """How far a first update at this learning rate, held back by nothing, moves the policy: nats a token."""
         ppo, batch = self.ppo, self.experience.batch
-        ppo.policy.model.load_state_dict(ppo.reference.model.state_dict())
-        if ppo.critic is not None:
-            ppo.critic.module.load_state_dict(self.first_critic)
+        with torch.no_grad():
+            for weight, first in self.first_weights:
+                weight.copy_(first)
         ppo.optimizer.state.clear()
         beginning = schedule(ppo.config, 0, ppo.config.steps)
         set_learning_rate(ppo.optimizer, beginning * learning_rate / ppo.config.learning_rate)
