@@ -313,6 +313,24 @@ def test_a_file_scored(kedge, world):
     assert f"{want[0] - want[1]:.3f}  two.jsonl: line 1" in out
 
 
+def test_what_to_label_next(kedge, world):
+    for seed in (1, 2):
+        own = (f"reward.seed={seed}", f"reward.run=runs/rm{seed}", "reward.learning_rate=1e-2")
+        assert kedge("reward", "r.toml", *own)[0] == 0
+    (world / "open.jsonl").write_text(
+        "".join(f'{{"chosen": "the cat {i}", "rejected": "a dog {i}", "id": {i}}}\n' for i in range(6))
+    )
+    words = ("label-next", "open.jsonl", "--model", "runs/rm1", "--output", "next.jsonl", "--count", "3")
+    assert "give two or more reward models" in kedge(*words)[2]
+    status, out, _ = kedge(*words, "--model", "runs/rm2")
+    assert status == 0
+    assert "next.jsonl: 3 of 6 pairs; " in out
+    rows = [json.loads(line) for line in (world / "next.jsonl").read_text().splitlines()]
+    assert len({row["id"] for row in rows}) == 3
+    assert all(0 <= row["information"] < 0.7 for row in rows)
+    assert kedge(*words, "--model", "runs/rm2")[0] == 2  # it is there
+
+
 def test_an_adapters_run_exported(kedge, world):
     """As it was trained, or merged: then plain transformers gives what the run's own model gives."""
     adapter = 'adapter={method="lora",target_modules="all-linear"}'

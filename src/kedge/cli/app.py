@@ -20,6 +20,7 @@ from kedge.cli.chat import chat
 from kedge.cli.control import control
 from kedge.cli.doctor import doctor
 from kedge.cli.export import export
+from kedge.cli.label_next import label_next
 from kedge.cli.new import new
 from kedge.cli.plan import plan
 from kedge.cli.quickstart import quickstart
@@ -63,6 +64,7 @@ def program() -> typer.Typer:
     app.add_typer(new, name="new")
     app.command()(rewards)
     app.command()(score)
+    app.command()(label_next)
     app.command("settings")(settings_of(names()))
     return app
 

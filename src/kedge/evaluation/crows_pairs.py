@@ -81,7 +81,7 @@ def shared_loglikelihood(
 
 
 def _encoded(tokenizer: Tokenizer, text: str) -> list[int]:
-    """A causal model's text begins with the token that begins texts, where there is one, so that its first word counts."""
+    """A causal model's text begins with the token that begins texts, where there is one: its first word counts too."""
     ids: list[int] = tokenizer(text).input_ids
     begins = tokenizer.bos_token_id
     return ids if begins is None or ids[:1] == [begins] or tokenizer.cls_token_id is not None else [begins, *ids]
