@@ -92,7 +92,7 @@ def world(tmp_path, tiny_lm, monkeypatch):
     site = tmp_path / "site"
     (site / "x-1.0.dist-info").mkdir(parents=True)
     (site / "x-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: x\nVersion: 1.0\n")
-    names = "short = kedge_short:Short\njudge = kedge_short:Judge\n"
+    names = "short = kedge_short:Short\nborrowed = kedge_short:Judge\n"
     (site / "x-1.0.dist-info/entry_points.txt").write_text(f"[kedge.rewards]\n{names}")
     (site / "kedge_short.py").write_text(SHORT)
     tiny_lm("llama").save(tmp_path / "model")
@@ -107,7 +107,7 @@ def world(tmp_path, tiny_lm, monkeypatch):
 
 @pytest.fixture
 def installed(world, monkeypatch):
-    """The package that brings ``short`` and ``judge`` is there."""
+    """The package that brings ``short`` and ``borrowed`` is there."""
     monkeypatch.syspath_prepend(world / "site")
     return world
 
@@ -182,12 +182,12 @@ def test_plans_and_critics_see_a_reward_model_in_it(installed):
     model = new_reward_model("model", device="cpu")
     model.save(installed / "rm/reward_model")
     (installed / "rm/recipe.toml").write_text("[reward]\n")
-    [(_, plan)] = plans(recipe('{kind="judge",judge="rm"}'))
+    [(_, plan)] = plans(recipe('{kind="borrowed",judge="rm"}'))
     roles = {role for phase in plan.as_dict()["phases"].values() for role in phase["bytes"]}
     assert any("reward" in role for role in roles), roles
     [(_, without)] = plans(recipe('{kind="short"}'))
     assert without.peak < plan.peak
-    assert reward_model_of(build_reward([{"kind": "short"}, {"kind": "judge", "judge": "rm"}])) is not None
+    assert reward_model_of(build_reward([{"kind": "short"}, {"kind": "borrowed", "judge": "rm"}])) is not None
 
 
 def test_columns_are_asked_for_before_anything_is_loaded(installed):
@@ -202,7 +202,7 @@ def test_columns_are_asked_for_before_anything_is_loaded(installed):
         ('{kind="shrt"}', "no kind of reward is called 'shrt'; did you mean 'short'?"),
         ('{kind="poem"}', "no kind of reward is called 'poem'; .*; one of your own is named by its place"),
         ('{kind="short",limt=3}', r"\[ppo\] reward: limt: unknown key; did you mean 'limit'?"),
-        ('{kind="judge"}', "reward: judge: missing, and it has no default"),
+        ('{kind="borrowed"}', "reward: judge: missing, and it has no default"),
         ('{kind="short",limit="many"}', "reward: limit: Input should be a valid integer"),
         ('{kind="kedge_kinds:Match",pattern="a"}', "kedge_kinds has no 'Match'"),
         ('{kind="kedge_kinds:re.sub"}', "kedge_kinds:re.sub is no kind of reward"),

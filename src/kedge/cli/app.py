@@ -64,7 +64,7 @@ def program() -> typer.Typer:
     app.add_typer(new, name="new")
     app.command()(rewards)
     app.command()(score)
-    app.command()(label_next)
+    app.command("label-next")(label_next)
     app.command("settings")(settings_of(names()))
     return app
 

@@ -15,7 +15,9 @@ STAGES = Registry[Stage](
     {stage.name: stage for stage in (SFTStage, RewardStage, PPOStage, EvaluateStage, ControlStage)},
 )
 
-COMMANDS = ("quickstart", "doctor", "chat", "plan", "export", "runs", "new", "settings")
+COMMANDS = (
+    "quickstart", "doctor", "chat", "plan", "export", "runs", "new", "settings", "rewards", "score", "label-next",
+)  # fmt: skip
 """Of kedge's own, besides those of stages."""
 
 TAKEN = ("name", "needs", *COMMANDS)

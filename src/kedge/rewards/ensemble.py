@@ -57,7 +57,7 @@ class Ensemble(RewardSpec):
     """
 
     KIND: ClassVar[str] = "ensemble"
-    RANGE: ClassVar[str] = "any number"
+    RANGE: ClassVar[str] = "as its models score"
 
     models: tuple[Any, ...] = Field(min_length=2)
     """Reward models trained apart, with other seeds or on other parts of the data: folders, hub ids, runs of ``kedge

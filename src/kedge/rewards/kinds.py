@@ -6,12 +6,16 @@ from typing import Any
 from kedge.config.plugins import Registry
 from kedge.config.settings import nearest
 from kedge.errors import ConfigError
+from kedge.rewards.ensemble import Ensemble
 from kedge.rewards.foreign import import_function, is_function_path
 from kedge.rewards.function_spec import FunctionSpec
 from kedge.rewards.library.bias import Bias
+from kedge.rewards.library.code import Code
 from kedge.rewards.library.coherence import Coherence
 from kedge.rewards.library.diversity import Diversity
 from kedge.rewards.library.facts import Facts
+from kedge.rewards.library.http import HTTP
+from kedge.rewards.library.judge import Judge
 from kedge.rewards.library.labels import Classification, Entities
 from kedge.rewards.library.length import Length
 from kedge.rewards.library.matching import Match
@@ -28,8 +32,8 @@ IMPLIED: dict[str, type[RewardSpec]] = {kind.SAID_BY: kind for kind in (Function
 """Those that a key of their name says."""
 
 LIBRARY: tuple[type[RewardSpec], ...] = (
-    Coherence, Diversity, Length, Sentiment, Match, Math, Regex, JSONSchema, Classification, Entities, Ranking, BLEU,
-    CHRF, ROUGE, Facts, Toxicity, Bias,
+    Diversity, Length, Sentiment, Match, Math, Regex, JSONSchema, Classification, Entities, Ranking, BLEU, CHRF, ROUGE,
+    Facts, Toxicity, Coherence, Bias, Ensemble, Code, HTTP, Judge,
 )  # fmt: skip
 
 KINDS = Registry[RewardSpec](

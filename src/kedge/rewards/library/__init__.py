@@ -7,10 +7,13 @@ from kedge.lazy import lazily
 if TYPE_CHECKING:
     from kedge.rewards.library.base import Said, Sample, TextSpec
     from kedge.rewards.library.bias import Bias, Swap
+    from kedge.rewards.library.code import Code, code_in
     from kedge.rewards.library.coherence import Coherence
     from kedge.rewards.library.diversity import Diversity, self_bleu, unrepeated
     from kedge.rewards.library.fact_table import FactTable, read_table
     from kedge.rewards.library.facts import Facts, contradictions
+    from kedge.rewards.library.http import HTTP
+    from kedge.rewards.library.judge import Judge
     from kedge.rewards.library.labels import Classification, Entities, f1, labels_in, macro_f1_parts
     from kedge.rewards.library.length import Length, cosine_length, near_target, soft_overlong
     from kedge.rewards.library.matching import Match, fuzzy
@@ -26,9 +29,12 @@ _NAMES = {
     "base": ("Said", "Sample", "TextSpec"),
     "bias": ("Bias", "Swap"),
     "coherence": ("Coherence",),
+    "code": ("Code", "code_in"),
     "diversity": ("Diversity", "self_bleu", "unrepeated"),
     "fact_table": ("FactTable", "read_table"),
     "facts": ("Facts", "contradictions"),
+    "http": ("HTTP",),
+    "judge": ("Judge",),
     "labels": ("Classification", "Entities", "f1", "labels_in", "macro_f1_parts"),
     "length": ("Length", "cosine_length", "near_target", "soft_overlong"),
     "matching": ("Match", "fuzzy"),
@@ -44,15 +50,18 @@ _NAMES = {
 __all__ = [
     "BLEU",
     "CHRF",
+    "HTTP",
     "ROUGE",
     "Bias",
     "Classification",
+    "Code",
     "Coherence",
     "Diversity",
     "Entities",
     "FactTable",
     "Facts",
     "JSONSchema",
+    "Judge",
     "Length",
     "Match",
     "Math",
@@ -66,7 +75,7 @@ __all__ = [
     "Toxicity",
     "WordList",
     "abuse_in",
-    "comes_to",
+    "code_in", "comes_to",
     "contradictions",
     "cosine_length",
     "distinct_n",
