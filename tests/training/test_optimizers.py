@@ -80,7 +80,7 @@ def test_muon_is_for_matrices_and_adamw_for_all_else():
     torch.manual_seed(0)
     start = [torch.randn(4, 6), torch.randn(6), torch.randn(8, 4)]
     gradients = [[torch.randn_like(weight) for weight in start] for _ in range(2)]
-    matrix, norm, embedding = ours = [torch.nn.Parameter(weight.clone()) for weight in start]
+    matrix, *_ = ours = [torch.nn.Parameter(weight.clone()) for weight in start]
     group = {"params": ours, "lr": 0.1, "matrices": [matrix]}
     config = TrainingConfig(optimizer="muon", weight_decay=0.01, optimizer_args={"momentum": 0.8, "betas": [0.5, 0.9]})
     optimizer = make_optimizer([group], config)

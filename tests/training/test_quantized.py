@@ -24,7 +24,7 @@ SMALL = {
     "learning_rate": 3e-3, "device": "cpu", "adapter": LORA,
 }  # fmt: skip
 NOT_HELD = {("gpt2", "int8"), *((name, kind) for name in ("kedge_lstm", "mamba") for kind in KINDS)}
-"""Architectures without a layer that can be held so (torchao's are linear ones, and GPT-2's are of another class), and
+"""Architectures without a layer that can be held so (in int8 linear ones, and GPT-2's are of another class), and
 one that multiplies by weights past their layers."""
 TOKENS = torch.arange(5, 15)[None]
 
@@ -49,6 +49,10 @@ def logits(model):
         return model(input_ids=TOKENS, use_cache=False).logits
 
 
+def numbers(layer):
+    return layer.made() if hasattr(layer, "made") else values(layer.weight)
+
+
 def linear_layers(model):
     return {name: layer for name, layer in model.model.named_modules() if isinstance(layer, torch.nn.Linear)}
 
@@ -59,9 +63,8 @@ def test_what_is_left_of_the_weights(base, kind):
     lm, plain = (load_language_model(base, device="cpu", quantization=how) for how in (kind, None))
     assert not torch.allclose(logits(lm.model), logits(plain.model), atol=1e-3)
     for name, layer in linear_layers(lm.model).items():
-        weight, found = plain.model.model.get_submodule(name).weight.data, values(layer.weight)
-        stored = layer.weight if kind == "nf4" else layer.weight.qdata
-        assert stored.nbytes * 8 == weight.numel() * {"nf4": 4, "int8": 8}[kind]
+        weight, found = plain.model.model.get_submodule(name).weight.data, numbers(layer)
+        assert layer.weight.nbytes * 8 == weight.numel() * {"nf4": 4, "int8": 8}[kind]
         if kind == "nf4":
             packed = quantize_4bit(weight, quant_type="nf4", compress_statistics=True, blocksize=64)
             assert torch.equal(found, dequantize_4bit(*packed))
@@ -90,7 +93,10 @@ def test_ppo(base, tmp_path, kind, way):
         assert all(w.data_ptr() in places for w in module.parameters() if not w.is_floating_point())
 
     folder, policy = tmp_path / "run/policy", trainer.policy.model
-    assert json.loads((folder / "quantization_config.json").read_text())["quant_method"] in ("bitsandbytes", "torchao")
+    assert json.loads((folder / "quantization_config.json").read_text())["quant_method"] in (
+        "bitsandbytes",
+        "kedge_int8",
+    )
     merged, apart = (load_language_model(tmp_path / "run", device="cpu", merged=m).model for m in (True, False))
     assert not is_quantized(merged)
     assert adapter_of(merged) is None
@@ -107,7 +113,7 @@ def test_gradients_are_those_of_the_plain_weights(base, kind):
     lm = load_language_model(base, device="cpu", quantization=kind)
     plain = load_language_model(base, device="cpu").model
     for name, layer in linear_layers(lm.model).items():
-        plain.model.get_submodule(name).weight.data = values(layer.weight)
+        plain.model.get_submodule(name).weight.data = numbers(layer)
     found = []
     for model in (lm.model, plain):
         inputs = plain.get_input_embeddings()(TOKENS).detach().requires_grad_()
@@ -223,5 +229,5 @@ def test_a_record_that_is_not_known(base, tmp_path):
     settings = {"batch_size": 3, "device": "cpu", "adapter": LORA, "quantization": "nf4"}
     SFT(base, DEMONSTRATIONS, settings, run=tmp_path / "sft", progress=False).train()
     (tmp_path / "sft/policy/quantization_config.json").write_text('{"quant_method": "seven"}')
-    with pytest.raises(ModelError, match="quant_method 'seven' is not known here; known are bitsandbytes, torchao"):
+    with pytest.raises(ModelError, match="quant_method 'seven' is not known here; known are bitsandbytes, kedge_int8"):
         load_language_model(tmp_path / "sft")

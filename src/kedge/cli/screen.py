@@ -1,6 +1,5 @@
 """What every command prints on, and what it keeps quiet."""
 
-import logging
 import os
 
 from rich.console import Console
@@ -15,6 +14,4 @@ def quiet() -> None:
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    for library in ("torchao", "torch.utils._pytree"):  # kernels for GPUs that are not here; what it does to PyTorch
-        logging.getLogger(library).setLevel(logging.ERROR)
     datasets.disable_progress_bars()

@@ -18,7 +18,8 @@ from kedge.models.device import Device, pick_device
 from kedge.models.quantized import (
     Quantization,
     dequantize,
-    quantization_config,
+    hold_in_int8,
+    how_to_load,
     quantization_of,
     refuse_misfit,
     settle,
@@ -109,10 +110,12 @@ def open_model(
         raise ConfigError(f"quantization: {quantization!r}, but {folder} is quantised already; take it out")
     if held := taught or quantization:
         torch_dtype = torch.float32 if dtype == "auto" else getattr(torch, dtype)
-        how |= {"quantization_config": quantization_config(held, torch_dtype), "device_map": {"": where}}
+        how |= how_to_load(held, torch_dtype, where)
     model, info = load_weights(auto_class, base, dtype, trust_remote_code=trust_remote_code, **how)
     missing = set(info["missing_keys"])
     settle(model)
+    if held == "int8":
+        hold_in_int8(model)
     if held:
         refuse_misfit(model, held)
     if base != str(folder):

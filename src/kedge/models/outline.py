@@ -12,7 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 
 from kedge.models.language_model import LanguageModel, wrap
 from kedge.models.loading import DType, find, load_config, load_tokenizer
-from kedge.models.quantized import LIBRARIES, Quantization, RemadeLinear, left_plain, quantization_of
+from kedge.models.quantized import METHODS, Quantization, RemadeLinear, left_plain, quantization_of
 from kedge.models.reward_model import Classifier, RewardModel, TrunkAndHead, finished
 from kedge.models.scalar import ScalarModel
 
@@ -94,7 +94,7 @@ def _outlined(
             attn_implementation=attention if attention in (None, "eager") else "sdpa",
         )
         if quantization is not None:
-            model.config.quantization_config = {"quant_method": LIBRARIES[quantization]}
+            model.config.quantization_config = {"quant_method": METHODS[quantization]}
             plain = left_plain(model)
             for name, layer in [*model.named_modules()]:
                 if type(layer) is nn.Linear and name not in plain:
@@ -113,14 +113,6 @@ class OutlinedLinear(RemadeLinear):
         # Constants: one byte for 64 numbers, or a number a row.
         size = count // 2 + count // 64 if quantization == "nf4" else count + self.out_features * self.dtype.itemsize
         self.weight = nn.Parameter(torch.empty(size, dtype=torch.uint8), requires_grad=False)
-
-    @property
-    def W_q(self) -> Tensor:  # PEFT's name: by it PEFT knows a layer that it has to ask for its weight
-        return self.weight
-
-    def dequantize(self) -> Tensor:
-        """As PEFT asks for it."""
-        return self.made()
 
     def made(self) -> Tensor:
         return torch.empty(self.out_features, self.in_features, dtype=self.dtype)

@@ -14,7 +14,7 @@ from kedge.errors import ConfigError
 from kedge.models.adalora import reschedule
 from kedge.models.adapters import adapter_of, add_adapter, peft_config, refuse_other_adapter, train_adapter
 from kedge.models.device import Device
-from kedge.models.quantized import Quantization, is_quantized, quantization_config, refuse_unsteady
+from kedge.models.quantized import Quantization, is_quantized, refuse_unheld, refuse_unsteady
 from kedge.runs.trackers import TrackerName
 from kedge.training.optimizers import built
 from kedge.training.schedules import WITH_OPTIONS, Kind, transformers_factor
@@ -140,7 +140,7 @@ class TrainingConfig(Config):
         if self.adapter:
             peft_config(self.adapter)
         if self.quantization:
-            quantization_config(self.quantization, torch.float32, method=self.adapter.get("method", "lora"))
+            refuse_unheld(self.quantization, self.adapter.get("method", "lora"))
         if self.warmup_ratio and self.warmup_steps:
             raise ValueError("warmup_ratio: not used with warmup_steps; take one of them out")
         if self.lr_scheduler_type in WITH_OPTIONS:
