@@ -125,7 +125,7 @@ def unknown_architecture(folder):
         (reshape_weight, "another shape"),
         (remove_tokenizer, r"no tokenizer in this folder.*tokenizer="),
         (remove_weights, "cannot load the model"),
-        (unknown_architecture, "cannot load"),
+        (unknown_architecture, "cannot read the model's configuration"),
     ],
 )
 def test_damaged_folders(tiny_lm, tmp_path, damage, message):

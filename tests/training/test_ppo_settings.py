@@ -27,6 +27,7 @@ CHANGES = {
     "optimizer": {"optimizer": "rmsprop"},
     "optimizer_args": {"optimizer_args": {"betas": [0.5, 0.9]}},
     "adapter": {"adapter": {"r": 4}},
+    "quantization": {"quantization": "int8", "adapter": {"r": 4}},
     "advantage_estimator": {"num_generations": 2, "advantage_estimator": "grpo"},
     "num_ppo_epochs": {"num_ppo_epochs": 3},
     "response_length": {"response_length": 5},

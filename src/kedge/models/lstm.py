@@ -44,16 +44,22 @@ class LSTM(nn.Module):
         """
         state = self.nothing(inputs.shape[1]) if state is None else state
         if starts is None:
-            features, state = self.cells(inputs, state)
-            return features, state
+            return self.run(inputs, state)
         parts = []
         # Between two beginnings nothing is forgotten, and the cells may run over all of it at once.
         edges = [0, *(t for t in range(1, len(inputs)) if bool(starts[t].any())), len(inputs)]
         for first, last in pairwise(edges):
             kept = (~starts[first]).to(inputs.dtype)[None, :, None]
-            part, state = self.cells(inputs[first:last], (state[0] * kept, state[1] * kept))
+            part, state = self.run(inputs[first:last], (state[0] * kept, state[1] * kept))
             parts.append(part)
         return torch.cat(parts), state
+
+    def run(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+        """The cells in their weights' own precision, under autocast too: PyTorch has no bfloat16 ones for every CPU."""
+        with torch.autocast(inputs.device.type, enabled=False):
+            weight: Any = self.cells.weight_hh_l0
+            features, state = self.cells(inputs.to(weight), (state[0].to(weight), state[1].to(weight)))
+        return features, state
 
 
 class LSTMConfig(PreTrainedConfig):
