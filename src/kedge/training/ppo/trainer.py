@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,6 @@ class PPO(Trainer):
         )
         self.estimate = Estimator(self.reference, self.critic, config, self.processes)
         self.guards = Guards(config.guards, rounding=rounding(config, self.policy.model)[0])
-        self.peak_flops = peak_flops(self.policy.device, compute_dtype(config, self.policy.model)) * self.processes.size
         self.before: Evaluation | None = None
         self.after: Evaluation | None = None
         self.comparison: Comparison | None = None
@@ -344,13 +344,18 @@ class PPO(Trainer):
     def _kl_penalty(self, kl_coef: float) -> float:
         return kl_coef if self.config.kl_in == "reward" else 0.0
 
+    @cached_property
+    def _peak_flops(self) -> float:
+        """Measured when first asked for: a trainer that is only rehearsed or looked at need not wait for it."""
+        return peak_flops(self.policy.device, compute_dtype(self.config, self.policy.model)) * self.processes.size
+
     def _throughput(self, experience: Experience, metrics: Metrics, seconds: float) -> Metrics:
         rollouts, trunks = experience.rollouts, sum(r.own_trunk() is not None for r in self.trained_roles.values())
         above = 1.0 if experience.batch.states is None else share_above(self.policy.model, self.policy.bottom)
         minibatches = metrics["policy/updates"] + metrics["policy/stopped_early"]
         return throughput(
             self.policy.model,
-            self.peak_flops,
+            self._peak_flops,
             seconds,
             lengths=rollouts.lengths.tolist(),
             answered=int(rollouts.response_mask.sum()),
