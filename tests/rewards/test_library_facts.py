@@ -1,8 +1,11 @@
 """Facts and rules: what sentences agree with, what they contradict, and what is said of it."""
 
+import sys
+
 import pytest
 
 from kedge.errors import ConfigError
+from kedge.rewards.build import build_reward
 from kedge.rewards.library import Facts, contradictions, read_table
 
 TRIPLES = """subject,relation,object
@@ -69,6 +72,57 @@ def test_rules(files):
     answers = ["Your refund is on its way", "Hello", "We guarantee a refund", "We guarantee it", "Hi"]
     prompts = ["my refund", "my refund", "my refund", "help", "help"]
     assert spec(answers, prompts) == [1, -1, 0, -1, 0]
+
+
+@pytest.fixture
+def module(files, tmp_path, monkeypatch):
+    """``module(name, text)``: a module of the current folder."""
+
+    def write(name, text):
+        (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    return write
+
+
+def test_facts_in_python(module):
+    module(
+        "knowledge",
+        "FACTS = [('France', 'capital', 'Paris'), ['Germany|Deutschland', 'capital', 'Berlin'],\n"
+        "         {'pattern': 'guarantee', 'verdict': 'must_not', 'note': 'a promise'}]\n"
+        "def asked():\n    return FACTS[:2]\n",
+    )
+    answers = ["The capital of France is Paris.", "The capital of Deutschland is Paris", "We guarantee it", "Hi"]
+    assert Facts(file="knowledge:FACTS")(answers) == [1, -1, -1, 0]
+    assert Facts(file="knowledge:asked")(answers) == [1, -1, 0, 0]
+    told = build_reward({"kind": "facts", "file": "knowledge:FACTS"}).parts[0][1].fingerprint()
+    module("knowledge", "FACTS = [('France', 'capital', 'Lyon')]\n")
+    assert build_reward({"kind": "facts", "file": "knowledge:FACTS"}).parts[0][1].fingerprint() != told
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("3", r"knowledge:ROWS must be a list of triples, or of dicts with the columns subject,relation,object.*is 3"),
+        ("[]", r"knowledge:ROWS must be a list"),
+        ("['abc']", r"knowledge:ROWS\[0\] must be three texts.*it is 'abc'"),
+        ("[('a', 'b', 'c'), ('a', 'b', 3)]", r"knowledge:ROWS\[1\] must be three texts"),
+        ("[{'subject': 'a'}]", r"knowledge:ROWS\[0\] must be three texts"),
+        ("[('a', 'b', '')]", r"knowledge:ROWS, \[0\]: subject and object must say something"),
+        ("[{'pattern': '(', 'verdict': 'must'}]", r"knowledge:ROWS, \[0\]: no regular expression"),
+    ],
+)
+def test_what_are_no_rows(module, rows, said):
+    module("knowledge", f"ROWS = {rows}\n")
+    with pytest.raises(ConfigError, match=said):
+        Facts(file="knowledge:ROWS").refuse_missing_columns([])
+
+
+def test_no_such_rows(module):
+    module("knowledge", "")
+    with pytest.raises(ConfigError, match="knowledge has no 'ROWS'"):
+        Facts(file="knowledge:ROWS").refuse_missing_columns([])
 
 
 @pytest.mark.parametrize(

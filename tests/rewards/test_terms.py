@@ -1,16 +1,17 @@
 """How components come together: gates, clipping, ranks, weights that change; by literal numbers."""
 
 import math
+import statistics
 
 import pytest
 
 from kedge import PPO
 from kedge.data.records import Prompt
 from kedge.errors import ConfigError, RewardError
-from kedge.parallel import ALONE
+from kedge.parallel import ALONE, Processes
 from kedge.rewards.build import build_reward
 from kedge.rewards.foreign import TrainerState
-from kedge.rewards.scores import judge
+from kedge.rewards.scores import AT_REST, judge
 from kedge.sampling.completion import Completion
 
 ONE, TWO = Prompt("ask one"), Prompt("ask two")
@@ -25,10 +26,10 @@ def told(values):
     return function
 
 
-def scored(*parts, prompts=PROMPTS, state=None, partial=False):
+def scored(*parts, prompts=PROMPTS, state=AT_REST, partial=False, training=True):
     specs = [{"function": told(values), "name": name} | terms for name, values, terms in parts]
     reward = build_reward(specs, partial=partial)
-    return reward(prompts, ANSWERS, *([state] if state else []))
+    return judge(reward, prompts, ANSWERS, ALONE, state, training=training)
 
 
 def test_a_gate_that_is_not_passed_leaves_the_gates_alone():
@@ -70,6 +71,54 @@ def test_ranks_are_within_a_prompt():
     assert unjudged.total == [-1.0, 0.0, 1.0, 0.0]
     other = scored(("r", [4, 3, 2, 1], {"normalize": "rank"}), prompts=[ONE, ONE, TWO, TWO])
     assert other.total == [1.0, -1.0, 1.0, -1.0]
+
+
+def test_running_moments_are_those_of_all_scores_so_far():
+    batches = [[1, 2, 3, 6], [10, None, 10, 16]]
+    reward = build_reward([
+        {"function": lambda prompts, completions: batches.pop(0), "name": "r", "normalize": "running", "weight": 2.0},
+        {"function": told([0] * 4), "name": "base"},
+    ])  # fmt: skip
+    first, second = (judge(reward, PROMPTS, ANSWERS, ALONE, training=True) for _ in range(2))
+    assert first.total == pytest.approx([2 * (x - 3) / 3.5**0.5 for x in (1, 2, 3, 6)])
+    assert first.components["r"] == [1, 2, 3, 6]
+    seen = [1, 2, 3, 6, 10, 10, 16]
+    mean, std = statistics.fmean(seen), statistics.pstdev(seen)
+    assert second.total == pytest.approx([2 * (10 - mean) / std, 0.0, 2 * (10 - mean) / std, 2 * (16 - mean) / std])
+    assert math.isnan(second.components["r"][1])
+
+
+def test_what_is_not_trained_on_is_not_normalized_and_changes_no_moments():
+    for normalize in ("rank", "running"):
+        reward = build_reward([{"function": told([1, 2, 3, 6]), "normalize": normalize, "clip": [0, 5]}])
+        before = reward.state_dict()
+        assert judge(reward, PROMPTS, ANSWERS, ALONE).total == [1.0, 2.0, 3.0, 5.0]
+        assert reward.state_dict() == before
+
+
+def test_processes_normalize_by_what_all_of_them_scored():
+    """Two of them, each with half of the answers: the same ranks and moments as of one."""
+
+    class Two(Processes):
+        def share(self, items):
+            return items[:2] if self.first else items[2:]
+
+        def gather(self, compute):
+            found = []
+            for first in (True, False):
+                self.first = first
+                found += compute()
+            return found
+
+    def length(prompts, completions):
+        return [float(ord(text)) for text in completions]
+
+    for normalize in ("rank", "running"):
+        alone, both = (
+            judge(build_reward([{"function": length, "normalize": normalize}]), PROMPTS, ANSWERS, who, training=True)
+            for who in (ALONE, Two())
+        )
+        assert both == alone
 
 
 @pytest.mark.parametrize(("step", "weight"), [(0, 1.0), (5, 2.0), (10, 3.0), (99, 3.0)])

@@ -16,6 +16,7 @@ FINE = {
     "objective/kl": 8.0, "completions/mean_length": 20.0, "loss/value_avg": 0.5, "val/explained_variance": 0.4,
     "policy/first_drift_max": 1e-6, "policy/entropy_avg": 2.0, "completions/repeated": 0.1, "completions/empty": 0.0,
     "completions/cut_off": 0.2, "objective/scores_std": 0.7, "rewards/largest_share": 0.6,
+    "rewards/smallest_trend": 2.0,
 }  # fmt: skip
 
 TROUBLE = {
@@ -34,8 +35,9 @@ TROUBLE = {
     "cut_off": ({"completions/cut_off": 0.9}, 0.7),
     "equal_rewards": ({"objective/scores_std": 0.0}, 0.0),
     "one_component": ({"rewards/largest_share": 0.99}, 0.99),
+    "unmoved_component": ({"rewards/smallest_trend": 0.3}, 0.3),
 }
-PATIENCE = {"update_kl": 1, "ratio": 1, "short": 1, "explained_variance": 20}
+PATIENCE = {"update_kl": 1, "ratio": 1, "short": 1, "explained_variance": 20, "unmoved_component": 20}
 
 
 def guards(**settings):
@@ -84,7 +86,7 @@ def test_off(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_limit_is_the_recipes(name):
     metrics, value = TROUBLE[name]
-    lower = {"explained_variance": -0.3, "entropy": 0.01, "short": 0.1, "lr_scale": 0.05}
+    lower = {"explained_variance": -0.3, "entropy": 0.01, "short": 0.1, "lr_scale": 0.05, "unmoved_component": 0.1}
     further = lower.get(name, min(2 * value, 0.999))
     further = 2 * value if name in ("kl", "value_loss", "ratio", "update_kl") else further
     if name in ("masked", "equal_groups"):  # their limit is all of them
@@ -142,7 +144,7 @@ def test_what_was_so_from_the_beginning_is_no_rise():
 
 
 def test_without_a_critic_and_with_one_component():
-    without = {"loss/value_avg", "val/explained_variance", "rewards/largest_share"}
+    without = {"loss/value_avg", "val/explained_variance", "rewards/largest_share", "rewards/smallest_trend"}
     watching = guards()
     for _ in range(30):
         assert watching.watch({name: value for name, value in FINE.items() if name not in without}) == []

@@ -172,7 +172,7 @@ def test_its_folder_gives_the_same_scores_in_transformers(make_rm, tmp_path):
 
 def test_texts_with_labels(make_rm):
     rm = make_rm(LABELS, {"epochs": 30})
-    assert len(rm.pairs) == 3
+    assert len(rm.examples) == 3
     accuracy = [rm.step()["train/accuracy"] for _ in range(15)]
     assert accuracy[-1] == 1.0
     good, bad = (rm.model.score([row["text"] for row in LABELS if row["label"] == label]) for label in (1, 0))
@@ -218,7 +218,7 @@ LONG, SHORT = {"chosen": "the cat " * 200, "rejected": " ran"}, {"chosen": "the 
 
 def test_long_texts_lose_their_beginning_and_it_is_said(make_rm, capsys, tmp_path, lines):
     long = make_rm([LONG, SHORT], run=tmp_path / "run")
-    (chosen, rejected), _ = long.pairs
+    (chosen, rejected), _ = long.examples
     assert (len(chosen), chosen[-1], long.model.tokenizer.decode(rejected)) == (128, 1, " ran<eos>")
     long.train()
     said = "1 of 2 rows of data have more than 128 tokens (the model's positions), row 1 the most, 402; they lose the "
@@ -234,7 +234,7 @@ def test_long_texts_lose_their_beginning_and_it_is_said(make_rm, capsys, tmp_pat
 def test_most_are_cut_only_if_that_is_asked_for(make_rm):
     with pytest.raises(DataError, match=r"1 of 1 .* \(max_length=2\).*too many to cut unasked\. Set too_long='tr"):
         make_rm([SHORT], {"max_length": 2})
-    [(chosen, rejected)] = make_rm([SHORT], {"max_length": 2, "too_long": "truncate"}).pairs
+    [(chosen, rejected)] = make_rm([SHORT], {"max_length": 2, "too_long": "truncate"}).examples
     assert (len(chosen), len(rejected)) == (2, 2)
     with pytest.raises(ConfigError, match="the longest example has 4 tokens; set micro_batch_tokens=4"):
         make_rm([SHORT], {"max_length": 2, "too_long": "truncate", "micro_batch_tokens": 3})

@@ -161,3 +161,22 @@ def preference_loss(
             "margin": masked_mean(difference, everything, denominator=denominator),
         }
     return masked_mean(losses, everything, denominator=denominator), metrics
+
+
+def rating_loss(
+    outputs: Tensor, ratings: Tensor, *, denominator: Tensor | float | None = None
+) -> tuple[Tensor, LossMetrics]:
+    """Mean squared error of ratings of several objectives.
+
+    Args:
+        outputs: ``[N, K]`` of the model.
+        ratings: ``[N, K]`` of raters, in the outputs' units; NaN where nobody said. Each row has one at least.
+        denominator: global number of texts, where this is one part of a batch.
+
+    Returns:
+        ``(loss, metrics)`` with ``error``, the same number: 1 where ratings of variance 1 are guessed by their mean.
+    """
+    known = ~ratings.isnan()
+    squared = keep((outputs - ratings.nan_to_num()).square(), known).sum(-1) / known.sum(-1)
+    loss = masked_mean(squared, torch.ones_like(squared, dtype=torch.bool), denominator=denominator)
+    return loss, {"error": loss.detach()}

@@ -12,8 +12,8 @@ from kedge.models.reward_model import RewardModel
 
 
 def score_rows(model: RewardModel, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """What there is to say of each row: ``score`` of a ``text``, of ``messages``, or of ``prompt`` + ``completion``;
-    ``chosen_score``, ``rejected_score`` and ``margin`` of a pair.
+    """What there is to say of each row: ``score`` of a ``text``, of ``messages``, or of ``prompt`` + ``completion``,
+    and each objective of a model that learnt several; ``chosen_score``, ``rejected_score`` and ``margin`` of a pair.
 
     Raises:
         DataError: rows with none of these.
@@ -24,7 +24,10 @@ def score_rows(model: RewardModel, rows: Sequence[Row]) -> list[dict[str, Any]]:
         return [
             {"chosen_score": a, "rejected_score": b, "margin": a - b} for a, b in zip(chosen, rejected, strict=True)
         ]
-    return [{"score": score} for score in model.score([row.whole for row in demonstrations(rows)])]
+    outputs = model.run_texts([row.whole for row in demonstrations(rows)])
+    columns = {"score": model.reading.score(outputs), **model.reading.several(outputs)}
+    lists = [column.tolist() for column in columns.values()]
+    return [dict(zip(columns, values, strict=True)) for values in zip(*lists, strict=True)]
 
 
 def summed_up(rows: Sequence[Row], found: Sequence[dict[str, Any]]) -> dict[str, str]:

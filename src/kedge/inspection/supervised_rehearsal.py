@@ -8,10 +8,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from kedge.core import masked_mean, preference_loss
+from kedge.core import masked_mean, preference_loss, rating_loss
 from kedge.data.encode import encode_demonstration, encode_whole
 from kedge.data.files import Source, rows_of
-from kedge.data.records import Demonstration, Preference, demonstrations, plain, preferences
+from kedge.data.ratings import Labelled, labelled
+from kedge.data.records import Demonstration, demonstrations, plain
 from kedge.inspection.ledger import Ledger
 from kedge.inspection.machine import Machine
 from kedge.inspection.rehearsal import Phase, Rehearsal, on_paper, without_trials
@@ -21,13 +22,14 @@ from kedge.models.head import vocabulary_rows
 from kedge.models.language_model import max_positions
 from kedge.models.loading import find, load_config, load_tokenizer
 from kedge.models.outline import outlined_language_model, outlined_reward_model
+from kedge.models.reading import Reading
 from kedge.models.recompute import enable_recomputing
 from kedge.models.reward_model import adapted_part
 from kedge.training.adalora import Ranks
 from kedge.training.config import adapt
 from kedge.training.micro_batches import choose_micro_batch
 from kedge.training.optimization import make_optimizer
-from kedge.training.reward_modeling import RewardConfig
+from kedge.training.reward_modeling import RewardConfig, labels_of
 from kedge.training.sft import SFTConfig
 from kedge.training.supervised import SupervisedConfig
 from kedge.training.too_long import TooLong
@@ -66,8 +68,8 @@ class SupervisedWork:
     """The longest ones, as many as a step takes."""
     tokens: float
     """Of an average example."""
-    pairs: bool
-    """A reward model from preferences, and not a policy from demonstrations."""
+    reading: Reading | None = None
+    """Of the reward model that is trained; None: a policy is, on demonstrations."""
 
     def rehearse(self, config: SupervisedConfig, machine: Machine) -> list[Phase]:
         """The one phase of a step.
@@ -100,10 +102,10 @@ def demonstration_work(
 
     records = demonstrations(rows_of(data, rename=columns))
     longest, tokens = _longest(records, characters, encoded, config.batch_size, _fitting(config.too_long, limit))
-    return SupervisedWork(model, tokenizer, longest, tokens, pairs=False)
+    return SupervisedWork(model, tokenizer, longest, tokens)
 
 
-def preference_work(
+def reward_work(
     model: str, data: Source, config: RewardConfig, *, tokenizer: str | None, columns: Mapping[str, str] | None
 ) -> SupervisedWork:
     """A reward model's work, from its data.
@@ -115,17 +117,19 @@ def preference_work(
     words = load_tokenizer(tokenizer or source, key="tokenizer", trust_remote_code=config.trust_remote_code)
     limit = _limit(source, config)
 
-    def encoded(record: Preference) -> Sizes:
-        sides = (record.chosen, record.rejected)
-        ids = [encode_whole(words, text, ends=[words.eos_token_id], origin=record.origin) for text in sides]
+    records = labelled(rows_of(data, rename=columns), [*config.objectives], seed=config.seed)
+    labels = labels_of(config, records)
+
+    def encoded(record: Labelled) -> Sizes:
+        texts = labels.texts(record)
+        ids = [encode_whole(words, text, ends=[words.eos_token_id], origin=record.origin) for text in texts]
         return Sizes(tuple(map(len, ids)))
 
-    def characters(record: Preference) -> int:
-        return max(len(plain(record.chosen)), len(plain(record.rejected)))
+    def characters(record: Labelled) -> int:
+        return max(len(plain(text)) for text in labels.texts(record))
 
-    records = preferences(rows_of(data, rename=columns), seed=config.seed)
     longest, tokens = _longest(records, characters, encoded, config.batch_size, _fitting(config.too_long, limit))
-    return SupervisedWork(model, tokenizer, longest, tokens, pairs=True)
+    return SupervisedWork(model, tokenizer, longest, tokens, reading=labels.reading)
 
 
 def _limit(source: str, config: SupervisedConfig) -> int | None:
@@ -174,8 +178,10 @@ class SupervisedRehearsal(Rehearsal):
         source, fake, tokenizer = work.model, ledger.fake, work.tokenizer
         how = {name: value for name, value in config.loading.items() if name != "device"}
         self.module: nn.Module
-        if work.pairs:
-            self.scorer = outlined_reward_model(source, fake, part="policy", tokenizer=tokenizer, **how)
+        if work.reading is not None:
+            self.scorer = outlined_reward_model(
+                source, fake, part="policy", tokenizer=tokenizer, reading=work.reading, **how
+            )
             self.module, trunk = self.scorer.model, self.scorer.own_trunk()
             adapt(adapted_part(self.scorer), config)
             ledger.weights(self.module, "reward")
@@ -190,7 +196,7 @@ class SupervisedRehearsal(Rehearsal):
         self.config = config = config.with_micro_batch(chosen)
         if config.gradient_checkpointing:
             enable_recomputing(trunk)
-        role = self.scorer if work.pairs else self.lm
+        role = self.lm if work.reading is None else self.scorer
         self._optimizer = make_optimizer([role.group(1.0)], config)
         self._ranks = Ranks({"train": role}, ENOUGH)
 
@@ -207,7 +213,7 @@ class SupervisedRehearsal(Rehearsal):
         config = self.config
         examples = [self.work.examples[i % len(self.work.examples)] for i in range(config.batch_size)]
         sizes = [example.size for example in examples]
-        loss = self._pairs if self.work.pairs else self._demonstrations
+        loss = self._demonstrations if self.work.reading is None else self._labelled
         self.module.train()
         with self.running():
             cut = by_token_budget(sizes, config.tokens_at_a_time)
@@ -215,10 +221,12 @@ class SupervisedRehearsal(Rehearsal):
             step = self.apply()
         return [self.phase("train", config.batch_size * self.work.tokens * a_token + step)]
 
-    def _pairs(self, part: Sequence[Sizes]) -> Tensor:
+    def _labelled(self, part: Sequence[Sizes]) -> Tensor:
         sides = zip(*(example.lengths for example in part), strict=True)
-        scores = self.scorer([[0] * length for side in sides for length in side])
-        chosen, rejected = scores.chunk(2)
+        outputs = self.scorer.run([[0] * length for side in sides for length in side])
+        if len(part[0].lengths) == 1:
+            return rating_loss(outputs, torch.zeros_like(outputs), denominator=len(part))[0]
+        chosen, rejected = self.scorer.reading.score(outputs).chunk(2)
         return preference_loss(chosen, rejected, denominator=len(part))[0]
 
     def _demonstrations(self, part: Sequence[Sizes]) -> Tensor:

@@ -13,6 +13,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 from kedge.models.language_model import LanguageModel, wrap
 from kedge.models.loading import DType, find, load_config, load_tokenizer
 from kedge.models.quantized import METHODS, Quantization, RemadeLinear, left_plain, quantization_of
+from kedge.models.reading import Reading
 from kedge.models.reward_model import Classifier, RewardModel, TrunkAndHead, finished
 from kedge.models.scalar import ScalarModel
 
@@ -55,6 +56,7 @@ def outlined_reward_model(
     trust_remote_code: bool = False,
     attn_implementation: str | None = None,
     quantization: Quantization | None = None,
+    reading: Reading | None = None,
 ) -> RewardModel:
     """A reward model, to be trained (``part="policy"``) or trained already, without the weights.
 
@@ -66,14 +68,15 @@ def outlined_reward_model(
     how = (trust_remote_code, attn_implementation, quantization_of(folder) or quantization)
     model: PreTrainedModel | ScalarModel
     kind: type[RewardModel]
+    reading = Reading.read(folder) if reading is None else reading
     own_head = (Path(folder) / ScalarModel.head_file).is_file()
     if own_head or type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         kind, model = TrunkAndHead, ScalarModel(_outlined(AutoModel, config, dtype, fake, *how))
     else:
-        config.num_labels = 1
+        config.num_labels = reading.width
         kind, model = Classifier, _outlined(AutoModelForSequenceClassification, config, dtype, fake, *how)
     words = load_tokenizer(tokenizer or folder, key="tokenizer", trust_remote_code=trust_remote_code)
-    return finished(kind, model, words, max_length)
+    return finished(kind, model, words, max_length, reading)
 
 
 def _outlined(

@@ -38,6 +38,7 @@ from kedge.models.loading import (
     write_weights,
 )
 from kedge.models.quantized import Quantization
+from kedge.models.reading import FILE, PLAIN, Reading
 from kedge.models.role import Role
 from kedge.models.scalar import ScalarModel
 
@@ -53,6 +54,8 @@ class RewardModel(Role):
     tokenizer: Tokenizer
     max_length: int | None
     """Longer texts lose their beginning, in tokens: what is judged is the end."""
+    reading: Reading = PLAIN
+    """How the score is made of what the head gives."""
 
     @property
     def module(self) -> nn.Module:
@@ -70,8 +73,8 @@ class RewardModel(Role):
         """What makes a score of a hidden state; None where it is not a linear map."""
 
     @abstractmethod
-    def scores(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Scores ``[N]`` float32 of right-padded ``tokens [N, L]`` of these lengths ``[N]``."""
+    def outputs(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """What the head gives, ``[N, reading.width]`` float32, of right-padded ``tokens [N, L]`` of lengths ``[N]``."""
 
     @abstractmethod
     def copied_as(self, kind: type[Scalar]) -> Scalar:
@@ -110,19 +113,27 @@ class RewardModel(Role):
 
     def __call__(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         """Scores ``[N]`` float32 of token sequences, carrying gradients where they are enabled."""
-        tokens, lengths = padded(sequences, self.pad_id)
-        return self.scores(tokens.to(self.trunk.device), lengths.to(self.trunk.device))
+        return self.reading.score(self.run(sequences))
 
-    @torch.no_grad()
+    def run(self, sequences: Sequence[Sequence[int]]) -> Tensor:
+        """What the head gives, ``[N, reading.width]`` float32."""
+        tokens, lengths = padded(sequences, self.pad_id)
+        return self.outputs(tokens.to(self.trunk.device), lengths.to(self.trunk.device))
+
     def score(self, texts: Sequence[Text], *, batch_tokens: int = 16_384) -> list[float]:
         """Scores of texts or conversations, in batches of about ``batch_tokens`` tokens sorted by length."""
+        found: list[float] = self.reading.score(self.run_texts(texts, batch_tokens=batch_tokens)).tolist()
+        return found
+
+    @torch.no_grad()
+    def run_texts(self, texts: Sequence[Text], *, batch_tokens: int = 16_384) -> Tensor:
+        """What the head gives of them, ``[N, reading.width]`` float32 on the CPU."""
         encoded = [self.encode(text) for text in texts]
-        scores = [0.0] * len(encoded)
+        found = torch.empty(len(encoded), self.reading.width)
         self.model.eval()
         for batch in by_token_budget([len(ids) for ids in encoded], batch_tokens):
-            for index, score in zip(batch, self([encoded[i] for i in batch]).tolist(), strict=True):
-                scores[index] = score
-        return scores
+            found[batch] = self.run([encoded[i] for i in batch]).cpu()
+        return found
 
     def _ends(self, text: Text) -> list[int]:
         eos = self.tokenizer.eos_token_id
@@ -146,7 +157,7 @@ class Classifier(RewardModel):
         head = getattr(self.model, "score", None)
         return head if isinstance(head, nn.Linear) else None
 
-    def scores(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+    def outputs(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         mask = attention(tokens, lengths)
         if self.head is None:  # an encoder's classifier does its own pooling, by the attention mask
             return self._of_label(self.model(input_ids=tokens, attention_mask=mask).logits)
@@ -156,15 +167,21 @@ class Classifier(RewardModel):
     def _of_label(self, logits: Tensor) -> Tensor:
         logits = logits.float()
         if self.label is None:
-            return logits.squeeze(-1)
+            return logits
         others = [i for i in range(logits.shape[-1]) if i != self.label]
-        return logits[:, self.label] - logits[:, others].logsumexp(-1)
+        return (logits[:, self.label] - logits[:, others].logsumexp(-1))[:, None]
 
     def copied_as(self, kind: type[Scalar]) -> Scalar:
-        return kind.from_trunk_of(_whole(copy.deepcopy(self.model))).requires_grad_(True)
+        whole = _whole(copy.deepcopy(self.model))
+        copied = kind.from_trunk_of(whole).requires_grad_(True)
+        head = getattr(whole, "score", None)
+        if isinstance(head, nn.Linear) and self.label is None:
+            self.reading.fold(head, copied.head.linear)
+        return copied
 
     def write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         write_weights(self.model, folder, weights)
+        self.reading.write(folder)
         self.tokenizer.save_pretrained(folder)
 
     def load_weights(self, folder: Path) -> None:
@@ -185,16 +202,18 @@ class TrunkAndHead(RewardModel):
     def head(self) -> nn.Linear:
         return self.model.head.linear
 
-    def scores(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        return self.model(tokens)[_last(lengths)]
+    def outputs(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        return self.model(tokens)[_last(lengths)][:, None]
 
     def copied_as(self, kind: type[Scalar]) -> Scalar:
         copied = kind.like(self.model).requires_grad_(True)
         _whole(copied.trunk)
+        self.reading.fold(self.head, copied.head.linear)
         return copied
 
     def write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         self.model.write(folder, weights)
+        self.reading.write(folder)
         self.tokenizer.save_pretrained(folder)
 
     def load_weights(self, folder: Path) -> None:
@@ -213,6 +232,17 @@ def adapted_part(model: RewardModel) -> PreTrainedModel:
     return model.model if isinstance(model, Classifier) else model.trunk
 
 
+def with_reading(model: RewardModel, reading: Reading) -> RewardModel:
+    """The same, its outputs read in another way.
+
+    Raises:
+        ModelError: its head gives more or less than is read.
+    """
+    if reading.width != model.reading.width:
+        raise ModelError(f"reward model: its head gives {model.reading.width} numbers, for {reading.width} objectives")
+    return replace(model, reading=reading)
+
+
 def _last(lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Where each sequence's last token stands."""
     return torch.arange(len(lengths), device=lengths.device), lengths - 1
@@ -229,6 +259,7 @@ def new_reward_model(
     attn_implementation: str | None = None,
     quantization: Quantization | None = None,
     merged: bool = True,
+    reading: Reading = PLAIN,
 ) -> RewardModel:
     """A reward model to be trained: the trunk of any model, with a fresh head.
 
@@ -237,9 +268,11 @@ def new_reward_model(
         tokenizer: where the tokenizer is, when not beside the model.
         max_length: longer texts lose their beginning, in tokens.
         merged: an adapter becomes a part of the weights; False: it stays one, to be trained further.
+        reading: how the score is made of what the head gives.
 
     Raises:
-        ModelError: not found, no tokenizer, or weights of the trunk missing.
+        ModelError: not found, no tokenizer, weights of the trunk missing; or several objectives, where transformers has
+            no class for sequence classification.
     """
     folder = find_and_tell(source, "policy")
     how: dict[str, Any] = {
@@ -248,15 +281,16 @@ def new_reward_model(
     }  # fmt: skip
     classified = _is_classified(folder, trust_remote_code)
     if classified:
-        model, missing = open_model(AutoModelForSequenceClassification, folder, num_labels=1, **how)
+        model, missing = open_model(AutoModelForSequenceClassification, folder, num_labels=reading.width, **how)
         missing = {name for name in missing if name.partition(".")[0] not in HEADS}
-    else:
+    elif reading.width == 1:
         model, missing = open_model(AutoModel, folder, **how)
+    else:
+        raise ModelError(f"{source}: transformers has no head with several outputs for it; learn one objective")
     refuse_missing_weights(missing, source, "the trunk is incomplete")
     words = load_tokenizer(tokenizer or folder, key="tokenizer", trust_remote_code=trust_remote_code)
-    if classified:
-        return finished(Classifier, model, words, max_length)
-    return finished(TrunkAndHead, ScalarModel(model), words, max_length)
+    kind, whole = (Classifier, model) if classified else (TrunkAndHead, ScalarModel(model))
+    return finished(kind, whole, words, max_length, reading)
 
 
 def load_reward_model(
@@ -292,16 +326,20 @@ def load_reward_model(
         "trust_remote_code": trust_remote_code, "attn_implementation": attn_implementation,
     }  # fmt: skip
     words = load_tokenizer(folder, key="tokenizer", trust_remote_code=trust_remote_code)
+    reading = Reading.read(folder)
     if (Path(folder) / ScalarModel.head_file).is_file():
-        return finished(TrunkAndHead, ScalarModel.load(Path(folder), **how), words, max_length)
+        return finished(TrunkAndHead, ScalarModel.load(Path(folder), **how), words, max_length, reading)
     if not _is_classified(folder, trust_remote_code):
         raise ModelError(f"{source}: no {ScalarModel.head_file} in it; train one with `kedge reward`")
     if base_of(folder) != folder:  # which has another head, or none
-        how["num_labels"] = 1
+        how["num_labels"] = reading.width
     model, missing = open_model(AutoModelForSequenceClassification, folder, **how)
     refuse_missing_weights(missing, source, "this is no reward model; train one with `kedge reward`")
-    index = _index_of(label, model.config, source)
-    found = finished(Classifier, model, words, max_length)
+    outputs = getattr(model.config, "num_labels", 1)
+    if reading.objectives and outputs != reading.width:
+        raise ModelError(f"{source}: {FILE} has {reading.width} objectives, and the head {outputs} outputs")
+    index = None if reading.objectives and label is None else _index_of(label, model.config, source)
+    found = finished(Classifier, model, words, max_length, reading)
     assert isinstance(found, Classifier)
     return replace(found, label=index)
 
@@ -324,13 +362,19 @@ def _is_classified(folder: str, trust_remote_code: bool) -> bool:
     return type(load_config(folder, trust_remote_code=trust_remote_code)) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 
-def finished(kind: type[RewardModel], model: nn.Module, tokenizer: Tokenizer, max_length: int | None) -> RewardModel:
+def finished(
+    kind: type[RewardModel],
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    max_length: int | None,
+    reading: Reading = PLAIN,
+) -> RewardModel:
     """A :class:`RewardModel` of a model and its tokenizer, checked against each other.
 
     Raises:
         ModelError: more tokens than the model knows, or neither a pad nor an EOS token.
     """
-    made = kind(model, tokenizer, max_length)
+    made = kind(model, tokenizer, max_length, reading)
     rows = vocabulary_rows(made.trunk)
     if len(tokenizer) > rows:
         raise ModelError(f"reward model: the tokenizer has {len(tokenizer):,} tokens and the model {rows:,}")

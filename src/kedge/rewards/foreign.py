@@ -45,6 +45,19 @@ def import_function(path: str) -> RewardFunction:
     Raises:
         ConfigError: no such module, or no such callable in it.
     """
+    target = import_object(path)
+    if not callable(target):
+        raise ConfigError(f"{path}: {path.partition(':')[2]!r} is not a function")
+    function: RewardFunction = target
+    return function
+
+
+def import_object(path: str) -> Any:
+    """Whatever stands at ``package.module:name``.
+
+    Raises:
+        ConfigError: no such module, or nothing of that name in it.
+    """
     module_name, _, name = path.partition(":")
     for before, now in MOVED.items():
         if module_name == before or module_name.startswith(f"{before}."):
@@ -65,10 +78,7 @@ def import_function(path: str) -> RewardFunction:
         if not hasattr(target, part):
             raise ConfigError(f"{path}: {module_name} has no {name!r}")
         target = getattr(target, part)
-    if not callable(target):
-        raise ConfigError(f"{path}: {name!r} is not a function")
-    function: RewardFunction = target
-    return function
+    return target
 
 
 def own_copy(value: Any) -> Any:

@@ -6,12 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from kedge.data.encode import has_template
 from kedge.data.records import Prompt, joined, plain
 from kedge.errors import ConfigError, RewardError, RewardNotFiniteError
-from kedge.models.reward_model import RewardModel, load_reward_model
+from kedge.models.reading import PLAIN
+from kedge.models.reward_model import RewardModel, load_reward_model, with_reading
 from kedge.rewards.foreign import TrainerState, is_function_path
 from kedge.rewards.scores import AT_REST, Reward, Scores, shown
 from kedge.rewards.spec import Loading, RewardSpec
@@ -35,14 +36,17 @@ class ModelReward(Reward):
                 f"{self.name}: chat prompts, but the reward model's tokenizer has no chat template"
                 f"\n  prompt: {plain(prompts[0].text)[:160]!r}"
             )
-        scores = self.model.score(whole)
+        outputs = self.model.run_texts(whole)
+        scores = self.model.reading.score(outputs).tolist()
         for score, prompt, completion in zip(scores, prompts, completions, strict=True):
             if not math.isfinite(score):
                 raise RewardNotFiniteError(f"{self.name} gave {score} for{shown(prompt, completion)}")
-        return Scores(scores, [None] * len(scores), {self.name: scores})
+        each = {f"{self.name}_{name}": x.tolist() for name, x in self.model.reading.several(outputs).items()}
+        return Scores(scores, [None] * len(scores), {self.name: scores} | each)
 
     def fingerprint(self) -> str:
-        return of_weights(self.model.model)
+        reading = "" if self.model.reading == PLAIN else f" {self.model.reading}"
+        return of_weights(self.model.model) + reading
 
     def models(self) -> list[RewardModel]:
         return [self.model]
@@ -56,6 +60,10 @@ class ModelSpec(RewardSpec):
 
     label: str | None = None
     """Of a classifier with several labels the one whose log-odds are the reward: ``"POSITIVE"``."""
+
+    objectives: Mapping[str, float] = Field(default_factory=dict)
+    """Of a model that has learnt several: what each weighs in the score, in place of what it weighed in training; those
+    that are not named weigh nothing. Each is in the metrics as ``NAME_OBJECTIVE``."""
 
     SAID_BY: ClassVar[str] = "model"
     REFUSED: ClassVar[Mapping[str, str]] = dict.fromkeys(
@@ -76,7 +84,7 @@ class ModelSpec(RewardSpec):
         if isinstance(source, RewardModel):
             if self.label is not None:
                 raise ConfigError("reward: label is not used with a loaded reward model; load it with label=...")
-            return ModelReward(source)
+            return ModelReward(self._weighed(source))
         if not isinstance(source, str | Path):
             raise ConfigError(f"reward: model={source!r} is no folder, hub id, run, or loaded reward model")
         if isinstance(source, str) and "." in source and "/" not in source and not Path(source).exists():
@@ -85,7 +93,10 @@ class ModelSpec(RewardSpec):
             )
         model = load_reward_model(source, label=self.label, **asdict(loading))
         model.module.requires_grad_(False)  # nobody else has it, so it may share a trunk
-        return ModelReward(model)
+        return ModelReward(self._weighed(model))
+
+    def _weighed(self, model: RewardModel) -> RewardModel:
+        return with_reading(model, model.reading.weighed(self.objectives)) if self.objectives else model
 
     def reward_models(self) -> list[str]:
         return [str(self.model)]

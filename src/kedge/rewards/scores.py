@@ -79,6 +79,32 @@ class Reward(ABC):
     ) -> Scores:
         """The scores of N completions, each to the prompt beside it."""
 
+    def each(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], state: TrainerState = AT_REST
+    ) -> "list[Scores]":
+        """What each part of it says, before :meth:`combined` makes one of them: itself alone, unless it is a sum."""
+        return [self(prompts, completions, state)]
+
+    def combined(
+        self,
+        found: "Sequence[Scores]",
+        prompts: Sequence[Prompt],
+        completions: Sequence[Completion],
+        state: TrainerState = AT_REST,
+        *,
+        training: bool = False,
+    ) -> Scores:
+        """One of what :meth:`each` gave for all completions of a step, whichever process asked.
+
+        Args:
+            found: a part's scores each.
+            prompts: of the answers.
+            completions: the answers.
+            state: of the training.
+            training: they are trained on, and so normalised; else they are compared with those of another time.
+        """
+        return found[0]
+
     def later(
         self, prompts: Sequence[Prompt], completions: Sequence[Completion], state: TrainerState = AT_REST
     ) -> Coroutine[Any, Any, Scores] | None:
@@ -104,19 +130,39 @@ def judge(
     completions: Sequence[Completion],
     processes: Processes,
     state: TrainerState = AT_REST,
+    *,
+    training: bool = False,
 ) -> Scores:
-    """The scores of all completions, each process having judged its share: the reward sees that share and no more.
+    """The scores of all completions, each process having judged its share: a function sees that share and no more.
+
+    Args:
+        reward: it judges.
+        prompts: what was asked.
+        completions: an answer to each.
+        processes: each judges a share.
+        state: of the training.
+        training: the scores are trained on, see :meth:`Reward.combined`.
 
     Raises:
         RewardError: in whichever process the reward has no number for one of them.
     """
 
-    def mine() -> list[Scores]:
+    def mine() -> list[list[Scores]]:
         share = processes.share(completions)
-        return [reward(processes.share(prompts), share, state)] if share else []
+        return [reward.each(processes.share(prompts), share, state)] if share else []
 
-    parts = processes.gather(mine)
-    whole = Scores(
+    found = [_in_a_row(shares) for shares in zip(*processes.gather(mine), strict=True)]
+    whole = reward.combined(found, prompts, completions, state, training=training)
+    for name, failures in whole.failures.items():
+        if failures:
+            said, n = failures[0].said, len(whole.total)
+            say(f"{len(failures)} of {n} samples got the default score of {name!r}; the first: {said}")
+    return whole
+
+
+def _in_a_row(parts: Sequence[Scores]) -> Scores:
+    """Scores of the same reward for a share of the completions each, as those of all."""
+    return Scores(
         total=[score for part in parts for score in part.total],
         per_token=[tokens for part in parts for tokens in part.per_token],
         components={name: [score for part in parts for score in part.components[name]] for name in parts[0].components},
@@ -124,11 +170,6 @@ def judge(
         failures={name: [failure for part in parts for failure in part.failures[name]] for name in parts[0].failures},
         remarks={name: [remark for part in parts for remark in part.remarks[name]] for name in parts[0].remarks},
     )
-    for name, failures in whole.failures.items():
-        if failures:
-            said, n = failures[0].said, len(whole.total)
-            say(f"{len(failures)} of {n} samples got the default score of {name!r}; the first: {said}")
-    return whole
 
 
 def shown(prompt: Prompt, completion: Completion) -> str:

@@ -7,7 +7,7 @@ A new kind is one file, in the package or anywhere else: a subclass of :class:`R
 from abc import abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import model_validator
 from pydantic_core import PydanticSerializationError
@@ -17,7 +17,7 @@ from kedge.errors import ConfigError
 from kedge.models.device import Device
 from kedge.rewards.foreign import is_function_path
 from kedge.rewards.scores import Reward
-from kedge.rewards.terms import Terms
+from kedge.rewards.terms import Normalization, Terms
 from kedge.runs.fingerprints import of_settings
 
 
@@ -47,8 +47,9 @@ class RewardSpec(Config):
     """Weight at the last step, to which it goes in a straight line; ``none``: the same throughout."""
     clip: tuple[float, float] | None = None
     """``[low, high]``: scores beyond are these."""
-    normalize: Literal["rank"] | None = None
-    """``rank``: the score is an answer's rank among those to its prompt, from -1 to 1."""
+    normalize: Normalization | None = None
+    """For training alone, ``rank``: among the answers to its prompt, from -1 to 1; ``running``: less the mean of all
+    scores so far, in their standard deviations."""
     gate: float | None = None
     """An answer that scores less here gets nothing from rewards that are no gates: quality counts where the format is
     right, and harm is not made good by anything."""

@@ -7,8 +7,15 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Literal
 
+import torch
+
+from kedge.core import RunningMoments
 from kedge.data.records import Prompt
 from kedge.rewards.foreign import TrainerState
+
+Normalization = Literal["rank", "running"]
+"""``rank``: an answer's rank among those to its prompt, from -1 to 1; ``running``: its score less the mean of all so
+far, in their standard deviations."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +26,8 @@ class Terms:
     """Weight at the last step, to which it goes in a straight line; None: the same throughout."""
     clip: tuple[float, float] | None = None
     """Scores below and above are these."""
-    normalize: Literal["rank"] | None = None
-    """``rank``: of an answer among those to its prompt, from -1 to 1, in place of its score."""
+    normalize: Normalization | None = None
+    """What is trained on in place of its scores."""
     gate: float | None = None
     """What scores less gets nothing of the components that are no gates."""
 
@@ -31,16 +38,28 @@ class Terms:
         done = state.global_step / max(1, state.max_steps - 1) if state.max_steps else 1.0
         return first + (self.final_weight - first) * min(1.0, done)
 
-    def shaped(self, scores: Sequence[float], prompts: Sequence[Prompt]) -> list[float]:
-        """Scores ``[N]`` as they are summed, before the weight. NaN stays."""
-        shaped = list(scores)
-        if self.clip is not None:
-            low, high = self.clip
-            shaped = [score if math.isnan(score) else min(max(score, low), high) for score in shaped]
+    def clipped(self, scores: Sequence[float]) -> list[float]:
+        """Scores ``[N]`` within the limits. NaN stays."""
+        if self.clip is None:
+            return list(scores)
+        low, high = self.clip
+        return [score if math.isnan(score) else min(max(score, low), high) for score in scores]
+
+    def normalized(self, scores: Sequence[float], prompts: Sequence[Prompt], moments: RunningMoments) -> list[float]:
+        """Scores ``[N]`` of a step as they are trained on, before the weight. NaN stays.
+
+        Args:
+            scores: clipped ones.
+            prompts: to which they are; the answers to one stand together.
+            moments: of all scores so far, which these become a part of.
+        """
         if self.normalize == "rank":
-            places = groupby(range(len(shaped)), key=lambda i: id(prompts[i]))
-            shaped = [rank for _, group in places for rank in _ranks([shaped[i] for i in group])]
-        return shaped
+            places = groupby(range(len(scores)), key=lambda i: id(prompts[i]))
+            return [rank for _, group in places for rank in _ranks([scores[i] for i in group])]
+        if self.normalize == "running":
+            moments.update(torch.tensor([score for score in scores if not math.isnan(score)], dtype=torch.float64))
+            return [(score - moments.mean) / moments.std for score in scores]
+        return list(scores)
 
     def passed(self, scores: Sequence[float]) -> list[bool]:
         """``[N]`` whether the others count. What is not judged passes."""

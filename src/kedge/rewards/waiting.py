@@ -2,13 +2,21 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 
 def together(awaitables: Sequence[Awaitable[Any]]) -> list[Any]:
     """What each of them gives, in their order; the first error ends the others and propagates."""
+    with begun(awaitables) as rest:
+        return rest()
+
+
+@contextmanager
+def begun(awaitables: Sequence[Awaitable[Any]]) -> Iterator[Callable[[], list[Any]]]:
+    """The same while other work is done: gives a function that waits for what is not there yet, and gives it all."""
 
     async def all_of_them() -> list[Any]:
         tasks = [asyncio.ensure_future(each) for each in awaitables]
@@ -20,9 +28,9 @@ def together(awaitables: Sequence[Awaitable[Any]]) -> list[Any]:
 
     future = asyncio.run_coroutine_threadsafe(all_of_them(), _loop())
     try:
-        return future.result()
+        yield future.result
     finally:
-        future.cancel()  # Ctrl-C while it waits; otherwise it is done
+        future.cancel()  # Ctrl-C, or an error of the other work; otherwise it is done
 
 
 @cache

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 
+from kedge.core import RunningMoments
 from kedge.data.records import Prompt
 from kedge.errors import ConfigError, RewardError
 from kedge.models.reward_model import RewardModel
 from kedge.rewards.foreign import TrainerState
 from kedge.rewards.scores import AT_REST, Failure, Reward, Scores, shown
-from kedge.rewards.waiting import together
+from kedge.rewards.waiting import begun
 from kedge.sampling.completion import Completion
 
 
@@ -24,6 +26,7 @@ class WeightedReward(Reward):
             raise ConfigError("reward: an empty list; name at least one function or reward model")
         self.parts = parts
         self.partial = partial
+        self.moments = [RunningMoments() for _ in parts]
         self.name = "+".join(reward.name for _, reward in parts)
 
     def weighted(self) -> Sequence[tuple[float, Reward]]:
@@ -32,8 +35,27 @@ class WeightedReward(Reward):
     def models(self) -> list[RewardModel]:
         return [model for _, reward in self.parts for model in reward.models()]
 
+    def state_dict(self) -> list[dict[str, float]]:
+        """What a checkpoint must hold."""
+        return [moments.state_dict() for moments in self.moments]
+
+    def load_state_dict(self, state: Sequence[Mapping[str, float]]) -> None:
+        """Go on with what :meth:`state_dict` gave."""
+        self.moments = [RunningMoments(**moments) for moments in state]
+
     def __call__(
         self, prompts: Sequence[Prompt], completions: Sequence[Completion], state: TrainerState = AT_REST
+    ) -> Scores:
+        return self.combined(self.each(prompts, completions, state), prompts, completions, state)
+
+    def combined(
+        self,
+        found: Sequence[Scores],
+        prompts: Sequence[Prompt],
+        completions: Sequence[Completion],
+        state: TrainerState = AT_REST,
+        *,
+        training: bool = False,
     ) -> Scores:
         n = len(completions)
         total, judged = [0.0] * n, [False] * n
@@ -42,16 +64,17 @@ class WeightedReward(Reward):
         paid: dict[str, list[float]] = {}
         failures: dict[str, list[Failure]] = {}
         remarks: dict[str, list[str]] = {}
-        found = self._each(prompts, completions, state)
         passed = _all_passed([reward for _, reward in self.parts], found, n)
-        for (first, reward), scores in zip(self.parts, found, strict=True):
+        for (first, reward), scores, moments in zip(self.parts, found, self.moments, strict=True):
             for name, values in scores.components.items():
                 unused = _unused(name, components)
                 components[unused] = values
                 failures |= {unused: scores.failures[name]} if name in scores.failures else {}
                 remarks |= {unused: scores.remarks[name]} if name in scores.remarks else {}
                 judged = [was or not math.isnan(value) for was, value in zip(judged, values, strict=True)]
-            whole = _shaped(reward, scores, prompts)
+            whole = reward.terms.clipped(_whole(reward, scores))
+            if training:
+                whole = reward.terms.normalized(whole, prompts, moments)
             weight = reward.terms.weight(first, state)
             factors = [weight if through or reward.terms.gate is not None else 0.0 for through in passed]
             for i in range(n):
@@ -66,13 +89,17 @@ class WeightedReward(Reward):
             raise RewardError(f"no reward component gave a score for{shown(prompts[i], completions[i])}")
         return Scores(total, per_token, components, paid, failures, remarks)
 
-    def _each(self, prompts: Sequence[Prompt], completions: Sequence[Completion], state: TrainerState) -> list[Scores]:
-        """Every part's scores. Coroutine functions wait together, and before the others."""
+    def each(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], state: TrainerState = AT_REST
+    ) -> list[Scores]:
+        """Every part's scores. Those that wait for a service wait together, while models and functions compute."""
         rewards = [reward for _, reward in self.parts]
-        begun = {i: reward.later(prompts, completions, state) for i, reward in enumerate(rewards)}
-        waiting = {i: coroutine for i, coroutine in begun.items() if coroutine is not None}
-        found = dict(zip(waiting, together([*waiting.values()]) if waiting else [], strict=True))
-        return [found[i] if i in found else reward(prompts, completions, state) for i, reward in enumerate(rewards)]
+        asked = {i: reward.later(prompts, completions, state) for i, reward in enumerate(rewards)}
+        waiting = {i: coroutine for i, coroutine in asked.items() if coroutine is not None}
+        with begun([*waiting.values()]) if waiting else nullcontext(list) as rest:
+            found = {i: reward(prompts, completions, state) for i, reward in enumerate(rewards) if i not in waiting}
+            found |= zip(waiting, rest(), strict=True)
+        return [found[i] for i in range(len(rewards))]
 
 
 def _all_passed(rewards: Sequence[Reward], found: Sequence[Scores], n: int) -> list[bool]:
@@ -81,12 +108,13 @@ def _all_passed(rewards: Sequence[Reward], found: Sequence[Scores], n: int) -> l
     return [all(gate[i] for gate in gates) for i in range(n)]
 
 
-def _shaped(reward: Reward, scores: Scores, prompts: Sequence[Prompt]) -> list[float]:
+def _whole(reward: Reward, scores: Scores) -> list[float]:
+    """``[N]`` what it pays on the last tokens; refused where that is not all and the terms ask for a whole score."""
     terms = reward.terms
     if (terms.clip or terms.normalize) and any(tokens is not None for tokens in scores.per_token):
         which = "clip" if terms.clip else "normalize"
         raise RewardError(f"{which}: not used with {reward.name!r}, which scores token by token; take it out")
-    return terms.shaped(scores.total, prompts)
+    return scores.total
 
 
 def _added(so_far: list[float] | None, more: list[float] | None, weight: float) -> list[float] | None:

@@ -1,6 +1,6 @@
-"""Reward modelling: a score for every answer such that the preferred one of a pair scores higher (Bradley-Terry)."""
+"""Reward modelling: a score for every answer, from pairs of which one is preferred, or from ratings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,23 +9,20 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kedge.core import preference_loss
-from kedge.data.files import Source
-from kedge.data.records import Preference, preferences
-from kedge.evaluation.trust.calibration import fitted_factor
-from kedge.evaluation.trust.page import headline, write_report
-from kedge.evaluation.trust.report import trust_report
+from kedge.data.files import Row, Source
+from kedge.data.ratings import RATED, Labelled, Rating, labelled
+from kedge.errors import ConfigError
 from kedge.models.batch import by_token_budget
-from kedge.models.reward_model import RewardModel, adapted_part, new_reward_model
+from kedge.models.reward_model import RewardModel, adapted_part, new_reward_model, with_reading
 from kedge.runs.callbacks import CallbackLike
 from kedge.runs.folder import Metrics, RunFolder
 from kedge.training.config import LOADING, adapt
+from kedge.training.labels.base import Example, Labels
+from kedge.training.labels.pairs import Pairs
+from kedge.training.labels.ratings import Ratings
 from kedge.training.loop import Evaluated
 from kedge.training.supervised import Supervised, SupervisedConfig, read_split, refuse_loading_settings
 from kedge.training.too_long import TooLong
-
-Pair = tuple[list[int], list[int]]
-"""Ids of the chosen and of the rejected text."""
 
 
 class RewardConfig(SupervisedConfig):
@@ -42,6 +39,9 @@ class RewardConfig(SupervisedConfig):
     length_debiasing: bool = False
     """Raters like long answers. What the length alone says of the labels is fitted first, by a logistic regression on
     the difference in tokens, and taken as given in training: the model learns what is left."""
+    objectives: Mapping[str, float] = Field(default_factory=dict)
+    """Columns of numbers to learn, each an output of the head, and what they weigh in the score:
+    ``{ helpfulness = 1.0, verbosity = -0.2 }``. Without them a column ``score`` is learnt, or preferences."""
     too_long: TooLong = "truncate"
     """What to do with pairs of which one text is too long: an ``error``; ``truncate`` it (it loses its beginning, as
     texts do later that the model scores); or ``skip`` them."""
@@ -51,13 +51,14 @@ CUTTING = "the beginnings of their texts"
 
 
 class RewardModeling(Supervised):
-    """Trains a reward model on preferences.
+    """Trains a reward model on preferences, labels or ratings.
 
     Args:
         model: hub id, folder or run whose trunk to start from; or a :class:`RewardModel`, trained in place.
         data: a data file, folder, hub id, table or list of rows: ``chosen`` + ``rejected``, with or without ``prompt``,
             perhaps with ``margin`` (by how much) and ``agreement`` (share of raters, 1/2 for a tie);
-            or ``label`` beside a ``text``, ``messages``, or ``prompt`` + ``completion``.
+            or ``label``, ``score`` or the columns of ``objectives`` beside a ``text``, ``messages``, or ``prompt`` +
+            ``completion``.
         config: settings, see :class:`RewardConfig`; or a dict of them.
         tokenizer: where the tokenizer is, when not beside the model.
         eval_data: like ``data``, to measure the accuracy on; or ``eval_size`` rows of ``data`` are set aside.
@@ -74,8 +75,6 @@ class RewardModeling(Supervised):
     stage = "reward"
     config_class = RewardConfig
     label = "reward model"
-    watched = "accuracy"
-    best_by = "accuracy"
     result = "reward_model"
     config: RewardConfig
 
@@ -101,88 +100,91 @@ class RewardModeling(Supervised):
             "columns": columns,
         }  # fmt: skip
         run = self.open_run(run, config, sources, resume=resume, overwrite=overwrite)
-        read = partial(preferences, seed=config.seed)
+        read: Callable[[Sequence[Row]], list[Labelled]] = partial(
+            labelled, objectives=[*config.objectives], seed=config.seed
+        )
         train, held = read_split(read, data, eval_data, eval_size=eval_size, columns=columns, seed=config.seed)
+        self.labels = labels_of(config, train)
+        self.watched, self.best_by = self.labels.watched, self.labels.best_by
         if isinstance(model, RewardModel):
             refuse_loading_settings(config, {"tokenizer": tokenizer}, (*LOADING, "max_length"))
+            model = with_reading(model, self.labels.reading)
         else:
             torch.manual_seed(config.seed % 2**63)  # the new head's weights
             model = new_reward_model(
-                model, tokenizer=tokenizer, max_length=config.max_length, merged=not config.adapter, **config.loading
+                model,
+                tokenizer=tokenizer,
+                max_length=config.max_length,
+                merged=not config.adapter,
+                reading=self.labels.reading,
+                **config.loading,
             )
         adapt(adapted_part(model), config)
         self.model = model
         fitter = config.fitter(config.too_long, model.max_length, CUTTING)
-        (pairs, told), (held_out, also_told) = (
+        (self.taught, told), (self.unseen, also_told) = (
             fitter.fit(
                 [self._encoded(row) for row in rows],
                 what,
-                size=lambda row: max(map(len, row[1])),
-                origin=lambda row: row[0].origin,
-                cut=lambda row, _: (row[0], (self.model.ending(row[1][0]), self.model.ending(row[1][1]))),
+                size=lambda example: example.longest,
+                origin=lambda example: example.record.origin,
+                cut=lambda example, _: example._replace(sides=tuple(map(self.model.ending, example.sides))),
             )
             for rows, what in ((train, "rows of data"), (held, "held-out rows"))
         )
         self.notes = told + also_told
-        self.examples = self.pairs = [pair for _, pair in pairs]
-        self.read, self.unread = [row for row, _ in pairs], [row for row, _ in held_out]
-        self.origins = [row.origin for row in self.read]
-        self.held_out = [pair for _, pair in held_out]
-        self.liking = fitted_factor([_longer(pair) for pair in self.pairs]) if config.length_debiasing else 0.0
-        """Of raters for length: margin for a hundred tokens."""
-        sizes = _sizes(self.pairs)
+        self.labels.settle(self.taught)
+        self.examples, self.held_out = (
+            [self.labels.fingerprint(example) for example in examples] for examples in (self.taught, self.unseen)
+        )
+        self.origins = [example.record.origin for example in self.taught]
+        sizes = [example.size for example in self.taught]
         super().__init__(config, model, sizes, run, progress=progress, callbacks=callbacks)
 
     def weigh(self, rows: Sequence[int]) -> float:
         return float(len(rows))
 
     def loss(self, rows: Sequence[int], denominator: float) -> tuple[Tensor, dict[str, Tensor]]:
-        pairs, read = [self.pairs[row] for row in rows], [self.read[row] for row in rows]
-        return self._preference_loss(pairs, read, denominator, self.liking)
+        return self.labels.loss(self.model, [self.taught[row] for row in rows], denominator, training=True)
 
     def evaluate(self) -> Metrics:
         totals: Metrics = {}
-        for batch in by_token_budget(_sizes(self.held_out), self.config.tokens_at_a_time):
-            pairs, rows = [self.held_out[i] for i in batch], [self.unread[i] for i in batch]
-            loss, metrics = self._preference_loss(pairs, rows, len(self.held_out))
+        for batch in by_token_budget([example.size for example in self.unseen], self.config.tokens_at_a_time):
+            examples = [self.unseen[i] for i in batch]
+            loss, metrics = self.labels.loss(self.model, examples, len(self.unseen), training=False)
             for name, value in (metrics | {"loss": loss}).items():
                 totals[name] = totals.get(name, 0.0) + float(value)
         return totals
 
     def outcome(self, after: Evaluated) -> dict[str, Any]:
         found = super().outcome(after)
-        if self.run is None or not self.unread:
+        if self.run is None or not self.unseen:
             return found
+        held, train = ([example.record for example in examples] for examples in (self.unseen, self.taught))
+        folder = self.run.path / "trust" if self.processes.leads else None
         with self.timer("trust"):
-            report = trust_report(self.model.score, self.unread, self.read, seed=self.config.seed)
-        if self.processes.leads:
-            write_report(report, self.run.path / "trust")
-        return found | {"trust": headline(report)}
+            headline = self.labels.report(self.model, held, train, self.config.seed, folder)
+        return found | {"trust": headline}
 
-    def _encoded(self, row: Preference) -> tuple[Preference, Pair]:
-        sides = (self.model.encode_whole(text, origin=row.origin) for text in (row.chosen, row.rejected))
-        return row, (next(sides), next(sides))
+    def _encoded(self, record: Labelled) -> Example:
+        texts = self.labels.texts(record)
+        return Example(record, tuple(self.model.encode_whole(text, origin=record.origin) for text in texts))
 
-    def _preference_loss(
-        self, pairs: Sequence[Pair], rows: Sequence[Preference], denominator: float, liking: float = 0.0
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        scores = self.model([chosen for chosen, _ in pairs] + [rejected for _, rejected in pairs])
-        chosen, rejected = scores.chunk(2)
-        return preference_loss(
-            chosen,
-            rejected,
-            margin=scores.new_tensor([x.margin - liking * _longer(pair) for pair, x in zip(pairs, rows, strict=True)]),
-            agreement=scores.new_tensor([row.agreement for row in rows]),
-            label_smoothing=self.config.label_smoothing,
-            center=self.config.center_rewards_coefficient,
-            denominator=denominator,
+
+def labels_of(config: RewardConfig, records: Sequence[Labelled]) -> Labels[Any]:
+    """What such records teach.
+
+    Raises:
+        ConfigError: settings that are for records of another kind. DataError: nothing to learn from them.
+    """
+    rated = [record for record in records if isinstance(record, Rating)]
+    if not rated:
+        return Pairs(
+            label_smoothing=config.label_smoothing,
+            center=config.center_rewards_coefficient,
+            length_debiasing=config.length_debiasing,
         )
-
-
-def _longer(pair: Pair) -> float:
-    """By how many hundred tokens the chosen text is the longer one."""
-    return (len(pair[0]) - len(pair[1])) / 100
-
-
-def _sizes(pairs: Sequence[Pair]) -> list[int]:
-    return [2 * max(len(chosen), len(rejected)) for chosen, rejected in pairs]
+    for key in ("label_smoothing", "center_rewards_coefficient", "length_debiasing"):
+        if getattr(config, key):
+            raise ConfigError(f"{key}: not used with ratings, which are learnt as they are; take it out")
+    return Ratings(config.objectives or {RATED: 1.0}, rated)

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from transformers import get_scheduler
 
 from kedge.errors import ConfigError
 
@@ -32,6 +31,8 @@ def transformers_factor(
     Raises:
         ConfigError: options that the schedule does not have, or lacks, or that raise the rate above its peak.
     """
+    from transformers import get_scheduler  # whose module imports PEFT, and that bitsandbytes: seconds
+
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=rate)
     try:
         factor = get_scheduler(kind, optimizer, warmup, total, dict(options)).lr_lambdas[0](step)

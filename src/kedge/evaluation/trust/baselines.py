@@ -39,6 +39,21 @@ def bag_of_words_accuracy(train: Sequence[Preference], held: Sequence[Preference
     return sum(right(float(margin)) for margin in model.decision_function(differences(held))) / len(held)
 
 
+def bag_of_words_ratings(train: Sequence[tuple[str, float]], held: Sequence[str], *, seed: int) -> list[float]:
+    """What a ridge regression on TF-IDF vectors gives held-out texts, from ``(text, rating)`` of others.
+
+    Raises:
+        ImportError: scikit-learn is not installed.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import Ridge
+
+    vectorizer: Any = TfidfVectorizer(analyzer=_words_and_pairs, sublinear_tf=True, max_features=50_000)
+    features = vectorizer.fit_transform([text for text, _ in train])
+    model = Ridge(alpha=1.0, random_state=seed).fit(features, [rating for _, rating in train])
+    return [float(value) for value in model.predict(vectorizer.transform(held))]
+
+
 def _words_and_pairs(text: str) -> list[str]:
     words = [word.lower() for word in words_of(text)]
     return words + [f"{a} {b}" for a, b in pairwise(words)]

@@ -67,12 +67,12 @@ def as_page(report: TrustReport, *, drawn: bool = False) -> str:
     if report.worst:
         lines += ["", f"## The {len(report.worst)} worst errors", ""]
     for error in report.worst:
-        lines += [f"- **{error.margin:+.2f}** {error.origin}", f"  - chosen: `{_short(error.chosen)}`"]
-        lines += [f"  - rejected: `{_short(error.rejected)}`"]
+        lines += [f"- **{error.margin:+.2f}** {error.origin}", f"  - chosen: `{short(error.chosen)}`"]
+        lines += [f"  - rejected: `{short(error.rejected)}`"]
     return "\n".join(lines) + "\n"
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
     """The end, which is where two answers differ, on one line."""
     text = " ".join(text.replace("`", "'").split())
     return text if len(text) <= SHOWN else "..." + text[-SHOWN:]

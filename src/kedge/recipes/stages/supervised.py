@@ -74,6 +74,6 @@ class RewardStage(_Supervised):
         return reward_job(recipe, overwrite=overwrite, resume=resume)
 
     def work(self, settings: Any, source: str, tokenizer: str | None, untrained: Callable[[str], str]) -> Any:
-        from kedge.inspection.supervised_rehearsal import preference_work
+        from kedge.inspection.supervised_rehearsal import reward_work
 
-        return preference_work(source, settings.data, settings, tokenizer=tokenizer, columns=settings.columns)
+        return reward_work(source, settings.data, settings, tokenizer=tokenizer, columns=settings.columns)

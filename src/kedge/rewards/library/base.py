@@ -76,6 +76,10 @@ class TextSpec(RewardSpec):
         """Those that it reads: a resumed run must be given them unchanged."""
         return ()
 
+    def contents(self) -> list[Any]:
+        """What these files hold."""
+        return [lines_of(path, self._called()) for path in self.files()]
+
     def build(self, loading: Loading) -> Reward:
         self.prepare()
         return TextReward(self)
@@ -149,7 +153,7 @@ class TextReward(Reward):
 
     def fingerprint(self) -> str:
         """Of the kind's source and of what its files hold."""
-        files = [lines_of(path, self.name) for path in self.spec.files()]
+        files = self.spec.contents()
         return of_code(self.spec) + (f", files {of_rows(files)}" if files else "")
 
 

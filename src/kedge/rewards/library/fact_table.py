@@ -3,8 +3,9 @@
 import csv
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from kedge.errors import ConfigError
 from kedge.rewards.library.words import mentions, sentences_of
@@ -12,6 +13,7 @@ from kedge.rewards.library.words import mentions, sentences_of
 TRIPLES = ("subject", "relation", "object")
 RULES = ("pattern", "verdict")
 VERDICTS = ("must", "must_not")
+_WANTED = f"the columns {','.join(TRIPLES)}, or {','.join(RULES)} (and when, note)"
 _NEGATION = re.compile(
     r"\b(not|never|no|neither|nor|cannot)\b|n['’]t\b|[不没沒非]|\b(nicht|kein|keine|nie|pas|jamais)\b"
 )
@@ -103,22 +105,45 @@ def read_table(lines: Sequence[str], where: str, *, open: Sequence[str] = ()) ->
     reader = csv.DictReader(lines, skipinitialspace=True)
     columns = [name.strip() for name in reader.fieldnames or ()]
     reader.fieldnames = columns
-    if set(TRIPLES) <= set(columns):
-        return _facts(reader, where, open)
-    if set(RULES) <= set(columns):
-        return FactTable(rules=[_rule(row, f"{where}, line {reader.line_num}") for row in reader])
-    raise ConfigError(
-        f"facts: {where}: the first line must name the columns {','.join(TRIPLES)}, or {','.join(RULES)} (and when, "
-        f"note); it names {','.join(columns) or 'nothing'}"
-    )
+    if not (set(TRIPLES) <= set(columns) or set(RULES) <= set(columns)):
+        raise ConfigError(
+            f"facts: {where}: the first line must name {_WANTED}; it names {','.join(columns) or 'nothing'}"
+        )
+    return _table([(f"line {reader.line_num}", row) for row in reader], where, open)
 
 
-def _facts(reader: "csv.DictReader[str]", where: str, open: Sequence[str]) -> FactTable:
+def table_of(rows: Any, where: str, *, open: Sequence[str] = ()) -> FactTable:
+    """Rows from Python: triples, or dicts with the columns of :func:`read_table`.
+
+    Raises:
+        ConfigError: they are no such rows; the row is named.
+    """
+    if not isinstance(rows, Sequence) or isinstance(rows, str) or not rows:
+        raise ConfigError(f"facts: {where} must be a list of triples, or of dicts with {_WANTED}; it is {rows!r:.80}")
+    found = []
+    for i, row in enumerate(rows):
+        known = dict(zip(TRIPLES, row, strict=False)) if isinstance(row, list | tuple) and len(row) == 3 else row
+        fits = isinstance(known, Mapping) and any(set(names) <= set(known) for names in (TRIPLES, RULES))
+        if not fits or not all(isinstance(cell, str | None) for cell in known.values()):
+            raise ConfigError(
+                f"facts: {where}[{i}] must be three texts, or a dict of texts with {_WANTED}; it is {row!r:.80}"
+            )
+        found.append((f"[{i}]", known))
+    return _table(found, where, open)
+
+
+def _table(rows: Sequence[tuple[str, Mapping[str, str | None]]], where: str, open: Sequence[str]) -> FactTable:
+    """Facts, and rules, of rows that have the columns of either, each with its place."""
+    rules = [_rule(row, f"{where}, {place}") for place, row in rows if not set(TRIPLES) <= set(row)]
+    return replace(_facts([(place, row) for place, row in rows if set(TRIPLES) <= set(row)], where, open), rules=rules)
+
+
+def _facts(rows: Sequence[tuple[str, Mapping[str, str | None]]], where: str, open: Sequence[str]) -> FactTable:
     table = FactTable()
-    for row in reader:
+    for place, row in rows:
         subject, relation, value = (_first(_plain(row[name] or ""), table.names) for name in TRIPLES)
         if not subject or not value:
-            raise ConfigError(f"facts: {where}, line {reader.line_num}: subject and object must say something")
+            raise ConfigError(f"facts: {where}, {place}: subject and object must say something")
         table.facts.setdefault((subject, relation), []).append(value)
     many = {relation for (_, relation), objects in table.facts.items() if len(set(objects)) > 1}
     known = {relation for _, relation in table.facts}
@@ -136,7 +161,7 @@ def _first(cell: str, names: dict[str, list[str]]) -> str:
     return first
 
 
-def _rule(row: dict[str, str | None], where: str) -> Rule:
+def _rule(row: Mapping[str, str | None], where: str) -> Rule:
     verdict = (row["verdict"] or "").strip()
     if verdict not in VERDICTS:
         raise ConfigError(f"facts: {where}: verdict {verdict!r}; it is {' or '.join(VERDICTS)}")

@@ -17,6 +17,7 @@ Action = Literal["warn", "pause", "off"]
 NAMES = (
     "update_kl", "lr_scale", "kl", "value_loss", "explained_variance", "ratio", "entropy", "repetition", "empty",
     "short", "cut_off", "masked", "equal_rewards", "equal_groups", "one_component",
+    "unmoved_component",
 )  # fmt: skip
 
 AT_ONCE = {"update_kl", "ratio", "short"}
@@ -37,7 +38,7 @@ class GuardsConfig(Config):
 
     patience: int = Field(3, ge=1)
     """Steps in a row beyond the limit before a guard speaks (``update_kl``, ``ratio``, ``short``: at once; ``masked``,
-    ``equal_rewards``, ``equal_groups``: at once in the first step; ``explained_variance``: its own)."""
+    ``equal_rewards``, ``equal_groups``: at once in the first step; some have their own)."""
     update_kl: Action = "warn"
     """An update moved the policy too far at once."""
     update_kl_limit: float = Field(0.2, gt=0)
@@ -100,8 +101,15 @@ class GuardsConfig(Config):
     """One of several reward components decides everything."""
     one_component_limit: float = Field(0.95, gt=0, lt=1)
     """Its share of the components' standard deviations, weights included."""
+    unmoved_component: Action = "warn"
+    """The policy no longer moves one of several reward components: the others have its place."""
+    unmoved_component_limit: float = Field(1.0, gt=0)
+    """Standard errors between its mean over 20 steps and over the 20 before."""
+    unmoved_component_steps: int = Field(20, ge=1)
+    """For how many steps in a row."""
 
     USED_WHEN: ClassVar[Mapping[str, tuple[str, tuple[object, ...]]]] = {
+        "unmoved_component_steps": ("unmoved_component", ("warn", "pause")),
         "explained_variance_steps": ("explained_variance", ("warn", "pause")),
         **{f"{name}_limit": (name, ("warn", "pause")) for name in NAMES},
     }
@@ -284,6 +292,14 @@ GUARDS = (
         "one reward component makes {value:.0%} of the spread (limit {limit:.0%}); the others hardly count",
         "weigh the components so that their spreads compare",
     ),
+    Guard(
+        "unmoved_component",
+        _is("rewards/smallest_trend"),
+        "the policy no longer moves one of the reward components ({value:.1f} standard errors in 20 steps, limit "
+        "{limit:g}): it is at its end, or given up for the others",
+        "look for its rewards/NAME_trend in the metrics; raise its weight, or lower the others'",
+        operator.lt,
+    ),
 )
 
 
@@ -335,6 +351,5 @@ class Guards:
         return Alarm(guard.name, value, limit, message, action == "pause")
 
     def _patience(self, guard: Guard) -> int:
-        if guard.name == "explained_variance":
-            return self.config.explained_variance_steps
-        return 1 if guard.name in AT_ONCE else self.config.patience
+        own: int | None = getattr(self.config, f"{guard.name}_steps", None)
+        return own or (1 if guard.name in AT_ONCE else self.config.patience)

@@ -49,6 +49,7 @@ from kedge.training.ppo.batch import Batch
 from kedge.training.ppo.config import PPOConfig
 from kedge.training.ppo.experience import Estimator, Experience
 from kedge.training.ppo.guards import Guards
+from kedge.training.ppo.movement import Movement
 from kedge.training.ppo.prompts import EncodedPrompt, prepare_prompts, refuse_misfits, split_prompts
 from kedge.training.ppo.report import live_lines, rollout_metrics
 from kedge.training.ppo.roles import critic_of, frozen_modules, policy_of
@@ -156,6 +157,7 @@ class PPO(Trainer):
             else FixedKL(config.kl_coef)
         )
         self.reward_moments = RunningMoments()
+        self.movement = Movement()
         rates = {"policy": config.learning_rate, "critic": config.critic_learning_rate or config.learning_rate}
         groups = [role.group(rates[name]) for name, role in self.trained_roles.items()]
         self.optimizer = make_optimizer(groups, config)
@@ -248,7 +250,7 @@ class PPO(Trainer):
         if self.run is not None and not self.eval_prompts:
             prompts = self.prompts[:4]
             completions, _ = self._sample(prompts)
-            self._judge(prompts, completions)
+            self._judge(prompts, completions, training=False)
 
     # A step ------------------------------------------------------------------------------------------------------
 
@@ -302,10 +304,13 @@ class PPO(Trainer):
         self.left_out.note(**vars(rollouts))
         return completions, rollouts
 
-    def _judge(self, prompts: Sequence[EncodedPrompt], completions: Sequence[Completion]) -> Scores:
+    def _judge(
+        self, prompts: Sequence[EncodedPrompt], completions: Sequence[Completion], *, training: bool = True
+    ) -> Scores:
         records = [prompt.record for prompt in prompts]
         with self.timer("reward"), torch.autocast(self.policy.device.type, enabled=False):
-            scores = judge(self.reward, records, completions, self.processes, self._trainer_state())
+            state = self._trainer_state()
+            scores = judge(self.reward, records, completions, self.processes, state, training=training)
         self.left_out.note(scores=scores.sums())
         return scores
 
@@ -339,7 +344,7 @@ class PPO(Trainer):
             samples = experience.samples(self.config.samples_per_step)
             self.run.write_samples({**where, **sample} for sample in samples)
         metrics = rollout_metrics(experience, self.config, self._kl_penalty(kl_coef))
-        return metrics | {"objective/kl_coef": kl_coef}
+        return metrics | self.movement.take_in(metrics) | {"objective/kl_coef": kl_coef}
 
     def _kl_penalty(self, kl_coef: float) -> float:
         return kl_coef if self.config.kl_in == "reward" else 0.0
@@ -445,6 +450,8 @@ class PPO(Trainer):
         return {
             "kl_coefficient": self.kl_controller.coefficient,
             "reward_moments": self.reward_moments.state_dict(),
+            "reward": self.reward.state_dict(),
+            "movement": self.movement.state_dict(),
             "learning_rate_scale": self.region.scale,
             "guards": self.guards.state_dict(),
             "ranks": self.ranks.state_dict(),
@@ -455,6 +462,8 @@ class PPO(Trainer):
             self.publish(state["step"])
         self.kl_controller.coefficient = state["kl_coefficient"]
         self.reward_moments = RunningMoments(**state["reward_moments"])
+        self.reward.load_state_dict(state.get("reward", self.reward.state_dict()))
+        self.movement = Movement(state.get("movement"))
         self.region.scale = state["learning_rate_scale"]
         self.guards.load_state_dict(state["guards"])
         self.ranks.load_state_dict(state.get("ranks", {}))

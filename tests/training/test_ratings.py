@@ -1,0 +1,148 @@
+"""Ratings: their loss by hand, what is learnt of several objectives, and what comes of it in scores and PPO."""
+
+import json
+
+import pytest
+import torch
+
+from kedge import PPO, RewardConfig, RewardModeling
+from kedge.core import rating_loss
+from kedge.data.files import rows_of
+from kedge.data.ratings import labelled
+from kedge.errors import ConfigError, DataError
+from kedge.evaluation.scoring import score_rows
+from kedge.models.reward_model import load_reward_model
+
+NAN = float("nan")
+WORDS = ["cat", "dog", "ship", "house", "mat"]
+ROWS = [
+    {"prompt": "the", "completion": f" {a} {b}", "cats": 10 + 5 * ("cat" in (a, b)), "ships": 3 * (b == "ship")}
+    for a in WORDS
+    for b in WORDS
+]
+BOTH = {"cats": 1.0, "ships": -2.0}
+
+
+def test_the_loss_by_hand():
+    outputs = torch.tensor([[1.0, 2.0], [0.0, 5.0]], requires_grad=True)
+    loss, metrics = rating_loss(outputs, torch.tensor([[0.0, 4.0], [3.0, NAN]]), denominator=4)
+    assert loss.item() == pytest.approx(((1 + 4) / 2 + 9) / 4)
+    assert metrics["error"].item() == loss.item()
+    loss.backward()
+    assert outputs.grad.tolist() == [[0.25, -0.5], [-1.5, 0.0]]
+
+
+@pytest.fixture
+def make_rm(tiny_lm, tmp_path):
+    def make(rows=ROWS, *, arch="llama", run=None, **settings):
+        folder = tmp_path / f"base-{arch}"
+        if not folder.exists():
+            tiny_lm(arch).save(folder)
+        torch.manual_seed(0)
+        config = {"batch_size": 5, "epochs": 12, "learning_rate": 3e-3, "device": "cpu"} | settings
+        return RewardModeling(folder, rows, config, run=run, eval_size=5 if run else 0, progress=False)
+
+    return make
+
+
+def test_two_objectives_are_learnt(make_rm, tmp_path):
+    rm = make_rm(objectives=BOTH, run=tmp_path / "run", epochs=30)
+    summary = rm.train()
+    trained = load_reward_model(tmp_path / "run")
+    texts = ["the cat dog", "the dog cat", "the dog ship", "the mat mat"]
+    told = score_rows(trained, rows_of([{"text": text} for text in texts]))
+    want = [(15, 0), (15, 0), (10, 3), (10, 0)]
+    for row, (cats, ships) in zip(told, want, strict=True):
+        assert row["cats"] == pytest.approx(cats, abs=1.0)
+        assert row["ships"] == pytest.approx(ships, abs=0.6)
+        assert row["score"] == pytest.approx(row["cats"] - 2 * row["ships"], abs=1e-4)
+    assert summary["after"]["error"] < 0.1 < summary["before"]["error"]
+    assert summary["trust"]["cats"]["correlation"] > 0.95
+    assert {"bag_of_words", "rmse", "spread"} <= summary["trust"]["ships"].keys()
+    page = (tmp_path / "run/trust/trust.md").read_text()
+    assert page.startswith("# Trust report: 5 held-out texts")
+    assert "| ships: correlation |" in page
+    assert "## cats: furthest from the raters" in page
+    assert (tmp_path / "run/trust/trust.png").stat().st_size > 10_000
+    report = json.loads((tmp_path / "run/trust/trust.json").read_text())
+    assert [each["objective"] for each in report] == ["cats", "ships"]
+    assert report[0]["rated"] == [example.record.scores[0] for example in rm.unseen]
+
+
+def test_a_column_called_score_is_learnt_unasked(make_rm):
+    rm = make_rm([{"text": row["prompt"] + row["completion"], "score": row["cats"]} for row in ROWS], epochs=30)
+    rm.train()
+    assert rm.model.score(["the cat dog", "the dog mat"]) == pytest.approx([15, 10], abs=1.0)
+    assert score_rows(rm.model, rows_of([{"text": "the cat"}]))[0].keys() == {"score"}
+
+
+def test_an_architecture_without_the_class_learns_one(make_rm):
+    rm = make_rm(arch="mamba", objectives={"cats": 1.0}, epochs=30)
+    rm.train()
+    assert rm.model.score(["the cat dog", "the dog mat"]) == pytest.approx([15, 10], abs=1.5)
+
+
+def test_micro_batches_and_gaps_change_nothing(make_rm, vector):
+    gaps = [row | ({"ships": None} if i % 3 else {}) for i, row in enumerate(ROWS)]
+    whole, parts = (make_rm(gaps, objectives=BOTH, epochs=1, micro_batch_tokens=size) for size in (4096, 12))
+    for rm in (whole, parts):
+        rm.train()
+    assert torch.allclose(vector(whole.module), vector(parts.module), atol=1e-5)
+
+
+def test_resumed_is_uninterrupted(make_rm, vector, tmp_path):
+    whole = make_rm(objectives=BOTH, run=tmp_path / "whole", epochs=1)
+    whole.train()
+    broken = make_rm(objectives=BOTH, run=tmp_path / "broken", epochs=1, checkpoint_every=2)
+    for _ in zip(range(3), broken, strict=False):
+        pass
+    resumed = RewardModeling.resume(tmp_path / "broken", data=ROWS, progress=False)
+    assert resumed.step_done == 2
+    resumed.train()
+    assert torch.equal(vector(resumed.module), vector(whole.module))
+    assert load_reward_model(tmp_path / "broken").reading == whole.model.reading
+
+
+def test_ppo_is_told_each_objective(make_rm, tmp_path, tiny_lm):
+    make_rm(objectives=BOTH, run=tmp_path / "run", epochs=1).train()
+    lm = tiny_lm("llama")
+    settings = {"steps": 1, "batch_size": 4, "mini_batch_size": 4, "response_length": 4}
+    both, cats = (
+        next(iter(PPO(lm.model, ["the"], reward, settings, tokenizer=lm.tokenizer, progress=False)))
+        for reward in (
+            {"model": tmp_path / "run", "name": "r"},
+            {"model": tmp_path / "run", "name": "r", "objectives": {"cats": 3.0}},
+        )
+    )
+    assert both["rewards/r"] == pytest.approx(both["rewards/r_cats"] - 2 * both["rewards/r_ships"], abs=1e-4)
+    assert cats["rewards/r"] == pytest.approx(3 * cats["rewards/r_cats"], abs=1e-4)
+    assert cats["objective/scores"] == pytest.approx(cats["rewards/r"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "error", "said"),
+    [
+        (ROWS, {"objectives": {"dogs": 1.0}}, DataError, "column 'dogs'"),
+        (ROWS, {"objectives": BOTH, "label_smoothing": 0.1}, ConfigError, "label_smoothing: not used with ratings"),
+        (ROWS, {"objectives": BOTH, "length_debiasing": True}, ConfigError, "length_debiasing: not used with ratings"),
+        ([ROWS[0] | {"cats": "many"}], {"objectives": BOTH}, DataError, "row 1: 'cats' must be a number.*not 'many'"),
+        ([ROWS[0] | {"cats": NAN}], {"objectives": BOTH}, DataError, "row 1: 'cats' must be a number"),
+        ([ROWS[0] | {"cats": True}], {"objectives": BOTH}, DataError, "row 1: 'cats' must be a number"),
+        ([*ROWS[:2], {"text": "a", "cats": ""}], {"objectives": {"cats": 1.0}}, DataError, "row 3: "),
+        ([ROWS[0], ROWS[6]], {"objectives": BOTH}, DataError, "objectives: 'ships': all are 0, in 2 rows"),
+    ],
+)
+def test_what_cannot_be_learnt(make_rm, rows, settings, error, said):
+    with pytest.raises(error, match=said):
+        make_rm(rows, **settings)
+
+
+def test_pairs_and_labels_that_have_a_score_too_are_what_they_were():
+    pairs = labelled(rows_of([{"chosen": "a", "rejected": "b", "score": 3}]))
+    assert (pairs[0].chosen, pairs[0].rejected) == ("a", "b")
+    tagged = labelled(rows_of([{"text": "a", "label": 1, "score": 3}, {"text": "b", "label": 0, "score": 4}]))
+    assert (tagged[0].chosen, tagged[0].rejected) == ("a", "b")
+
+
+def test_settings_of_a_recipe():
+    assert RewardConfig(objectives={"a": 1, "b": -0.5}).objectives == {"a": 1.0, "b": -0.5}
