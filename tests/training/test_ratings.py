@@ -1,6 +1,7 @@
 """Ratings: their loss by hand, what is learnt of several objectives, and what comes of it in scores and PPO."""
 
 import json
+import statistics
 
 import pytest
 import torch
@@ -9,9 +10,15 @@ from kedge import PPO, RewardConfig, RewardModeling
 from kedge.core import rating_loss
 from kedge.data.files import rows_of
 from kedge.data.ratings import labelled
-from kedge.errors import ConfigError, DataError
+from kedge.data.records import read_prompts
+from kedge.errors import ConfigError, DataError, KedgeError
+from kedge.evaluation.evaluate import measure_policy
 from kedge.evaluation.scoring import score_rows
+from kedge.models.language_model import load_language_model
 from kedge.models.reward_model import load_reward_model
+from kedge.rewards.model import ModelReward
+from kedge.sampling.local.engine import Engine
+from kedge.sampling.settings import Sampling
 
 NAN = float("nan")
 WORDS = ["cat", "dog", "ship", "house", "mat"]
@@ -146,3 +153,55 @@ def test_pairs_and_labels_that_have_a_score_too_are_what_they_were():
 
 def test_settings_of_a_recipe():
     assert RewardConfig(objectives={"a": 1, "b": -0.5}).objectives == {"a": 1.0, "b": -0.5}
+
+
+class TestReference:
+    """Scores of mean 0 and spread 1 on a policy's answers."""
+
+    @pytest.fixture
+    def reference(self, tiny_lm, tmp_path):
+        tiny_lm("gpt2", seed=4).save(tmp_path / "policy")
+        (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": f"the {w}"}) + "\n" for w in WORDS * 8))
+        return {"policy": str(tmp_path / "policy"), "prompts": str(tmp_path / "prompts.jsonl"), "response_length": 5}
+
+    @pytest.mark.parametrize("arch", ["llama", "mamba"])
+    def test_it_is_stored_with_the_model(self, make_rm, reference, tmp_path, arch):
+        rm = make_rm(arch=arch, objectives={"cats": 1.0}, run=tmp_path / "run", epochs=2, reference=reference)
+        summary = rm.train()
+        trained = load_reward_model(tmp_path / "run")
+        evaluation = evaluate_answers(trained, reference, seed=0)
+        assert statistics.fmean(evaluation) == pytest.approx(0.0, abs=1e-4)
+        assert statistics.pstdev(evaluation) == pytest.approx(1.0, abs=1e-4)
+        assert trained.reading.mean == summary["reference"]["mean"] == pytest.approx(10, abs=6)
+        assert rm.model.score(["the cat"]) == pytest.approx(trained.score(["the cat"]), abs=1e-5)
+        # What raters gave is still what the objective says.
+        outputs = trained.run_texts(["the cat"])
+        raw = trained.reading.each(outputs)["cats"].item()
+        assert trained.score(["the cat"])[0] == pytest.approx(
+            (raw - trained.reading.mean) / trained.reading.std, abs=1e-4
+        )
+
+    def test_of_pairs(self, make_rm, reference, tmp_path):
+        pairs = [{"prompt": "the", "chosen": f" cat {w}", "rejected": f" dog {w}"} for w in WORDS]
+        summary = make_rm(pairs * 2, run=tmp_path / "run", epochs=1, reference=reference | {"limit": 20}).train()
+        scores = evaluate_answers(load_reward_model(tmp_path / "run"), reference, seed=0)[:20]
+        assert (statistics.fmean(scores), statistics.pstdev(scores)) == (
+            pytest.approx(0, abs=1e-4),
+            pytest.approx(1, abs=1e-4),
+        )
+        assert summary["trust"]["accuracy"] <= 1
+
+    @pytest.mark.parametrize(
+        ("wrong", "said"), [({"policy": "nowhere/x"}, "nowhere/x"), ({"prompts": "no.jsonl"}, "no.jsonl")]
+    )
+    def test_what_is_missing_is_told_before_anything_is_trained(self, make_rm, reference, wrong, said):
+        with pytest.raises(KedgeError, match=said):
+            make_rm(objectives=BOTH, reference=reference | wrong)
+
+
+def evaluate_answers(model, reference, *, seed):
+    """Its scores of what the reference answers."""
+    policy = load_language_model(reference["policy"])
+    prompts = read_prompts(reference["prompts"])
+    sampling = Sampling(max_new_tokens=reference["response_length"])
+    return measure_policy(policy, Engine(policy), prompts, {"s": ModelReward(model)}, sampling, seed=seed).scores["s"]

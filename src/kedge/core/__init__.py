@@ -12,7 +12,7 @@ Conventions, the same everywhere:
 from kedge.core.advantages import gae, group_advantages, token_gae
 from kedge.core.kl import AdaptiveKL, FixedKL, kl
 from kedge.core.logprobs import entropy, logprobs_and_entropy, token_logprobs
-from kedge.core.losses import policy_loss, preference_loss, rating_loss, value_clip_fraction, value_loss
+from kedge.core.losses import policy_loss, preference_loss, rating_loss, step_loss, value_clip_fraction, value_loss
 from kedge.core.masking import masked_mean, whiten
 from kedge.core.moments import RunningMoments
 
@@ -29,6 +29,7 @@ __all__ = [
     "policy_loss",
     "preference_loss",
     "rating_loss",
+    "step_loss",
     "token_gae",
     "token_logprobs",
     "value_clip_fraction",

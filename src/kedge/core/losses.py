@@ -180,3 +180,27 @@ def rating_loss(
     squared = keep((outputs - ratings.nan_to_num()).square(), known).sum(-1) / known.sum(-1)
     loss = masked_mean(squared, torch.ones_like(squared, dtype=torch.bool), denominator=denominator)
     return loss, {"error": loss.detach()}
+
+
+def step_loss(
+    outputs: Tensor, labels: Tensor, weights: Tensor, *, denominator: Tensor | float | None = None
+) -> tuple[Tensor, LossMetrics]:
+    """Cross-entropy of whether steps are right.
+
+    Args:
+        outputs: ``[M]`` log-odds of the model, of the steps of several answers.
+        labels: ``[M]`` from 0, wrong, to 1, right.
+        weights: ``[M]`` of the steps; those of an answer sum to 1.
+        denominator: global number of answers, where this is one part of a batch.
+
+    Returns:
+        ``(loss, metrics)`` with ``accuracy``, weighed alike; a label of 1/2 is right either way by half.
+    """
+    counts = weights > 0
+    losses = (-logsigmoid(outputs) + (1 - labels) * outputs) * weights
+    with torch.no_grad():
+        chosen = (outputs > 0).to(labels)
+        right = (chosen * labels + (1 - chosen) * (1 - labels)) * weights
+    total = weights.sum() if denominator is None else denominator
+    loss, accuracy = (masked_mean(x, counts, denominator=total) for x in (losses, right))
+    return loss, {"accuracy": accuracy}

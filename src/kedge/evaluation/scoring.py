@@ -24,7 +24,9 @@ def score_rows(model: RewardModel, rows: Sequence[Row]) -> list[dict[str, Any]]:
         return [
             {"chosen_score": a, "rejected_score": b, "margin": a - b} for a, b in zip(chosen, rejected, strict=True)
         ]
-    outputs = model.run_texts([row.whole for row in demonstrations(rows)])
+    answered = demonstrations(rows)
+    answers = [row.completion if isinstance(row.completion, str) else row.completion[-1]["content"] for row in answered]
+    outputs = model.run_texts([row.whole for row in answered], answers)
     columns = {"score": model.reading.score(outputs), **model.reading.several(outputs)}
     lists = [column.tolist() for column in columns.values()]
     return [dict(zip(columns, values, strict=True)) for values in zip(*lists, strict=True)]

@@ -117,7 +117,8 @@ def reward_work(
     words = load_tokenizer(tokenizer or source, key="tokenizer", trust_remote_code=config.trust_remote_code)
     limit = _limit(source, config)
 
-    records = labelled(rows_of(data, rename=columns), [*config.objectives], seed=config.seed)
+    rows = rows_of(data, rename=columns)
+    records = labelled(rows, [*config.objectives], separator=config.step_separator, seed=config.seed)
     labels = labels_of(config, records)
 
     def encoded(record: Labelled) -> Sizes:

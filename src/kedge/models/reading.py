@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kedge.errors import ConfigError, ModelError
+from kedge.models.steps import Steps
 
 FILE = "score.json"
 """Where it stands, beside the weights. A model without that file gives its head's one output as the score."""
@@ -38,6 +39,8 @@ class Reading:
     """Of the scores of a reference's answers."""
     std: float = 1.0
     """Of these."""
+    steps: Steps | None = None
+    """Where the output is read at the end of each step, and made one; None: at the end of the text."""
 
     @property
     def width(self) -> int:
@@ -106,7 +109,8 @@ class Reading:
         try:
             said = json.loads(path.read_text(encoding="utf-8"))
             objectives = tuple(Objective(**each) for each in said.pop("objectives"))
-            return cls(objectives, **said)
+            steps = said.pop("steps", None)
+            return cls(objectives, **said, steps=None if steps is None else Steps(**steps))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ModelError(f"{path}: not what `kedge reward` writes: {error}") from None
 

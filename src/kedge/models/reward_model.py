@@ -41,6 +41,7 @@ from kedge.models.quantized import Quantization
 from kedge.models.reading import FILE, PLAIN, Reading
 from kedge.models.role import Role
 from kedge.models.scalar import ScalarModel
+from kedge.models.steps import answer_in, places_of
 
 Scalar = TypeVar("Scalar", bound=ScalarModel)
 
@@ -73,8 +74,14 @@ class RewardModel(Role):
         """What makes a score of a hidden state; None where it is not a linear map."""
 
     @abstractmethod
-    def outputs(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """What the head gives, ``[N, reading.width]`` float32, of right-padded ``tokens [N, L]`` of lengths ``[N]``."""
+    def outputs(self, tokens: Tensor, lengths: Tensor, where: tuple[Tensor, Tensor]) -> Tensor:
+        """What the head gives, ``[M, reading.width]`` float32.
+
+        Args:
+            tokens: ``[N, L]``, right-padded.
+            lengths: ``[N]`` of them.
+            where: rows and columns ``[M]`` of the tokens at which it is read.
+        """
 
     @abstractmethod
     def copied_as(self, kind: type[Scalar]) -> Scalar:
@@ -115,25 +122,63 @@ class RewardModel(Role):
         """Scores ``[N]`` float32 of token sequences, carrying gradients where they are enabled."""
         return self.reading.score(self.run(sequences))
 
-    def run(self, sequences: Sequence[Sequence[int]]) -> Tensor:
-        """What the head gives, ``[N, reading.width]`` float32."""
-        tokens, lengths = padded(sequences, self.pad_id)
-        return self.outputs(tokens.to(self.trunk.device), lengths.to(self.trunk.device))
+    def run(self, sequences: Sequence[Sequence[int]], places: Sequence[Sequence[int]] | None = None) -> Tensor:
+        """What the head gives at each sequence's last token, ``[N, reading.width]`` float32; or at the places of each
+        that are named, one after another."""
+        device = self.trunk.device
+        tokens, lengths = (x.to(device) for x in padded(sequences, self.pad_id))
+        if places is None:
+            where = torch.arange(len(lengths), device=device), lengths - 1
+        else:
+            rows = torch.arange(len(places)).repeat_interleave(torch.tensor([len(each) for each in places]))
+            where = rows.to(device), torch.tensor([place for each in places for place in each], device=device)
+        return self.outputs(tokens, lengths, where)
 
-    def score(self, texts: Sequence[Text], *, batch_tokens: int = 16_384) -> list[float]:
-        """Scores of texts or conversations, in batches of about ``batch_tokens`` tokens sorted by length."""
-        found: list[float] = self.reading.score(self.run_texts(texts, batch_tokens=batch_tokens)).tolist()
+    def score(
+        self, texts: Sequence[Text], answers: Sequence[str] | None = None, *, batch_tokens: int = 16_384
+    ) -> list[float]:
+        """Scores of texts or conversations; the arguments are those of :meth:`run_texts`."""
+        found: list[float] = self.reading.score(self.run_texts(texts, answers, batch_tokens=batch_tokens)).tolist()
         return found
 
     @torch.no_grad()
-    def run_texts(self, texts: Sequence[Text], *, batch_tokens: int = 16_384) -> Tensor:
-        """What the head gives of them, ``[N, reading.width]`` float32 on the CPU."""
-        encoded = [self.encode(text) for text in texts]
+    def run_texts(
+        self, texts: Sequence[Text], answers: Sequence[str] | None = None, *, batch_tokens: int = 16_384
+    ) -> Tensor:
+        """What the head gives of them, ``[N, reading.width]`` float32 on the CPU: outputs of steps made one.
+
+        Args:
+            texts: whole texts or conversations.
+            answers: what is judged of them, at the end of each, for a model that reads steps; None: the last message,
+                or all of a text.
+            batch_tokens: they are run in batches of about so many tokens, sorted by length.
+        """
+        steps = self.reading.steps
+        encoded, places = [self.encode(text) for text in texts], [[-1]] * len(texts)
+        if steps is not None:
+            said = [answer_in(text) for text in texts] if answers is None else answers
+            marked = zip(texts, said, encoded, strict=True)
+            places = [self.places(text, answer, steps.of(answer), len(ids)) or [-1] for text, answer, ids in marked]
         found = torch.empty(len(encoded), self.reading.width)
         self.model.eval()
         for batch in by_token_budget([len(ids) for ids in encoded], batch_tokens):
-            found[batch] = self.run([encoded[i] for i in batch]).cpu()
+            sequences = [encoded[i] for i in batch]
+            if steps is None:
+                found[batch] = self.run(sequences).cpu()
+            else:
+                read = [[place % len(ids) for place in places[i]] for i, ids in zip(batch, sequences, strict=True)]
+                parts = self.run(sequences, read).cpu().squeeze(-1).split([len(each) for each in read])
+                found[batch] = torch.stack([steps.pooled(part) for part in parts])[:, None]
         return found
+
+    def places(self, text: Text, answer: str, ends: Sequence[int], kept: int) -> list[int]:
+        """At which of the last ``kept`` tokens of a text, counted from behind (-1 is the last), each step of the answer
+        has been read; those that were cut off are left out."""
+        whole = len(self.encode_whole(text))
+        assert self.reading.steps is not None
+        separator = self.reading.steps.separator
+        found = [place - whole for place in places_of(self.encode_whole, text, answer, ends, separator)]
+        return [place for place in found if place >= -kept]
 
     def _ends(self, text: Text) -> list[int]:
         eos = self.tokenizer.eos_token_id
@@ -157,12 +202,12 @@ class Classifier(RewardModel):
         head = getattr(self.model, "score", None)
         return head if isinstance(head, nn.Linear) else None
 
-    def outputs(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+    def outputs(self, tokens: Tensor, lengths: Tensor, where: tuple[Tensor, Tensor]) -> Tensor:
         mask = attention(tokens, lengths)
         if self.head is None:  # an encoder's classifier does its own pooling, by the attention mask
             return self._of_label(self.model(input_ids=tokens, attention_mask=mask).logits)
         hidden = self.trunk(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
-        return self._of_label(self.head(hidden[_last(lengths)].to(self.head.weight.dtype)))
+        return self._of_label(self.head(hidden[where].to(self.head.weight.dtype)))
 
     def _of_label(self, logits: Tensor) -> Tensor:
         logits = logits.float()
@@ -202,8 +247,8 @@ class TrunkAndHead(RewardModel):
     def head(self) -> nn.Linear:
         return self.model.head.linear
 
-    def outputs(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        return self.model(tokens)[_last(lengths)][:, None]
+    def outputs(self, tokens: Tensor, lengths: Tensor, where: tuple[Tensor, Tensor]) -> Tensor:
+        return self.model(tokens)[where][:, None]
 
     def copied_as(self, kind: type[Scalar]) -> Scalar:
         copied = kind.like(self.model).requires_grad_(True)
@@ -241,11 +286,6 @@ def with_reading(model: RewardModel, reading: Reading) -> RewardModel:
     if reading.width != model.reading.width:
         raise ModelError(f"reward model: its head gives {model.reading.width} numbers, for {reading.width} objectives")
     return replace(model, reading=reading)
-
-
-def _last(lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Where each sequence's last token stands."""
-    return torch.arange(len(lengths), device=lengths.device), lengths - 1
 
 
 def new_reward_model(
@@ -290,7 +330,10 @@ def new_reward_model(
     refuse_missing_weights(missing, source, "the trunk is incomplete")
     words = load_tokenizer(tokenizer or folder, key="tokenizer", trust_remote_code=trust_remote_code)
     kind, whole = (Classifier, model) if classified else (TrunkAndHead, ScalarModel(model))
-    return finished(kind, whole, words, max_length, reading)
+    made = finished(kind, whole, words, max_length, reading)
+    if reading.steps is not None and made.head is None:
+        raise ModelError(f"{source}: its head reads whole texts; steps want a causal language model")
+    return made
 
 
 def load_reward_model(

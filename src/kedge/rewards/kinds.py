@@ -12,6 +12,7 @@ from kedge.rewards.function_spec import FunctionSpec
 from kedge.rewards.library.bias import Bias
 from kedge.rewards.library.code import Code
 from kedge.rewards.library.coherence import Coherence
+from kedge.rewards.library.detoxify import Detoxify
 from kedge.rewards.library.diversity import Diversity
 from kedge.rewards.library.facts import Facts
 from kedge.rewards.library.http import HTTP
@@ -33,7 +34,7 @@ IMPLIED: dict[str, type[RewardSpec]] = {kind.SAID_BY: kind for kind in (Function
 
 LIBRARY: tuple[type[RewardSpec], ...] = (
     Diversity, Length, Sentiment, Match, Math, Regex, JSONSchema, Classification, Entities, Ranking, BLEU, CHRF, ROUGE,
-    Facts, Toxicity, Coherence, Bias, Ensemble, Code, HTTP, Judge,
+    Facts, Toxicity, Detoxify, Coherence, Bias, Ensemble, Code, HTTP, Judge,
 )  # fmt: skip
 
 KINDS = Registry[RewardSpec](

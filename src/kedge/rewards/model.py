@@ -36,7 +36,7 @@ class ModelReward(Reward):
                 f"{self.name}: chat prompts, but the reward model's tokenizer has no chat template"
                 f"\n  prompt: {plain(prompts[0].text)[:160]!r}"
             )
-        outputs = self.model.run_texts(whole)
+        outputs = self.model.run_texts(whole, [c.text for c in completions])
         scores = self.model.reading.score(outputs).tolist()
         for score, prompt, completion in zip(scores, prompts, completions, strict=True):
             if not math.isfinite(score):

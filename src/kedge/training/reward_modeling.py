@@ -10,17 +10,21 @@ from pydantic import Field
 from torch import Tensor
 
 from kedge.data.files import Row, Source
-from kedge.data.ratings import RATED, Labelled, Rating, labelled
+from kedge.data.ratings import RATED, Labelled, Rating, StepLabels, labelled
+from kedge.data.records import Preference
 from kedge.errors import ConfigError
 from kedge.models.batch import by_token_budget
 from kedge.models.reward_model import RewardModel, adapted_part, new_reward_model, with_reading
+from kedge.models.steps import Pooling, Steps
 from kedge.runs.callbacks import CallbackLike
 from kedge.runs.folder import Metrics, RunFolder
 from kedge.training.config import LOADING, adapt
 from kedge.training.labels.base import Example, Labels
 from kedge.training.labels.pairs import Pairs
 from kedge.training.labels.ratings import Ratings
+from kedge.training.labels.stepwise import Stepwise
 from kedge.training.loop import Evaluated
+from kedge.training.reference_scale import ReferenceConfig, scaled
 from kedge.training.supervised import Supervised, SupervisedConfig, read_split, refuse_loading_settings
 from kedge.training.too_long import TooLong
 
@@ -42,10 +46,26 @@ class RewardConfig(SupervisedConfig):
     objectives: Mapping[str, float] = Field(default_factory=dict)
     """Columns of numbers to learn, each an output of the head, and what they weigh in the score:
     ``{ helpfulness = 1.0, verbosity = -0.2 }``. Without them a column ``score`` is learnt, or preferences."""
+    step_separator: str = Field("\n", min_length=1)
+    """Between the steps of an answer, where these are labelled (``completions`` and ``labels``)."""
+    step_pooling: Pooling = "min"
+    """An answer's score is that of its weakest step (``min``), their ``mean``, or the log-odds of the ``product`` of
+    their chances."""
+    reference: ReferenceConfig | None = None
+    """A policy and prompts, ``{ policy = "runs/sft", prompts = "prompts.jsonl" }``: in the end scores are shifted and
+    scaled to mean 0 and spread 1 on its answers, and this is stored with the model."""
     too_long: TooLong = "truncate"
     """What to do with pairs of which one text is too long: an ``error``; ``truncate`` it (it loses its beginning, as
     texts do later that the model scores); or ``skip`` them."""
 
+
+NAMES = {Preference: "preferences", Rating: "ratings", StepLabels: "labels of steps"}
+ONLY_FOR = {
+    Preference: ("label_smoothing", "center_rewards_coefficient", "length_debiasing"),
+    Rating: ("objectives",),
+    StepLabels: ("step_separator", "step_pooling"),
+}
+"""Settings that are for records of one kind."""
 
 CUTTING = "the beginnings of their texts"
 
@@ -58,7 +78,7 @@ class RewardModeling(Supervised):
         data: a data file, folder, hub id, table or list of rows: ``chosen`` + ``rejected``, with or without ``prompt``,
             perhaps with ``margin`` (by how much) and ``agreement`` (share of raters, 1/2 for a tie);
             or ``label``, ``score`` or the columns of ``objectives`` beside a ``text``, ``messages``, or ``prompt`` +
-            ``completion``.
+            ``completion``; or ``prompt``, ``completions`` (an answer's steps) and their ``labels``.
         config: settings, see :class:`RewardConfig`; or a dict of them.
         tokenizer: where the tokenizer is, when not beside the model.
         eval_data: like ``data``, to measure the accuracy on; or ``eval_size`` rows of ``data`` are set aside.
@@ -100,8 +120,10 @@ class RewardModeling(Supervised):
             "columns": columns,
         }  # fmt: skip
         run = self.open_run(run, config, sources, resume=resume, overwrite=overwrite)
+        if config.reference is not None:
+            config.reference.refuse_missing(trust_remote_code=config.trust_remote_code)
         read: Callable[[Sequence[Row]], list[Labelled]] = partial(
-            labelled, objectives=[*config.objectives], seed=config.seed
+            labelled, objectives=[*config.objectives], separator=config.step_separator, seed=config.seed
         )
         train, held = read_split(read, data, eval_data, eval_size=eval_size, columns=columns, seed=config.seed)
         self.labels = labels_of(config, train)
@@ -159,16 +181,27 @@ class RewardModeling(Supervised):
     def outcome(self, after: Evaluated) -> dict[str, Any]:
         found = super().outcome(after)
         if self.run is None or not self.unseen:
-            return found
+            return found | self._scaled()
         held, train = ([example.record for example in examples] for examples in (self.unseen, self.taught))
         folder = self.run.path / "trust" if self.processes.leads else None
         with self.timer("trust"):
             headline = self.labels.report(self.model, held, train, self.config.seed, folder)
-        return found | {"trust": headline}
+        return found | {"trust": headline} | self._scaled()
+
+    def _scaled(self) -> dict[str, Any]:
+        """What the scores of the reference's answers had of mean and spread; saved with the model."""
+        if self.config.reference is None:
+            return {}
+        loading = {key: value for key, value in self.config.loading.items() if key != "quantization"}
+        with self.timer("reference"):
+            reading = scaled(self.model, self.config.reference, self.processes, seed=self.config.seed, loading=loading)
+        self.role = self.model = with_reading(self.model, reading)
+        if self.run is not None:
+            self.save(self.run.path)
+        return {"reference": {"mean": reading.mean, "std": reading.std}}
 
     def _encoded(self, record: Labelled) -> Example:
-        texts = self.labels.texts(record)
-        return Example(record, tuple(self.model.encode_whole(text, origin=record.origin) for text in texts))
+        return self.labels.encoded(self.model, record)
 
 
 def labels_of(config: RewardConfig, records: Sequence[Labelled]) -> Labels[Any]:
@@ -177,14 +210,17 @@ def labels_of(config: RewardConfig, records: Sequence[Labelled]) -> Labels[Any]:
     Raises:
         ConfigError: settings that are for records of another kind. DataError: nothing to learn from them.
     """
-    rated = [record for record in records if isinstance(record, Rating)]
-    if not rated:
+    kind = type(records[0])
+    for other, keys in ONLY_FOR.items():
+        for key in keys if other is not kind else ():
+            if getattr(config, key) != RewardConfig.model_fields[key].get_default(call_default_factory=True):
+                raise ConfigError(f"{key}: not used with {NAMES[kind]}, which the data has; take it out")
+    if kind is Preference:
         return Pairs(
             label_smoothing=config.label_smoothing,
             center=config.center_rewards_coefficient,
             length_debiasing=config.length_debiasing,
         )
-    for key in ("label_smoothing", "center_rewards_coefficient", "length_debiasing"):
-        if getattr(config, key):
-            raise ConfigError(f"{key}: not used with ratings, which are learnt as they are; take it out")
-    return Ratings(config.objectives or {RATED: 1.0}, rated)
+    if kind is StepLabels:
+        return Stepwise(Steps(config.step_separator, config.step_pooling))
+    return Ratings(config.objectives or {RATED: 1.0}, [x for x in records if isinstance(x, Rating)])

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from kedge.rewards.library.bias import Bias, Swap
     from kedge.rewards.library.code import Code, code_in
     from kedge.rewards.library.coherence import Coherence
+    from kedge.rewards.library.detoxify import Detoxify
     from kedge.rewards.library.diversity import Diversity, self_bleu, unrepeated
     from kedge.rewards.library.fact_table import FactTable, read_table
     from kedge.rewards.library.facts import Facts, contradictions
@@ -30,6 +31,7 @@ _NAMES = {
     "bias": ("Bias", "Swap"),
     "coherence": ("Coherence",),
     "code": ("Code", "code_in"),
+    "detoxify": ("Detoxify",),
     "diversity": ("Diversity", "self_bleu", "unrepeated"),
     "fact_table": ("FactTable", "read_table"),
     "facts": ("Facts", "contradictions"),
@@ -56,6 +58,7 @@ __all__ = [
     "Classification",
     "Code",
     "Coherence",
+    "Detoxify",
     "Diversity",
     "Entities",
     "FactTable",

@@ -20,6 +20,8 @@ class Example(NamedTuple):
     record: Any
     sides: tuple[list[int], ...]
     """Its texts."""
+    marks: tuple[int, ...] = ()
+    """Tokens of the text, counted from behind, at which it is labelled; none: at its end."""
 
     @property
     def size(self) -> int:
@@ -50,6 +52,11 @@ class Labels(ABC, Generic[Record]):
     @abstractmethod
     def texts(self, record: Record) -> tuple[Text, ...]:
         """What the model reads of a record."""
+
+    def encoded(self, model: RewardModel, record: Record) -> Example:
+        """A record in the model's tokens, all of them."""
+        origin = getattr(record, "origin", "record")
+        return Example(record, tuple(model.encode_whole(text, origin=origin) for text in self.texts(record)))
 
     def settle(self, examples: Sequence[Example]) -> None:
         """Once those that are trained on have been encoded and cut."""
