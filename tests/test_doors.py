@@ -45,10 +45,3 @@ def test_a_completion_is_light():
     code = "import sys; from kedge.sampling import Completion; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
-
-
-def test_what_trains_does_not_import_what_only_adapters_need():
-    """PEFT imports bitsandbytes, and that PyTorch's compiler: four seconds of every start."""
-    code = "import sys; from kedge import PPO, SFT, RewardModeling; print('peft' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"

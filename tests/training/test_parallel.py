@@ -65,6 +65,7 @@ for words in json.load(open("jobs.json")):
         if stopped.code:
             raise
 leave()
+assert "peft" not in sys.modules  # it imports bitsandbytes, and that PyTorch's compiler: seconds of every start
 """
 
 

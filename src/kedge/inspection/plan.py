@@ -43,6 +43,11 @@ class PlannedJob:
     work: PPOWork | SupervisedWork
     machine: Machine
 
+    def plainly_fits(self) -> bool:
+        """Whether it needs no rehearsal to be known to fit."""
+        work: Any = self.work
+        return bool(work.plainly_fits(self.config, self.machine))
+
     def rehearse(self, changes: Mapping[str, Any] | None = None) -> list[Phase]:
         """The phases with some settings changed.
 

@@ -14,6 +14,7 @@ from kedge.data.files import Source
 from kedge.data.records import Prompt, plain, read_prompts
 from kedge.inspection.ledger import Ledger
 from kedge.inspection.machine import Machine
+from kedge.inspection.plainly import plainly_fits
 from kedge.inspection.rehearsal import Phase, Rehearsal, on_paper, padded_size, without_trials
 from kedge.models.batch import by_token_budget, padded
 from kedge.models.forward import forward_tokens
@@ -35,6 +36,9 @@ from kedge.training.ppo.prompts import longest_prompt
 
 # Tokens of a batch that a reward model scores at a time.
 SCORING_TOKENS = 16_384
+
+# Tokens that a chat template may add to a prompt.
+A_TEMPLATE = 256
 
 # Prompts from which the average length is taken.
 SAMPLE = 64
@@ -69,6 +73,14 @@ class PPOWork:
     """Reward models among the metrics."""
     evaluated: int = 0
     """Held-out prompts."""
+
+    def plainly_fits(self, config: PPOConfig, machine: Machine) -> bool:
+        """Whether it needs no rehearsal to be known to fit."""
+        longest = max(len(plain(prompt.text).encode()) for prompt in self.prompts) + A_TEMPLATE
+        tokens = max(config.answers, self.evaluated) * (longest + config.response_length)
+        models = [self.policy, *self.rewards, *self.judges]
+        tokens = max(tokens, SCORING_TOKENS) if len(models) > 1 else tokens
+        return plainly_fits(models, tokens, machine, trust_remote_code=config.trust_remote_code)
 
     def rehearse(self, config: PPOConfig, machine: Machine) -> list[Phase]:
         """The phases of a step.

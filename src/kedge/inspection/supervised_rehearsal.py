@@ -15,6 +15,7 @@ from kedge.data.ratings import Labelled, labelled
 from kedge.data.records import Demonstration, demonstrations, plain
 from kedge.inspection.ledger import Ledger
 from kedge.inspection.machine import Machine
+from kedge.inspection.plainly import plainly_fits
 from kedge.inspection.rehearsal import Phase, Rehearsal, on_paper, without_trials
 from kedge.models.batch import by_token_budget, padded
 from kedge.models.forward import forward_tokens
@@ -70,6 +71,11 @@ class SupervisedWork:
     """Of an average example."""
     reading: Reading | None = None
     """Of the reward model that is trained; None: a policy is, on demonstrations."""
+
+    def plainly_fits(self, config: SupervisedConfig, machine: Machine) -> bool:
+        """Whether it needs no rehearsal to be known to fit."""
+        tokens = config.batch_size * max(example.size for example in self.examples)
+        return plainly_fits([self.model], tokens, machine, trust_remote_code=config.trust_remote_code)
 
     def rehearse(self, config: SupervisedConfig, machine: Machine) -> list[Phase]:
         """The one phase of a step.

@@ -134,6 +134,8 @@ def refuse_what_cannot_fit(recipe: Recipe, stage: str) -> None:
     try:
         machine = Machine.here(pick_device(settings.device))
         job = planned_job(recipe, stage, replace(machine, free=machine.total))
+        if job.plainly_fits():
+            return
         phases = job.rehearse()
     except KedgeError:  # if anything is wrong with the job, it will say so itself
         return

@@ -152,7 +152,8 @@ def judge(
         return [reward.each(processes.share(prompts), share, state)] if share else []
 
     found = [_in_a_row(shares) for shares in zip(*processes.gather(mine), strict=True)]
-    whole = reward.combined(found, prompts, completions, state, training=training)
+    with processes.agreeing():
+        whole = reward.combined(found, prompts, completions, state, training=training)
     for name, failures in whole.failures.items():
         if failures:
             said, n = failures[0].said, len(whole.total)
