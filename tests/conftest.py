@@ -18,7 +18,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from kedge.models.language_model import LanguageModel, load_language_model, wrap
 from kedge.tasks.starting import new_desk
+from kedge.training.ppo.throughput import SIDE
 
+SIDE["cpu"] = 64  # nobody here asks how fast the machine is, and each trainer would measure it
 torch.set_num_threads(1)  # the tensors are tiny: two threads spend their time waiting for each other
 
 SPECIAL = ["<pad>", "<eos>", "<|system|>", "<|user|>", "<|assistant|>"]
