@@ -20,10 +20,11 @@ from bugs.trust_region import TRUST_REGION
 from bugs.unseen import UNSEEN
 from bugs.update import UPDATE_MUTANTS
 from bugs.watching import WATCHING
+from bugs.worth import WORTH
 
 __all__ = ["MUTANTS", "Mutant"]
 
 MUTANTS = [
     *CORE, *LOSSES_MUTANTS, *LOWER, *ENGINE_BUGS, *REWARDS, *SURVIVING, *TRAINING, *PPO, *UPDATE_MUTANTS, *TOGETHER,
-    *TRUST_REGION, *LOOP_BUGS, *WATCHING, *CONTROL, *PLAN, *UNSEEN, *SEAMS, *RECIPE_BUGS, *LESS,
+    *TRUST_REGION, *LOOP_BUGS, *WATCHING, *CONTROL, *PLAN, *UNSEEN, *SEAMS, *RECIPE_BUGS, *LESS, *WORTH,
 ]  # fmt: skip
