@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_that_of_an_accelerator_as_a_dry_run():
     done = subprocess.run(
         [sys.executable, "benchmarks/gpu.py", "--dry-run"],

@@ -295,6 +295,7 @@ def has_kernel(keys, device):
     return not keys or device in keys or any(key.startswith("Composite") for key in keys)
 
 
+@pytest.mark.slow
 def test_every_operation_has_a_kernel_on_mps(tiny_lm, kernels, monkeypatch):
     for module in ("models.language_model", "training.ppo.experience"):
         monkeypatch.setattr(f"kedge.{module}.total_memory", lambda device: 2**30)

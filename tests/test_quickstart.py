@@ -47,6 +47,7 @@ def test_it_shows_and_leaves_what_it_did(tmp_path):
         module.quickstart(tmp_path / "q", console=console)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_the_same_seed_does_the_same(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

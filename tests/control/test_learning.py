@@ -97,6 +97,7 @@ ENDLESS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_time_limit_is_no_end():
     """1 + 0.99 + 0.99^2 + ... = 100."""
     assert value_of_for_ever(Agent(Constant(50), **ENDLESS)) == pytest.approx(100, abs=1)

@@ -110,14 +110,18 @@ def test_less_is_less(recipe):
     assert whole < peak(critic="separate")
 
 
+USUAL = [("ppo", None), ("sft", "nf4"), ("reward", "int8")]
+REST = [("ppo", False), ("sft", True), ("reward", True)]
 LINEAR = 2 * (3072 + 4608)
 ADAPTER = 4 * 2 * (2 * 4 * (32 + 32) + 2 * 4 * (32 + 16) + 3 * 4 * (32 + 48))
 """Weights of rank 4 beside the queries, outputs, keys, values and the gated MLP of two layers, in bytes."""
 
 
 @pytest.mark.parametrize(("kind", "bytes_left"), [("nf4", LINEAR / 2), ("int8", LINEAR)])
-@pytest.mark.parametrize("stage", ["ppo", "sft", "reward"])
-@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize(
+    ("stage", "dora"),
+    [("ppo", True), ("sft", False), ("reward", False), *(pytest.param(*each, marks=pytest.mark.slow) for each in REST)],
+)
 def test_a_quantised_base(recipe, kind, bytes_left, stage, dora):
     table = '{method="lora", r=4, target_modules="all-linear", use_dora=' + str(dora).lower() + "}"
     settings = [f'{stage}.quantization="{kind}"', f"{stage}.adapter={table}", f"{stage}.micro_batch_tokens=80"]
@@ -132,8 +136,14 @@ def test_a_quantised_base(recipe, kind, bytes_left, stage, dora):
     assert ("reference", "weights") not in held or held["reference", "weights"] <= SOME
 
 
-@pytest.mark.parametrize("stage", ["ppo", "sft", "reward"])
-@pytest.mark.parametrize("held_in", [None, "nf4", "int8"])
+@pytest.mark.parametrize(
+    ("stage", "held_in"),
+    [
+        pytest.param(stage, held_in, marks=() if (stage, held_in) in USUAL else pytest.mark.slow)
+        for stage in ("ppo", "sft", "reward")
+        for held_in in (None, "nf4", "int8")
+    ],
+)
 def test_ranks_that_are_allocated(recipe, stage, held_in):
     """AdaLoRA: a singular value a triplet besides, and three numbers of what each weight is worth."""
     table = '{method="adalora", init_r=4, target_r=2, target_modules="all-linear"}'

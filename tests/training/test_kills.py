@@ -74,7 +74,9 @@ def same(uninterrupted, run, lines, kind):
     assert (run / "checkpoints/best").readlink() == (uninterrupted / "checkpoints/best").readlink()
 
 
-@pytest.mark.parametrize("kind", victim.KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind in ("sft", "shared") else pytest.mark.slow) for kind in victim.KINDS]
+)
 def test_six_kills(processes, model, whole, lines, tmp_path, kind):
     """Thirty in all."""
     killed_and_resumed(processes, model, whole, lines, tmp_path / "run", kind, kills=6, seed=kind)

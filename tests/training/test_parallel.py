@@ -181,6 +181,7 @@ def test_an_error_in_one_of_them_ends_both(make_world, monkeypatch):
     assert "'the cat" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_full_disk_of_one_ends_both(make_world, monkeypatch):
     """Only the first process writes; the other one hears of it and does not wait for the next step."""
     monkeypatch.chdir(make_world())
@@ -192,6 +193,7 @@ def test_a_full_disk_of_one_ends_both(make_world, monkeypatch):
     assert "exitcode  : 2" in done.stderr  # of whichever ended first: by the error, and not by a signal
 
 
+@pytest.mark.slow
 def test_an_error_of_the_second_alone_is_told_by_it(make_world, monkeypatch):
     """Its data are other ones, as on a host that has not got the file; the first process would be waiting for it."""
     monkeypatch.chdir(make_world())

@@ -37,7 +37,8 @@ def state(ppo, vector):
     return torch.cat([vector(ppo.policy.model), vector(ppo.critic)])
 
 
-@pytest.mark.parametrize("killed_after", [3, 4])  # a step behind its last checkpoint, and right at it
+# A step behind its last checkpoint, and right at it.
+@pytest.mark.parametrize("killed_after", [3, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "settings",
     [

@@ -153,13 +153,19 @@ def _words(text: str) -> list[str]:
     return re.findall(r"[a-z0-9']+", text.lower())
 
 
-def _sentences(reply: str) -> list[str]:
+@lru_cache(maxsize=1000)
+def _sentences(reply: str) -> tuple[str, ...]:
     """The sentences in lower case; what does not look like one is left out."""
     found = [sentence.strip() for sentence in re.findall(r"[^.!?]+[.!?]", reply)]
-    return [each.lower() for each in found if each[0].isupper() and 3 <= len(_words(each)) <= 30]
+    return tuple(each.lower() for each in found if _is_whole(each))
 
 
-def _answered(sentences: list[str]) -> set[str]:
+@lru_cache(maxsize=10_000)
+def _is_whole(sentence: str) -> bool:
+    return sentence[0].isupper() and 3 <= len(_words(sentence)) <= 30
+
+
+def _answered(sentences: Sequence[str]) -> set[str]:
     """The intents that the sentences answer."""
     return {intent for sentence in sentences for intent in _answered_by(sentence)}
 
@@ -169,6 +175,7 @@ def _answered_by(sentence: str) -> tuple[str, ...]:
     return tuple(intent for intent, pattern in _ANSWER.items() if pattern.search(sentence))
 
 
+@lru_cache(maxsize=1000)
 def _repeated(reply: str) -> float:
     """The share of the reply's word triples that have been there before."""
     words = _words(reply)
