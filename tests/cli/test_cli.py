@@ -84,6 +84,7 @@ def test_the_stages_one_after_another(kedge, world):
         assert (folder / result / "config.json").is_file()
         assert "after" in json.loads((folder / "summary.json").read_text())
         assert str(folder.relative_to(world)) in out
+        assert ("Trust report" in out) is (stage == "reward")
     status, out, _ = kedge("evaluate", "r.toml")
     assert status == 0
     summary = json.loads((world / "runs/r-evaluate/summary.json").read_text())

@@ -61,6 +61,14 @@ def held_out_table(summary: Mapping[str, Any], *, title: str) -> Table:
     return table
 
 
+def trust_table(rows: Sequence[tuple[str, str, str]], *, title: str) -> Table:
+    """What a trust report says: ``(what, how much, how to read it)``."""
+    table = Table(title=escape(title), title_justify="left", header_style="bold", show_header=False)
+    for name, value, reading in rows:
+        table.add_row(name, value, escape(reading))
+    return table
+
+
 MARKS = {"pass": "[green]pass[/]", "warn": "[yellow]warn[/]", "fail": "[bold red]fail[/]", "skip": "[dim]skip[/]"}
 
 

@@ -19,7 +19,7 @@ from kedge.models.steps import Pooling, Steps
 from kedge.runs.callbacks import CallbackLike
 from kedge.runs.folder import Metrics, RunFolder
 from kedge.training.config import LOADING, adapt
-from kedge.training.labels.base import Example, Labels
+from kedge.training.labels.base import Example, Labels, Told
 from kedge.training.labels.pairs import Pairs
 from kedge.training.labels.ratings import Ratings
 from kedge.training.labels.stepwise import Stepwise
@@ -155,6 +155,8 @@ class RewardModeling(Supervised):
             for rows, what in ((train, "rows of data"), (held, "held-out rows"))
         )
         self.notes = told + also_told
+        self.trust: Told | None = None
+        """What the report said, once it is trained."""
         self.labels.settle(self.taught)
         self.examples, self.held_out = (
             [self.labels.fingerprint(example) for example in examples] for examples in (self.taught, self.unseen)
@@ -185,8 +187,8 @@ class RewardModeling(Supervised):
         held, train = ([example.record for example in examples] for examples in (self.unseen, self.taught))
         folder = self.run.path / "trust" if self.processes.leads else None
         with self.timer("trust"):
-            headline = self.labels.report(self.model, held, train, self.config.seed, folder)
-        return found | {"trust": headline} | self._scaled()
+            self.trust = self.labels.report(self.model, held, train, self.config.seed, folder)
+        return found | {"trust": self.trust.headline} | self._scaled()
 
     def _scaled(self) -> dict[str, Any]:
         """What the scores of the reference's answers had of mean and spread; saved with the model."""

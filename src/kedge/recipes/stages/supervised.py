@@ -23,7 +23,11 @@ class _Supervised(Stage):
             console.print(held_out_table(summary, title=f"{job.label}: {summary['steps']} steps"))
         else:
             console.print("nothing held out, so nothing to measure: set eval_size or eval_data in the recipe's table")
+        self.tell_more(summary, job, console)
         say_where(console, job, self.result, self.then(job))
+
+    def tell_more(self, summary: Mapping[str, Any], job: Any, console: "Console") -> None:
+        """What else came of it."""
 
     def then(self, job: StageJob) -> str | None:
         """The command to type next."""
@@ -77,3 +81,12 @@ class RewardStage(_Supervised):
         from kedge.inspection.supervised_rehearsal import reward_work
 
         return reward_work(source, settings.data, settings, tokenizer=tokenizer, columns=settings.columns)
+
+    def tell_more(self, summary: Mapping[str, Any], job: Any, console: "Console") -> None:
+        from kedge.inspection.tables import trust_table
+
+        if job.trust is not None:
+            console.print(trust_table(job.trust.rows, title=f"Trust report: {job.run.path}/trust/trust.md"))
+        if scale := summary.get("reference"):
+            mean, std = scale["mean"], scale["std"]
+            console.print(f"scores of the reference's answers: mean {mean:.3f}, spread {std:.3f}; now 0 and 1")

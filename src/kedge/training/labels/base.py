@@ -34,6 +34,15 @@ class Example(NamedTuple):
         return max(map(len, self.sides))
 
 
+class Told(NamedTuple):
+    """What a trust report says."""
+
+    headline: dict[str, Any]
+    """For the summary."""
+    rows: list[tuple[str, str, str]]
+    """``(what, how much, how to read it)``."""
+
+
 class Labels(ABC, Generic[Record]):
     """Labels of one kind, told the records that are trained on."""
 
@@ -81,8 +90,8 @@ class Labels(ABC, Generic[Record]):
     @abstractmethod
     def report(
         self, model: RewardModel, held: Sequence[Record], train: Sequence[Record], seed: int, folder: Path | None
-    ) -> dict[str, Any]:
-        """Measure a trained model on held-out records, write it down, and give the headline.
+    ) -> Told:
+        """Measure a trained model on held-out records, and write it down.
 
         Args:
             model: trained.

@@ -9,10 +9,10 @@ from torch import Tensor
 from kedge.core import preference_loss
 from kedge.data.records import Preference, Text
 from kedge.evaluation.trust.calibration import fitted_factor
-from kedge.evaluation.trust.page import headline, write_report
+from kedge.evaluation.trust.page import headline, rows, write_report
 from kedge.evaluation.trust.report import trust_report
 from kedge.models.reward_model import RewardModel
-from kedge.training.labels.base import Example, Labels
+from kedge.training.labels.base import Example, Labels, Told
 
 
 class Pairs(Labels[Preference]):
@@ -68,11 +68,11 @@ class Pairs(Labels[Preference]):
         train: Sequence[Preference],
         seed: int,
         folder: Path | None,
-    ) -> dict[str, Any]:
+    ) -> Told:
         report = trust_report(model.score, held, train, seed=seed)
         if folder is not None:
             write_report(report, folder)
-        return headline(report)
+        return Told(headline(report), rows(report))
 
 
 def _longer(example: Example) -> float:

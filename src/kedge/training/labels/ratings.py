@@ -13,10 +13,10 @@ from kedge.core import rating_loss
 from kedge.data.ratings import Rating
 from kedge.data.records import Text
 from kedge.errors import DataError
-from kedge.evaluation.trust.ratings import rating_report, write_rating_report
+from kedge.evaluation.trust.ratings import rating_report, rows, write_rating_report
 from kedge.models.reading import Objective, Reading
 from kedge.models.reward_model import RewardModel
-from kedge.training.labels.base import Example, Labels
+from kedge.training.labels.base import Example, Labels, Told
 
 
 class Ratings(Labels[Rating]):
@@ -59,11 +59,11 @@ class Ratings(Labels[Rating]):
 
     def report(
         self, model: RewardModel, held: Sequence[Rating], train: Sequence[Rating], seed: int, folder: Path | None
-    ) -> dict[str, Any]:
+    ) -> Told:
         report = rating_report(model, held, train, seed=seed)
         if folder is not None:
             write_rating_report(report, folder)
-        return report.headline()
+        return Told(report.headline(), rows(report))
 
     def _standard(self, i: int, score: float | None) -> float:
         objective = self.objectives[i]

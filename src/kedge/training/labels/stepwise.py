@@ -10,11 +10,11 @@ from torch import Tensor
 from kedge.core import step_loss
 from kedge.data.ratings import StepLabels
 from kedge.data.records import Text
-from kedge.evaluation.trust.stepwise import step_report, write_step_report
+from kedge.evaluation.trust.stepwise import rows, step_report, write_step_report
 from kedge.models.reading import Reading
 from kedge.models.reward_model import RewardModel
 from kedge.models.steps import Steps
-from kedge.training.labels.base import Example, Labels
+from kedge.training.labels.base import Example, Labels, Told
 
 
 class Stepwise(Labels[StepLabels]):
@@ -64,12 +64,12 @@ class Stepwise(Labels[StepLabels]):
         train: Sequence[StepLabels],
         seed: int,
         folder: Path | None,
-    ) -> dict[str, Any]:
+    ) -> Told:
         examples = [self.encoded(model, record) for record in held]
         report = step_report(model, [(x.record, x.sides[0], x.marks) for x in examples])
         if folder is not None:
             write_step_report(report, folder)
-        return report.headline()
+        return Told(report.headline(), rows(report))
 
 
 def _kept(example: Example) -> list[tuple[int, float, float]]:
