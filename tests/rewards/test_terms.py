@@ -47,6 +47,11 @@ def test_harm_is_not_made_good():
     assert scores.total == [1.0, -3.0, 1.0, 1.0]
 
 
+def test_a_gate_asks_for_the_score_as_it_was():
+    scores = scored(("format", [0.2, 0.6, 1, 0], {"gate": 0.5, "clip": [0.5, 1]}), ("quality", [5, 5, 5, 5], {}))
+    assert scores.total == [0.5, 5.6, 6.0, 0.5]
+
+
 def test_two_gates_and_rewards_a_token():
     scores = scored(
         ("a", [1, 1, 0, 0], {"gate": 1.0}), ("b", [1, 0, 1, 0], {"gate": 1.0}), ("steps", [[1, 2]] * 4, {"weight": 2.0})

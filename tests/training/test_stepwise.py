@@ -116,11 +116,28 @@ def test_micro_batches_and_gaps_change_nothing(make_rm, vector):
     assert torch.allclose(vector(whole.module), vector(parts.module), atol=1e-5)
 
 
+def test_an_answer_weighs_one_however_many_steps_it_has(make_rm):
+    rows = [ROWS[0], {"prompt": "Once", "completions": ["the cat sat"], "labels": [0.75]}]
+    rm = make_rm(rows, epochs=1, batch_size=2)
+    torch.nn.init.normal_(rm.model.head.weight)
+    both = rm.loss([0, 1], 2.0)[0].item()
+    assert both == pytest.approx((rm.loss([0], 1.0)[0].item() + rm.loss([1], 1.0)[0].item()) / 2, rel=1e-5)
+    (ids,), marks = rm.taught[0].sides, rm.taught[0].marks
+    outputs = rm.model.run([ids], [[len(ids) + mark for mark in marks]]).squeeze(-1)
+    want = binary_cross_entropy_with_logits(outputs, torch.tensor(rm.taught[0].record.labels))
+    assert rm.loss([0], 1.0)[0].item() == pytest.approx(want.item(), rel=1e-5)
+
+
 def test_what_is_cut_off_is_not_learnt(make_rm):
     rm = make_rm(ROWS, epochs=1, max_length=12, too_long="truncate")
     kept = [sum(len(x.sides[0]) + mark >= 0 for mark in x.marks) for x in rm.taught]
     assert max(len(x.sides[0]) for x in rm.taught) == 12
     assert 0 < min(kept) < 3
+    cut = kept.index(min(kept))
+    (ids,), marks, labels = rm.taught[cut].sides, rm.taught[cut].marks[-kept[cut] :], rm.taught[cut].record.labels
+    outputs = rm.model.run([ids], [[len(ids) + mark for mark in marks]]).squeeze(-1)
+    want = binary_cross_entropy_with_logits(outputs, torch.tensor(labels[-kept[cut] :]))
+    assert rm.loss([cut], 1.0)[0].item() == pytest.approx(want.item(), rel=1e-5)
     rm.train()
     assert all(torch.isfinite(torch.tensor(rm.model.score([x.record.text for x in rm.taught]))))
 

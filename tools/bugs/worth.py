@@ -216,7 +216,7 @@ WORTH = [
         "inspection/plainly.py",
         "SURELY * sum(filter(None, bounds)) < machine.total",
         "SURELY * sum(filter(None, bounds)) > 0",
-        ("tests/inspection/test_plan_command.py",),
+        ("tests/inspection/test_plainly.py",),
         "a job that cannot fit is begun all the same",
     ),
 ]
