@@ -3,6 +3,8 @@
 import asyncio
 import json
 import math
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -129,3 +131,42 @@ def test_coroutine_functions_wait_together():
 def test_empty():
     with pytest.raises(ConfigError, match="an empty list"):
         WeightedReward([])
+
+
+def test_what_waits_waits_while_others_compute():
+    """The service answers only once the function beside it has been called."""
+    computed = threading.Event()
+
+    async def service(prompts, completions):
+        for _ in range(500):
+            if computed.is_set():
+                return [1.0, 2.0]
+            await asyncio.sleep(0.01)
+        return None
+
+    def function(prompts, completions):
+        computed.set()
+        return [10.0, 20.0]
+
+    assert score_functions(service, function).total == [11.0, 22.0]
+
+
+def test_an_error_of_what_computes_ends_what_waits():
+    ended = []
+
+    async def service(prompts, completions):
+        try:
+            await asyncio.sleep(30)
+        finally:
+            ended.append(True)
+
+    def function(prompts, completions):
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        score_functions(service, function)
+    for _ in range(100):
+        if ended:
+            break
+        time.sleep(0.02)
+    assert ended == [True]
