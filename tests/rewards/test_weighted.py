@@ -152,15 +152,17 @@ def test_what_waits_waits_while_others_compute():
 
 
 def test_an_error_of_what_computes_ends_what_waits():
-    ended = []
+    began, ended = threading.Event(), []
 
     async def service(prompts, completions):
+        began.set()
         try:
             await asyncio.sleep(30)
         finally:
             ended.append(True)
 
     def function(prompts, completions):
+        assert began.wait(5)
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
