@@ -8,7 +8,7 @@ import json
 import textwrap
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Union, get_args, get_origin
 
 import annotated_types
@@ -16,6 +16,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 REQUIRED = "must be given"
+NEEDED = "must be given in it"
+"""Of a table that may be left out."""
 _WORDS = {bool: "true | false", int: "whole number", float: "number", str: "text", type(None): "none"}
 _LIMITS: Mapping[type, tuple[str, str]] = {
     annotated_types.Gt: ("gt", "above"),
@@ -44,9 +46,13 @@ def settings_of(cls: type[BaseModel], prefix: str = "") -> list[Setting]:
         table = field.annotation
         if isinstance(table, type) and issubclass(table, BaseModel):
             found += settings_of(table, f"{prefix}{key}.")
-        else:
-            meaning = " ".join((field.description or "").split()) + _only_with(cls, key)
-            found.append(Setting(prefix + key, _default(field), _kind(field), meaning))
+            continue
+        meaning = " ".join((field.description or "").split()) + _only_with(cls, key)
+        found.append(Setting(prefix + key, _default(field), _kind(field), meaning))
+        for optional in get_args(table):
+            if isinstance(optional, type) and issubclass(optional, BaseModel):
+                of_table = settings_of(optional, f"{prefix}{key}.")
+                found += [replace(each, default=NEEDED) if each.default == REQUIRED else each for each in of_table]
     return sorted(found, key=lambda setting: setting.default != REQUIRED)
 
 
@@ -59,15 +65,15 @@ def as_table(cls: type[BaseModel]) -> str:
     """The settings of a class as a table of Markdown."""
     lines = ["| key | default | | meaning |", "| --- | --- | --- | --- |"]
     for s in settings_of(cls):
-        default = s.default if s.default == REQUIRED else f"`{s.default}`"
+        default = s.default if s.default in (REQUIRED, NEEDED) else f"`{s.default}`"
         cells = (f"`{s.key}`", default, s.kind, s.meaning.replace("``", "`"))
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(lines)
 
 
 def _lines(setting: Setting, width: int, indent: str) -> Iterator[str]:
-    given = setting.default != REQUIRED
-    head = f"{setting.key} = {setting.default}" if given else f"{setting.key}: {REQUIRED}"
+    given = setting.default not in (REQUIRED, NEEDED)
+    head = f"{setting.key} = {setting.default}" if given else f"{setting.key}: {setting.default}"
     kind = f"({setting.kind})" if setting.kind else ""
     if kind and len(indent) + len(head) + 2 + len(kind) <= width:
         head, kind = f"{head}  {kind}", ""

@@ -51,12 +51,13 @@ class RewardRecipe(_Data, RewardConfig):
     tokenizer: str | None = None
     """Where the tokenizer is, when not beside the model."""
     data: str
-    """Preferences: ``chosen`` + ``rejected``, with or without ``prompt``; or ``label`` beside a ``text``, ``messages``,
-    or ``prompt`` + ``completion``."""
+    """Preferences: ``chosen`` + ``rejected``, with or without ``prompt``; or ``label``, ``score`` or the columns of
+    ``objectives`` beside a ``text``, ``messages``, or ``prompt`` + ``completion``; or ``prompt``, ``completions`` (the
+    steps of an answer) and their ``labels``."""
     eval_data: str | None = None
-    """Held-out preferences."""
+    """The same, held out."""
     eval_size: int = Field(0, ge=0)
-    """How many pairs of ``data`` to set aside instead."""
+    """How many rows of ``data`` to set aside instead."""
 
 
 class PPORecipe(_Data, PPOConfig):
