@@ -17,9 +17,9 @@ from kedge import PPO
 
 MODEL = SHARED / "models/stories3M"
 PARTS: dict[str, tuple[dict[str, Any], float]] = {
-    "coherence": ({"kind": "coherence", "model": str(MODEL), "measure": "both"}, 2.0),
-    "diversity": ({"kind": "diversity"}, 12.0),
-    "bias": ({"kind": "bias", "model": str(MODEL)}, 4.0),
+    "coherence": ({"kind": "coherence", "model": str(MODEL), "measure": "both"}, 6.0),
+    "diversity": ({"kind": "diversity"}, 8.0),
+    "bias": ({"kind": "bias", "model": str(MODEL)}, 3.0),
     "toxicity": ({"kind": "toxicity"}, 2.0),
 }
 
@@ -28,7 +28,7 @@ def learnt(without: str, steps: int, seed: int) -> dict[str, dict[str, float]]:
     """``{component: {"before", "after", "error"}}`` of one run."""
     texts = list(dict.fromkeys(prompts(4096)))
     settings = {
-        "steps": steps, "batch_size": 32, "mini_batch_size": 32, "response_length": 48, "learning_rate": 3e-5,
+        "steps": steps, "batch_size": 32, "mini_batch_size": 32, "response_length": 48, "learning_rate": 1e-5,
         "lr_scheduler_type": "constant", "seed": seed, "device": "cpu", "samples_per_step": 0, "stop_tokens": "<s>",
     }  # fmt: skip
     reward = [spec | {"weight": weight, "name": name} for name, (spec, weight) in PARTS.items() if name != without]
