@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from kedge import SFT, RewardModeling
+from kedge.config.settings import write_recipe
 from kedge.errors import ConfigError, ModelError
 from kedge.inspection.machine import Machine, Speeds
 from kedge.inspection.plan import changed, make_plan
 from kedge.recipes.fitting import planned_job, plans
+from kedge.recipes.recipe import Recipe
 from kedge.training.ppo import PPOConfig
 
 ROOMY = Machine("cpu", 2**40, 2**40)
@@ -352,3 +355,26 @@ def test_prediction_against_a_run():
     output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
     found = json.loads(output.splitlines()[-1])["12M, no critic"]
     assert 0.85 < found["predicted"] / found["used"] < 1.15
+
+
+def test_the_adapter_that_a_run_left_is_planned_as_it_is(tmp_path, tiny_lm):
+    """Of another size than PEFT's usual one; and a reward model on the same base shares its trunk."""
+    tiny_lm("llama").save(tmp_path / "base")
+    adapter = {"method": "lora", "r": 16, "target_modules": "all-linear"}
+    settings = {"batch_size": 4, "device": "cpu", "adapter": adapter}
+    rows = [{"prompt": "the", "completion": " cat"}] * 8
+    SFT(tmp_path / "base", rows, settings, run=tmp_path / "sft", progress=False).train()
+    pairs = [{"chosen": "the cat", "rejected": "the dog"}] * 8
+    RewardModeling(tmp_path / "sft", pairs, settings, run=tmp_path / "rm", progress=False).train()
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "the cat"}\n' * 8)
+    tables = {
+        "ppo": {
+            "policy": str(tmp_path / "sft"), "prompts": str(tmp_path / "prompts.jsonl"), "reward": str(tmp_path / "rm"),
+            "adapter": {"method": "lora"}, "batch_size": 4, "mini_batch_size": 4, "response_length": 8, "device": "cpu",
+        }
+    }  # fmt: skip
+    write_recipe(tmp_path / "r.toml", tables)
+    sizes = phases(Recipe(tmp_path / "r.toml", []))["update"].held
+    of_rank_16 = 4 * 2 * (2 * 16 * (32 + 32) + 2 * 16 * (32 + 16) + 3 * 16 * (32 + 48))
+    assert sizes["policy", "optimizer"] == pytest.approx(2 * of_rank_16, abs=8 * SOME)
+    assert sizes["reward", "weights"] < WEIGHTS / 2 + of_rank_16

@@ -297,8 +297,8 @@ def test_merging_leaves_no_trace(base):
         ({"lora_bias": True}, "adapter.lora_bias: not used here"),
         ({"r": "8"}, "adapter: .*not supported"),
         ({"target_modules": "("}, "adapter: missing"),
-        ({"init_lora_weights": "pissa"}, "adapter.init_lora_weights: 'pissa' begins by rewriting the base"),
-        ({"init_lora_weights": "olora"}, "adapter.init_lora_weights: 'olora' begins by rewriting the base"),
+        ({"init_lora_weights": "pissa"}, "adapter.init_lora_weights: 'pissa' is none of those that leave the base"),
+        ({"init_lora_weights": "olora"}, "adapter.init_lora_weights: 'olora' is none of those that leave the base"),
     ],
 )
 def test_wrong_settings(tiny_lm, settings, said):

@@ -7,7 +7,7 @@ from kedge import SFT, PPOConfig, SFTConfig
 from kedge.errors import ConfigError
 from kedge.training.config import TrainingConfig
 from kedge.training.optimization import make_optimizer
-from kedge.training.optimizers import OPTIMIZERS
+from kedge.training.optimizers import OPTIMIZERS, built
 from kedge.training.ppo.trust_region import TrustRegion
 
 NAMES = [*OPTIMIZERS, "torch.optim.AdamW", "torch.optim.Adagrad", "torch.optim:Adamax"]
@@ -175,3 +175,27 @@ def test_weights_in_bfloat16_learn_with_an_optimizer_made_for_it(tiny_lm):
 def test_what_is_not_there_is_named(config, settings, said):
     with pytest.raises(ConfigError, match=said):
         config(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"optimizer": "..Foo"}, "optimizer: '..Foo' cannot be imported"),
+        ({"optimizer_args": {"capturable": True}}, "optimizer_args: AdamW cannot take a step"),
+        ({"optimizer_args": {"differentiable": True}}, "optimizer_args: AdamW cannot take a step"),
+        ({"optimizer_args": {"maximize": True}}, "optimizer_args.maximize: it would train towards"),
+        ({"optimizer": "adamw_8bit", "optimizer_args": {"betas": [0.9]}}, "optimizer"),
+        ({"optimizer": "muon", "optimizer_args": {"ns_steps": 1.5}}, "optimizer_args: MuonWithAdamW cannot take"),
+        ({"optimizer": "torch.optim.SparseAdam"}, "optimizer_args: SparseAdam cannot take a step"),
+    ],
+    ids=str,
+)
+def test_what_cannot_take_a_step_is_told_at_once(settings, said):
+    with pytest.raises(ConfigError, match=said):
+        PPOConfig(**settings)
+
+
+def test_adam_in_eight_bits_has_adams_eps():
+    weight = torch.nn.Parameter(torch.ones(64, 64))
+    optimizer = built("adamw_8bit", [{"params": [weight], "lr": 1e-3}], weight_decay=0.0, given={})
+    assert optimizer.param_groups[0]["eps"] == 1e-5

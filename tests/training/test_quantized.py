@@ -231,3 +231,72 @@ def test_a_record_that_is_not_known(base, tmp_path):
     (tmp_path / "sft/policy/quantization_config.json").write_text('{"quant_method": "seven"}')
     with pytest.raises(ModelError, match="quant_method 'seven' is not known here; known are bitsandbytes, kedge_int8"):
         load_language_model(tmp_path / "sft")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_base_packed_from_bfloat16_is_packed_from_it_again(base, tmp_path, kind):
+    """And not from float32, which would be another base: the one loaded in float32 gives what the one trained gave, but
+    for the activations."""
+    trained = ppo(base, quantization=kind, dtype="bfloat16", run=tmp_path / "run")
+    trained.train()
+    lm = load_language_model(tmp_path / "run", device="cpu", merged=False)
+    assert lm.model.dtype == torch.float32
+    there, again = linear_layers(trained.policy), linear_layers(lm)
+    assert there.keys() == again.keys()
+    for name, layer in there.items():
+        if "lora" not in name and hasattr(layer, "base_layer") is False:
+            one, other = numbers(layer).float(), numbers(again[name]).float()
+            assert torch.allclose(one, other, rtol=2**-8, atol=0), name  # bfloat16's rounding, and no other packing
+    merged = load_language_model(tmp_path / "run", device="cpu")
+    assert torch.allclose(logits(merged.model), logits(lm.model), atol=2e-5)
+
+
+@pytest.mark.parametrize("how", [{"bnb_4bit_quant_type": "fp4"}, {"bnb_4bit_quant_type": "nf4"}], ids=str)
+def test_a_base_that_came_along_is_held_as_it_was(base, tmp_path, how):
+    """In fp4, or without quantised constants."""
+    held = AutoModelForCausalLM.from_pretrained(
+        base, quantization_config=BitsAndBytesConfig(load_in_4bit=True, **how), dtype=torch.float32
+    )
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(held, peft.LoraConfig(r=4, target_modules="all-linear"))
+    settings = {key: value for key, value in SMALL.items() if key not in ("device", "adapter")}
+    trained = PPO(model, PROMPTS, reward, settings, tokenizer=base, run=tmp_path / "run", progress=False)
+    trained.train()
+    again = load_language_model(tmp_path / "run", device="cpu", merged=False)
+    assert torch.allclose(logits(again.model), logits(trained.policy.model), atol=1e-4)
+
+
+def test_a_whole_model_in_int8_is_not_written(base, tmp_path):
+    lm = load_language_model(base, device="cpu", quantization="int8")
+    with pytest.raises(ConfigError, match="a model in int8 is saved as an adapter beside its base, or merged"):
+        lm.save(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("kind", [None, *KINDS])
+def test_a_head_of_several_layers_is_left_alone(tmp_path, tiny_tokenizer, kind):
+    """RoBERTa's: trained as it is beside an adapter on all linear layers, neither held in less nor adapted."""
+    from transformers import RobertaConfig, RobertaModel
+
+    config = RobertaConfig(
+        vocab_size=len(tiny_tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=64, pad_token_id=0,
+    )  # fmt: skip
+    RobertaModel(config).save_pretrained(tmp_path / "roberta")
+    tiny_tokenizer.save_pretrained(tmp_path / "roberta")
+    settings = {"batch_size": 3, "epochs": 2, "device": "cpu", "adapter": LORA, "quantization": kind, "max_length": 32}
+    rm = RewardModeling(tmp_path / "roberta", PAIRS, settings, run=tmp_path / "run", progress=False)
+    rm.train()
+    assert type(rm.model.model.classifier.dense) is torch.nn.Linear
+    again = load_reward_model(tmp_path / "run")
+    texts = [pair["chosen"] for pair in PAIRS]
+    assert again.score(texts) == pytest.approx(rm.model.score(texts), abs=1e-5)
+
+
+def test_an_adapter_for_which_a_quantised_base_has_no_layers_is_refused(base, tmp_path):
+    held = AutoModelForCausalLM.from_pretrained(
+        base, quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4"), dtype=torch.float32
+    )
+    held.save_pretrained(tmp_path / "packed")
+    load_language_model(base).tokenizer.save_pretrained(tmp_path / "packed")
+    with pytest.raises(ConfigError, match="PEFT has no loha on weights in nf4"):
+        ppo(tmp_path / "packed", adapter={"method": "loha", "r": 4, "target_modules": ["q_proj"]})

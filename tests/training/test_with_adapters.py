@@ -208,3 +208,15 @@ def test_another_adapter_than_the_one_that_is_there(base, tmp_path):
         ppo(tmp_path / "sft", num_layers_unfrozen=1)
     recipe = json.dumps(ppo(tmp_path / "sft").config.resolved())
     assert '"adapter": {"method": "lora"' in recipe
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [({"bias": "all"}, r"trains parts of the base too \(bias\)"), ({"modules_to_save": ["norm"]}, "modules_to_save")],
+    ids=str,
+)
+def test_a_peft_model_that_could_not_be_loaded_again_is_refused(base, how, said):
+    lm = load_language_model(base)
+    model = get_peft_model(lm.model, LoraConfig(r=2, task_type="CAUSAL_LM", **how))
+    with pytest.raises(ConfigError, match=said):
+        PPO(model, ["the cat"], lambda completions, **_: [1.0] * len(completions), tokenizer=lm.tokenizer)

@@ -129,7 +129,7 @@ class PPORehearsal(Rehearsal):
         }
         policy = outlined_language_model(
             work.policy, ledger.fake, tokenizer=work.tokenizer, dtype=config.dtype, quantization=config.quantization,
-            **how,
+            merged=not config.adapter, **how,
         )  # fmt: skip
         sizes = [len(encode_prompt(policy.tokenizer, p.text, origin=p.origin)) for p in work.prompts]
         longest = max(sizes) + config.response_length

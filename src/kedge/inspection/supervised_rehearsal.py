@@ -187,13 +187,13 @@ class SupervisedRehearsal(Rehearsal):
         self.module: nn.Module
         if work.reading is not None:
             self.scorer = outlined_reward_model(
-                source, fake, part="policy", tokenizer=tokenizer, reading=work.reading, **how
+                source, fake, part="policy", tokenizer=tokenizer, reading=work.reading, merged=not config.adapter, **how
             )
             self.module, trunk = self.scorer.model, self.scorer.own_trunk()
             adapt(adapted_part(self.scorer), config)
             ledger.weights(self.module, "reward")
         else:
-            self.lm = outlined_language_model(source, fake, tokenizer=tokenizer, **how)
+            self.lm = outlined_language_model(source, fake, tokenizer=tokenizer, merged=not config.adapter, **how)
             without_trials(self.lm, machine)
             self.module, trunk = self.lm.model, self.lm.own_trunk()
             adapt(self.lm.model, config)

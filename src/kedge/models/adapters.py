@@ -25,7 +25,7 @@ from transformers.pytorch_utils import Conv1D
 from kedge.config.settings import nearest
 from kedge.errors import ConfigError, ModelError
 from kedge.models import adalora
-from kedge.models.quantized import values
+from kedge.models.quantized import HEADS, values
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -50,9 +50,6 @@ OWN = (
     "runtime_config",
 )  # fmt: skip
 """What PEFT's classes have and a user does not set."""
-
-HEADS = ("score", "classifier")
-"""A reward model's, which are trained beside an adapter and saved with it."""
 
 REFUSALS = (ValueError, TypeError, AttributeError, LookupError, AssertionError, RuntimeError, ImportError, re.error)
 """What PEFT raises where it is given what does not fit."""
@@ -82,9 +79,9 @@ def peft_config(settings: Settings) -> Any:
     kind = peft.PEFT_TYPE_TO_CONFIG_MAPPING[method.upper()]
     known: Sequence[str] = [name for name in inspect.signature(kind).parameters if name not in OWN]
     if method == "adalora":
-        given, known = adalora.checked(given), (*adalora.SETTINGS, "total_step")
-    for name in given:
-        if name not in known:
+        given, known = adalora.checked(given), adalora.SETTINGS
+    for name in settings:
+        if name not in (*known, "method"):
             raise ConfigError(f"adapter.{name}: {method} has no such setting; {nearest(name, known)}")
     try:
         config = kind(**given)
@@ -92,9 +89,12 @@ def peft_config(settings: Settings) -> Any:
         raise ConfigError(f"adapter: {error}") from None
     if given.get("init_lora_weights", True) not in INITS:
         raise ConfigError(
-            f"adapter.init_lora_weights: {given['init_lora_weights']!r} begins by rewriting the base, which other "
-            'roles share; take it out, or say "gaussian" or "orthogonal"'
+            f"adapter.init_lora_weights: {given['init_lora_weights']!r} is none of those that leave the base as it is, "
+            'which other roles share; take it out, or say "gaussian" or "orthogonal"'
         )
+    for name, value in given.items():
+        if isinstance(getattr(config, name, None), str) and isinstance(_default(kind, name), bool):
+            raise ConfigError(f"adapter.{name}: true or false, not {value!r}")
     if setting := _trains_base(config):
         raise ConfigError(f"adapter.{setting}: not used here, where other roles share the base; take it out")
     return config
@@ -117,13 +117,12 @@ def add_adapter(model: PreTrainedModel, settings: Settings, *, seed: int, frozen
     if Path(name).parent.parent.name == "checkpoints":
         raise ConfigError(f"adapter: its base, {name}, is a checkpoint, which a run deletes; end that run, or copy it")
     config.base_model_name_or_path = str(Path(name).resolve()) if name and Path(name).is_dir() else name
-    left_out = [head for head in HEADS if hasattr(model, head)]  # trained as they are
+    left_out = [name for name, _ in model.named_modules() if _is_head(name)]  # trained as they are
     left_out += [name for name, module in model.named_modules() if any(module in layer.modules() for layer in frozen)]
     if left_out:
         if isinstance(config.exclude_modules, str):
             raise ConfigError("adapter.exclude_modules: a list of names, and no pattern, where others are left out too")
         config.exclude_modules = [*(config.exclude_modules or ()), *left_out]
-    outline = detect_fake_mode(list(model.parameters()))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
         try:
@@ -135,12 +134,19 @@ def add_adapter(model: PreTrainedModel, settings: Settings, *, seed: int, frozen
     if layer := _tied(model):
         raise ConfigError(f"adapter.target_modules: {layer} shares its weight with another module; take it out")
     train_adapter(model)
-    if outline is not None:  # a plan's: its weights are shapes alone, and the adapter's become so too
-        for owner in model.modules():
-            for name, weight in [*owner.named_parameters(recurse=False)]:
-                if not isinstance(weight, FakeTensor):
-                    shape = outline.from_tensor(weight.detach())
-                    owner._parameters[name] = nn.Parameter(shape, requires_grad=weight.requires_grad)
+    _outlined_with_its_base(model)
+
+
+def _outlined_with_its_base(model: nn.Module) -> None:
+    """Where the base is a plan's, whose weights are shapes alone, let the adapter's become so too."""
+    outline = detect_fake_mode(list(model.parameters()))
+    if outline is None:
+        return
+    for owner in model.modules():
+        for name, weight in [*owner.named_parameters(recurse=False)]:
+            if not isinstance(weight, FakeTensor):
+                shape = outline.from_tensor(weight.detach())
+                owner._parameters[name] = nn.Parameter(shape, requires_grad=weight.requires_grad)
 
 
 def train_adapter(model: nn.Module) -> None:
@@ -164,6 +170,22 @@ def train_adapter(model: nn.Module) -> None:
 def adapter_of(model: nn.Module) -> Any:
     """PEFT's configuration of the adapter that a model has; None where it has none."""
     return next(iter(getattr(model, "peft_config", {}).values()), None)
+
+
+def refuse_unshareable(model: PreTrainedModel) -> None:
+    """Raise where the adapter of a model that was brought along cannot be loaded again once it is saved.
+
+    Raises:
+        ConfigError: more than the adapter is trained, or a layer of it is another module too.
+    """
+    if setting := _trains_base(adapter_of(model)):
+        raise ConfigError(f"policy: its adapter trains parts of the base too ({setting}), which other roles share")
+    if layer := _tied(model):
+        raise ConfigError(f"policy: its adapter is on {layer} too, which shares its weight with another module")
+
+
+def _default(kind: Any, name: str) -> Any:
+    return inspect.signature(kind).parameters[name].default
 
 
 def refuse_other_adapter(model: PreTrainedModel, settings: Settings) -> None:
@@ -220,13 +242,14 @@ def base_of(folder: str | Path) -> str:
     return str(base)
 
 
-def attach(model: PreTrainedModel, folder: str | Path, *, headless: bool = False) -> None:
+def attach(model: PreTrainedModel, folder: str | Path, *, headless: bool = False, outlined: bool = False) -> None:
     """Give a model the adapter that a folder holds, in place; nothing else of it is trained then.
 
     Args:
         model: of the adapter's base.
         folder: as PEFT writes it.
         headless: the model has a head (a reward model's) that the folder knows nothing of.
+        outlined: of shapes alone, for a plan: no weights are read.
 
     Raises:
         ModelError: it is another model's, or of a kind that is not known here.
@@ -250,7 +273,10 @@ def attach(model: PreTrainedModel, folder: str | Path, *, headless: bool = False
     if name := _tied(model):
         raise ModelError(f"{folder}: an adapter of {name}, which shares its weight with another module")
     train_adapter(model)
-    read_adapter(model, Path(folder), headless=headless)
+    if outlined:
+        _outlined_with_its_base(model)
+    else:
+        read_adapter(model, Path(folder), headless=headless)
 
 
 def write_adapter(model: PreTrainedModel, folder: Path, weights: Mapping[str, Tensor]) -> None:

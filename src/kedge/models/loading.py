@@ -7,21 +7,26 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 import kedge.models.lstm  # noqa: F401, so that transformers' Auto classes know it
 from kedge.data.encode import Tokenizer
 from kedge.data.hub import asked_if_it_answers
 from kedge.errors import ConfigError, ModelError
-from kedge.models.adapters import CONFIG_FILE, HEADS, adapter_of, attach, base_of, merge, read_adapter, write_adapter
+from kedge.models.adapters import CONFIG_FILE, adapter_of, attach, base_of, merge, read_adapter, write_adapter
 from kedge.models.device import Device, pick_device
 from kedge.models.quantized import (
+    HEADS,
+    PACKED,
     Quantization,
+    compute_in,
     dequantize,
     hold_in_int8,
     how_to_load,
-    quantization_of,
+    kind_of,
+    record_of,
     refuse_misfit,
+    refuse_unwritten,
     settle,
     write_quantization,
 )
@@ -105,18 +110,22 @@ def open_model(
     """
     base, where = base_of(folder), pick_device(device)
     its_own = getattr(load_config(base, trust_remote_code=trust_remote_code), "quantization_config", None)
-    taught = quantization_of(folder) if base != str(folder) and its_own is None else None
+    record = record_of(folder) if base != str(folder) and its_own is None else None
+    taught = kind_of(record, folder) if record is not None else None
     if quantization and (its_own is not None or taught not in (None, quantization)):
         raise ConfigError(f"quantization: {quantization!r}, but {folder} is quantised already; take it out")
+    torch_dtype, packed = torch.float32 if dtype == "auto" else getattr(torch, dtype), dtype
     if held := taught or quantization:
-        torch_dtype = torch.float32 if dtype == "auto" else getattr(torch, dtype)
-        how |= how_to_load(held, torch_dtype, where)
-    model, info = load_weights(auto_class, base, dtype, trust_remote_code=trust_remote_code, **how)
+        heads = HEADS if auto_class is AutoModelForSequenceClassification else ()
+        how |= how_to_load(held, torch_dtype, where, record, heads)
+        packed = (record or {}).get(PACKED) or dtype  # again from what it was packed from, or it is another base
+    model, info = load_weights(auto_class, base, packed, trust_remote_code=trust_remote_code, **how)
     missing = set(info["missing_keys"])
     settle(model)
     if held == "int8":
         hold_in_int8(model)
     if held:
+        compute_in(model, torch_dtype)
         refuse_misfit(model, held)
     if base != str(folder):
         if merged:
@@ -165,6 +174,7 @@ def refuse_missing_weights(missing: Collection[str], source: object, meaning: st
 def write_weights(model: PreTrainedModel, folder: Path, weights: Mapping[str, Tensor]) -> None:
     """Write a model's weights as a Hugging Face folder; of one with an adapter that alone, as PEFT does."""
     if adapter_of(model) is None:
+        refuse_unwritten(model)
         model.save_pretrained(folder, state_dict=dict(weights))
     else:
         write_adapter(model, folder, weights)

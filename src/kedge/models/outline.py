@@ -9,10 +9,21 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+from transformers.pytorch_utils import Conv1D
 
+from kedge.errors import ConfigError
+from kedge.models.adapters import attach, base_of
 from kedge.models.language_model import LanguageModel, wrap
 from kedge.models.loading import DType, find, load_config, load_tokenizer
-from kedge.models.quantized import METHODS, Quantization, RemadeLinear, left_plain, quantization_of
+from kedge.models.quantized import (
+    METHODS,
+    Quantization,
+    RemadeLinear,
+    kind_of,
+    layers_to_hold,
+    quantization_of,
+    replace_layer,
+)
 from kedge.models.reading import Reading
 from kedge.models.reward_model import Classifier, RewardModel, TrunkAndHead, finished
 from kedge.models.scalar import ScalarModel
@@ -31,6 +42,7 @@ def outlined_language_model(
     trust_remote_code: bool = False,
     attn_implementation: str | None = None,
     quantization: Quantization | None = None,
+    merged: bool = True,
 ) -> LanguageModel:
     """:func:`kedge.models.language_model.load_language_model` without the weights.
 
@@ -40,8 +52,9 @@ def outlined_language_model(
     folder = find(source, "policy")
     loaded = load_tokenizer(tokenizer or folder, key="tokenizer", trust_remote_code=trust_remote_code)
     config = load_config(folder, trust_remote_code=trust_remote_code)
-    held = quantization_of(folder) or quantization
+    held = _held(folder, config, quantization, merged)
     model = _outlined(AutoModelForCausalLM, config, dtype, fake, trust_remote_code, attn_implementation, held)
+    _attach(model, folder, merged=merged)
     return wrap(model, loaded, stop_tokens, source)
 
 
@@ -57,6 +70,7 @@ def outlined_reward_model(
     attn_implementation: str | None = None,
     quantization: Quantization | None = None,
     reading: Reading | None = None,
+    merged: bool = False,
 ) -> RewardModel:
     """A reward model, to be trained (``part="policy"``) or trained already, without the weights.
 
@@ -65,18 +79,36 @@ def outlined_reward_model(
     """
     folder = find(source, part)
     config = load_config(folder, trust_remote_code=trust_remote_code)
-    how = (trust_remote_code, attn_implementation, quantization_of(folder) or quantization)
+    how = (trust_remote_code, attn_implementation, _held(folder, config, quantization, merged))
     model: PreTrainedModel | ScalarModel
     kind: type[RewardModel]
     reading = Reading.read(folder) if reading is None else reading
     own_head = (Path(folder) / ScalarModel.head_file).is_file()
     if own_head or type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        kind, model = TrunkAndHead, ScalarModel(_outlined(AutoModel, config, dtype, fake, *how))
+        trunk = _outlined(AutoModel, config, dtype, fake, *how)
+        _attach(trunk, folder, merged=merged)
+        kind, model = TrunkAndHead, ScalarModel(trunk)
     else:
         config.num_labels = reading.width
         kind, model = Classifier, _outlined(AutoModelForSequenceClassification, config, dtype, fake, *how)
+        _attach(model, folder, merged=merged)
     words = load_tokenizer(tokenizer or folder, key="tokenizer", trust_remote_code=trust_remote_code)
+    if part == "reward_model":  # which is loaded to judge
+        model.requires_grad_(False)
     return finished(kind, model, words, max_length, reading)
+
+
+def _held(folder: str | Path, config: Any, quantization: Quantization | None, merged: bool) -> Quantization | None:
+    """How the base will be held: as its own folder says, or the adapter's, or as it is asked for."""
+    if (its_own := getattr(config, "quantization_config", None)) is not None:
+        return kind_of(its_own if isinstance(its_own, dict) else its_own.to_dict(), folder)
+    return (None if merged else quantization_of(folder)) or quantization
+
+
+def _attach(model: PreTrainedModel, folder: str | Path, *, merged: bool) -> None:
+    """The folder's adapter, where it stays one."""
+    if base_of(folder) != str(folder) and not merged:
+        attach(model, folder, outlined=True)
 
 
 def _outlined(
@@ -98,19 +130,20 @@ def _outlined(
         )
         if quantization is not None:
             model.config.quantization_config = {"quant_method": METHODS[quantization]}
-            plain = left_plain(model)
-            for name, layer in [*model.named_modules()]:
-                if type(layer) is nn.Linear and name not in plain:
-                    parent, _, attribute = name.rpartition(".")
-                    setattr(model.get_submodule(parent), attribute, OutlinedLinear(layer, quantization))
+            held = layers_to_hold(model, quantization)
+            if not held:
+                raise ConfigError(f"quantization: no layer of {type(model).__name__} can be held in {quantization}")
+            for name, layer in held:
+                replace_layer(model, name, OutlinedLinear(layer, quantization))
     return model
 
 
 class OutlinedLinear(RemadeLinear):
     """A quantised linear layer: as many bytes as it holds, and a weight of the right shape where it is made."""
 
-    def __init__(self, layer: nn.Linear, quantization: Quantization) -> None:
-        super().__init__(layer.in_features, layer.out_features, bias=False)
+    def __init__(self, layer: nn.Linear | Conv1D, quantization: Quantization) -> None:
+        inputs, outputs = layer.weight.shape if isinstance(layer, Conv1D) else reversed(layer.weight.shape)
+        super().__init__(inputs, outputs, bias=False)
         self.bias, self.dtype = layer.bias, layer.weight.dtype
         count = layer.weight.numel()
         # Constants: one byte for 64 numbers, or a number a row.

@@ -8,6 +8,7 @@ seconds where it is installed.)
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,10 @@ NOT_ON_NF4 = ("loha", "lokr")
 Quantization = Literal["nf4", "int8"]
 METHODS: dict[Quantization, str] = {"nf4": "bitsandbytes", "int8": "kedge_int8"}
 """By transformers' key ``quant_method``."""
+PACKED = "kedge_packed_from"
+"""In the record: the precision of the weights that were packed."""
+HEADS = ("score", "classifier", "pre_classifier")
+"""A reward model's, which are trained beside an adapter and saved with it."""
 FILE = "quantization_config.json"
 """Beside an adapter: how its base was held when it was trained."""
 
@@ -46,14 +51,31 @@ def refuse_unheld(kind: Quantization, method: str) -> None:
         raise ConfigError("quantization: nf4 needs bitsandbytes; pip install 'kedge[quantization]'")
 
 
-def how_to_load(kind: Quantization | None, dtype: torch.dtype, device: object) -> dict[str, Any]:
-    """What ``from_pretrained`` takes for it. ``int8`` is made of what has been loaded (:func:`hold_in_int8`)."""
+def how_to_load(
+    kind: Quantization | None,
+    dtype: torch.dtype,
+    device: object,
+    record: Mapping[str, Any] | None,
+    heads: Sequence[str],
+) -> dict[str, Any]:
+    """What ``from_pretrained`` takes for it. ``int8`` is made of what has been loaded (:func:`hold_in_int8`).
+
+    Args:
+        kind: how.
+        dtype: to compute in.
+        device: where.
+        record: of how it was held before, see :func:`record_of`.
+        heads: modules that stay as they are; none: those that transformers leaves.
+    """
     if kind != "nf4":
         return {}
     refuse_unheld(kind, "lora")
-    config = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-    )
+    if record is None:
+        config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+    else:
+        config = BitsAndBytesConfig.from_dict({key: value for key, value in record.items() if key != PACKED})
+    config.bnb_4bit_compute_dtype = dtype
+    config.llm_int8_skip_modules = [*heads] or config.llm_int8_skip_modules
     return {"quantization_config": config, "device_map": {"": device}}
 
 
@@ -65,11 +87,17 @@ def refuse_misfit(model: PreTrainedModel, kind: Quantization) -> None:
     """
     name = type(model).__name__
     if not any(map(_held_in_less, model.modules())):
-        raise ConfigError(f"quantization: no layer of {name} can be held in {kind}; take it out")
+        other = "nf4, or take it out" if any(isinstance(m, Conv1D) for m in model.modules()) else "take it out"
+        raise ConfigError(f"quantization: no layer of {name} can be held in {kind}; {other}")
     try:
         with torch.no_grad():
             model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device))
-    except (RuntimeError, TypeError, AttributeError) as error:  # whatever its code does with what is no plain weight
+    except (
+        RuntimeError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+    ) as error:  # whatever its code does with what is no plain weight
         raise ConfigError(
             f"quantization: {name} cannot compute with weights in {kind} ({error}); take it out"
         ) from None
@@ -84,7 +112,9 @@ def write_quantization(model: PreTrainedModel, folder: Path) -> None:
     """Beside an adapter: how its base is held, where that is not as the base's own folder says."""
     if is_quantized(model):
         how = model.config.quantization_config
-        (folder / FILE).write_text(json.dumps(how if isinstance(how, dict) else how.to_dict(), indent=2, default=str))
+        record = how if isinstance(how, dict) else how.to_dict()
+        record = record | {PACKED: getattr(model.config, PACKED, None) or _packed_from(model)}
+        (folder / FILE).write_text(json.dumps(record, indent=2, default=str))
 
 
 def quantization_of(folder: str | Path) -> Quantization | None:
@@ -93,14 +123,82 @@ def quantization_of(folder: str | Path) -> Quantization | None:
     Raises:
         ModelError: in a way that is not known here.
     """
+    record = record_of(folder)
+    return None if record is None else kind_of(record, Path(folder) / FILE)
+
+
+def record_of(folder: str | Path) -> dict[str, Any] | None:
+    """What :func:`write_quantization` wrote into a folder, where it did."""
     path = Path(folder) / FILE
     if not path.is_file():
         return None
-    method = json.loads(path.read_text()).get("quant_method")
+    record: dict[str, Any] = json.loads(path.read_text())
+    return record
+
+
+def kind_of(record: Mapping[str, Any], where: object) -> Quantization:
+    """By the method that a record, or a model's configuration, names.
+
+    Raises:
+        ModelError: in a way that is not known here.
+    """
+    method = record.get("quant_method")
     for kind, name in METHODS.items():
-        if method == name:
+        if str(getattr(method, "value", method)) == name:
             return kind
-    raise ModelError(f"{path}: quant_method {method!r} is not known here; known are {', '.join(METHODS.values())}")
+    raise ModelError(f"{where}: quant_method {method!r} is not known here; known are {', '.join(METHODS.values())}")
+
+
+def held_as(model: PreTrainedModel) -> Quantization:
+    """How a quantised model's base is held."""
+    how = model.config.quantization_config
+    return kind_of(how if isinstance(how, dict) else how.to_dict(), "policy")
+
+
+def refuse_unwritten(model: PreTrainedModel) -> None:
+    """Raise where a model would be written as a whole that no folder can hold.
+
+    Raises:
+        ConfigError: it is in kedge's own eight bits.
+    """
+    if any(isinstance(layer, Int8Linear) for layer in model.modules()):
+        raise ConfigError(
+            "quantization: a model in int8 is saved as an adapter beside its base, or merged; it has none"
+        )
+
+
+def compute_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Let a quantised model compute in ``dtype``, whatever its weights were packed from, which is kept in its
+    configuration; in place."""
+    setattr(model.config, PACKED, _packed_from(model))
+    for weight in model.parameters():
+        if weight.is_floating_point():
+            weight.data = weight.data.to(dtype)
+    for layer in model.modules():
+        if hasattr(layer, "compute_dtype"):
+            vars(layer)["compute_dtype"] = dtype
+        if (state := getattr(layer._parameters.get("weight"), "quant_state", None)) is not None:
+            state.dtype = dtype
+        if isinstance(layer, Int8Linear):
+            layer.scale = layer.scale.to(dtype)
+
+
+def layers_to_hold(model: PreTrainedModel, kind: Quantization) -> list[tuple[str, Any]]:
+    """The layers that can be held so, by name: all linear ones but the head, whatever it is made of."""
+    kinds = (nn.Linear, Conv1D) if kind == "nf4" else (nn.Linear,)  # bitsandbytes turns the latter over
+    plain = (*get_keys_to_not_convert(model), *HEADS)
+    within = tuple(f"{name}." for name in plain)
+    return [
+        (name, layer)
+        for name, layer in model.named_modules()
+        if type(layer) in kinds and name not in plain and not name.startswith(within)
+    ]
+
+
+def replace_layer(model: nn.Module, name: str, layer: nn.Module) -> None:
+    """Put another layer in the place of that name."""
+    parent, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, layer)
 
 
 class RemadeLinear(nn.Linear):
@@ -131,26 +229,25 @@ class Int8Linear(RemadeLinear):
     """
 
     scale: Tensor
+    packed_from: torch.dtype
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__(layer.in_features, layer.out_features, bias=False, device="meta")
         scale = layer.weight.detach().abs().amax(1, keepdim=True).float().clamp(min=torch.finfo().tiny) / 127
         numbers = (layer.weight.detach().float() / scale).round().to(torch.int8)
         self.weight = nn.Parameter(numbers, requires_grad=False)
+        self.packed_from = layer.weight.dtype
         self.register_buffer("scale", scale.to(layer.weight.dtype))
         self.bias = layer.bias
 
     def made(self) -> Tensor:
-        return self.weight.to(self.scale.dtype) * self.scale
+        return (self.weight.to(self.packed_from) * self.scale.to(self.packed_from)).to(self.scale.dtype)
 
 
 def hold_in_int8(model: PreTrainedModel) -> None:
     """Round a model's linear layers to eight bits, in place; not the head, as transformers leaves it."""
-    plain = left_plain(model)
-    for name, layer in [*model.named_modules()]:
-        if type(layer) is nn.Linear and name not in plain:
-            parent, _, attribute = name.rpartition(".")
-            setattr(model.get_submodule(parent), attribute, Int8Linear(layer))
+    for name, layer in layers_to_hold(model, "int8"):
+        replace_layer(model, name, Int8Linear(layer))
     model.config.quantization_config = {"quant_method": METHODS["int8"]}
 
 
@@ -164,11 +261,6 @@ class _Remade(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (gradient,) = gradients
         return (gradient @ ctx.layer.made().to(gradient.dtype)).to(ctx.dtype), None
-
-
-def left_plain(model: PreTrainedModel) -> list[str]:
-    """The layers that transformers leaves as they are."""
-    return list(get_keys_to_not_convert(model))
 
 
 def settle(model: PreTrainedModel) -> None:
@@ -223,13 +315,22 @@ def dequantize(model: PreTrainedModel) -> None:
         made._parameters["weight"] = nn.Parameter(weight)
         if layer.bias is not None:
             made._parameters["bias"] = layer.bias
-        parent, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(parent), attribute, made)
+        replace_layer(model, name, made)
+    vars(model.config).pop(PACKED, None)
     quantizer: Any = getattr(model, "hf_quantizer", None)
     if quantizer is not None:
         quantizer.remove_quantization_config(model)
     else:
         model.config.quantization_config = None
+
+
+def _packed_from(model: nn.Module) -> str | None:
+    for layer in model.modules():
+        if isinstance(layer, Int8Linear):
+            return str(layer.packed_from).removeprefix("torch.")
+        if (state := getattr(layer._parameters.get("weight"), "quant_state", None)) is not None:
+            return str(state.dtype).removeprefix("torch.")
+    return None
 
 
 def _held_in_less(layer: nn.Module) -> bool:

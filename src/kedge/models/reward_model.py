@@ -22,7 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 from kedge.data.encode import Tokenizer, encode_whole
 from kedge.data.records import Text
 from kedge.errors import ModelError
-from kedge.models.adapters import HEADS, adapter_of, base_of, merge
+from kedge.models.adapters import adapter_of, base_of, merge
 from kedge.models.batch import attention, by_token_budget, padded
 from kedge.models.device import Device
 from kedge.models.head import trunk_of, vocabulary_rows
@@ -37,7 +37,7 @@ from kedge.models.loading import (
     refuse_missing_weights,
     write_weights,
 )
-from kedge.models.quantized import Quantization
+from kedge.models.quantized import HEADS, Quantization
 from kedge.models.reading import FILE, PLAIN, Reading
 from kedge.models.role import Role
 from kedge.models.scalar import ScalarModel

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-import torch
 from pydantic import BeforeValidator, Field, model_validator
 from torch import nn
 from transformers import PreTrainedModel
@@ -12,11 +11,18 @@ from transformers import PreTrainedModel
 from kedge.config.settings import Config, Several
 from kedge.errors import ConfigError
 from kedge.models.adalora import reschedule
-from kedge.models.adapters import adapter_of, add_adapter, peft_config, refuse_other_adapter, train_adapter
+from kedge.models.adapters import (
+    adapter_of,
+    add_adapter,
+    peft_config,
+    refuse_other_adapter,
+    refuse_unshareable,
+    train_adapter,
+)
 from kedge.models.device import Device
-from kedge.models.quantized import Quantization, is_quantized, refuse_unheld, refuse_unsteady
+from kedge.models.quantized import Quantization, held_as, is_quantized, refuse_unheld, refuse_unsteady
 from kedge.runs.trackers import TrackerName
-from kedge.training.optimizers import built
+from kedge.training.optimizers import refuse_what_does_not_step
 from kedge.training.schedules import WITH_OPTIONS, Kind, transformers_factor
 
 LOADING = ("device", "dtype", "trust_remote_code", "attn_implementation", "quantization")
@@ -47,10 +53,13 @@ def adapt(model: PreTrainedModel, config: "TrainingConfig", frozen: Sequence[nn.
     """
     refuse_unsteady(model)
     if adapter_of(model) is not None:
+        refuse_unshareable(model)
         refuse_other_adapter(model, config.adapter)
         reschedule(adapter_of(model), config.adapter)
         train_adapter(model)
     elif config.adapter:
+        if is_quantized(model):
+            refuse_unheld(held_as(model), config.adapter.get("method", "lora"))
         add_adapter(model, config.adapter, seed=config.seed, frozen=frozen)
     elif is_quantized(model):
         raise ConfigError('adapter: missing; quantised weights are not trained; set adapter = { method = "lora" }')
@@ -77,7 +86,7 @@ class TrainingConfig(Config):
     matrices); ``adamw_8bit``, and on GPUs ``paged_adamw`` and ``paged_adamw_8bit``, of bitsandbytes; or the path of a
     class of optimizers, ``"torch.optim.Adagrad"``."""
     optimizer_args: Mapping[str, Any] = Field(default_factory=dict)
-    """What else its class takes, by its names: ``{ betas = [0.9, 0.95] }``. Adam and its kin have eps 1e-5 by default,
+    """What else its class takes, by its names: ``{ betas = [0.9, 0.95] }``. Adam and its kin, by their names here, have eps 1e-5,
     as PPO's reference implementations have it."""
     learning_rate: float = Field(1e-5, gt=0)
     """Peak learning rate."""
@@ -135,8 +144,9 @@ class TrainingConfig(Config):
 
     @model_validator(mode="after")
     def _schedule_is_whole(self) -> Self:
-        one = [{"params": [torch.zeros(1, 1, requires_grad=True)], "lr": self.learning_rate}]
-        built(self.optimizer, one, weight_decay=self.weight_decay, given=self.optimizer_args)  # so that errors come now
+        refuse_what_does_not_step(
+            self.optimizer, lr=self.learning_rate, weight_decay=self.weight_decay, given=self.optimizer_args
+        )
         if self.adapter:
             peft_config(self.adapter)
         if self.quantization:

@@ -27,7 +27,9 @@ ELSEWHERE = {
 
 KNOWN = [*OPTIMIZERS, *ELSEWHERE]
 
-KIN = (torch.optim.AdamW, torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam)
+KIN = ("adamw", "adam", "nadam", "radam", "adamw_8bit", "paged_adamw", "paged_adamw_8bit")
+"""Adam and its kin: by these names they have :data:`EPS`; a class named by its path has its own."""
+ADAMS = (torch.optim.AdamW, torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam)
 OURS = ("params", "lr", "weight_decay", "matrices")
 """Arguments of optimizers that are no settings of theirs here."""
 
@@ -49,7 +51,7 @@ def optimizer_class(name: str) -> type[Optimizer]:
         raise ConfigError(f"optimizer: {name!r} is none, and no path of one; {nearest(name, KNOWN)}")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         wanted = "; pip install 'kedge[quantization]'" if name in ELSEWHERE else ""
         raise ConfigError(f"optimizer: {name!r} cannot be imported: {error}{wanted}") from None
     if not (inspect.isclass(found) and issubclass(found, Optimizer)):
@@ -81,6 +83,8 @@ def built(
     takes = inspect.signature(kind).parameters
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
     unknown = [key for key in given if key not in takes or key in OURS]
+    if given.get("maximize"):
+        raise ConfigError("optimizer_args.maximize: it would train towards what is to be avoided; take it out")
     if unknown:
         own = [key for key in takes if key not in OURS]
         raise ConfigError(
@@ -88,7 +92,7 @@ def built(
         )
     if weight_decay and "weight_decay" not in takes:
         raise ConfigError(f"weight_decay: {kind.__name__} has none; take it out")
-    how = ({"eps": EPS} if kind in KIN else {}) | given
+    how = ({"eps": EPS} if name in KIN or kind in ADAMS else {}) | given
     # Said in any case: some have a decay of their own, and 0 is 0.
     how |= {"weight_decay": weight_decay} if "weight_decay" in takes else {}
     how["lr"] = groups[0]["lr"]  # some must be told one, whatever their groups say
@@ -100,3 +104,26 @@ def built(
         return kind(groups, **how)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"optimizer: {kind.__name__}: {error}") from None
+
+
+def refuse_what_does_not_step(name: str, *, lr: float, weight_decay: float, given: Mapping[str, Any]) -> None:
+    """Take a step on a matrix and a bias of no meaning, so that what is wrong with the settings is said before anything
+    is loaded.
+
+    Raises:
+        ConfigError: it cannot be made, or cannot take a step.
+    """
+    weights = [Parameter(torch.ones(64, 64)), Parameter(torch.ones(64))]
+    paged = name.startswith("paged_")  # which wants a GPU
+    optimizer = built(
+        name, [{"params": weights, "lr": lr}], weight_decay=weight_decay, given=given, matrices=weights[:1]
+    )
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    try:
+        if not paged:
+            optimizer.step()
+    except (RuntimeError, AssertionError, TypeError, ValueError, LookupError, AttributeError) as error:
+        raise ConfigError(
+            f"optimizer_args: {type(optimizer).__name__} cannot take a step with these: {error}"
+        ) from None
