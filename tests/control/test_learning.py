@@ -103,6 +103,7 @@ def test_a_time_limit_is_no_end():
     assert value_of_for_ever(Agent(Constant(50), **ENDLESS)) == pytest.approx(100, abs=1)
 
 
+@pytest.mark.slow
 def test_taken_for_an_end_it_would_be():
     """The same with the cut-off reported as an end: the value is that of the episodes, far from 100."""
     assert value_of_for_ever(Agent(Constant(50, cut_off=False), **(ENDLESS | {"total_timesteps": 20_000}))) < 50

@@ -406,6 +406,7 @@ class TestCommand:
         assert status == 2
         assert "did you mean 'steps'" in err
 
+    @pytest.mark.slow
     def test_more_memory_than_there_is(self, doctor, monkeypatch):
         small = lambda device: Machine("cpu", free=300_000, total=300_000)  # noqa: E731
         monkeypatch.setattr(Machine, "here", small)

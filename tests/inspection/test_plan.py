@@ -234,7 +234,16 @@ def test_cuda_needs_room_for_the_optimizer(recipe):
     assert cpu.held["policy", "optimizer"] == pytest.approx(2 * WEIGHTS + 2 * 4 * 320 * 32, abs=SOME)
 
 
-@pytest.mark.parametrize("arch", ["gpt2", "gemma3_text", "mamba", "lfm2", "kedge_lstm"])
+@pytest.mark.parametrize(
+    "arch",
+    [
+        "gpt2",
+        "kedge_lstm",
+        pytest.param("gemma3_text", marks=pytest.mark.slow),
+        pytest.param("mamba", marks=pytest.mark.slow),
+        pytest.param("lfm2", marks=pytest.mark.slow),
+    ],
+)
 def test_architectures_of_other_kinds(recipe, arch):
     assert phases(recipe(arch=arch))["update"].peak > 0
 
@@ -283,6 +292,7 @@ def test_advice_is_rehearsed_and_ends_where_it_fits(recipe):
         assert max(phase.peak for phase in planned.rehearse(taken)) == advice.peak
 
 
+@pytest.mark.slow
 def test_advice_where_nothing_is_enough_says_what_there_is(recipe):
     plan = make_plan(job(recipe(response_length=64, layers=1), machine=replace(ROOMY, free=1)))
     settings = {key: value for advice in plan.advice for key, value in advice.settings.items()}

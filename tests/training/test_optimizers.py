@@ -121,7 +121,16 @@ def test_states_in_eight_bits(tiny_lm):
 
 
 @pytest.mark.parametrize(
-    "name", ["rmsprop", "sgd", "adafactor", "torch.optim.NAdam", "muon", "adamw_8bit", "optimi.AdamW"]
+    "name",
+    [
+        "adafactor",
+        "muon",
+        "adamw_8bit",
+        pytest.param("rmsprop", marks=pytest.mark.slow),
+        pytest.param("sgd", marks=pytest.mark.slow),
+        pytest.param("torch.optim.NAdam", marks=pytest.mark.slow),
+        pytest.param("optimi.AdamW", marks=pytest.mark.slow),
+    ],
 )
 def test_ppo_resumed_is_uninterrupted(make_ppo, tmp_path, vector, name):
     settings = {"steps": 4, "checkpoint_every": 2, "optimizer": name, "target_kl": 0.001, "learning_rate": 0.05}

@@ -44,7 +44,15 @@ def test_the_reward_goes_up(make_ppo, critic, reward):
     assert sum(share[-3:]) / 3 > 0.75
 
 
-@pytest.mark.parametrize("estimator", ["grpo", "dr_grpo", "rloo", "reinforce++"])
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        "grpo",
+        "rloo",
+        pytest.param("dr_grpo", marks=pytest.mark.slow),
+        pytest.param("reinforce++", marks=pytest.mark.slow),
+    ],
+)
 def test_the_reward_goes_up_without_a_critic(make_ppo, tmp_path, estimator):
     settings = {"advantage_estimator": estimator, "batch_size": 4, "num_generations": 8, "kl_in": "loss"}
     ppo = make_ppo(settings=LEARNS | settings, run=tmp_path / "run")
@@ -331,7 +339,7 @@ def test_gradient_checkpointing_is_really_on_and_changes_nothing(make_ppo, vecto
     assert torch.allclose(*weights, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("critic", ["separate", "shared"])
+@pytest.mark.parametrize("critic", ["shared", pytest.param("separate", marks=pytest.mark.slow)])
 def test_autocast_computes_in_bfloat16_and_keeps_the_weights(make_ppo, critic):
     ppo = make_ppo(settings=LEARNS | {"autocast": "bfloat16", "critic": critic})
     seen = []
