@@ -83,6 +83,8 @@ def peft_config(settings: Settings) -> Any:
     for name in settings:
         if name not in (*known, "method"):
             raise ConfigError(f"adapter.{name}: {method} has no such setting; {nearest(name, known)}")
+    for name, value in given.items():
+        _refuse_wrong_type(name, value, _default(kind, name))
     try:
         config = kind(**given)
     except (TypeError, ValueError) as error:
@@ -92,9 +94,6 @@ def peft_config(settings: Settings) -> Any:
             f"adapter.init_lora_weights: {given['init_lora_weights']!r} is none of those that leave the base as it is, "
             'which other roles share; take it out, or say "gaussian" or "orthogonal"'
         )
-    for name, value in given.items():
-        if isinstance(getattr(config, name, None), str) and isinstance(_default(kind, name), bool):
-            raise ConfigError(f"adapter.{name}: true or false, not {value!r}")
     if setting := _trains_base(config):
         raise ConfigError(f"adapter.{setting}: not used here, where other roles share the base; take it out")
     return config
@@ -131,6 +130,10 @@ def add_adapter(model: PreTrainedModel, settings: Settings, *, seed: int, frozen
             key = ".target_modules" if "target" in str(error).lower() else ""
             more = ' ("all-linear" takes all linear layers)' if "Please specify" in str(error) else ""
             raise ConfigError(f"adapter{key}: {error}{more}") from None
+    named = settings.get("target_modules")
+    for name in named if isinstance(named, list | set | tuple) else ():
+        if not any(f".{layer}".endswith(f".{name}") for layer in _adapted(model)):
+            raise ConfigError(f"adapter.target_modules: {name!r} is the name of no linear layer here; take it out")
     if layer := _tied(model):
         raise ConfigError(f"adapter.target_modules: {layer} shares its weight with another module; take it out")
     train_adapter(model)
@@ -186,6 +189,17 @@ def refuse_unshareable(model: PreTrainedModel) -> None:
 
 def _default(kind: Any, name: str) -> Any:
     return inspect.signature(kind).parameters[name].default
+
+
+def _refuse_wrong_type(name: str, value: Any, default: Any) -> None:
+    """PEFT takes nearly anything, and fails on it later, or takes ``"no"`` for yes."""
+    if isinstance(default, bool) and not isinstance(value, bool) and name != "init_lora_weights":
+        raise ConfigError(f"adapter.{name}: true or false, not {value!r}")
+    if isinstance(default, int | float) and not isinstance(default, bool):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigError(f"adapter.{name}: a number, not {value!r}")
+        if name == "r" and (value != int(value) or value < 1):
+            raise ConfigError(f"adapter.r: a whole number of at least 1, not {value!r}")
 
 
 def refuse_other_adapter(model: PreTrainedModel, settings: Settings) -> None:
