@@ -36,6 +36,8 @@ def test_other_weights():
     assert weighed.score(OUTPUTS).tolist() == [2.0, 18.0]
     with pytest.raises(ConfigError, match="objectives: there is no 'humour'; there are: help, harm"):
         TWO.weighed({"humour": 1.0})
+    with pytest.raises(ConfigError, match="objectives: all weigh 0"):
+        TWO.weighed({"harm": 0.0})
     with pytest.raises(ConfigError, match="there are: none"):
         Reading().weighed({"humour": 1.0})
 
@@ -91,6 +93,12 @@ def test_a_critic_that_starts_from_it_gives_the_scores(base, arch, reading):
 def test_several_objectives_need_a_class_of_transformers(base):
     with pytest.raises(ModelError, match="transformers has no head with several outputs for it; learn one objective"):
         new_reward_model(base("mamba"), reading=TWO)
+
+
+def test_objectives_are_no_labels(base, tmp_path):
+    new_reward_model(base("llama"), reading=TWO).save(tmp_path / "rm")
+    with pytest.raises(ModelError, match="label 'LABEL_0', but it has objectives; weigh them"):
+        load_reward_model(tmp_path / "rm", label="LABEL_0")
 
 
 def test_a_folder_of_another_width(base, tmp_path):

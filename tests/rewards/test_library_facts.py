@@ -50,6 +50,8 @@ def files(tmp_path, monkeypatch):
         ("法国的首都是巴黎。", 1),
         ("法国的首都是北京。", -1),
         ("法国的首都不是巴黎。", -1),
+        ("没错,法国的首都是巴黎。", 1),
+        ("No doubt, the capital of France is Paris.", 1),
         ("", 0),
     ],
 )
@@ -130,6 +132,7 @@ def test_no_such_rows(module):
     [
         ("a,b\n1,2\n", "facts.csv: the first line must name the columns subject,relation,object, or pattern,verdict"),
         ("", "it names nothing"),
+        ("subject,relation,object\n", "facts.csv has no rows"),
         ("subject,relation,object\nFrance,capital,\n", "facts.csv, line 2: subject and object must say something"),
         ("pattern,verdict\nx,should\n", "facts.csv, line 2: verdict 'should'; it is must or must_not"),
         ("pattern,verdict\n(,must\n", "facts.csv, line 2: no regular expression"),

@@ -153,6 +153,11 @@ def test_wrong_terms(terms):
         build_reward([{"function": told([1] * 4)} | terms])
 
 
+def test_ranks_need_several_answers(tiny_lm):
+    with pytest.raises(ConfigError, match="set num_generations to 2 or more"):
+        ppo(tiny_lm, {"function": told([1] * 8), "normalize": "rank"})
+
+
 def ppo(tiny_lm, reward, **how):
     lm = tiny_lm("llama")
     settings = {"steps": 2, "batch_size": 8, "mini_batch_size": 8, "response_length": 6, "target_kl": "none"}

@@ -37,7 +37,7 @@ TROUBLE = {
     "one_component": ({"rewards/largest_share": 0.99}, 0.99),
     "unmoved_component": ({"rewards/smallest_trend": 0.3}, 0.3),
 }
-PATIENCE = {"update_kl": 1, "ratio": 1, "short": 1, "explained_variance": 20, "unmoved_component": 20}
+PATIENCE = {"update_kl": 1, "ratio": 1, "short": 1, "explained_variance": 20, "unmoved_component": 1}
 
 
 def guards(**settings):

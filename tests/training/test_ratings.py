@@ -136,6 +136,8 @@ def test_ppo_is_told_each_objective(make_rm, tmp_path, tiny_lm):
         ([ROWS[0] | {"cats": NAN}], {"objectives": BOTH}, DataError, "row 1: 'cats' must be a number"),
         ([ROWS[0] | {"cats": True}], {"objectives": BOTH}, DataError, "row 1: 'cats' must be a number"),
         ([*ROWS[:2], {"text": "a", "cats": ""}], {"objectives": {"cats": 1.0}}, DataError, "row 3: "),
+        (ROWS, {"objectives": {"cats": 0.0, "ships": 0.0}}, ConfigError, "objectives: all weigh 0"),
+        (ROWS, {"objectives": {"score": 1.0, "ships": 1.0}}, ConfigError, "'score' is a name of kedge's own"),
         ([ROWS[0], ROWS[6]], {"objectives": BOTH}, DataError, "objectives: 'ships': all are 0, in 2 rows"),
     ],
 )
@@ -192,9 +194,25 @@ class TestReference:
         assert summary["trust"]["accuracy"] <= 1
 
     @pytest.mark.parametrize(
-        ("wrong", "said"), [({"policy": "nowhere/x"}, "nowhere/x"), ({"prompts": "no.jsonl"}, "no.jsonl")]
+        ("wrong", "said"),
+        [
+            ({"policy": "nowhere/x"}, "nowhere/x"),
+            ({"prompts": "no.jsonl"}, "no.jsonl"),
+            ({"prompts": "one.jsonl"}, r"one\.jsonl has 1 prompt; a spread needs two"),
+            ({"prompts": "long.jsonl"}, r"long\.jsonl: line 2 has \d+ tokens, and the policy 128 positions"),
+            ({"prompts": "chat.jsonl"}, r"chat\.jsonl has chat prompts, but the reward model's tokenizer no template"),
+        ],
     )
-    def test_what_is_missing_is_told_before_anything_is_trained(self, make_rm, reference, wrong, said):
+    def test_what_is_missing_is_told_before_anything_is_trained(
+        self, make_rm, reference, wrong, said, tmp_path, monkeypatch
+    ):
+        monkeypatch.chdir(tmp_path)
+        chat = [{"role": "user", "content": "the"}]
+        for name, prompts in (("one", ["a"]), ("long", ["a", "the cat " * 90]), ("chat", [chat] * 2)):
+            rows = "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts)
+            (tmp_path / f"{name}.jsonl").write_text(rows)
+        make_rm(objectives=BOTH)
+        (tmp_path / "base-llama/chat_template.jinja").unlink()
         with pytest.raises(KedgeError, match=said):
             make_rm(objectives=BOTH, reference=reference | wrong)
 

@@ -142,6 +142,30 @@ def test_what_is_cut_off_is_not_learnt(make_rm):
     assert all(torch.isfinite(torch.tensor(rm.model.score([x.record.text for x in rm.taught]))))
 
 
+def test_what_was_cut_off_is_in_no_report(make_rm):
+    rm = make_rm(max_length=12, too_long="truncate", epochs=1)
+    held = [x.record for x in rm.taught]
+    told = rm.labels.report(rm.model, held, held, 0, None)
+    assert (
+        told.headline["steps"]
+        == sum(len(x.sides[0]) + mark >= 0 for x in rm.taught for mark in x.marks)
+        < 3 * len(held)
+    )
+
+
+@pytest.mark.parametrize("trims", [False, True])
+def test_the_last_step_of_a_conversation_is_read_at_its_own_end(make_rm, trims):
+    rm = make_rm(epochs=1)
+    content = "m.content | trim" if trims else "m.content"
+    rm.model.tokenizer.chat_template = "{% for m in messages %}<|user|>{{ " + content + " }}<eos>the{% endfor %}"
+    chat = [{"role": "user", "content": "red"}, {"role": "assistant", "content": "the cat sat\na dog ran"}]
+    steps = rm.model.reading.steps
+    ids = rm.model.encode_whole(chat)
+    places = rm.model.places(chat, chat[-1]["content"], steps.of(chat[-1]["content"]), len(ids))
+    texts = [rm.model.tokenizer.decode(ids[: len(ids) + place + 1]) for place in places]
+    assert [text.endswith(step) for text, step in zip(texts, ("the cat sat", "a dog ran"), strict=True)] == [True, True]
+
+
 def test_resumed_is_uninterrupted(make_rm, vector, tmp_path):
     whole = make_rm(run=tmp_path / "whole", epochs=1, step_pooling="product")
     whole.train()

@@ -62,8 +62,8 @@ WORTH = [
     Mutant(
         "trends-of-what-does-not-count",
         "training/ppo/movement.py",
-        'if metrics[f"{name}_share"] > LEAST_SHARE]',
-        'if metrics[f"{name}_share"] >= 0]',
+        'for name in trends if metrics[f"{name}_share"] > LEAST_SHARE]',
+        "for name in trends]",
         ("tests/training/test_movement.py",),
         "a component that is the same for every answer is said to be given up",
     ),

@@ -20,7 +20,8 @@ def score_rows(model: RewardModel, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """
     if "chosen" in rows[0].columns:
         pairs = preferences(rows)
-        chosen, rejected = model.score([pair.chosen for pair in pairs]), model.score([pair.rejected for pair in pairs])
+        sides = [([getattr(pair, side) for pair in pairs], _answers(rows, side)) for side in ("chosen", "rejected")]
+        chosen, rejected = (model.score(texts, answers) for texts, answers in sides)
         return [
             {"chosen_score": a, "rejected_score": b, "margin": a - b} for a, b in zip(chosen, rejected, strict=True)
         ]
@@ -30,6 +31,12 @@ def score_rows(model: RewardModel, rows: Sequence[Row]) -> list[dict[str, Any]]:
     columns = {"score": model.reading.score(outputs), **model.reading.several(outputs)}
     lists = [column.tolist() for column in columns.values()]
     return [dict(zip(columns, values, strict=True)) for values in zip(*lists, strict=True)]
+
+
+def _answers(rows: Sequence[Row], side: str) -> list[str] | None:
+    """What is judged of pairs whose prompts stand apart; None where they are whole."""
+    apart = all(isinstance(row.columns.get("prompt"), str) and isinstance(row.columns[side], str) for row in rows)
+    return [row.columns[side] for row in rows] if apart else None
 
 
 def summed_up(rows: Sequence[Row], found: Sequence[dict[str, Any]]) -> dict[str, str]:

@@ -84,6 +84,8 @@ class Reading:
         for name in weights:
             if name not in there:
                 raise ConfigError(f"objectives: there is no {name!r}; there are: {', '.join(there) or 'none'}")
+        if not any(weights.values()):
+            raise ConfigError("objectives: all weigh 0, so that every score would be the same")
         return replace(
             self,
             objectives=tuple(replace(o, weight=weights.get(o.name, 0.0)) for o in self.objectives),

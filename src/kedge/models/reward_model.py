@@ -381,7 +381,9 @@ def load_reward_model(
     outputs = getattr(model.config, "num_labels", 1)
     if reading.objectives and outputs != reading.width:
         raise ModelError(f"{source}: {FILE} has {reading.width} objectives, and the head {outputs} outputs")
-    index = None if reading.objectives and label is None else _index_of(label, model.config, source)
+    if reading.objectives and label is not None:
+        raise ModelError(f"{source}: label {label!r}, but it has objectives; weigh them: objectives = {{ ... }}")
+    index = None if reading.objectives else _index_of(label, model.config, source)
     found = finished(Classifier, model, words, max_length, reading)
     assert isinstance(found, Classifier)
     return replace(found, label=index)

@@ -55,7 +55,7 @@ def places_of(
         separator: between steps.
     """
     whole, last = encode(text), len(answer)
-    found = [encode(_ending(text, end - last) if end < last else _ending(text, None, separator)) for end in ends]
+    found = [encode(_ending(text, end - last) if end < last else _ending(text, None, f"{separator}x")) for end in ends]
     return [max(0, answer_start(ids, whole) - 1) for ids in found]
 
 

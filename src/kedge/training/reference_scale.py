@@ -8,17 +8,18 @@ from typing import Any
 from pydantic import Field
 
 from kedge.config.settings import Config, Several
-from kedge.data.encode import encode_prompt
+from kedge.data.encode import encode_prompt, has_template
 from kedge.data.records import read_prompts
 from kedge.errors import DataError
 from kedge.models.head import vocabulary_rows
-from kedge.models.language_model import load_language_model
-from kedge.models.loading import find, load_config
+from kedge.models.language_model import load_language_model, max_positions
+from kedge.models.loading import find, load_config, load_tokenizer
 from kedge.models.reading import Reading
 from kedge.models.reward_model import RewardModel
 from kedge.parallel import Processes
 from kedge.rewards.model import ModelReward
 from kedge.rewards.scores import judge
+from kedge.runs.progress import say
 from kedge.sampling.local.engine import Engine
 from kedge.sampling.rollouts import generate
 from kedge.sampling.settings import Sampling
@@ -46,8 +47,25 @@ class ReferenceConfig(Config):
         Raises:
             KedgeError: no such policy or prompts.
         """
-        read_prompts(self.prompts)
-        load_config(find(self.policy, "policy"), trust_remote_code=trust_remote_code)
+        prompts = read_prompts(self.prompts)[: self.limit]
+        if len(prompts) < 2:
+            raise DataError(f"reference: {self.prompts} has {len(prompts)} prompt; a spread needs two at least")
+        folder = find(self.policy, "policy")
+        positions = max_positions(load_config(folder, trust_remote_code=trust_remote_code))
+        words = load_tokenizer(folder, key="tokenizer", trust_remote_code=trust_remote_code)
+        for prompt in prompts:
+            tokens = len(encode_prompt(words, prompt.text, origin=prompt.origin))
+            if positions is not None and tokens >= positions:
+                raise DataError(f"reference: {prompt.origin} has {tokens} tokens, and the policy {positions} positions")
+
+    def refuse_unread(self, model: RewardModel) -> None:
+        """Raise where the reward model cannot read such prompts.
+
+        Raises:
+            DataError: conversations, and no chat template.
+        """
+        if not has_template(model.tokenizer) and not all(isinstance(p.text, str) for p in read_prompts(self.prompts)):
+            raise DataError(f"reference: {self.prompts} has chat prompts, but the reward model's tokenizer no template")
 
     @property
     def sampling(self) -> Sampling:
@@ -57,8 +75,9 @@ class ReferenceConfig(Config):
 
 def scaled(
     model: RewardModel, config: ReferenceConfig, processes: Processes, *, seed: int, loading: dict[str, Any]
-) -> Reading:
-    """How the model's scores are to be made, so that those of the reference's answers have mean 0 and spread 1.
+) -> Reading | None:
+    """How the model's scores are to be made, so that those of the reference's answers have mean 0 and spread 1; None
+    where these are all the same, which is said.
 
     Args:
         model: trained.
@@ -68,7 +87,7 @@ def scaled(
         loading: how the policy is loaded, as :func:`load_language_model` takes it.
 
     Raises:
-        KedgeError: no such policy or prompts. DataError: all answers have the same score.
+        KedgeError: no such policy or prompts.
     """
     prompts = read_prompts(config.prompts)[: config.limit]
     policy = load_language_model(config.policy, stop_tokens=config.stop_tokens, **loading)
@@ -77,7 +96,8 @@ def scaled(
     completions = generate(Engine(policy), ids, config.sampling, processes, vocabulary=rows, seed=seed)
     scores = judge(ModelReward(model), prompts, completions, processes).total
     mean, std = statistics.fmean(scores), statistics.pstdev(scores)
-    if len(scores) < 2 or std < 1e-9 * max(1.0, abs(mean)):
-        raise DataError(f"reference: its {len(scores)} answers all score {mean:g}; more prompts, or another policy")
+    if std < 1e-9 * max(1.0, abs(mean)):
+        say(f"reference: its {len(scores)} answers all score {mean:g}; the scores are left as they are")
+        return None
     reading = model.reading
     return replace(reading, mean=reading.mean + reading.std * mean, std=reading.std * std)

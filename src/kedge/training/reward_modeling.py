@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from kedge.data.files import Row, Source
@@ -58,7 +58,17 @@ class RewardConfig(SupervisedConfig):
     """What to do with pairs of which one text is too long: an ``error``; ``truncate`` it (it loses its beginning, as
     texts do later that the model scores); or ``skip`` them."""
 
+    @model_validator(mode="after")
+    def _objectives_count(self) -> Self:
+        if self.objectives and not any(self.objectives.values()):
+            raise ValueError("objectives: all weigh 0, so that every score would be the same")
+        if len(self.objectives) > 1 and (taken := [name for name in OWN_NAMES if name in self.objectives]):
+            raise ValueError(f"objectives: {taken[0]!r} is a name of kedge's own; name the column anew with columns")
+        return self
 
+
+OWN_NAMES = ("score", "std", "share", "trend")
+"""Of what stands beside objectives in scores and metrics."""
 NAMES = {Preference: "preferences", Rating: "ratings", StepLabels: "labels of steps"}
 ONLY_FOR = {
     Preference: ("label_smoothing", "center_rewards_coefficient", "length_debiasing"),
@@ -141,6 +151,8 @@ class RewardModeling(Supervised):
                 reading=self.labels.reading,
                 **config.loading,
             )
+        if config.reference is not None:
+            config.reference.refuse_unread(model)
         adapt(adapted_part(model), config)
         self.model = model
         fitter = config.fitter(config.too_long, model.max_length, CUTTING)
@@ -197,6 +209,8 @@ class RewardModeling(Supervised):
         loading = {key: value for key, value in self.config.loading.items() if key != "quantization"}
         with self.timer("reference"):
             reading = scaled(self.model, self.config.reference, self.processes, seed=self.config.seed, loading=loading)
+        if reading is None:
+            return {}
         self.role = self.model = with_reading(self.model, reading)
         if self.run is not None:
             self.save(self.run.path)

@@ -3,6 +3,7 @@
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -110,8 +111,8 @@ def _ranks(values: Sequence[float]) -> list[float]:
     first: dict[float, int] = {}
     for place, value in enumerate(ordered):
         first.setdefault(value, place)
-    counts = {value: ordered.count(value) for value in first} if len(first) < len(ordered) else {}
-    return [first[value] + (counts.get(value, 1) - 1) / 2 for value in values]
+    counts = Counter(values)
+    return [first[value] + (counts[value] - 1) / 2 for value in values]
 
 
 def rows(report: RatingReport) -> list[tuple[str, str, str]]:

@@ -56,26 +56,35 @@ def step_report(model: RewardModel, held: Sequence[tuple[StepLabels, list[int], 
         held: answers that it was not trained on, with their tokens and where in them, from behind, each step ends.
     """
     model.model.eval()
-    told: list[list[float]] = [[] for _ in held]
+    told: list[list[float | None]] = [[] for _ in held]
     fits = [(i, ids[-(model.max_length or len(ids)) :], marks) for i, (_, ids, marks) in enumerate(held)]
     for batch in by_token_budget([len(ids) for _, ids, _ in fits], BATCH_TOKENS):
         rows = [fits[j] for j in batch]
-        places = [[max(0, len(ids) + mark) for mark in marks] for _, ids, marks in rows]
+        places = [
+            [len(ids) + mark for mark in marks if len(ids) + mark >= 0] or [len(ids) - 1] for _, ids, marks in rows
+        ]
         outputs = model.run([ids for _, ids, _ in rows], places).squeeze(-1).cpu()
         for (i, _, marks), part in zip(rows, outputs.split([len(each) for each in places]), strict=True):
-            told[i] = part.tolist()[: len(marks)]
+            cut_off = sum(len(fits[i][1]) + mark < 0 for mark in marks)
+            told[i] = [*[None] * cut_off, *part.tolist()[: len(marks) - cut_off]]
     judged = [
         (record, step, output, label)
         for (record, _, _), outputs_of in zip(held, told, strict=True)
         for step, output, label in zip(record.steps, outputs_of, record.labels, strict=True)
-        if label is not None
+        if label is not None and output is not None
     ]
+    if not judged:
+        return StepReport(len(held), 0, 0.0, 0.0, 1.0, 1.0, math.nan, 0.0, [])
     right = sum((output > 0) == (label >= 0.5) for _, _, output, label in judged)
     good = sum(label >= 0.5 for *_, label in judged) / len(judged)
     low, high = wilson_interval(right, len(judged))
     wrong = sorted((x for x in judged if (x[2] > 0) != (x[3] >= 0.5)), key=lambda x: -abs(x[2]))[:WORST]
-    found = [_first(o > 0 for o in outputs_of) == _first((label or 0) >= 0.5 for label in record.labels)
-             for (record, _, _), outputs_of in zip(held, told, strict=True) if None not in record.labels]  # fmt: skip
+    found = [
+        _first(output > 0 for output in known) == _first(label >= 0.5 for label in labels)
+        for (record, _, _), outputs_of in zip(held, told, strict=True)
+        if len(known := [each for each in outputs_of if each is not None]) == len(outputs_of)
+        and len(labels := [each for each in record.labels if each is not None]) == len(outputs_of)
+    ]
     return StepReport(
         answers=len(held),
         steps=len(judged),

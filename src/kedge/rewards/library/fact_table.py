@@ -19,6 +19,10 @@ _NEGATION = re.compile(
 )
 
 
+_NO_NEGATION = re.compile(r"没错|不用说|不错|不仅|不但|不愧|\b(no doubt|not only|no wonder|without doubt)\b")
+"""What sounds like one and denies nothing."""
+
+
 @dataclass(frozen=True)
 class Hit:
     """Something of the table that a text agrees with or contradicts."""
@@ -71,7 +75,7 @@ class FactTable:
         named = {first for first, names in self.names.items() if any(mentions(sentence, name) for name in names)}
         if not named:
             return
-        denied = _NEGATION.search(sentence) is not None
+        denied = _NEGATION.search(_NO_NEGATION.sub(" ", sentence)) is not None
         for (subject, relation), objects in self.facts.items():
             if subject not in named or (relation and relation not in named):
                 continue
@@ -134,6 +138,8 @@ def table_of(rows: Any, where: str, *, open: Sequence[str] = ()) -> FactTable:
 
 def _table(rows: Sequence[tuple[str, Mapping[str, str | None]]], where: str, open: Sequence[str]) -> FactTable:
     """Facts, and rules, of rows that have the columns of either, each with its place."""
+    if not rows:
+        raise ConfigError(f"facts: {where} has no rows")
     rules = [_rule(row, f"{where}, {place}") for place, row in rows if not set(TRIPLES) <= set(row)]
     return replace(_facts([(place, row) for place, row in rows if set(TRIPLES) <= set(row)], where, open), rules=rules)
 

@@ -20,7 +20,7 @@ NAMES = (
     "unmoved_component",
 )  # fmt: skip
 
-AT_ONCE = {"update_kl", "ratio", "short"}
+AT_ONCE = {"update_kl", "ratio", "short", "unmoved_component"}
 """Guards that speak at the first step beyond their limit."""
 
 AT_THE_BEGINNING = {"masked", "equal_rewards", "equal_groups"}
@@ -37,8 +37,9 @@ class GuardsConfig(Config):
     """What to do about each sign of trouble: ``warn`` says it, ``pause`` also keeps a checkpoint and stops."""
 
     patience: int = Field(3, ge=1)
-    """Steps in a row beyond the limit before a guard speaks (``update_kl``, ``ratio``, ``short``: at once; ``masked``,
-    ``equal_rewards``, ``equal_groups``: at once in the first step; some have their own)."""
+    """Steps in a row beyond the limit before a guard speaks (``update_kl``, ``ratio``, ``short``,
+    ``unmoved_component``: at once; ``masked``, ``equal_rewards``, ``equal_groups``: at once in the first step;
+    ``explained_variance``: its own)."""
     update_kl: Action = "warn"
     """An update moved the policy too far at once."""
     update_kl_limit: float = Field(0.2, gt=0)
@@ -104,12 +105,9 @@ class GuardsConfig(Config):
     unmoved_component: Action = "warn"
     """The policy no longer moves one of several reward components: the others have its place."""
     unmoved_component_limit: float = Field(1.0, gt=0)
-    """Standard errors between its mean over 20 steps and over the 20 before."""
-    unmoved_component_steps: int = Field(20, ge=1)
-    """For how many steps in a row."""
+    """Standard errors between its mean over 20 steps and over the 20 before, at the most in the last 20 steps."""
 
     USED_WHEN: ClassVar[Mapping[str, tuple[str, tuple[object, ...]]]] = {
-        "unmoved_component_steps": ("unmoved_component", ("warn", "pause")),
         "explained_variance_steps": ("explained_variance", ("warn", "pause")),
         **{f"{name}_limit": (name, ("warn", "pause")) for name in NAMES},
     }
@@ -351,5 +349,6 @@ class Guards:
         return Alarm(guard.name, value, limit, message, action == "pause")
 
     def _patience(self, guard: Guard) -> int:
-        own: int | None = getattr(self.config, f"{guard.name}_steps", None)
-        return own or (1 if guard.name in AT_ONCE else self.config.patience)
+        if guard.name == "explained_variance":
+            return self.config.explained_variance_steps
+        return 1 if guard.name in AT_ONCE else self.config.patience

@@ -15,26 +15,34 @@ LEAST_SHARE = 0.01
 class Movement:
     """The last means of each component that has a share in the score."""
 
-    def __init__(self, means: Mapping[str, Sequence[float]] | None = None) -> None:
+    def __init__(
+        self,
+        means: Mapping[str, Sequence[float]] | None = None,
+        moves: Mapping[str, Sequence[float]] | None = None,
+    ) -> None:
         self.means = {name: list(values) for name, values in (means or {}).items()}
+        self.moves = {name: list(values) for name, values in (moves or {}).items()}
+        """The sizes of the last trends."""
 
     def take_in(self, metrics: Metrics) -> Metrics:
         """``rewards/NAME_trend``: how many standard errors lie between the mean of the last steps and that of the steps
-        before; ``rewards/smallest_trend``: of the component that moves least, without its sign. Nothing before there
-        are enough steps."""
+        before; ``rewards/smallest_trend``: of the component that has moved least, the most that it has moved in so many
+        steps, without its sign. Nothing before there are enough steps."""
         trends: Metrics = {}
         for name in [key.removesuffix("_share") for key in metrics if key.endswith("_share")]:
             if name in metrics:
                 self.means[name] = [*self.means.get(name, []), metrics[name]][-2 * WINDOW :]
                 if len(self.means[name]) == 2 * WINDOW:
                     trends[name] = trend(self.means[name])
-        moves = [abs(value) for name, value in trends.items() if metrics[f"{name}_share"] > LEAST_SHARE]
-        smallest = {"rewards/smallest_trend": min(moves)} if moves else {}
+                    self.moves[name] = [*self.moves.get(name, []), abs(trends[name])][-WINDOW:]
+        counted = [self.moves[name] for name in trends if metrics[f"{name}_share"] > LEAST_SHARE]
+        most = [max(sizes) for sizes in counted if len(sizes) == WINDOW]
+        smallest = {"rewards/smallest_trend": min(most)} if most else {}
         return {f"{name}_trend": value for name, value in trends.items()} | smallest
 
-    def state_dict(self) -> dict[str, list[float]]:
-        """What a checkpoint must hold: ``Movement(state)`` gives it back."""
-        return {name: list(values) for name, values in self.means.items()}
+    def state_dict(self) -> dict[str, dict[str, list[float]]]:
+        """What a checkpoint must hold: ``Movement(**state)`` gives it back."""
+        return {"means": dict(self.means), "moves": dict(self.moves)}
 
 
 def trend(values: Sequence[float]) -> float:

@@ -135,6 +135,8 @@ class PPO(Trainer):
         self.config = config = with_micro_batch(config, self.policy.model, longest, run, "ppo", tell=self.progress)
         loading = {name: value for name, value in config.loading.items() if name not in ("dtype", "quantization")}
         self.reward = build_reward(reward, **loading)
+        if config.num_generations == 1 and any(part.terms.normalize == "rank" for _, part in self.reward.weighted()):
+            raise ConfigError('normalize: "rank" is among the answers to a prompt; set num_generations to 2 or more')
         self.judges = {"score": self.reward} | named_judges(metrics, **loading)
         if not self.eval_prompts and (metrics or config.eval_every or config.best_metric):
             raise ConfigError(
@@ -463,7 +465,7 @@ class PPO(Trainer):
         self.kl_controller.coefficient = state["kl_coefficient"]
         self.reward_moments = RunningMoments(**state["reward_moments"])
         self.reward.load_state_dict(state.get("reward", self.reward.state_dict()))
-        self.movement = Movement(state.get("movement"))
+        self.movement = Movement(**state.get("movement", {}))
         self.region.scale = state["learning_rate_scale"]
         self.guards.load_state_dict(state["guards"])
         self.ranks.load_state_dict(state.get("ranks", {}))
