@@ -94,6 +94,7 @@ def test_evaluation_has_a_cache_of_its_own(recipe):
     assert evaluate == pytest.approx(3 * generate, rel=0.05)  # the trainer's 8 rows, and 16 more
 
 
+@pytest.mark.slow
 def test_less_is_less(recipe):
     bigger = {"batch_size": 32, "mini_batch_size": 32, "response_length": 64, "entropy_coef": 0.1, "layers": 1}
 

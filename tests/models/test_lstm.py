@@ -93,6 +93,7 @@ assert "kedge" not in sys.modules
 """
 
 
+@pytest.mark.slow
 def test_a_saved_folder_is_enough(tmp_path, tiny_tokenizer):
     """Auto classes know it here; where there is no kedge the folder's own code does."""
     lm = new_lstm(tiny_tokenizer, hidden=16, layers=1, seed=0)

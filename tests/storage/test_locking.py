@@ -154,4 +154,4 @@ def test_a_folder_that_cannot_be_written(tmp_path):
             with pytest.raises(ConfigError, match=rf"disk/{folder}.*Read-only"):
                 RunFolder(disk / folder, RECIPE, **flags).start()
     finally:
-        subprocess.run(["umount", disk], check=True)
+        subprocess.run(["umount", "--lazy", disk], check=True)

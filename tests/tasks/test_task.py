@@ -208,6 +208,7 @@ def test_the_support_desk_is_one(desk):
     assert 0.2 < found.summary()["gold"] < 0.6  # polite, and no answer
 
 
+@pytest.mark.slow
 def test_its_files_are_made_when_they_are_asked_for(tmp_path, monkeypatch):
     task = SupportDesk(tmp_path / "data", seed=3)
     assert not task.folder.exists()

@@ -32,7 +32,7 @@ def small_disk(tmp_path):
     if mounted.returncode:
         pytest.skip(f"no right to make a small disk here: {mounted.stderr.strip()}")
     yield disk
-    subprocess.run(["umount", disk], check=True)
+    subprocess.run(["umount", "--lazy", disk], check=True)
 
 
 def fill(disk, leaving):

@@ -75,7 +75,7 @@ def same(uninterrupted, run, lines, kind):
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=() if kind in ("sft", "shared") else pytest.mark.slow) for kind in victim.KINDS]
+    "kind", [pytest.param(kind, marks=() if kind == "shared" else pytest.mark.slow) for kind in victim.KINDS]
 )
 def test_six_kills(processes, model, whole, lines, tmp_path, kind):
     """Thirty in all."""
