@@ -29,7 +29,8 @@ def learnt(without: str, steps: int, seed: int) -> dict[str, dict[str, float]]:
     texts = list(dict.fromkeys(prompts(4096)))
     settings = {
         "steps": steps, "batch_size": 32, "mini_batch_size": 32, "response_length": 48, "learning_rate": 1e-5,
-        "kl_coef": 0.3, "lr_scheduler_type": "constant", "seed": seed, "device": "cpu", "samples_per_step": 0, "stop_tokens": "<s>",
+        "kl_coef": 0.3, "lr_scheduler_type": "constant", "seed": seed, "device": "cpu", "samples_per_step": 0,
+        "stop_tokens": "<s>",
     }  # fmt: skip
     reward = [spec | {"weight": weight, "name": name} for name, (spec, weight) in PARTS.items() if name != without]
     metrics = [spec | {"name": f"{name}_alone"} for name, (spec, _) in PARTS.items()]
