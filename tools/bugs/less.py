@@ -148,7 +148,7 @@ LESS = [
     Mutant(
         "head-within-an-adapter",
         ADAPTERS,
-        "left_out = [head for head in HEADS if hasattr(model, head)]",
+        "left_out = [name for name, _ in model.named_modules() if _is_head(name)]",
         "left_out = []",
         ADAPTER_TESTS,
         "a reward model's head gets an adapter and is saved twice",

@@ -136,8 +136,8 @@ LOSSES_MUTANTS = [
     Mutant(
         "preference-margin-ignored",
         LOSSES,
-        "-logsigmoid(difference if margin is None else difference - margin)",
-        "-logsigmoid(difference)",
+        "ahead = difference if margin is None else difference - margin",
+        "ahead = difference",
         LOSSES_TESTS,
         "the margin is accepted and ignored",
     ),

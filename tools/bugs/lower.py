@@ -108,8 +108,8 @@ MODELS_MUTANTS = [
     Mutant(
         "score-of-the-padding",
         "models/reward_model.py",
-        "hidden[_last(lengths)]",
-        "hidden[:, -1]",
+        "where = torch.arange(len(lengths), device=device), lengths - 1",
+        "where = torch.arange(len(lengths), device=device), torch.full_like(lengths, tokens.shape[1] - 1)",
         ("tests/models/test_reward_model.py",),
         "the reward model is read at the batch's last column",
     ),

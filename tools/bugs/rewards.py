@@ -57,8 +57,9 @@ REWARDS = [
     Mutant(
         "one-after-another",
         "rewards/weighted.py",
-        "together([*waiting.values()]) if waiting else []",
-        "[together([each])[0] for each in waiting.values()]",
+        "with begun([*waiting.values()]) if waiting else nullcontext(list) as rest:",
+        "from kedge.rewards.waiting import together\n\n"
+        "        with nullcontext(lambda: [together([each])[0] for each in waiting.values()]) as rest:",
         ("tests/rewards/test_weighted.py",),
         "coroutine functions do not wait together",
     ),

@@ -182,8 +182,8 @@ SURVIVING = [
     Mutant(
         "doctor-looks-after-the-update",
         "inspection/doctor/finding.py",
-        "        _ = self.sampled, self.first_critic\n",
-        "        _ = self.first_critic\n",
+        "        _ = self.sampled, self.first_weights\n",
+        "        _ = self.first_weights\n",
         EXAMINED,
         "the sampler is compared with the policy after the update",
     ),

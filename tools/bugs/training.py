@@ -207,11 +207,11 @@ SUPERVISED_MUTANTS = [
     ),
 ]
 
-REWARD, REWARD_TESTS = "training/reward_modeling.py", ("tests/training/test_reward_modeling.py",)
+PAIRS, REWARD_TESTS = "training/labels/pairs.py", ("tests/training/test_reward_modeling.py",)
 REWARD_MUTANTS = [
     Mutant(
         "preferences-swapped",
-        REWARD,
+        PAIRS,
         "chosen, rejected = scores.chunk(2)",
         "rejected, chosen = scores.chunk(2)",
         REWARD_TESTS,
@@ -219,16 +219,16 @@ REWARD_MUTANTS = [
     ),
     Mutant(
         "reward-mean-of-means",
-        REWARD,
-        "preference_loss(chosen, rejected, center=center, denominator=denominator)",
-        "preference_loss(chosen, rejected, center=center)",
+        PAIRS,
+        "            denominator=denominator,\n",
+        "",
         REWARD_TESTS,
         "every micro-batch divides by its own pairs",
     ),
     Mutant(
         "reward-center-ignored",
-        REWARD,
-        "center=center, ",
+        PAIRS,
+        "            center=self.center,\n",
         "",
         REWARD_TESTS,
         "center_rewards_coefficient is accepted and ignored",

@@ -241,8 +241,8 @@ TRUST_REGION = [
     Mutant(
         "doctor-moves-from-where-it-was-moved-to",
         "inspection/doctor/finding.py",
-        "        ppo.policy.model.load_state_dict(ppo.reference.model.state_dict())\n",
-        "",
+        "                weight.copy_(first)\n",
+        "                pass\n",
         ("tests/inspection/test_doctor.py",),
         "the rate that the doctor names was tried on a policy that had been moved already",
     ),

@@ -130,8 +130,8 @@ UNSEEN = [
     Mutant(
         "held-out-pairs-mean-of-means",
         "training/reward_modeling.py",
-        "[self.held_out[i] for i in batch], len(self.held_out))",
-        "[self.held_out[i] for i in batch], len(batch))",
+        "examples, len(self.unseen), training=False)",
+        "examples, len(batch), training=False)",
         ("tests/training/test_reward_modeling.py",),
         "the held-out accuracy of several micro-batches is above 1",
     ),

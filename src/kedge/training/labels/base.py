@@ -46,8 +46,6 @@ class Told(NamedTuple):
 class Labels(ABC, Generic[Record]):
     """Labels of one kind, told the records that are trained on."""
 
-    what: ClassVar[str]
-    """The records' name."""
     watched: ClassVar[str]
     """The metric beside the progress bar."""
     best_by: ClassVar[str]

@@ -24,7 +24,6 @@ class Pairs(Labels[Preference]):
         length_debiasing: what the length alone says is taken as given.
     """
 
-    what = "pairs"
     watched = "accuracy"
     best_by = "accuracy"
 

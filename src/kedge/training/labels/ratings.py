@@ -30,7 +30,6 @@ class Ratings(Labels[Rating]):
         DataError: an objective of which all numbers are the same.
     """
 
-    what = "rated texts"
     watched = "error"
     best_by = "-error"
 

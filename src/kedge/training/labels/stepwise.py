@@ -24,7 +24,6 @@ class Stepwise(Labels[StepLabels]):
         steps: how answers fall into steps, and how the score is made of them.
     """
 
-    what = "answers"
     watched = "accuracy"
     best_by = "accuracy"
 
