@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kedge import PPO, PPOConfig
+from kedge import PPO, PPOConfig, RewardModeling
 from kedge.models.critic import new_critic
 from kedge.models.scalar import ScalarHead
 from kedge.parallel import ALONE
@@ -122,3 +122,19 @@ class UpdateSetup:
 def make_update(tiny_lm):
     """``make_update("llama", setting=...)``: the same policy, critic and batch every time, ready for an update."""
     return lambda arch="llama", **settings: UpdateSetup(tiny_lm(arch), settings)
+
+
+@pytest.fixture
+def make_labelled(tiny_lm, tmp_path):
+    """``make_labelled(rows, arch="llama", run=None, ...)``: reward modelling on a new tiny model; of a run's rows four
+    are held out."""
+
+    def make(rows, *, arch="llama", run=None, **settings):
+        folder = tmp_path / f"base-{arch}"
+        if not folder.exists():
+            tiny_lm(arch).save(folder)
+        torch.manual_seed(0)
+        config = {"batch_size": 5, "epochs": 6, "learning_rate": 3e-3, "device": "cpu"} | settings
+        return RewardModeling(folder, rows, config, run=run, eval_size=4 if run else 0, progress=False)
+
+    return make

@@ -40,20 +40,12 @@ def test_the_loss_by_hand():
 
 
 @pytest.fixture
-def make_rm(tiny_lm, tmp_path):
-    def make(rows=ROWS, *, arch="llama", run=None, **settings):
-        folder = tmp_path / f"base-{arch}"
-        if not folder.exists():
-            tiny_lm(arch).save(folder)
-        torch.manual_seed(0)
-        config = {"batch_size": 5, "epochs": 12, "learning_rate": 3e-3, "device": "cpu"} | settings
-        return RewardModeling(folder, rows, config, run=run, eval_size=5 if run else 0, progress=False)
-
-    return make
+def make_rm(make_labelled):
+    return lambda rows=ROWS, **how: make_labelled(rows, **({"epochs": 12} | how))
 
 
 def test_two_objectives_are_learnt(make_rm, tmp_path):
-    rm = make_rm(objectives=BOTH, run=tmp_path / "run", epochs=30)
+    rm = make_rm(objectives=BOTH, run=tmp_path / "run", epochs=45)
     summary = rm.train()
     trained = load_reward_model(tmp_path / "run")
     texts = ["the cat dog", "the dog cat", "the dog ship", "the mat mat"]
@@ -67,7 +59,7 @@ def test_two_objectives_are_learnt(make_rm, tmp_path):
     assert summary["trust"]["cats"]["correlation"] > 0.95
     assert {"bag_of_words", "rmse", "spread"} <= summary["trust"]["ships"].keys()
     page = (tmp_path / "run/trust/trust.md").read_text()
-    assert page.startswith("# Trust report: 5 held-out texts")
+    assert page.startswith("# Trust report: 4 held-out texts")
     assert "| ships: correlation |" in page
     assert "## cats: furthest from the raters" in page
     assert (tmp_path / "run/trust/trust.png").stat().st_size > 10_000

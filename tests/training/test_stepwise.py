@@ -12,6 +12,7 @@ from kedge.core import step_loss
 from kedge.data.files import rows_of
 from kedge.errors import ConfigError, DataError, ModelError
 from kedge.evaluation.scoring import score_rows
+from kedge.evaluation.trust.stepwise import step_report, write_step_report
 from kedge.models.reading import Reading
 from kedge.models.reward_model import load_reward_model, new_reward_model
 from kedge.models.steps import Steps
@@ -50,16 +51,8 @@ def test_the_loss_is_pytorchs():
 
 
 @pytest.fixture
-def make_rm(tiny_lm, tmp_path):
-    def make(rows=ROWS, *, arch="llama", run=None, **settings):
-        folder = tmp_path / f"base-{arch}"
-        if not folder.exists():
-            tiny_lm(arch).save(folder)
-        torch.manual_seed(0)
-        config = {"batch_size": 6, "epochs": 6, "learning_rate": 3e-3, "device": "cpu"} | settings
-        return RewardModeling(folder, rows, config, run=run, eval_size=4 if run else 0, progress=False)
-
-    return make
+def make_rm(make_labelled):
+    return lambda rows=ROWS, **how: make_labelled(rows, **({"epochs": 6} | how))
 
 
 @pytest.mark.parametrize("arch", ["llama", "gpt2", "mamba"])
@@ -233,3 +226,14 @@ def test_another_separator(make_rm):
 def test_settings_of_steps_are_for_steps(make_rm):
     with pytest.raises(ConfigError, match="step_pooling: not used with preferences, which the data has"):
         make_rm([{"chosen": "a", "rejected": "b"}], step_pooling="mean")
+
+
+def test_a_report_of_no_steps_says_so(make_rm, tmp_path):
+    """Of which every one was cut off; and the file is JSON."""
+    rm = make_rm(epochs=1)
+    (record,) = [x.record for x in rm.taught[:1]]
+    report = step_report(rm.model, [(record, rm.taught[0].sides[0], [-900, -800, -700])])
+    write_step_report(report, tmp_path)
+    assert report.headline() == {"steps": 0}
+    assert json.loads((tmp_path / "trust.json").read_text())["log_loss"] is None
+    assert "none has a label and is within" in (tmp_path / "trust.md").read_text()

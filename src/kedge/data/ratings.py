@@ -1,12 +1,11 @@
 """Texts with numbers: what raters gave them, one for each objective."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kedge.data.files import Row, column
-from kedge.data.records import TAGS, Preference, Text, demonstrations, joined, preferences, prompts
+from kedge.data.records import TAGS, Preference, Text, demonstrations, joined, number_in, preferences, prompts
 from kedge.errors import DataError
 
 RATED = "score"
@@ -50,7 +49,7 @@ def ratings(rows: Sequence[Row], objectives: Sequence[str]) -> list[Rating]:
     texts = [each.whole for each in demonstrations(rows)]
     found = []
     for row, text in zip(rows, texts, strict=True):
-        scores = tuple(_number(row, name) for name in objectives)
+        scores = tuple(number_in(row, name) for name in objectives)
         if all(score is None for score in scores):
             raise DataError(f"{row.origin}: no number in {', '.join(map(repr, objectives))}; leave the row out")
         found.append(Rating(text, scores, row.origin))
@@ -106,16 +105,3 @@ def _step_labels(row: Row, separator: str) -> StepLabels:
 
 def _is_label(label: Any) -> bool:
     return label is None or (isinstance(label, bool | int | float) and 0 <= label <= 1)
-
-
-def _number(row: Row, name: str) -> float | None:
-    value: Any = row.columns.get(name)
-    if value is None or value == "":
-        return None
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise DataError(f"{row.origin}: {name!r} must be a number, or empty where nobody said, not {value!r}")
-    return number

@@ -229,28 +229,27 @@ def _preference(row: Row) -> Preference:
         chosen,
         rejected,
         row.origin,
-        _number(row, "margin", 0.0, most=math.inf),
-        _number(row, "agreement", 1.0, most=1.0),
+        0.0 if (margin := number_in(row, "margin", least=0)) is None else margin,
+        1.0 if (agreement := number_in(row, "agreement", least=0, most=1)) is None else agreement,
     )
 
 
-def _number(row: Row, name: str, default: float, *, most: float) -> float:
-    """A column that may be missing, or empty in some rows.
+def number_in(row: Row, name: str, *, least: float = -math.inf, most: float = math.inf) -> float | None:
+    """What a column holds; None where it is missing, or empty in this row.
 
     Raises:
-        DataError: it is no number from 0 to ``most``.
+        DataError: it is no number, or not within these limits.
     """
     value = row.columns.get(name)
     if value is None or value == "":
-        return default
+        return None
     try:
-        number = float(value)
+        number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
         number = math.nan
-    if isinstance(value, bool) or not 0 <= number <= most or math.isinf(number):
-        raise DataError(
-            f"{row.origin}: {name!r} must be a number from 0{'' if most == math.inf else ' to 1'}, not {value!r}"
-        )
+    if not math.isfinite(number) or not least <= number <= most:
+        limits = "" if least == -math.inf else f" from {least:g}" + ("" if most == math.inf else f" to {most:g}")
+        raise DataError(f"{row.origin}: {name!r} must be a number{limits}, not {value!r}")
     return number
 
 

@@ -31,6 +31,8 @@ PACKED = "kedge_packed_from"
 """In the record: the precision of the weights that were packed."""
 HEADS = ("score", "classifier", "pre_classifier")
 """A reward model's, which are trained beside an adapter and saved with it."""
+REFUSALS = (RuntimeError, TypeError, AttributeError, AssertionError)
+"""Whatever a model's code does with what is no plain weight."""
 FILE = "quantization_config.json"
 """Beside an adapter: how its base was held when it was trained."""
 
@@ -92,12 +94,7 @@ def refuse_misfit(model: PreTrainedModel, kind: Quantization) -> None:
     try:
         with torch.no_grad():
             model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device))
-    except (
-        RuntimeError,
-        TypeError,
-        AttributeError,
-        AssertionError,
-    ) as error:  # whatever its code does with what is no plain weight
+    except REFUSALS as error:
         raise ConfigError(
             f"quantization: {name} cannot compute with weights in {kind} ({error}); take it out"
         ) from None

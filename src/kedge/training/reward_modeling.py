@@ -72,10 +72,9 @@ OWN_NAMES = ("score", "std", "share", "trend")
 NAMES = {Preference: "preferences", Rating: "ratings", StepLabels: "labels of steps"}
 ONLY_FOR = {
     Preference: ("label_smoothing", "center_rewards_coefficient", "length_debiasing"),
-    Rating: ("objectives",),
     StepLabels: ("step_separator", "step_pooling"),
 }
-"""Settings that are for records of one kind."""
+"""Settings that are for records of one kind; ``objectives`` make ratings of any."""
 
 CUTTING = "the beginnings of their texts"
 

@@ -22,10 +22,9 @@ def bag_of_words_accuracy(train: Sequence[Preference], held: Sequence[Preference
     Raises:
         ImportError: scikit-learn is not installed.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
-    vectorizer: Any = TfidfVectorizer(analyzer=_words_and_pairs, sublinear_tf=True, max_features=50_000)
+    vectorizer = _vectorizer()
     vectorizer.fit([plain(text) for pair in train for text in (pair.chosen, pair.rejected)])
 
     def differences(pairs: Sequence[Preference]) -> Any:
@@ -45,13 +44,18 @@ def bag_of_words_ratings(train: Sequence[tuple[str, float]], held: Sequence[str]
     Raises:
         ImportError: scikit-learn is not installed.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import Ridge
 
-    vectorizer: Any = TfidfVectorizer(analyzer=_words_and_pairs, sublinear_tf=True, max_features=50_000)
+    vectorizer = _vectorizer()
     features = vectorizer.fit_transform([text for text, _ in train])
     model = Ridge(alpha=1.0, random_state=seed).fit(features, [rating for _, rating in train])
     return [float(value) for value in model.predict(vectorizer.transform(held))]
+
+
+def _vectorizer() -> Any:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return TfidfVectorizer(analyzer=_words_and_pairs, sublinear_tf=True, max_features=50_000)
 
 
 def _words_and_pairs(text: str) -> list[str]:

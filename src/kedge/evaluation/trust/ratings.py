@@ -55,9 +55,10 @@ class RatingReport:
     def headline(self) -> dict[str, Any]:
         """What a summary says of it: ``{objective: {"correlation": ..., ...}}``."""
         names = ("correlation", "rank_correlation", "rmse", "spread", "length_correlation", "bag_of_words")
+        found = {each.objective: {name: getattr(each, name) for name in names} for each in self.agreements}
         return {
-            each.objective: {name: round(value, 4) for name in names if (value := getattr(each, name)) is not None}
-            for each in self.agreements
+            objective: {name: round(x, 4) for name, x in told.items() if x is not None and not math.isnan(x)}
+            for objective, told in found.items()
         }
 
 

@@ -12,6 +12,7 @@ import torch
 
 from kedge.data.ratings import StepLabels
 from kedge.evaluation.metrics import wilson_interval
+from kedge.evaluation.trust.calibration import chance
 from kedge.evaluation.trust.page import short
 from kedge.models.batch import by_token_budget
 from kedge.models.reward_model import RewardModel
@@ -34,8 +35,8 @@ class StepReport:
     high: float
     usual: float
     """Accuracy of always saying what most steps are."""
-    log_loss: float
-    """Nats a step."""
+    log_loss: float | None
+    """Nats a step; None without one."""
     first_error: float
     """Share of answers of which it names the first wrong step, or says rightly that there is none."""
     worst: list[tuple[str, float, float, str]]
@@ -44,6 +45,8 @@ class StepReport:
     def headline(self) -> dict[str, Any]:
         """What a summary says of it."""
         names = ("accuracy", "low", "high", "usual", "log_loss", "first_error")
+        if not self.steps:
+            return {"steps": 0}
         return {"steps": self.steps} | {name: round(getattr(self, name), 4) for name in names}
 
 
@@ -74,7 +77,7 @@ def step_report(model: RewardModel, held: Sequence[tuple[StepLabels, list[int], 
         if label is not None and output is not None
     ]
     if not judged:
-        return StepReport(len(held), 0, 0.0, 0.0, 1.0, 1.0, math.nan, 0.0, [])
+        return StepReport(len(held), 0, 0.0, 0.0, 1.0, 1.0, None, 0.0, [])
     right = sum((output > 0) == (label >= 0.5) for _, _, output, label in judged)
     good = sum(label >= 0.5 for *_, label in judged) / len(judged)
     low, high = wilson_interval(right, len(judged))
@@ -94,7 +97,7 @@ def step_report(model: RewardModel, held: Sequence[tuple[StepLabels, list[int], 
         usual=max(good, 1 - good),
         log_loss=statistics.fmean(_nats(output, label) for *_, output, label in judged),
         first_error=sum(found) / len(found) if found else 0.0,
-        worst=[(x.origin, 1 / (1 + math.exp(-output)), label, step) for x, step, output, label in wrong],
+        worst=[(x.origin, chance(output), label, step) for x, step, output, label in wrong],
     )
 
 
@@ -109,6 +112,8 @@ def _first(right: Any) -> int | None:
 
 def rows(report: StepReport) -> list[tuple[str, str, str]]:
     """``(what, how much, how to read it)``."""
+    if report.log_loss is None:
+        return [("steps", "0", "none has a label and is within the model's positions")]
     verdict = "above" if report.low > report.usual else "no better, as far as this tells, than"
     return [
         (
@@ -135,7 +140,6 @@ def write_step_report(report: StepReport, folder: Path) -> None:
     lines += [f"| {what} | {much} | {how} |" for what, much, how in rows(report)]
     lines += ["", "## Surest and wrong", ""] if report.worst else []
     lines += [
-        f"- {origin}: {chance:.0%} right, raters {label:g}: `{short(step)}`"
-        for origin, chance, label, step in report.worst
+        f"- {origin}: {odds:.0%} right, raters {label:g}: `{short(step)}`" for origin, odds, label, step in report.worst
     ]
     (folder / "trust.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
