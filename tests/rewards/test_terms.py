@@ -184,6 +184,20 @@ def test_a_step_says_what_each_component_moves(tiny_lm):
     assert metrics["rewards/largest_share"] == max(shares)
 
 
+def test_running_moments_outlast_an_interruption(tiny_lm, tmp_path):
+    def length(prompts, completions):
+        return [float(len(text)) for text in completions]
+
+    reward = [{"function": length, "normalize": "running"}]
+    whole = [metrics["objective/scores"] for metrics in ppo(tiny_lm, reward, run=tmp_path / "whole")]
+    broken = ppo(tiny_lm, reward, run=tmp_path / "broken")
+    first = next(iter(broken))["objective/scores"]
+    [second] = [m["objective/scores"] for m in ppo(tiny_lm, reward, run=tmp_path / "broken", resume=True)]
+    assert [first, second] == whole
+    assert first == pytest.approx(0.0, abs=1e-9)  # by its own mean
+    assert abs(second) > 1e-3  # by that of both
+
+
 def test_a_resumed_run_has_the_same_terms(tiny_lm, tmp_path):
     def length(prompts, completions):
         return [float(len(text)) for text in completions]

@@ -34,6 +34,14 @@ WORTH = [
         "clipping opens a gate",
     ),
     Mutant(
+        "moments-are-lost-on-resuming",
+        "training/ppo/trainer.py",
+        '            "reward": self.reward.state_dict(),\n',
+        "",
+        TERMS,
+        "a resumed run begins its moments anew",
+    ),
+    Mutant(
         "running-mean-alone",
         "rewards/terms.py",
         "return [(score - moments.mean) / moments.std for score in scores]",

@@ -86,8 +86,8 @@ class TrainingConfig(Config):
     matrices); ``adamw_8bit``, and on GPUs ``paged_adamw`` and ``paged_adamw_8bit``, of bitsandbytes; or the path of a
     class of optimizers, ``"torch.optim.Adagrad"``."""
     optimizer_args: Mapping[str, Any] = Field(default_factory=dict)
-    """What else its class takes, by its names: ``{ betas = [0.9, 0.95] }``. Adam and its kin, by their names here, have
-    eps 1e-5, as PPO's reference implementations have it."""
+    """What else its class takes, by its names: ``{ betas = [0.9, 0.95] }``. PyTorch's Adam and its kin, and those in
+    eight bits or paged, have eps 1e-5, as PPO's reference implementations have it."""
     learning_rate: float = Field(1e-5, gt=0)
     """Peak learning rate."""
     lr_scheduler_type: Kind = "linear"

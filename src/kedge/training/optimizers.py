@@ -27,9 +27,9 @@ ELSEWHERE = {
 
 KNOWN = [*OPTIMIZERS, *ELSEWHERE]
 
-KIN = ("adamw", "adam", "nadam", "radam", "adamw_8bit", "paged_adamw", "paged_adamw_8bit")
-"""Adam and its kin: by these names they have :data:`EPS`; a class named by its path has its own."""
 ADAMS = (torch.optim.AdamW, torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam)
+ALSO_ADAMS = ("adamw_8bit", "paged_adamw", "paged_adamw_8bit")
+"""Of another library, which is not imported to know it."""
 OURS = ("params", "lr", "weight_decay", "matrices")
 """Arguments of optimizers that are no settings of theirs here."""
 
@@ -92,7 +92,7 @@ def built(
         )
     if weight_decay and "weight_decay" not in takes:
         raise ConfigError(f"weight_decay: {kind.__name__} has none; take it out")
-    how = ({"eps": EPS} if name in KIN or kind in ADAMS else {}) | given
+    how = ({"eps": EPS} if kind in ADAMS or name in ALSO_ADAMS else {}) | given
     # Said in any case: some have a decay of their own, and 0 is 0.
     how |= {"weight_decay": weight_decay} if "weight_decay" in takes else {}
     how["lr"] = groups[0]["lr"]  # some must be told one, whatever their groups say
@@ -114,14 +114,13 @@ def refuse_what_does_not_step(name: str, *, lr: float, weight_decay: float, give
         ConfigError: it cannot be made, or cannot take a step.
     """
     weights = [Parameter(torch.ones(64, 64)), Parameter(torch.ones(64))]
-    paged = name.startswith("paged_")  # which wants a GPU
     optimizer = built(
         name, [{"params": weights, "lr": lr}], weight_decay=weight_decay, given=given, matrices=weights[:1]
     )
     for weight in weights:
         weight.grad = torch.ones_like(weight)
     try:
-        if not paged:
+        if not name.startswith("paged_"):  # which wants a GPU
             optimizer.step()
     except (RuntimeError, AssertionError, TypeError, ValueError, LookupError, AttributeError) as error:
         raise ConfigError(
