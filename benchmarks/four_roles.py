@@ -73,7 +73,8 @@ def kedge(way: str, model: str, arguments: argparse.Namespace) -> dict[str, Any]
     from kedge import PPO
     from kedge.models.adapters import add_adapter
     from kedge.models.language_model import load_language_model
-    from kedge.models.reward_model import adapted_part, new_reward_model
+    from kedge.models.reward_loading import new_reward_model
+    from kedge.models.reward_model import adapted_part
     from kedge.sampling.local.engine import Engine
     from kedge.sampling.settings import Sampling
 

@@ -26,7 +26,7 @@ from workload import EPISODES, EPOCHS, RESPONSE, SHARED, STORIES, prompts, show
 
 from kedge import PPO, PPOConfig
 from kedge.models.critic import SharedCritic
-from kedge.models.reward_model import new_reward_model
+from kedge.models.reward_loading import new_reward_model
 from kedge.training.ppo import experience as experience_module
 from kedge.training.ppo import trainer as trainer_module
 from kedge.training.ppo.update import Update

@@ -15,7 +15,7 @@ import tape
 from kedge import PPO, SFT, PPOConfig, RewardModeling
 from kedge.control import Agent
 from kedge.models.head import agree
-from kedge.models.reward_model import new_reward_model
+from kedge.models.reward_loading import new_reward_model
 from kedge.rewards.model import ModelReward
 from kedge.sampling.local import graphs
 from kedge.sampling.local.engine import Engine

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from kedge import cli
 from kedge.models.language_model import load_language_model
-from kedge.models.reward_model import load_reward_model
+from kedge.models.reward_loading import load_reward_model
 from kedge.sampling.local.engine import Engine
 from kedge.sampling.settings import Sampling
 

@@ -16,7 +16,8 @@ from kedge.inspection.doctor import Pairs, examine
 from kedge.inspection.doctor.examine import CHECKS
 from kedge.inspection.doctor.finding import Examined
 from kedge.inspection.machine import Machine
-from kedge.models.reward_model import RewardModel, new_reward_model
+from kedge.models.reward_loading import new_reward_model
+from kedge.models.reward_model import RewardModel
 
 PROMPTS = ["the cat", "a dog ran", "Once upon", "red house", "the mat and", "a little ship"]
 CHATS = [[{"role": "system", "content": "Be kind."}, {"role": "user", "content": prompt}] for prompt in PROMPTS]

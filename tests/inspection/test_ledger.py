@@ -8,6 +8,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from kedge.inspection.ledger import Ledger
 from kedge.inspection.machine import Speeds
+from kedge.inspection.trials import Trials
 from kedge.models.head import last_hidden, trunk_of
 from kedge.models.outline import outlined_language_model
 
@@ -133,18 +134,45 @@ def test_a_matrix_product_is_bound_by_arithmetic_where_it_is():
     assert ledger.seconds == pytest.approx(2.0)
 
 
-def test_large_new_tensors_cost_their_pages():
-    def seconds(size):
+def test_new_pages_cost_time():
+    """A large tensor's always; those of others where the heap has not been as large, or has been cut since."""
+
+    def seconds(size, times, *, together=1):
         with Ledger(Speeds(flops=1.0, bandwidth=1e30, overhead=0.0, fresh=2.0)) as ledger:
             with ledger.fake:
                 x = torch.zeros(size)
             ledger.begin()
             x.add_(1)  # in place: nothing new
-            x + 1
+            for _ in range(times):
+                [x + 1 for _ in range(together)]
         return ledger.seconds
 
-    assert seconds(2**23) == pytest.approx(2 * 4 * 2**23)
-    assert seconds(2**23 - 1) == pytest.approx(0.0)
+    large, other = 2**23, 2**23 - 1
+    assert seconds(large, 1) == pytest.approx(2 * 4 * large)
+    assert seconds(large, 3) == pytest.approx(3 * 2 * 4 * large)
+    assert seconds(other, 3) == pytest.approx(2 * 4 * other)  # 32 MiB that lie free are kept
+    assert seconds(other, 3, together=2) == pytest.approx(2 * 2 * 4 * other)
+    assert seconds(other, 3, together=3) == pytest.approx(3 * 3 * 2 * 4 * other)  # 96 are given back each time
+
+
+def test_what_was_tried_takes_as_long_as_it_took():
+    class Known(Trials):
+        def seconds(self, operation, args, kwargs):
+            return 7.0 if operation is torch.ops.aten.mm.default else None
+
+    with Ledger(Speeds(flops=1000.0, bandwidth=100.0, overhead=0.5, backward_overhead=0.25), Known(0)) as ledger:
+        with ledger.fake:
+            x = torch.zeros(10, 10, requires_grad=True)
+            one = torch.ones(10, 10)
+        ledger.begin()
+        loss = x @ x
+        forward = ledger.seconds
+        loss.backward(one)
+    assert forward == pytest.approx(7.5)
+    views = 3 * 0.25
+    assert ledger.seconds - forward == pytest.approx(
+        2 * 7.25 + views + 12.25
+    )  # the sum of two gradients: 400 bytes each
 
 
 def test_a_lookup_reads_its_rows_and_not_the_table():

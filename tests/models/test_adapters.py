@@ -12,7 +12,8 @@ from kedge.models.adapters import adapter_of, add_adapter, merge, share_base, tr
 from kedge.models.bottom import copy_of_trained
 from kedge.models.critic import SeparateCritic, new_critic
 from kedge.models.language_model import load_language_model
-from kedge.models.reward_model import Classifier, adapted_part, load_reward_model, new_reward_model
+from kedge.models.reward_loading import load_reward_model, new_reward_model
+from kedge.models.reward_model import Classifier, adapted_part
 from kedge.sampling.local.engine import Engine
 from kedge.sampling.settings import Sampling
 

@@ -7,7 +7,7 @@ from transformers import AutoModelForSequenceClassification
 from kedge.errors import ModelError
 from kedge.models.batch import padded
 from kedge.models.critic import SharedCritic, new_critic
-from kedge.models.reward_model import load_reward_model, new_reward_model
+from kedge.models.reward_loading import load_reward_model, new_reward_model
 from kedge.models.scalar import ScalarHead, ScalarModel, write_head
 
 SEQUENCES = [[5, 6, 7, 8, 9], [10, 11, 12]]

@@ -11,7 +11,7 @@ from kedge.evaluation import evaluate as evaluating
 from kedge.inspection.plan import Plan
 from kedge.models.language_model import load_language_model
 from kedge.models.loading import load_config
-from kedge.models.reward_model import load_reward_model, new_reward_model
+from kedge.models.reward_loading import load_reward_model, new_reward_model
 from kedge.recipes.fitting import plans
 from kedge.recipes.jobs import Evaluating
 from kedge.recipes.recipe import Recipe

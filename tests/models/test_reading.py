@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification
 
 from kedge.errors import ConfigError, ModelError
 from kedge.models.reading import Objective, Reading
-from kedge.models.reward_model import load_reward_model, new_reward_model
+from kedge.models.reward_loading import load_reward_model, new_reward_model
 from kedge.models.scalar import ScalarModel
 
 TWO = Reading((Objective("help", 1.0, mean=3.0, std=2.0), Objective("harm", -0.5, mean=1.0, std=4.0)))

@@ -7,7 +7,7 @@ import torch
 
 from kedge.data.records import Prompt
 from kedge.errors import ConfigError, ModelError
-from kedge.models.reward_model import load_reward_model, new_reward_model
+from kedge.models.reward_loading import load_reward_model, new_reward_model
 from kedge.rewards.build import RewardSpec, build_reward, reward_model_of
 from kedge.sampling.completion import Completion
 

@@ -8,7 +8,7 @@ import torch
 from kedge import PPO
 from kedge.data.records import Prompt
 from kedge.errors import ConfigError
-from kedge.models.reward_model import new_reward_model
+from kedge.models.reward_loading import new_reward_model
 from kedge.rewards.build import build_reward
 from kedge.sampling.completion import Completion
 

@@ -9,7 +9,7 @@ import pytest
 
 from kedge import PPO
 from kedge.errors import ConfigError
-from kedge.models.reward_model import new_reward_model
+from kedge.models.reward_loading import new_reward_model
 from kedge.recipes.fitting import plans
 from kedge.recipes.jobs import ppo_job
 from kedge.recipes.recipe import Recipe
@@ -26,7 +26,7 @@ SHORT = '''
 from dataclasses import asdict
 
 from kedge.errors import RewardError
-from kedge.models.reward_model import load_reward_model
+from kedge.models.reward_loading import load_reward_model
 from kedge.rewards.model import ModelReward
 from kedge.rewards.scores import AT_REST, Reward, Scores
 from kedge.rewards.spec import RewardSpec

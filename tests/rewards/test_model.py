@@ -7,7 +7,8 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from kedge import PPO
 from kedge.data.records import Prompt
 from kedge.errors import RewardError
-from kedge.models.reward_model import RewardModel, new_reward_model
+from kedge.models.reward_loading import new_reward_model
+from kedge.models.reward_model import RewardModel
 from kedge.rewards.model import ModelReward
 from kedge.sampling.completion import Completion
 

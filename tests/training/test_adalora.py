@@ -12,7 +12,7 @@ from kedge import PPO, SFT, PPOConfig, RewardModeling
 from kedge.errors import ConfigError
 from kedge.models.adapters import adapter_of, add_adapter
 from kedge.models.language_model import load_language_model
-from kedge.models.reward_model import load_reward_model
+from kedge.models.reward_loading import load_reward_model
 from kedge.training.adalora import Ranks
 
 PROMPTS = ["the cat", "a dog ran", "Once upon", "red house", "the mat and", "a little ship"]

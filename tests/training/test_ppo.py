@@ -13,7 +13,7 @@ from kedge import PPO, PPOConfig, SFTConfig
 from kedge.errors import ConfigError, NumericsError, RewardError
 from kedge.models.critic import new_critic
 from kedge.models.language_model import load_language_model
-from kedge.models.reward_model import new_reward_model
+from kedge.models.reward_loading import new_reward_model
 from kedge.sampling.local.engine import Engine
 from kedge.sampling.local.slots import SlotDecoder
 from kedge.sampling.settings import Sampling

@@ -17,7 +17,7 @@ from victim import by_letters
 from kedge import PPO, SFT, PPOConfig, RewardConfig, RewardModeling, SFTConfig
 from kedge.errors import ConfigError, RewardError
 from kedge.models.language_model import load_language_model
-from kedge.models.reward_model import new_reward_model
+from kedge.models.reward_loading import new_reward_model
 from kedge.recipes.recipe import Recipe
 from kedge.rewards.build import RewardSpec
 from kedge.rewards.foreign import import_function

@@ -12,7 +12,7 @@ from kedge.errors import ConfigError, ModelError
 from kedge.models.adapters import adapter_of
 from kedge.models.language_model import load_language_model
 from kedge.models.quantized import is_quantized, values
-from kedge.models.reward_model import load_reward_model
+from kedge.models.reward_loading import load_reward_model
 
 KINDS = ["nf4", "int8"]
 LORA = {"method": "lora", "r": 4, "target_modules": "all-linear"}

@@ -15,7 +15,7 @@ from kedge.errors import ConfigError, DataError, KedgeError
 from kedge.evaluation.evaluate import measure_policy
 from kedge.evaluation.scoring import score_rows
 from kedge.models.language_model import load_language_model
-from kedge.models.reward_model import load_reward_model
+from kedge.models.reward_loading import load_reward_model
 from kedge.rewards.model import ModelReward
 from kedge.sampling.local.engine import Engine
 from kedge.sampling.settings import Sampling

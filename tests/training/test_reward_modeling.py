@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from kedge import RewardConfig, RewardModeling
 from kedge.errors import ConfigError, DataError
-from kedge.models.reward_model import load_reward_model, new_reward_model
+from kedge.models.reward_loading import load_reward_model, new_reward_model
 
 GOOD, BAD = [" sat on the mat", " and the dog", " was a ship"], [" ran to the red house", " ran", " ran on"]
 PAIRS = [

@@ -14,7 +14,7 @@ from kedge.errors import ConfigError, DataError, ModelError
 from kedge.evaluation.scoring import score_rows
 from kedge.evaluation.trust.stepwise import step_report, write_step_report
 from kedge.models.reading import Reading
-from kedge.models.reward_model import load_reward_model, new_reward_model
+from kedge.models.reward_loading import load_reward_model, new_reward_model
 from kedge.models.steps import Steps
 
 RIGHT, WRONG = ["the cat sat", "a dog ran"], ["red mat", "was a ship"]

@@ -7,6 +7,7 @@ READING = ("tests/models/test_reading.py",)
 STEPWISE = ("tests/training/test_stepwise.py",)
 RATINGS = ("tests/training/test_ratings.py",)
 TRUST = ("tests/evaluation/test_trust.py",)
+DENSE = ("tests/training/test_dense.py",)
 FACTS = ("tests/rewards/test_library_facts.py",)
 WORTH = [
     Mutant(
@@ -146,6 +147,30 @@ WORTH = [
         "outputs = self.model.run_texts(whole)",
         STEPWISE,
         "lines of the prompt are judged as steps of the answer",
+    ),
+    Mutant(
+        "steps-are-paid-again-and-again",
+        "rewards/model.py",
+        "paid[there] += now - before",
+        "paid[there] += now",
+        DENSE,
+        "an answer of many steps earns its score many times",
+    ),
+    Mutant(
+        "a-step-is-paid-one-token-late",
+        "rewards/model.py",
+        "if length >= end)",
+        "if length > end)",
+        DENSE,
+        "what a step is worth goes to the token behind it",
+    ),
+    Mutant(
+        "half-characters-are-counted",
+        "sampling/local/text.py",
+        ".rstrip(HALF)) for end in",
+        ") for end in",
+        DENSE,
+        "a step that ends in a character of several tokens is paid before it is written",
     ),
     Mutant(
         "long-answers-weigh-more",

@@ -25,7 +25,8 @@ def export(
     from kedge.models.adapters import adapter_of
     from kedge.models.language_model import load_language_model
     from kedge.models.loading import holds_model
-    from kedge.models.reward_model import adapted_part, load_reward_model
+    from kedge.models.reward_loading import load_reward_model
+    from kedge.models.reward_model import adapted_part
     from kedge.models.role import Role
     from kedge.storage.writing import whole_folder
 

@@ -26,7 +26,7 @@ def label_next(
     from kedge.data.files import read_rows
     from kedge.data.records import preferences
     from kedge.evaluation.acquisition import information, spread_out
-    from kedge.models.reward_model import load_reward_model
+    from kedge.models.reward_loading import load_reward_model
     from kedge.storage.writing import strict_json, write_text
 
     rows = read_rows(file)

@@ -25,7 +25,7 @@ def score(
         raise KedgeError(f"{output}: there is something already; choose another file, or --overwrite")
     from kedge.data.files import read_rows
     from kedge.evaluation.scoring import score_rows, summed_up
-    from kedge.models.reward_model import load_reward_model
+    from kedge.models.reward_loading import load_reward_model
     from kedge.storage.writing import strict_json, write_text
 
     rows = read_rows(file)

@@ -19,7 +19,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from kedge.inspection.machine import FRESH, Speeds
+from kedge.inspection.machine import FRESH, TRIMMED, Speeds
+from kedge.inspection.trials import Trials
 
 aten = torch.ops.aten
 
@@ -56,10 +57,12 @@ class Ledger(TorchDispatchMode):
 
     Args:
         speeds: what a second is made of; None leaves the time out.
+        trials: of operations that can be tried here, in place of ``speeds``; None where a job would run elsewhere.
     """
 
-    def __init__(self, speeds: Speeds | None) -> None:
+    def __init__(self, speeds: Speeds | None, trials: Trials | None = None) -> None:
         super().__init__()
+        self.trials = trials
         self.fake = _Fake(allow_non_fake_inputs=True)
         self.speeds = speeds
         self.seconds = 0.0
@@ -69,6 +72,7 @@ class Ledger(TorchDispatchMode):
         self.peak: Mapping[Account, int] = {}
         """Bytes by account when they were most, since :meth:`begin`."""
         self._now, self._most = 0, 0
+        self._heap, self._pages = 0, 0
         self._kind = "activations"
         self._vocabulary = 0
         self._owner = ""
@@ -134,21 +138,25 @@ class Ledger(TorchDispatchMode):
 
     def _book(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         given, made = list(_tensors((*args, *kwargs.values()))), list(_tensors((out,)))
+        new = {_key(tensor): tensor for tensor in made if _key(tensor) not in self._entries}
         if self.speeds is not None:
-            self.seconds += self.speeds.overhead
-            if not func.is_view:
-                self.seconds += max(
-                    _flops(func, args, kwargs, out) / self.speeds.flops,
-                    _traffic(func, given, made) / self.speeds.bandwidth,
-                )
-        for tensor in made:
-            if _key(tensor) not in self._entries:
-                logits = self._kind == "activations" and tensor.shape[-1:] == (self._vocabulary,)
-                self._enter(tensor, (self._role(given), "logits" if logits else self._kind))
-                size = tensor.untyped_storage().nbytes()
-                if self.speeds is not None and size >= FRESH:
-                    self.seconds += size * self.speeds.fresh
+            self.seconds += self._seconds(self.speeds, func, args, kwargs, out)
+        for tensor in new.values():
+            logits = self._kind == "activations" and tensor.shape[-1:] == (self._vocabulary,)
+            self._enter(tensor, (self._role(given), "logits" if logits else self._kind))
         self._look()
+
+    def _seconds(self, speeds: Speeds, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> float:
+        """Of an operation: as it was tried, or else by its arithmetic and its bytes."""
+        in_backward = torch._C._current_autograd_node() is not None
+        called = speeds.backward_overhead if in_backward else speeds.overhead
+        if func.is_view:
+            return called
+        tried = None if self.trials is None else self.trials.seconds(func, args, kwargs)
+        if tried is not None:
+            return called + tried
+        traffic = _traffic(func, [*_tensors((*args, *kwargs.values()))], [*_tensors((out,))])
+        return called + max(_flops(func, args, kwargs, out) / speeds.flops, traffic / speeds.bandwidth)
 
     def _role(self, given: Sequence[Tensor]) -> str:
         """Whose the result of a computation is: the first one's that has a part in it, or else the first model's."""
@@ -164,11 +172,26 @@ class Ledger(TorchDispatchMode):
         entry.alive = ref(storage, partial(self._strike, key))
         self.held[account] += entry.size
         self._now += entry.size
+        self._allocate(entry.size)
 
     def _strike(self, key: int, _: object) -> None:
         entry = self._entries.pop(key)
         self.held[entry.account] -= entry.size
         self._now -= entry.size
+        if entry.size < FRESH:
+            self._heap -= entry.size
+            if self._pages - self._heap > TRIMMED:
+                self._pages = self._heap
+
+    def _allocate(self, size: int) -> None:
+        """Time for pages that come from the system: all of a large tensor's, and where the heap of the others grows."""
+        new = size
+        if size < FRESH:
+            self._heap += size
+            new = max(0, self._heap - self._pages)
+            self._pages += new
+        if self.speeds is not None:
+            self.seconds += new * self.speeds.fresh
 
     def _gradient(self, role: str, weight: Tensor) -> None:
         assert weight.grad is not None

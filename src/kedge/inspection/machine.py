@@ -4,13 +4,14 @@ import mmap
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import psutil
 import torch
 
 from kedge.errors import ConfigError
+from kedge.inspection.trials import Trials, overheads_here
 from kedge.training.ppo.throughput import peak_flops
 
 PREFIXES = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
@@ -19,8 +20,13 @@ COPIED = {"cpu": 2**26, "cuda": 2**30, "mps": 2**28}
 # Memory of this process alone, as the C library asks for it where there is such a thing.
 PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 TRIALS = 5
+# Of the memory that is free an operation may take this part when it is tried.
+SHARE = 8
 # Memory of so many bytes comes from the system anew each time, page by page: glibc keeps none of this size.
 FRESH = 2**25
+# Of smaller ones it gives pages back when so much lies free at the end of its heap (M_TRIM_THRESHOLD has grown to twice
+# the largest of them by then).
+TRIMMED = 2 * FRESH
 # Small operations in a row, to measure what one costs whatever it computes.
 SMALL = 500
 
@@ -34,9 +40,11 @@ class Speeds:
     bandwidth: float
     """Bytes a second, read and written."""
     overhead: float
-    """Seconds that any operation costs."""
+    """Seconds that any operation costs that Python asks for, whatever it computes."""
+    backward_overhead: float = 0.0
+    """The same of one that autograd asks for."""
     fresh: float = 0.0
-    """Seconds that a byte of a new tensor costs, where it is of ``FRESH`` bytes or more."""
+    """Seconds that a byte costs that comes from the system anew."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,8 @@ class Machine:
     """Bytes there are."""
     speeds: Speeds | None = None
     """None where it is not known: then a plan has no seconds."""
+    trials: Trials | None = field(default=None, compare=False)
+    """Of operations, where a job would run on this CPU."""
 
     @classmethod
     def here(cls, device: torch.device) -> Self:
@@ -65,11 +75,13 @@ class Machine:
         return cls(device.type, memory.available, memory.total)
 
     def with_speeds(self, flops: float | None, bandwidth: float | None, dtype: torch.dtype) -> Self:
-        """Its speeds as given, or else as measured."""
+        """Its speeds as given, or else as measured; on this CPU operations will be tried."""
         here = self.device != "cuda" or torch.cuda.is_available()
         measured = measured_speeds(torch.device(self.device if here else "cpu"), dtype)
         given = replace(measured, flops=flops or measured.flops, bandwidth=bandwidth or measured.bandwidth)
-        return replace(self, speeds=given if here else replace(given, fresh=0.0))
+        tried = self.device == "cpu" and flops is None and bandwidth is None
+        trials = Trials(self.free // SHARE) if tried else None
+        return replace(self, speeds=given if here else replace(given, fresh=0.0), trials=trials)
 
 
 def measured_speeds(device: torch.device, dtype: torch.dtype) -> Speeds:
@@ -88,7 +100,9 @@ def measured_speeds(device: torch.device, dtype: torch.dtype) -> Speeds:
 
     pages = max(0.0, _best(anew, source) - copying) if device.type == "cpu" else 0.0  # elsewhere torch keeps its memory
     flops, bandwidth = peak_flops(device, dtype), 2 * source.numel() / copying
-    return Speeds(flops, bandwidth, _best(small, one) / SMALL, pages / source.numel())
+    a_call = _best(small, one) / SMALL
+    overheads = overheads_here() if device.type == "cpu" else (a_call, a_call)
+    return Speeds(flops, bandwidth, *overheads, pages / source.numel())
 
 
 def _best(run: Callable[[], object], read: torch.Tensor) -> float:

@@ -142,7 +142,7 @@ def without_trials(lm: LanguageModel, machine: Machine) -> None:
 def on_paper(machine: Machine) -> Iterator[Ledger]:
     """Inside, everything is rehearsed and nothing computed; a job that comes after draws the random numbers it would
     have drawn."""
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), Ledger(machine.speeds) as ledger:
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), Ledger(machine.speeds, machine.trials) as ledger:
         warnings.simplefilter("ignore")
         yield ledger
 

@@ -61,6 +61,12 @@ class Reading:
         # Not a product of matrices, which autocast would round.
         return (outputs * outputs.new_tensor(self._factors())).sum(-1) + self._shift()
 
+    def score_so_far(self, outputs: Tensor) -> Tensor:
+        """``[S]`` what the score would be after each step, of the outputs ``[S]`` of an answer's steps."""
+        assert self.steps is not None
+        pooled = [self.steps.pooled(outputs[: end + 1]) for end in range(len(outputs))]
+        return self.score(torch.stack(pooled)[:, None])
+
     @torch.no_grad()
     def fold(self, outputs: nn.Linear, into: nn.Linear) -> None:
         """Make a head with one output and a bias give the score itself.

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kedge.data.encode import Tokenizer
 from kedge.errors import ConfigError
 from kedge.models.device import Device
 from kedge.models.reward_model import RewardModel
@@ -48,15 +49,22 @@ def build_reward(
     device: Device = "auto",
     trust_remote_code: bool = False,
     attn_implementation: str | None = None,
+    writer: Tokenizer | None = None,
 ) -> WeightedReward:
-    """The reward, ready to score. A ``partial`` one may leave samples unjudged: a metric may, a reward may not.
+    """The reward, ready to score.
 
-    The other settings are those of :func:`load_reward_model`.
+    Args:
+        what: a function, ``package.module:name``, reward model, specification, or list of these.
+        partial: it may leave samples unjudged: a metric may, a reward may not.
+        device: as :func:`load_reward_model` takes it, and with it the next two.
+        trust_remote_code: as there.
+        attn_implementation: as there.
+        writer: the tokenizer of the policy whose answers are scored, for rewards that are paid within them.
 
     Raises:
         ConfigError: not a reward. ModelError: a reward model that cannot be loaded.
     """
-    loading = Loading(device, trust_remote_code, attn_implementation)
+    loading = Loading(device, trust_remote_code, attn_implementation, writer)
     return WeightedReward([(spec.weight, spec.built(loading)) for spec in _specs(what)], partial=partial)
 
 

@@ -3,13 +3,13 @@
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
 from kedge.data.records import Prompt
-from kedge.models.reward_model import RewardModel, load_reward_model
+from kedge.models.reward_loading import load_reward_model
+from kedge.models.reward_model import RewardModel
 from kedge.rewards.foreign import TrainerState
 from kedge.rewards.model import ModelReward
 from kedge.rewards.scores import AT_REST, Reward, Scores
@@ -75,7 +75,7 @@ class Ensemble(RewardSpec):
     def build(self, loading: Loading) -> Reward:
         members = []
         for source in self.models:
-            model = source if isinstance(source, RewardModel) else load_reward_model(source, **asdict(loading))
+            model = source if isinstance(source, RewardModel) else load_reward_model(source, **loading.of_models())
             if model is not source:
                 model.module.requires_grad_(False)
             members.append(ModelReward(model))

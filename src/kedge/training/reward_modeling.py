@@ -14,7 +14,8 @@ from kedge.data.ratings import RATED, Labelled, Rating, StepLabels, labelled
 from kedge.data.records import Preference
 from kedge.errors import ConfigError
 from kedge.models.batch import by_token_budget
-from kedge.models.reward_model import RewardModel, adapted_part, new_reward_model, with_reading
+from kedge.models.reward_loading import new_reward_model
+from kedge.models.reward_model import RewardModel, adapted_part, with_reading
 from kedge.models.steps import Pooling, Steps
 from kedge.runs.callbacks import CallbackLike
 from kedge.runs.folder import Metrics, RunFolder

@@ -46,5 +46,11 @@ class GrowingText:
         self._context, self._before = len(self._window), len(self._decoded(self._window))
         return self._done
 
+    @classmethod
+    def lengths(cls, tokenizer: Tokenizer, prompt: Sequence[int], ids: Sequence[int]) -> list[int]:
+        """How many whole characters of the answer have been written after each of its tokens."""
+        growing = cls(tokenizer, prompt)
+        return [len(growing.of(ids[: end + 1]).rstrip(HALF)) for end in range(len(ids))]
+
     def _decoded(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))

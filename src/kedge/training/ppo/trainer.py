@@ -134,7 +134,7 @@ class PPO(Trainer):
         longest = max(len(prompt.ids) for prompt in [*self.prompts, *self.eval_prompts]) + config.response_length
         self.config = config = with_micro_batch(config, self.policy.model, longest, run, "ppo", tell=self.progress)
         loading = {name: value for name, value in config.loading.items() if name not in ("dtype", "quantization")}
-        self.reward = build_reward(reward, **loading)
+        self.reward = build_reward(reward, **loading, writer=self.policy.tokenizer)
         if config.num_generations == 1 and any(part.terms.normalize == "rank" for _, part in self.reward.weighted()):
             raise ConfigError('normalize: "rank" is among the answers to a prompt; set num_generations to 2 or more')
         self.judges = {"score": self.reward} | named_judges(metrics, **loading)
