@@ -18,6 +18,7 @@ from kedge import __version__
 from kedge.cli.arguments import WithSettings
 from kedge.cli.chat import chat
 from kedge.cli.control import control
+from kedge.cli.deploy import deploy
 from kedge.cli.doctor import doctor
 from kedge.cli.export import export
 from kedge.cli.label_next import label_next
@@ -28,6 +29,7 @@ from kedge.cli.rewards import rewards
 from kedge.cli.runs import runs
 from kedge.cli.score import score
 from kedge.cli.screen import console
+from kedge.cli.serve import serve
 from kedge.cli.settings import settings_of
 from kedge.cli.stages import OfAPackage, command_of, help_of
 from kedge.config.plugins import package_of, plugins
@@ -58,6 +60,8 @@ def program() -> typer.Typer:
             app.command(name, cls=OfAPackage, help=about)(command_of(name))
     app.command(cls=WithSettings)(doctor)
     app.command()(chat)
+    app.command()(serve)
+    app.command()(deploy)
     app.command(cls=WithSettings)(plan)
     app.command()(export)
     app.command()(runs)

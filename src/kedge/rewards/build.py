@@ -64,8 +64,12 @@ def build_reward(
     Raises:
         ConfigError: not a reward. ModelError: a reward model that cannot be loaded.
     """
-    loading = Loading(device, trust_remote_code, attn_implementation, writer)
-    return WeightedReward([(spec.weight, spec.built(loading)) for spec in _specs(what)], partial=partial)
+    loading = Loading(device, trust_remote_code, attn_implementation)
+    parts = [(spec.weight, spec.built(loading)) for spec in _specs(what)]
+    if writer is not None:
+        for _, reward in parts:
+            reward.written_by(writer)
+    return WeightedReward(parts, partial=partial)
 
 
 def refuse_missing_columns(what: RewardLike | Sequence[RewardLike], there: Collection[str]) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -69,37 +70,36 @@ class ModelReward(Reward):
 
 class DenseReward(ModelReward):
     """Of a model that reads steps: each is paid where the policy ended it, with what it changed the score by, so that
-    all of it is the score (a difference of potentials: Ng et al. 1999).
-
-    Args:
-        model: reads steps.
-        writer: the policy's tokenizer.
-        name: under which it is logged.
+    all of it is the score (a difference of potentials: Ng et al. 1999). Of answers whose writer is not known the score
+    is paid on the last token.
     """
 
-    def __init__(self, model: RewardModel, writer: Tokenizer, name: str = "reward_model") -> None:
-        super().__init__(model, name)
-        self.writer = writer
+    writer: Tokenizer | None = None
+
+    def written_by(self, tokenizer: Tokenizer) -> None:
+        self.writer = tokenizer
 
     def __call__(
         self, prompts: Sequence[Prompt], completions: Sequence[Completion], state: TrainerState = AT_REST
     ) -> Scores:
+        if self.writer is None:
+            return super().__call__(prompts, completions, state)
         each = self.model.run_steps(self.texts(prompts, completions), [c.text for c in completions])
         so_far = [self.model.reading.score_so_far(outputs).tolist() for outputs in each]
         scores = [of_steps[-1] for of_steps in so_far]
         self.refuse_not_finite(scores, prompts, completions)
         paid: list[list[float] | None] = [
-            self._paid(c, of_steps) for c, of_steps in zip(completions, so_far, strict=True)
+            self._paid(self.writer, c, of_steps) for c, of_steps in zip(completions, so_far, strict=True)
         ]
         return Scores([0.0] * len(scores), paid, {self.name: scores})
 
     def fingerprint(self) -> str:
         return f"{super().fingerprint()} step by step"
 
-    def _paid(self, completion: Completion, so_far: Sequence[float]) -> list[float]:
+    def _paid(self, writer: Tokenizer, completion: Completion, so_far: Sequence[float]) -> list[float]:
         """For each token what the steps that end there change the score by."""
         assert self.model.reading.steps is not None
-        written = GrowingText.lengths(self.writer, completion.prompt_ids, completion.ids)
+        written = GrowingText.lengths(writer, completion.prompt_ids, completion.ids)
         paid = [0.0] * len(written)
         ends = self.model.reading.steps.of(completion.text)[-len(so_far) :]
         for end, now, before in zip(ends, so_far, [0.0, *so_far[:-1]], strict=True):
@@ -144,24 +144,22 @@ class ModelSpec(RewardSpec):
         if isinstance(source, RewardModel):
             if self.label is not None:
                 raise ConfigError("reward: label is not used with a loaded reward model; load it with label=...")
-            return self._reward(source, loading)
+            return self._reward(source)
         if not isinstance(source, str | Path):
             raise ConfigError(f"reward: model={source!r} is no folder, hub id, run, or loaded reward model")
         if isinstance(source, str) and "." in source and "/" not in source and not Path(source).exists():
             raise ConfigError(
                 f"reward: {source!r} is no folder; a function is written package.module:name, with a colon"
             )
-        model = load_reward_model(source, label=self.label, **loading.of_models())
+        model = load_reward_model(source, label=self.label, **asdict(loading))
         model.module.requires_grad_(False)  # nobody else has it, so it may share a trunk
-        return self._reward(model, loading)
+        return self._reward(model)
 
-    def _reward(self, model: RewardModel, loading: Loading) -> ModelReward:
+    def _reward(self, model: RewardModel) -> ModelReward:
         if self.dense and model.reading.steps is None:
             raise ConfigError("reward: dense is for a model that has learnt which steps are right; take it out")
         weighed = with_reading(model, model.reading.weighed(self.objectives)) if self.objectives else model
-        if self.dense and loading.writer is not None:
-            return DenseReward(weighed, loading.writer)
-        return ModelReward(weighed)
+        return DenseReward(weighed) if self.dense else ModelReward(weighed)
 
     def reward_models(self) -> list[str]:
         return [str(self.model)]

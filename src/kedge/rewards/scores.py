@@ -5,6 +5,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from kedge.data.encode import Tokenizer
 from kedge.data.records import Prompt, plain
 from kedge.models.reward_model import RewardModel
 from kedge.parallel import Processes
@@ -110,6 +111,9 @@ class Reward(ABC):
     ) -> Coroutine[Any, Any, Scores] | None:
         """The same, to be awaited beside others; None of a reward that has nothing to wait for."""
         return None
+
+    def written_by(self, tokenizer: Tokenizer) -> None:  # noqa: B027  most do not care
+        """Of the policy whose answers will come; for rewards that are paid within an answer."""
 
     def fingerprint(self) -> str:
         """What a resumed run must be given again. Of the class's source, unless a kind knows better."""

@@ -23,7 +23,7 @@ from kedge.runs.fingerprints import of_settings
 
 @dataclass(frozen=True)
 class Loading:
-    """What a reward is built for: how the models are loaded that it has in it, and whose answers it scores."""
+    """How the models are loaded that a reward has in it; what load_reward_model takes."""
 
     device: Device = "auto"
     """``auto``: cuda, else mps, else cpu."""
@@ -31,12 +31,6 @@ class Loading:
     """Whether a model may bring code of its own."""
     attn_implementation: str | None = None
     """``sdpa``, ``eager``, ...; None: the model's own."""
-    writer: Any = None
-    """The tokenizer of the policy whose answers will be scored; None where they are any texts."""
-
-    def of_models(self) -> dict[str, Any]:
-        """What load_reward_model and load_language_model take."""
-        return {name: value for name, value in vars(self).items() if name != "writer"}
 
 
 class RewardSpec(Config):

@@ -1,5 +1,6 @@
 """From logits to a token: temperature, truncation, and one random number a row."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -20,6 +21,7 @@ LIKELIEST = 1024
 
 NUMBERS: dict[str, type] = {
     "max_new_tokens": int, "top_k": int, "top_logprobs": int, "temperature": float, "top_p": float, "min_p": float,
+    "presence_penalty": float, "frequency_penalty": float,
 }  # fmt: skip
 
 COLDEST = 1e-6
@@ -43,6 +45,12 @@ class Sampling:
     """An answer ends where one of these appears; its text is cut before it."""
     top_logprobs: int = 0
     """At each place, report so many of the likeliest tokens with their log-probabilities."""
+    presence_penalty: float = 0.0
+    """Taken off the logit of every token that the answer has already."""
+    frequency_penalty: float = 0.0
+    """The same, as often as it has it."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """``(token, added to its logit)``, each token once."""
 
     def __post_init__(self) -> None:
         stops = self.stop_strings
@@ -60,6 +68,9 @@ class Sampling:
             "min_p": (0 <= self.min_p < 1, "in [0, 1)"),
             "stop_strings": (all(isinstance(s, str) and s for s in self.stop_strings), "texts that are not empty"),
             "top_logprobs": (self.top_logprobs >= 0, "0 (none) or more"),
+            "presence_penalty": (math.isfinite(self.presence_penalty), "a finite number"),
+            "frequency_penalty": (math.isfinite(self.frequency_penalty), "a finite number"),
+            "logit_bias": (all(math.isfinite(bias) for _, bias in self.logit_bias), "finite numbers"),
         }
         for name, (fine, wanted) in checks.items():
             if not fine:
@@ -71,8 +82,14 @@ class Sampling:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every token can be drawn: no truncation, and not greedy."""
-        return self.temperature > 0 and not self.top_k and self.top_p == 1 and self.min_p == 0
+        """Whether tokens are drawn from the model's own distribution: nothing truncated or added, and not greedy."""
+        truncated = self.top_k or self.top_p < 1 or self.min_p > 0
+        return self.temperature > 0 and not truncated and not self.is_biased
+
+    @property
+    def is_biased(self) -> bool:
+        """Whether logits are changed before anything is drawn."""
+        return bool(self.presence_penalty or self.frequency_penalty or self.logit_bias)
 
     @property
     def distribution(self) -> tuple[float, ...]:

@@ -7,7 +7,7 @@ what is written for them comes back through a queue of their own.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Lock, Thread
 
@@ -27,26 +27,45 @@ class ClosedError(KedgeError):
     """Something is asked of a sampler that has been closed."""
 
 
+Hear = Callable[[str | None], object]
+"""Is told each piece of text as it becomes certain, and None at the end, in the engine's thread: it must neither wait
+nor raise."""
+
+
 @dataclass(eq=False)
-class _Caller:
-    """Who waits for a request."""
+class Ticket:
+    """A request that somebody waits for."""
 
     request: Request
+    """What is written; it grows in another thread until the end is told."""
+    hear: Hear
     streams: bool
     """Whether pieces of text are wanted while it is written."""
-    pieces: SimpleQueue[str | None] = field(default_factory=SimpleQueue)
-    """None is the end."""
-    error: Exception | None = None
+    _error: Exception | None = None
+
+    def completion(self) -> Completion:
+        """The answer, once its end has been told.
+
+        Raises:
+            KedgeError: whatever ended it before it was written.
+        """
+        self.refuse_broken()
+        return self.request.completion()
+
+    def refuse_broken(self) -> None:
+        """Raise what ended it before it was written, if anything did."""
+        if self._error is not None:
+            raise self._error
 
     def tell(self) -> None:
         """Hand on what has become certain."""
         if self.streams and (piece := self.request.news()):
-            self.pieces.put(piece)
+            self.hear(piece)
 
     def end(self, error: Exception | None = None) -> None:
         """There is nothing more to come."""
-        self.error = error
-        self.pieces.put(None)
+        self._error = error
+        self.hear(None)
 
 
 class Driver(Sampler):
@@ -59,7 +78,7 @@ class Driver(Sampler):
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._orders: SimpleQueue[Callable[[], object]] = SimpleQueue()
-        self._callers: list[_Caller] = []  # the thread's own
+        self._tickets: list[Ticket] = []  # the thread's own
         self._precision: torch.dtype | None = None
         self._closing = Lock()
         self._closed = False
@@ -70,27 +89,76 @@ class Driver(Sampler):
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, seed: int = 0, first_request: int = 0
     ) -> list[Completion]:
         requests = self._engine.requests(prompts, sampling, seed, first_request)
-        callers = [_Caller(request, streams=False) for request in requests]
-        self._take_up(callers)
+        ended: SimpleQueue[str | None] = SimpleQueue()
+        tickets = [Ticket(request, ended.put, streams=False) for request in requests]
+        self._take_up(tickets)
         try:
-            for caller in callers:
-                caller.pieces.get()
-                if caller.error is not None:
-                    raise caller.error
+            for _ in tickets:
+                ended.get()
+                for ticket in tickets:
+                    ticket.refuse_broken()
         finally:
-            self._give_up(callers)
-        return [request.completion() for request in requests]
+            self.cancel(*tickets)
+        return [ticket.completion() for ticket in tickets]
 
     def stream(self, prompt: Sequence[int], sampling: Sampling, *, seed: int = 0, request: int = 0) -> Iterator[str]:
-        caller = _Caller(self._engine.request(prompt, sampling, seed, request, "prompt"), streams=True)
-        self._take_up([caller])
+        pieces: SimpleQueue[str | None] = SimpleQueue()
+        ticket = self.submit(prompt, sampling, pieces.put, seed=seed, request=request)
         try:
-            while (piece := caller.pieces.get()) is not None:
+            while (piece := pieces.get()) is not None:
                 yield piece
-            if caller.error is not None:
-                raise caller.error
+            ticket.refuse_broken()
         finally:
-            self._give_up([caller])
+            self.cancel(ticket)
+
+    def submit(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        hear: Hear,
+        *,
+        seed: int = 0,
+        request: int = 0,
+        streams: bool = True,
+    ) -> Ticket:
+        """Ask for an answer without waiting for it; for callers that wait in ways of their own.
+
+        Args:
+            prompt: token ids, at least one.
+            sampling: how to draw.
+            hear: is told the pieces, and the end.
+            seed: of what is drawn.
+            request: it draws from the random stream (seed, request).
+            streams: whether pieces are wanted; False: the end alone.
+
+        Raises:
+            DataError: a prompt that cannot be answered. ClosedError: nobody answers any more.
+        """
+        ticket = Ticket(self._engine.request(prompt, sampling, seed, request, "prompt"), hear, streams)
+        self._take_up([ticket])
+        return ticket
+
+    def cancel(self, *tickets: Ticket) -> None:
+        """Nobody waits for these any more; those that are done are left as they are."""
+        going = [ticket.request for ticket in tickets if ticket.request.finish_reason is None]
+        if going:
+            with suppress(ClosedError):
+                self._order(lambda: self._engine.cancel(*going))
+
+    @property
+    def waiting(self) -> int:
+        """Answers that wait for room in the batch, about now."""
+        return self._engine.waiting
+
+    @property
+    def writing(self) -> int:
+        """Answers that are being written, about now."""
+        return self._engine.writing
+
+    @property
+    def version(self) -> int:
+        """Of the weights."""
+        return self._engine.version
 
     def publish(self, weights: Mapping[str, Tensor], version: int) -> None:
         """Between two steps; what is being written goes on with the new weights. Returns when they are in place."""
@@ -112,24 +180,17 @@ class Driver(Sampler):
             self._orders.put(lambda: None)  # it may be waiting for one
         self._thread.join()
 
-    def _take_up(self, callers: Sequence[_Caller]) -> None:
+    def _take_up(self, tickets: Sequence[Ticket]) -> None:
         precision = computed_in(self._engine.lm.device)  # the caller's, which another thread does not see
 
         def order() -> None:
-            if not self._callers:
+            if not self._tickets:
                 self._precision = precision
-            for caller in callers:
-                self._engine.enqueue(caller.request)
-            self._callers.extend(callers)
+            for ticket in tickets:
+                self._engine.enqueue(ticket.request)
+            self._tickets.extend(tickets)
 
         self._order(order)
-
-    def _give_up(self, callers: Sequence[_Caller]) -> None:
-        """Nobody waits for these any more; those that are done are left as they are."""
-        going = [caller.request for caller in callers if caller.request.finish_reason is None]
-        if going:
-            with suppress(ClosedError):
-                self._order(lambda: self._engine.cancel(*going))
 
     def _order(self, order: Callable[[], object]) -> None:
         with self._closing:  # an order behind the last one would never be carried out
@@ -145,14 +206,14 @@ class Driver(Sampler):
                 self._carry_out()
                 with self._autocast():
                     self._engine.step()
-                for caller in self._callers:
-                    caller.tell()
+                for ticket in self._tickets:
+                    ticket.tell()
             except Exception as error:  # noqa: BLE001  whatever it is, callers in other threads wait for it
                 self._end_all(error)
-            for caller in self._callers:
-                if caller.request.finish_reason is not None:
-                    caller.end()
-            self._callers = [caller for caller in self._callers if caller.request.finish_reason is None]
+            for ticket in self._tickets:
+                if ticket.request.finish_reason is not None:
+                    ticket.end()
+            self._tickets = [ticket for ticket in self._tickets if ticket.request.finish_reason is None]
         self._carry_out_rest()
         self._end_all(ClosedError("the sampler was closed before the answer was written"))
         self._engine.close()
@@ -164,7 +225,7 @@ class Driver(Sampler):
 
     def _carry_out(self) -> None:
         """The orders that wait; where nothing is being written, wait for one."""
-        if not self._callers:
+        if not self._tickets:
             self._orders.get()()
         self._carry_out_rest()
 
@@ -173,7 +234,7 @@ class Driver(Sampler):
             self._orders.get()()
 
     def _end_all(self, error: Exception) -> None:
-        callers, self._callers = self._callers, []
-        self._engine.cancel(*(caller.request for caller in callers))
-        for caller in callers:
-            caller.end(error)
+        tickets, self._tickets = self._tickets, []
+        self._engine.cancel(*(ticket.request for ticket in tickets))
+        for ticket in tickets:
+            ticket.end(error)

@@ -18,6 +18,7 @@ from kedge.models.head import vocabulary_rows
 from kedge.models.language_model import LanguageModel
 from kedge.sampling.completion import Completion
 from kedge.sampling.local.columns import ColumnDecoder
+from kedge.sampling.local.penalties import penalised
 from kedge.sampling.local.request import Request
 from kedge.sampling.local.slots import SlotDecoder, slot_decoder
 from kedge.sampling.sampler import Sampler
@@ -155,6 +156,16 @@ class Engine(Sampler):
         self.version = version
         self._requeue()
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for room."""
+        return len(self._waiting)
+
+    @property
+    def writing(self) -> int:
+        """Requests that are being written."""
+        return len(self._active)
+
     def close(self) -> None:
         """Stop writing, and let go of the cache."""
         self.cancel(*self._active, *self._waiting)
@@ -227,7 +238,7 @@ class Engine(Sampler):
         return [waiting.popleft() for _ in range(rows) if waiting and len(waiting[0].known_ids) <= near]
 
     def _tokens_at_once(self) -> int:
-        if not self._chosen_decoder().rows_join:
+        if not self._chosen_decoder().rows_join or any(request.sampling.is_biased for request in self._active):
             return 1
         # No row may run past its last token: there may be no position for it.
         return min([self.burst, *(r.sampling.max_new_tokens - len(r.ids) for r in self._active)])
@@ -240,6 +251,7 @@ class Engine(Sampler):
     def _draw(self, logits: Tensor, uniform: Tensor) -> tuple[Tensor, ...]:
         """``(tokens [n], logprobs [n])`` for the active rows; where one of them asks for the likeliest tokens, those of
         all rows too, ``(ids [n, k], logprobs [n, k])``."""
+        logits = penalised(logits, self._active)
         count = min(max(request.sampling.top_logprobs for request in self._active), logits.shape[-1])
         if not self._alike:
             sampling = self._active[0].sampling
@@ -334,6 +346,8 @@ class Engine(Sampler):
                 f"{name}: {len(prompt)} tokens and {sampling.max_new_tokens} new ones "
                 f"are more than the model's {limit} positions; shorten the prompt or the answer"
             )
+        if any(not 0 <= token < known for token, _ in sampling.logit_bias):
+            raise DataError(f"{name}: logit_bias names tokens outside 0 to {known - 1}, which the model knows")
         uniform = random_stream(seed, number, sampling.max_new_tokens).tolist()
         return Request(prompt, sampling, uniform, self.lm.tokenizer, self.lm.eos_ids)
 

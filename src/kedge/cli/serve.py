@@ -1,0 +1,41 @@
+"""``kedge serve``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kedge.cli.screen import console, quiet
+from kedge.errors import KedgeError
+
+
+def serve(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run, model folder or hub id.")],
+    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 is everywhere.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    name: Annotated[str | None, typer.Option(help="As clients ask for the model. Default: the folder's.")] = None,
+    api_key_file: Annotated[Path | None, typer.Option(help="Keys, one a line, of which a client sends one.")] = None,
+    admin_key_file: Annotated[Path | None, typer.Option(help="Keys for kedge deploy; without, nobody may.")] = None,
+    reward_model: Annotated[str | None, typer.Option(help="Reward model of /v1/score.")] = None,
+    max_waiting: Annotated[int, typer.Option(min=1, help="Answers at a time; beyond, clients hear 429.")] = 256,
+    time_limit: Annotated[float, typer.Option(min=0.001, help="Seconds an answer may take.")] = 300.0,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code.")] = False,
+) -> None:
+    """Answer over HTTP, as OpenAI's API does."""
+    quiet()
+    try:
+        from kedge.serving.http.run import Limits, load_service, read_keys
+        from kedge.serving.http.run import serve as listen
+    except ModuleNotFoundError as error:
+        raise KedgeError(f"kedge serve: {error.name} is not installed; pip install 'kedge[serve]'") from None
+    keys = [] if api_key_file is None else read_keys(api_key_file)
+    admin_keys = [] if admin_key_file is None else read_keys(admin_key_file, "--admin-key-file")
+    if not keys and host not in ("127.0.0.1", "localhost", "::1"):
+        raise KedgeError(f"--host: {host} is reached by others; give --api-key-file, so that not everybody is answered")
+    limits = Limits(waiting=max_waiting, seconds=time_limit)
+    service = load_service(
+        run, name=name, reward_model=reward_model, limits=limits, trust_remote_code=trust_remote_code
+    )
+    at = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    console.print(f"{service.name} answers at {at}/v1 ; Ctrl-C ends it", soft_wrap=True, markup=False, highlight=False)
+    listen(service, host=host, port=port, keys=keys, admin_keys=admin_keys)

@@ -1,0 +1,50 @@
+"""Routes for whoever keeps the server: which weights answer."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+
+from kedge.errors import KedgeError
+from kedge.serving.http.errors import ApiError
+from kedge.serving.http.service import Service
+
+
+class Deployment(BaseModel):
+    """What is to answer from now on."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    source: str = Field(min_length=1)
+    """A run, folder or hub id, as the server finds it."""
+
+
+def admin_routes(service: Service) -> APIRouter:
+    """``/admin``: behind keys of its own."""
+    routes = APIRouter(prefix="/admin")
+
+    def told() -> dict[str, Any]:
+        before = service.versions.before
+        return {"live": service.live.told(), "before": None if before is None else before.told()}
+
+    @routes.get("/versions")
+    async def versions() -> dict[str, Any]:
+        return told()
+
+    @routes.post("/deploy")
+    async def deploy(asked: Deployment) -> dict[str, Any]:
+        try:
+            await service.deploy(asked.source)
+        except KedgeError as error:
+            raise ApiError(409, f"not deployed: {error}", param="source", code="not_deployed") from None
+        return told()
+
+    @routes.post("/rollback")
+    async def rollback() -> dict[str, Any]:
+        try:
+            await service.versions.roll_back()
+        except KedgeError as error:
+            raise ApiError(409, str(error), code="not_deployed") from None
+        return told()
+
+    return routes

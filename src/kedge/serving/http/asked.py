@@ -1,0 +1,188 @@
+"""What a client may ask, by OpenAI's names. A parameter that is not here is refused, and none is ignored."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from kedge.errors import ConfigError
+from kedge.sampling.settings import Sampling
+
+Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+MOST_STOPS, MOST_CHOICES, MOST_LIKELIEST, MOST_BIASES = 4, 128, 20, 1024
+
+
+class Asked(BaseModel):
+    """What chats and completions have in common. null is as good as nothing."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: str
+    max_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=-1)
+    """0 or -1: all."""
+    min_p: float = Field(0.0, ge=0, lt=1)
+    n: int = Field(1, ge=1, le=MOST_CHOICES)
+    stop: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list, max_length=MOST_STOPS)
+    seed: int | None = None
+    stream: bool = False
+    stream_options: "StreamOptions | None" = None
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] = Field(
+        default_factory=dict, max_length=MOST_BIASES
+    )
+    user: str | None = Field(None, max_length=256)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Any) -> Any:
+        return {key: value for key, value in given.items() if value is not None} if isinstance(given, dict) else given
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_or_several(cls, stop: Any) -> Any:
+        return [stop] if isinstance(stop, str) else stop
+
+    @field_validator("logit_bias", mode="before")
+    @classmethod
+    def _keys_are_texts_in_json(cls, biases: Any) -> Any:
+        if not isinstance(biases, Mapping):
+            return biases
+        return {int(key) if isinstance(key, str) and key.isdecimal() else key: each for key, each in biases.items()}
+
+    @field_validator("seed")
+    @classmethod
+    def _fits(cls, seed: int | None) -> int | None:
+        if seed is not None and not -(2**63) <= seed < 2**63:
+            raise ValueError("a whole number of 64 bits")
+        return seed
+
+    @model_validator(mode="after")
+    def _streams(self) -> "Asked":
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options: only with stream = true")
+        return self
+
+    @property
+    def likeliest(self) -> int | None:
+        """At each token so many of the likeliest are reported, and its own log-probability; None: neither."""
+        raise NotImplementedError
+
+    def sampling(self, usual: Sampling, most: int) -> Sampling:
+        """How to draw.
+
+        Args:
+            usual: where nothing is asked.
+            most: tokens there is room for.
+
+        Raises:
+            ValueError: parameters that do not go together.
+        """
+        temperature = usual.temperature if self.temperature is None else self.temperature
+        wanted = min(usual.max_new_tokens, most) if self.max_tokens is None else self.max_tokens
+        # Greedy: truncation changes nothing, and a token's own log-probability is the likeliest's.
+        greedy = temperature == 0
+        try:
+            return Sampling(
+                max_new_tokens=wanted,
+                temperature=temperature,
+                top_k=0 if greedy else max(0, self.top_k),
+                top_p=1.0 if greedy else self.top_p,
+                min_p=0.0 if greedy else self.min_p,
+                stop_strings=tuple(self.stop) or usual.stop_strings,
+                top_logprobs=0 if self.likeliest is None else max(self.likeliest, int(greedy)),
+                presence_penalty=self.presence_penalty,
+                frequency_penalty=self.frequency_penalty,
+                logit_bias=tuple(sorted(self.logit_bias.items())),
+            )
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+
+
+class StreamOptions(BaseModel):
+    """Of a stream."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    include_usage: bool = False
+
+
+class Message(BaseModel):
+    """Of a conversation: text alone."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+    name: None = None
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _of_parts(cls, content: Any) -> Any:
+        """Parts that are all text are one text."""
+        if not isinstance(content, Sequence) or isinstance(content, str):
+            return content
+        if not all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+            raise ValueError("parts of type text alone")
+        return "".join(str(part.get("text", "")) for part in content)
+
+
+class TextFormat(BaseModel):
+    """The one that every model has."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    type: Literal["text"]
+
+
+class ChatAsked(Asked):
+    """``/v1/chat/completions``."""
+
+    messages: list[Message] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool = False
+    top_logprobs: int | None = Field(None, ge=0, le=MOST_LIKELIEST)
+    response_format: TextFormat | None = None
+
+    @model_validator(mode="after")
+    def _go_together(self) -> "ChatAsked":
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs: only with logprobs = true")
+        if self.max_completion_tokens is not None:
+            if self.max_tokens is not None:
+                raise ValueError("max_tokens: max_completion_tokens says it already; take one of them out")
+            self.max_tokens = self.max_completion_tokens
+        return self
+
+    @property
+    def likeliest(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+class CompletionAsked(Asked):
+    """``/v1/completions``."""
+
+    prompt: str | Tokens | Annotated[list[str], Field(min_length=1)] | Annotated[list[Tokens], Field(min_length=1)]
+    logprobs: int | None = Field(None, ge=0, le=MOST_LIKELIEST)
+
+    @property
+    def likeliest(self) -> int | None:
+        return self.logprobs
+
+    @property
+    def prompts(self) -> "Sequence[str | list[int]]":
+        """All of them: each a text, or tokens."""
+        one = isinstance(self.prompt, str) or isinstance(self.prompt[0], int)
+        return [self.prompt] if one else self.prompt  # type: ignore[list-item, return-value]
+
+
+class ScoreAsked(BaseModel):
+    """``/v1/score``: what the reward model says of texts, or of answers to conversations."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: str
+    input: list[str | list[Message]] = Field(min_length=1, max_length=256)

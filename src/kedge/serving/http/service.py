@@ -1,0 +1,225 @@
+"""The models behind the server, and who is waiting for them."""
+
+import asyncio
+import secrets
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from kedge.data.encode import encode_prompt, has_template
+from kedge.data.records import Text
+from kedge.errors import DataError
+from kedge.models.reward_model import RewardModel
+from kedge.sampling.local.driver import ClosedError, Ticket
+from kedge.sampling.settings import Sampling
+from kedge.serving.http.errors import ApiError
+from kedge.serving.http.metrics import Metrics
+from kedge.serving.http.versions import Version, Versions
+
+REMEMBERED = 8
+"""Prompts that new weights must be able to answer before they do."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server takes at most."""
+
+    waiting: int = 256
+    """Answers that are being written or wait for it; more are refused with 429."""
+    seconds: float = 300.0
+    """An answer may take."""
+    body: int = 2**20
+    """Bytes of a request."""
+
+
+@dataclass(eq=False)
+class Answer:
+    """One answer while it is written, as seen from the server's loop."""
+
+    ticket: Ticket
+    pieces: "asyncio.Queue[str | None]"
+    metrics: Metrics
+    asked: float = field(default_factory=time.perf_counter)
+    """When."""
+
+    async def text(self) -> AsyncIterator[str]:
+        """Pieces, as they become certain.
+
+        Raises:
+            ApiError: it could not be written.
+        """
+        began = None
+        while (piece := await self.pieces.get()) is not None:
+            if began is None:
+                began = time.perf_counter()
+                self.metrics.first_token.observe(began - self.asked)
+            yield piece
+        try:
+            self.ticket.refuse_broken()
+        except ClosedError as error:
+            raise ApiError(503, "the server is going down; ask again", retry_after=1) from error
+        tokens = len(self.ticket.request.ids)
+        if began is not None and tokens > 1:
+            self.metrics.a_token.observe((time.perf_counter() - began) / (tokens - 1))
+
+    async def whole(self) -> str:
+        """All of it."""
+        return "".join([piece async for piece in self.text()])
+
+
+@dataclass(eq=False)
+class Service:
+    """A policy, and what stands around it.
+
+    Args:
+        name: of the model, as clients ask for it.
+        versions: of its weights; one of them answers.
+        limits: what is taken at most.
+        metrics: are told what happens.
+        reward: scores, where there is one.
+    """
+
+    name: str
+    versions: Versions
+    limits: Limits = field(default_factory=Limits)
+    metrics: Metrics = field(default_factory=Metrics)
+    reward: RewardModel | None = None
+    _waiting: int = 0
+    _recent: "deque[Sequence[int]]" = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    _scoring: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def __post_init__(self) -> None:
+        self.metrics.watch(lambda: self.live.driver.waiting, lambda: self.live.driver.writing, lambda: self.live.number)
+
+    @property
+    def live(self) -> Version:
+        """The version that answers what is asked now."""
+        return self.versions.live
+
+    @property
+    def is_full(self) -> bool:
+        """Whether another answer would be refused."""
+        return self._waiting >= self.limits.waiting
+
+    def refuse_another(self, model: str) -> None:
+        """Raise ApiError where another model is asked for."""
+        if model != self.name:
+            message = f"model: there is no {model!r} here; there is {self.name!r}"
+            raise ApiError(404, message, param="model", code="model_not_found")
+
+    def encoded(self, prompt: Text, param: str) -> list[int]:
+        """Token ids of a prompt.
+
+        Raises:
+            ApiError: it cannot be encoded.
+        """
+        tokenizer = self.live.lm.tokenizer
+        if not isinstance(prompt, str) and not has_template(tokenizer):
+            message = f"{param}: the model has no chat template; ask /v1/completions"
+            raise ApiError(400, message, param=param, code="invalid_value")
+        try:
+            return encode_prompt(tokenizer, prompt, origin=param)
+        except DataError as error:
+            raise ApiError(400, str(error), param=param, code="invalid_value") from None
+
+    def room(self, prompts: Sequence[Sequence[int]], param: str) -> int:
+        """Tokens that fit behind the longest of them.
+
+        Raises:
+            ApiError: none.
+        """
+        longest, positions = max(len(ids) for ids in prompts), self.live.lm.positions
+        room = self.live.usual.max_new_tokens if positions is None else positions - longest
+        if room < 1:
+            message = f"{param}: has {longest} tokens, and the model {positions} positions; shorten it"
+            raise ApiError(400, message, param=param, code="context_length_exceeded")
+        return room
+
+    def ask(self, prompts: Sequence[Sequence[int]], sampling: Sampling, n: int, seed: int | None) -> "Asking":
+        """``n`` answers to each prompt, in order; to be used with ``async with``, which gives up what is left of them.
+
+        Raises:
+            ApiError: there are too many already, or they cannot be answered.
+        """
+        count = len(prompts) * n
+        if count > self.limits.waiting:
+            raise ApiError(400, f"n: {count} answers are asked for, and {self.limits.waiting} taken at most", param="n")
+        if self._waiting + count > self.limits.waiting:
+            raise ApiError(429, "the server is busy; ask again", code="queue_full", retry_after=1)
+        drawn = secrets.randbits(63) if seed is None else seed
+        self._recent.extend(prompts)
+        return Asking(self, [ids for ids in prompts for _ in range(n)], sampling, drawn)
+
+    async def deploy(self, source: str) -> Version:
+        """As :meth:`Versions.deploy`, which must be able to answer what was asked lately."""
+        return await self.versions.deploy(source, [*self._recent])
+
+    async def score(self, texts: Sequence[Text]) -> list[float]:
+        """What the reward model says of whole texts or conversations, off the loop.
+
+        Raises:
+            ApiError: there is no reward model, or it cannot read them.
+        """
+        if self.reward is None:
+            raise ApiError(404, "there is no reward model here; start the server with --reward-model")
+        async with self._scoring:
+            try:
+                return await asyncio.to_thread(self.reward.score, texts)
+            except DataError as error:
+                raise ApiError(400, str(error), param="input", code="invalid_value") from None
+
+    def close(self) -> None:
+        """Whoever still waits hears that it is going down."""
+        self.versions.close()
+
+
+class Asking:
+    """Answers that somebody is waiting for, of the version that answered when they were asked for."""
+
+    def __init__(self, service: Service, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int) -> None:
+        self.service = service
+        self.version = service.live
+        self.prompts = prompts
+        self.sampling = sampling
+        self.seed = seed
+        self.answers: list[Answer] = []
+
+    async def __aenter__(self) -> "list[Answer]":
+        self.service._waiting += len(self.prompts)
+        self.version.answers += len(self.prompts)
+        try:
+            for number, ids in enumerate(self.prompts):
+                self.answers.append(self._answer(ids, number))
+        except BaseException:
+            self._give_up()
+            raise
+        return self.answers
+
+    async def __aexit__(self, *_: object) -> None:
+        self._give_up()
+        if self.version.retired:
+            await asyncio.to_thread(self.version.close_if_idle)
+
+    def _answer(self, ids: Sequence[int], number: int) -> Answer:
+        loop, pieces = asyncio.get_running_loop(), asyncio.Queue[str | None]()
+
+        def hear(piece: str | None) -> None:
+            with suppress(RuntimeError):  # the loop has ended, and nobody listens
+                loop.call_soon_threadsafe(pieces.put_nowait, piece)
+
+        try:
+            ticket = self.version.driver.submit(ids, self.sampling, hear, seed=self.seed, request=number)
+        except DataError as error:
+            raise ApiError(400, str(error), code="invalid_value") from None
+        except ClosedError:
+            raise ApiError(503, "the server is going down; ask again", retry_after=1) from None
+        return Answer(ticket, pieces, self.service.metrics)
+
+    def _give_up(self) -> None:
+        self.service._waiting -= len(self.prompts)
+        self.version.answers -= len(self.prompts)
+        self.version.driver.cancel(*(answer.ticket for answer in self.answers))
+        self.service.metrics.prompt_tokens.inc(sum(len(ids) for ids in self.prompts[: len(self.answers)]))
+        self.service.metrics.answer_tokens.inc(sum(len(answer.ticket.request.ids) for answer in self.answers))
