@@ -12,7 +12,7 @@ from kedge.errors import KedgeError
 def serve(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run, model folder or hub id.")],
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 is everywhere.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Where as well.")] = 8000,
     name: Annotated[str | None, typer.Option(help="As clients ask for the model. Default: the folder's.")] = None,
     api_key_file: Annotated[Path | None, typer.Option(help="Keys, one a line, of which a client sends one.")] = None,
     admin_key_file: Annotated[Path | None, typer.Option(help="Keys for kedge deploy; without, nobody may.")] = None,
