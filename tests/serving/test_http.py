@@ -6,49 +6,22 @@ import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 
 import httpx
 import openai
 import pytest
-import uvicorn
+from servers import listening, service_of
 
 from kedge.data.encode import encode_prompt
 from kedge.models.reward_loading import new_reward_model
-from kedge.sampling.local.driver import Driver
 from kedge.sampling.local.engine import Engine
 from kedge.sampling.settings import Sampling
 from kedge.serving.http.app import create_app
-from kedge.serving.http.service import Limits, Service
-from kedge.serving.http.versions import Version, Versions
+from kedge.serving.http.service import Limits
 
 CHAT = [{"role": "user", "content": "the cat"}]
 KEY = "sk-of-the-tests"
-
-
-@contextmanager
-def listening(service, keys=(), admin_keys=()):
-    """``http://127.0.0.1:PORT`` of a server that answers."""
-    config = uvicorn.Config(
-        create_app(service, keys=keys, admin_keys=admin_keys), port=0, log_level="error", timeout_graceful_shutdown=5
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(20)
-        assert not thread.is_alive()
-
-
-def service_of(lm, engine=Engine, **how):
-    version = Version(1, "first", lm, Driver(engine(lm)), Sampling(max_new_tokens=16))
-    return Service("tiny", Versions(version), **how)
 
 
 def client_of(url, key=KEY):

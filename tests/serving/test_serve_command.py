@@ -36,7 +36,7 @@ def test_from_a_folder_to_an_answer_and_back(tiny_lm, tmp_path, keys):
     command = [*KEDGE, "serve", str(tmp_path / "first"), "--port", url.rsplit(":", 1)[1], "--admin-key-file", str(keys)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while True:
             try:
                 assert httpx.get(f"{url}/ready").status_code == 200

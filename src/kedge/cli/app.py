@@ -21,6 +21,7 @@ from kedge.cli.control import control
 from kedge.cli.deploy import deploy
 from kedge.cli.doctor import doctor
 from kedge.cli.export import export
+from kedge.cli.feedback import feedback
 from kedge.cli.label_next import label_next
 from kedge.cli.new import new
 from kedge.cli.plan import plan
@@ -62,6 +63,7 @@ def program() -> typer.Typer:
     app.command()(chat)
     app.command()(serve)
     app.command()(deploy)
+    app.command()(feedback)
     app.command(cls=WithSettings)(plan)
     app.command()(export)
     app.command()(runs)

@@ -17,6 +17,9 @@ def serve(
     api_key_file: Annotated[Path | None, typer.Option(help="Keys, one a line, of which a client sends one.")] = None,
     admin_key_file: Annotated[Path | None, typer.Option(help="Keys for kedge deploy; without, nobody may.")] = None,
     reward_model: Annotated[str | None, typer.Option(help="Reward model of /v1/score.")] = None,
+    feedback: Annotated[
+        str | None, typer.Option(help="Keep answers and feedback: a file of SQLite, or SQLAlchemy's URL.")
+    ] = None,
     max_waiting: Annotated[int, typer.Option(min=1, help="Answers at a time; beyond, clients hear 429.")] = 256,
     time_limit: Annotated[float, typer.Option(min=0.001, help="Seconds an answer may take.")] = 300.0,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code.")] = False,
@@ -34,7 +37,7 @@ def serve(
         raise KedgeError(f"--host: {host} is reached by others; give --api-key-file, so that not everybody is answered")
     limits = Limits(waiting=max_waiting, seconds=time_limit)
     service = load_service(
-        run, name=name, reward_model=reward_model, limits=limits, trust_remote_code=trust_remote_code
+        run, name=name, reward_model=reward_model, feedback=feedback, limits=limits, trust_remote_code=trust_remote_code
     )
     at = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     console.print(f"{service.name} answers at {at}/v1 ; Ctrl-C ends it", soft_wrap=True, markup=False, highlight=False)

@@ -1,5 +1,6 @@
 """Routes for whoever keeps the server: which weights answer."""
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter
@@ -7,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from kedge.errors import KedgeError
 from kedge.serving.http.errors import ApiError
+from kedge.serving.http.opinions import NO_FEEDBACK
 from kedge.serving.http.service import Service
 
 
@@ -46,5 +48,11 @@ def admin_routes(service: Service) -> APIRouter:
         except KedgeError as error:
             raise ApiError(409, str(error), code="not_deployed") from None
         return told()
+
+    @routes.delete("/people/{person:path}")
+    async def forget(person: str) -> dict[str, Any]:
+        if service.store is None:
+            raise NO_FEEDBACK
+        return {"person": person, "deleted": await asyncio.wrap_future(service.store.forget(person))}
 
     return routes

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -15,10 +15,13 @@ from kedge.serving.http.admin import admin_routes
 from kedge.serving.http.asked import Asked, ChatAsked, CompletionAsked, ScoreAsked
 from kedge.serving.http.errors import ApiError, answer_with_errors
 from kedge.serving.http.gate import Gate
+from kedge.serving.http.opinions import feedback_routes, given_answer
 from kedge.serving.http.service import Answer, Asking, Service
 from kedge.serving.http.told import FINISHED, ChatForm, CompletionForm, Form, known, usage
 
 Result = TypeVar("Result")
+Keep = Callable[[int, Answer], None]
+"""Index of an answer, and itself."""
 
 
 def create_app(service: Service, *, keys: Sequence[str] = (), admin_keys: Sequence[str] = ()) -> FastAPI:
@@ -38,6 +41,7 @@ def create_app(service: Service, *, keys: Sequence[str] = (), admin_keys: Sequen
     app = FastAPI(title="kedge", version=__version__, lifespan=living)
     gates = {"/admin": admin_keys, "": keys} if admin_keys else {"": keys}
     app.add_middleware(Gate, keys=gates, body=service.limits.body, metrics=service.metrics)
+    app.include_router(feedback_routes(service))
     if admin_keys:
         app.include_router(admin_routes(service))
     answer_with_errors(app)
@@ -48,14 +52,14 @@ def create_app(service: Service, *, keys: Sequence[str] = (), admin_keys: Sequen
         service.refuse_another(asked.model)
         messages = [{"role": message.role, "content": message.content} for message in asked.messages]
         form = ChatForm(service.name, service.live.lm.tokenizer, service.live.fingerprint, asked.likeliest)
-        return await answered(request, asked, form, [service.encoded(messages, "messages")], "messages")
+        return await answered(request, asked, form, [messages], [service.encoded(messages, "messages")])
 
     @app.post("/v1/completions")
     async def complete(asked: CompletionAsked, request: Request) -> Response:
         service.refuse_another(asked.model)
         form = CompletionForm(service.name, service.live.lm.tokenizer, service.live.fingerprint, asked.likeliest)
         prompts = [x if isinstance(x, list) else service.encoded(x, "prompt") for x in asked.prompts]
-        return await answered(request, asked, form, prompts, "prompt")
+        return await answered(request, asked, form, asked.prompts, prompts)
 
     @app.post("/v1/score")
     async def score(asked: ScoreAsked) -> dict[str, Any]:
@@ -90,36 +94,56 @@ def create_app(service: Service, *, keys: Sequence[str] = (), admin_keys: Sequen
     def told_of(name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": started, "owned_by": "kedge"}
 
-    async def answered(request: Request, asked: Asked, form: Form, prompts: list[list[int]], param: str) -> Response:
+    async def answered(
+        request: Request, asked: Asked, form: Form, prompts: Sequence[Any], encoded: list[list[int]]
+    ) -> Response:
+        param = "messages" if isinstance(asked, ChatAsked) else "prompt"
         try:
-            sampling = asked.sampling(service.live.usual, service.room(prompts, param))
+            sampling = asked.sampling(service.live.usual, service.room(encoded, param))
         except ValueError as error:
             raise ApiError(400, str(error), code="invalid_value") from None
-        asking = service.ask(prompts, sampling, asked.n, asked.seed)
+        asking = service.ask(encoded, sampling, asked.n, asked.seed)
+
+        def keep(index: int, answer: Answer) -> None:
+            if service.store is not None:
+                prompt = prompts[index // asked.n]
+                service.store.keep(given_answer(form, index, answer, asking.version, prompt, asked.user))
+
         if asked.stream:
             counted = asked.stream_options is not None and asked.stream_options.include_usage
-            events = streamed(service, asking, form, prompts, counted=counted)
+            events = streamed(service, asking, form, encoded, keep, counted=counted)
             first = await unless_gone(request, anext(events))  # what is refused is so before a stream has begun
             headers = {"Cache-Control": "no-cache"}
             return StreamingResponse(behind(first, events), media_type="text/event-stream", headers=headers)
         async with asking as answers:
             texts = await unless_gone(request, timely(service, asyncio.gather(*(each.whole() for each in answers))))
+            for index, answer in enumerate(answers):
+                keep(index, answer)
             requests = [answer.ticket.request for answer in answers]
-            return JSONResponse(form.whole(texts, requests, usage(prompts, requests)))
+            return JSONResponse(form.whole(texts, requests, usage(encoded, requests)))
 
     return app
 
 
 async def streamed(
-    service: Service, asking: Asking, form: Form, prompts: list[list[int]], *, counted: bool
+    service: Service, asking: Asking, form: Form, prompts: list[list[int]], keep: Keep, *, counted: bool
 ) -> AsyncIterator[str]:
-    """Server-sent events of all answers, as they are written; one that fails ends the stream with an error."""
+    """Server-sent events of all answers, as they are written; one that fails ends the stream with an error.
+
+    Args:
+        service: that is asked.
+        asking: for the answers.
+        form: of the response.
+        prompts: as tokens.
+        keep: is told each answer that is written to its end.
+        counted: tokens are reported in the end.
+    """
     async with asking as answers:
         try:
             if isinstance(form, ChatForm):
                 for index in range(len(answers)):
                     yield event(form.chunk([form.opening(index)]))
-            written = [pieces(form, index, answer) for index, answer in enumerate(answers)]
+            written = [pieces(form, index, answer, keep) for index, answer in enumerate(answers)]
             async for choice in together(written, service.limits.seconds):
                 yield event(form.chunk([choice]))
             if counted:
@@ -131,13 +155,14 @@ async def streamed(
         yield "data: [DONE]\n\n"
 
 
-async def pieces(form: Form, index: int, answer: Answer) -> AsyncIterator[dict[str, Any]]:
+async def pieces(form: Form, index: int, answer: Answer, keep: Keep) -> AsyncIterator[dict[str, Any]]:
     """Choices of one answer's chunks; the last one says why it ended."""
     request, tokens, characters = answer.ticket.request, 0, 0
     async for text in answer.text():
         logprobs = form.logprobs(request, tokens, text_from=characters)
         tokens, characters = known(request), characters + len(text)
         yield form.piece(index, text, None, logprobs)
+    keep(index, answer)  # before the client knows of its end, and may speak of it
     rest = form.logprobs(request, tokens, text_from=characters)
     yield form.piece(index, "", FINISHED[request.finish_reason], rest)
 

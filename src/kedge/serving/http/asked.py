@@ -179,6 +179,43 @@ class CompletionAsked(Asked):
         return [self.prompt] if one else self.prompt  # type: ignore[list-item, return-value]
 
 
+class AnswerNamed(BaseModel):
+    """One of a response's answers."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    id: str = Field(max_length=64)
+    """Of the response."""
+    index: int = Field(0, ge=0, lt=MOST_CHOICES * 64)
+    """Of the choice in it."""
+
+    @property
+    def key(self) -> str:
+        """As it is kept."""
+        return f"{self.id}:{self.index}"
+
+
+class FeedbackAsked(AnswerNamed):
+    """``/v1/feedback``: what somebody says of an answer, at least one thing."""
+
+    thumb: Literal["up", "down"] | None = None
+    score: float | None = Field(None, allow_inf_nan=False)
+    better_than: AnswerNamed | None = None
+    """Another answer to the same prompt."""
+    correction: str | None = Field(None, min_length=1)
+    """What it should have been."""
+    comment: str | None = Field(None, min_length=1)
+    annotator: str | None = Field(None, min_length=1, max_length=256)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "FeedbackAsked":
+        if all(x is None for x in (self.thumb, self.score, self.better_than, self.correction, self.comment)):
+            raise ValueError("one of thumb, score, better_than, correction, comment, at least")
+        if self.better_than is not None and self.better_than.key == self.key:
+            raise ValueError("better_than: that is the same answer")
+        return self
+
+
 class ScoreAsked(BaseModel):
     """``/v1/score``: what the reward model says of texts, or of answers to conversations."""
 

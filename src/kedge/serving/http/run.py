@@ -10,6 +10,8 @@ from kedge.models.reward_loading import load_reward_model
 from kedge.serving.http.app import create_app
 from kedge.serving.http.service import Limits, Service
 from kedge.serving.http.versions import Versions, load_version
+from kedge.serving.people.store import Store
+from kedge.serving.people.tables import open_database
 
 GRACE = 60
 """Seconds that answers have to be written to their end once the server is told to stop."""
@@ -20,6 +22,7 @@ def load_service(
     *,
     name: str | None = None,
     reward_model: str | None = None,
+    feedback: str | None = None,
     limits: Limits | None = None,
     trust_remote_code: bool = False,
 ) -> Service:
@@ -29,16 +32,19 @@ def load_service(
         source: a run, folder or hub id.
         name: as clients ask for it; None: the folder's.
         reward_model: of ``/v1/score``; None: there is none.
+        feedback: the database that answers, and what people say of them, are kept in: a file, or a URL of SQLAlchemy's.
+            None: they are not.
         limits: what is taken at most.
         trust_remote_code: run code that the models bring.
 
     Raises:
-        ModelError: as :func:`load_language_model`.
+        ModelError: as :func:`load_language_model`. ConfigError: no such database.
     """
+    store = None if feedback is None else Store(open_database(feedback))
     first = load_version(1, source, trust_remote_code=trust_remote_code)
     reward = None if reward_model is None else load_reward_model(reward_model, trust_remote_code=trust_remote_code)
     versions = Versions(first, trust_remote_code=trust_remote_code)
-    return Service(name or Path(source).name, versions, limits or Limits(), reward=reward)
+    return Service(name or Path(source).name, versions, limits or Limits(), reward=reward, store=store)
 
 
 def read_keys(path: Path, option: str = "--api-key-file") -> list[str]:

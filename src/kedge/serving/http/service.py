@@ -17,6 +17,7 @@ from kedge.sampling.settings import Sampling
 from kedge.serving.http.errors import ApiError
 from kedge.serving.http.metrics import Metrics
 from kedge.serving.http.versions import Version, Versions
+from kedge.serving.people.store import Store
 
 REMEMBERED = 8
 """Prompts that new weights must be able to answer before they do."""
@@ -79,6 +80,7 @@ class Service:
         limits: what is taken at most.
         metrics: are told what happens.
         reward: scores, where there is one.
+        store: keeps answers, and what people say of them; None: nobody does.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Service:
     limits: Limits = field(default_factory=Limits)
     metrics: Metrics = field(default_factory=Metrics)
     reward: RewardModel | None = None
+    store: Store | None = None
     _waiting: int = 0
     _recent: "deque[Sequence[int]]" = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     _scoring: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -173,6 +176,8 @@ class Service:
     def close(self) -> None:
         """Whoever still waits hears that it is going down."""
         self.versions.close()
+        if self.store is not None:
+            self.store.close()
 
 
 class Asking:

@@ -1,0 +1,69 @@
+"""What people say of answers, on its way from a request to the database."""
+
+import asyncio
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header
+
+from kedge.serving.http.asked import FeedbackAsked
+from kedge.serving.http.errors import ApiError
+from kedge.serving.http.service import Answer, Service
+from kedge.serving.http.told import Form
+from kedge.serving.http.versions import Version
+from kedge.serving.people.store import Feedback, GivenAnswer, NoSuchAnswerError, NotComparableError, NotKeptError
+
+NO_FEEDBACK = ApiError(404, "no feedback is kept here; start the server with --feedback", code="no_feedback")
+
+
+def given_answer(
+    form: Form, index: int, answer: Answer, version: Version, prompt: Any, person: str | None
+) -> GivenAnswer:
+    """An answer that has been written to its end, as it is kept.
+
+    Args:
+        form: of the response that it is in.
+        index: its own there.
+        answer: it.
+        version: wrote it.
+        prompt: as it was asked: a text, messages or tokens.
+        person: who asked, where that was said.
+    """
+    done = answer.ticket.completion()
+    return GivenAnswer(
+        f"{form.prefix}-{form.id}:{index}", form.model, version.number, version.source, person, prompt,
+        done.prompt_ids, done.text, done.ids, done.logprobs, asdict(answer.ticket.request.sampling), done.finish_reason,
+    )  # fmt: skip
+
+
+def feedback_routes(service: Service) -> APIRouter:
+    """``/v1/feedback``."""
+    routes = APIRouter()
+
+    @routes.post("/v1/feedback")
+    async def take(
+        asked: FeedbackAsked, idempotency_key: Annotated[str | None, Header(max_length=256)] = None
+    ) -> dict[str, Any]:
+        if service.store is None:
+            raise NO_FEEDBACK
+        given = Feedback(
+            asked.key,
+            None if asked.thumb is None else int(asked.thumb == "up"),
+            asked.score,
+            None if asked.better_than is None else asked.better_than.key,
+            asked.correction,
+            asked.comment,
+            asked.annotator,
+            idempotency_key,
+        )
+        try:
+            number = await asyncio.wrap_future(service.store.take(given))
+        except NoSuchAnswerError as error:
+            raise ApiError(404, str(error), param="id", code="no_such_answer") from None
+        except NotComparableError as error:
+            raise ApiError(400, str(error), param="better_than", code="invalid_value") from None
+        except NotKeptError as error:
+            raise ApiError(503, str(error), code="not_kept", retry_after=5) from None
+        return {"object": "feedback", "number": number}
+
+    return routes

@@ -1,0 +1,218 @@
+"""Answers and feedback on their way to the database: one thread writes, in the order in which they came."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, field
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any
+
+from sqlalchemy import Connection, Engine, delete, func, insert, or_, select
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from kedge.errors import KedgeError
+from kedge.serving.people.tables import answers, feedback
+
+AT_ONCE = 256
+"""Things written in one transaction, at most: each waits for the disk once, however many there are."""
+
+REMEMBERED = 10_000
+"""Answers that wait while the database cannot be written; beyond that the oldest are lost."""
+
+
+class NotKeptError(KedgeError):
+    """Feedback that is not in the database."""
+
+
+class NoSuchAnswerError(NotKeptError):
+    """It is about an answer that was never given, or whose person has been deleted."""
+
+
+class NotComparableError(NotKeptError):
+    """One answer is said to be better than one to another prompt."""
+
+
+@dataclass(frozen=True)
+class GivenAnswer:
+    """An answer as it was given: a row of ``answers``."""
+
+    id: str
+    model: str
+    version: int
+    source: str
+    person: str | None
+    prompt: Any
+    prompt_ids: Sequence[int]
+    text: str
+    ids: Sequence[int]
+    logprobs: Sequence[float]
+    sampling: dict[str, Any]
+    finish_reason: str
+    created: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What somebody says of an answer: a row of ``feedback``."""
+
+    answer: str
+    thumb: int | None = None
+    score: float | None = None
+    worse: str | None = None
+    correction: str | None = None
+    comment: str | None = None
+    annotator: str | None = None
+    key: str | None = None
+    created: float = field(default_factory=time.time)
+
+
+Write = Callable[[Connection], Any]
+
+
+class Store:
+    """Answers and feedback in a database.
+
+    Args:
+        engine: as :func:`kedge.serving.people.tables.open_database` gives it.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.lost = 0
+        """Answers that could not be kept."""
+        self._orders: SimpleQueue[tuple[Write, Future[Any]] | GivenAnswer | None] = SimpleQueue()
+        self._unkept: list[GivenAnswer] = []  # the thread's own
+        self._thread = Thread(target=self._write, name="feedback", daemon=True)
+        self._thread.start()
+
+    def keep(self, answer: GivenAnswer) -> None:
+        """Write an answer down soon, and before any feedback that comes later."""
+        self._orders.put(answer)
+
+    def take(self, given: Feedback) -> "Future[int]":
+        """Write feedback down.
+
+        Returns:
+            Its number, once it is on disk; the same one for the same ``key``. Or NoSuchAnswerError, or NotKeptError.
+        """
+        return self._order(lambda connection: _take(connection, given))
+
+    def forget(self, person: str) -> "Future[int]":
+        """Delete everything of a person: answers to them, what anybody said of those, and what they said of others.
+
+        Returns:
+            How many answers and feedbacks that were, once they are gone.
+        """
+        return self._order(lambda connection: _forget(connection, person))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All feedback, in the order in which it came, with the answer (``answer_...``) that it is about, and where it
+        says which of two is better, the worse one (``worse_...``)."""
+        worse = answers.alias("worse_answers")
+        query = (
+            select(
+                feedback,
+                *(column.label(f"answer_{column.name}") for column in answers.c),
+                *(column.label(f"worse_{column.name}") for column in worse.c),
+            )
+            .join(answers, feedback.c.answer == answers.c.id)
+            .outerjoin(worse, feedback.c.worse == worse.c.id)
+            .order_by(feedback.c.number)
+        )
+        with self.engine.connect() as connection:
+            return [dict(row._mapping) for row in connection.execute(query)]
+
+    def counts(self) -> tuple[int, int]:
+        """How many answers and feedbacks there are."""
+        with self.engine.connect() as connection:
+            found = [connection.scalar(select(func.count()).select_from(table)) for table in (answers, feedback)]
+        return found[0] or 0, found[1] or 0
+
+    def close(self) -> None:
+        """Write down what is waiting, and let go of the database."""
+        self._orders.put(None)
+        self._thread.join()
+        self.engine.dispose()
+
+    def _order(self, write: Write) -> "Future[Any]":
+        done: Future[Any] = Future()
+        self._orders.put((write, done))
+        return done
+
+    # In the thread ----------------------------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        going = True
+        while going:
+            orders, going = self._waiting()
+            writes = []
+            for order in orders:
+                if isinstance(order, GivenAnswer):
+                    self._unkept.append(order)
+                else:
+                    writes.append(order)
+            excess = len(self._unkept) - REMEMBERED
+            if excess > 0:
+                self._unkept, self.lost = self._unkept[excess:], self.lost + excess
+            self._write_down(writes)
+
+    def _waiting(self) -> tuple[list[Any], bool]:
+        """What there is to be written, at least one thing; and whether more will come."""
+        orders = [self._orders.get()]
+        while len(orders) < AT_ONCE:
+            try:
+                orders.append(self._orders.get_nowait())
+            except Empty:
+                break
+        return [order for order in orders if order is not None], None not in orders
+
+    def _write_down(self, writes: Sequence[tuple[Write, "Future[Any]"]]) -> None:
+        """All in one transaction; what is wrong with one of them alone harms no other."""
+        results: list[tuple[Future[Any], Any]] = []
+        try:
+            with self.engine.begin() as connection:
+                if self._unkept:
+                    connection.execute(insert(answers), [asdict(answer) for answer in self._unkept])
+                for write, done in writes:
+                    try:
+                        with connection.begin_nested():
+                            results.append((done, write(connection)))
+                    except (NotKeptError, IntegrityError) as error:
+                        results.append((done, error))
+        except SQLAlchemyError as error:
+            said = getattr(error, "orig", None) or error
+            results = [(done, NotKeptError(f"the database cannot be written: {said}")) for _, done in writes]
+        else:
+            self._unkept = []
+        for done, result in results:
+            if isinstance(result, Exception):
+                done.set_exception(result)
+            else:
+                done.set_result(result)
+
+
+def _take(connection: Connection, given: Feedback) -> int:
+    if given.key is not None:
+        known = connection.scalar(select(feedback.c.number).where(feedback.c.key == given.key))
+        if known is not None:
+            return int(known)
+    asked = [
+        (connection.execute(select(answers.c.prompt).where(answers.c.id == name)).first(), name)
+        for name in filter(None, (given.answer, given.worse))
+    ]
+    for found, name in asked:
+        if found is None:
+            raise NoSuchAnswerError(f"there is no answer {name!r}")
+    if any(found != asked[0][0] for found, _ in asked):
+        raise NotComparableError("better_than: an answer to another prompt; only answers to the same one are compared")
+    key = connection.execute(insert(feedback).values(**asdict(given))).inserted_primary_key
+    assert key is not None
+    return int(key[0])
+
+
+def _forget(connection: Connection, person: str) -> int:
+    theirs = select(answers.c.id).where(answers.c.person == person)
+    said = or_(feedback.c.annotator == person, feedback.c.answer.in_(theirs), feedback.c.worse.in_(theirs))
+    gone = connection.execute(delete(feedback).where(said)).rowcount
+    return int(gone + connection.execute(delete(answers).where(answers.c.person == person)).rowcount)
