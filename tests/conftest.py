@@ -16,11 +16,13 @@ import transformers
 from filelock import FileLock
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from kedge.inspection import machine
 from kedge.models.language_model import LanguageModel, load_language_model, wrap
 from kedge.tasks.starting import new_desk
 from kedge.training.ppo.throughput import SIDE
 
 SIDE["cpu"] = 64  # nobody here asks how fast the machine is, and each trainer would measure it
+machine.SHARE = 2**62  # nor does a plan's time matter: no operation is tried for it
 torch.set_num_threads(1)  # the tensors are tiny: two threads spend their time waiting for each other
 
 SPECIAL = ["<pad>", "<eos>", "<|system|>", "<|user|>", "<|assistant|>"]

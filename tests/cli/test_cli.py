@@ -402,7 +402,10 @@ def test_evaluate_claims_of_its_prompts_what_is_known(kedge, world):
 
 @pytest.mark.parametrize(
     ("words", "found"),
-    [(["reward.eval_size=2"], "of 2 held-out pairs"), (["reward.eval_size=0"], "of 8 training pairs")],
+    [
+        (["reward.eval_size=2"], "of 2 held-out pairs"),
+        pytest.param(["reward.eval_size=0"], "of 8 training pairs", marks=pytest.mark.slow),
+    ],
 )
 def test_the_doctor_says_which_pairs_it_tried(kedge, world, words, found):
     kedge("reward", "r.toml", *words)
@@ -457,7 +460,7 @@ def test_home_is_home(kedge, world, monkeypatch):
     assert not (world / "~").exists()
 
 
-@pytest.mark.parametrize("run", ["runs/[red]x", "runs/[/x]"])
+@pytest.mark.parametrize("run", [pytest.param("runs/[red]x", marks=pytest.mark.slow), "runs/[/x]"])
 def test_a_path_is_no_markup(kedge, world, run):
     for stage in ("sft", "reward", "ppo"):
         status, out, err = kedge(stage, "r.toml", f"{stage}.run={run}/{stage}")

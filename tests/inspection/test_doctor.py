@@ -285,7 +285,7 @@ class TestLearning:
         assert "learning_rate is too high" in found["an update raises the surrogate"].remedy
 
     @pytest.mark.parametrize("target_kl", [0.05, "none"])
-    @pytest.mark.parametrize("critic", ["shared", "separate"])
+    @pytest.mark.parametrize("critic", ["shared", pytest.param("separate", marks=pytest.mark.slow)])
     def test_how_far_an_update_goes_and_the_rate_that_would_do(self, findings, target_kl, critic):
         check, settings = "how far an update goes", {"target_kl": target_kl, "critic": critic, "num_ppo_epochs": 4}
         found = findings(learning_rate=0.2, **settings)
@@ -299,7 +299,9 @@ class TestLearning:
         bounds = "(at most 0.05, and 0.2 in any case)" if target_kl == 0.05 else "(at most 0.2)"
         assert bounds in found[check].found
 
-    @pytest.mark.parametrize("more", [{}, {"num_layers_unfrozen": 1}, {"critic": "separate"}])
+    @pytest.mark.parametrize(
+        "more", [{}, {"num_layers_unfrozen": 1}, pytest.param({"critic": "separate"}, marks=pytest.mark.slow)]
+    )
     def test_with_adapters(self, findings, more):
         """What is trained is set back before each try, be it an adapter, layers or all."""
         adapter = {"method": "lora", "r": 4, "target_modules": "all-linear"}

@@ -121,7 +121,9 @@ ADAPTER = 4 * 2 * (2 * 4 * (32 + 32) + 2 * 4 * (32 + 16) + 3 * 4 * (32 + 48))
 """Weights of rank 4 beside the queries, outputs, keys, values and the gated MLP of two layers, in bytes."""
 
 
-@pytest.mark.parametrize(("kind", "bytes_left"), [("nf4", LINEAR / 2), ("int8", LINEAR)])
+@pytest.mark.parametrize(
+    ("kind", "bytes_left"), [("nf4", LINEAR / 2), pytest.param("int8", LINEAR, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
     ("stage", "dora"),
     [("ppo", True), ("sft", False), ("reward", False), *(pytest.param(*each, marks=pytest.mark.slow) for each in REST)],

@@ -165,6 +165,8 @@ def test_this_machine_has_some_memory():
 
     here = Machine.here(torch.device("cpu"))
     assert 10**8 < here.free <= here.total
+    assert here.with_speeds(None, None, torch.float32).trials.limit == here.free // machine.SHARE
+    assert here.with_speeds(1e9, None, torch.float32).trials is None
     speeds = here.with_speeds(None, 3e9, torch.float32).speeds
     assert speeds.bandwidth == 3e9
     assert speeds.flops > 1e8

@@ -35,8 +35,15 @@ def by_low_token(prompts, completions, completion_ids):
     return [[float(i < 150) for i in ids] for ids in completion_ids]
 
 
-@pytest.mark.parametrize("critic", ["separate", "shared"])
-@pytest.mark.parametrize("reward", [None, by_low_token])
+@pytest.mark.parametrize(
+    ("reward", "critic"),
+    [
+        (None, "shared"),
+        (by_low_token, "separate"),
+        pytest.param(None, "separate", marks=pytest.mark.slow),
+        pytest.param(by_low_token, "shared", marks=pytest.mark.slow),
+    ],
+)
 def test_the_reward_goes_up(make_ppo, critic, reward):
     ppo = make_ppo(**({"reward": reward} if reward else {}), settings=LEARNS | {"critic": critic})
     share = [metrics["objective/scores"] / (6 if reward else 1) for metrics in ppo]
@@ -48,7 +55,7 @@ def test_the_reward_goes_up(make_ppo, critic, reward):
     "estimator",
     [
         "grpo",
-        "rloo",
+        pytest.param("rloo", marks=pytest.mark.slow),
         pytest.param("dr_grpo", marks=pytest.mark.slow),
         pytest.param("reinforce++", marks=pytest.mark.slow),
     ],

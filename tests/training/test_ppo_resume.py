@@ -44,10 +44,10 @@ def state(ppo, vector):
     [
         {},
         {"critic": "shared"},
-        {"critic_warmup_steps": 3},
+        pytest.param({"critic_warmup_steps": 3}, marks=pytest.mark.slow),
         {"kl_controller": "adaptive", "kl_target": 0.01, "kl_horizon": 20.0},
         {"scale_rewards": True, "clip_rewards": 3.0, "whiten_advantages": False},
-        {"kl_in": "loss", "temperature": 0.7, "lr_scheduler_type": "cosine"},
+        pytest.param({"kl_in": "loss", "temperature": 0.7, "lr_scheduler_type": "cosine"}, marks=pytest.mark.slow),
         {"num_layers_unfrozen": 1, "critic": "separate"},
     ],
     ids=str,

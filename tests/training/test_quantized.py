@@ -122,7 +122,7 @@ def test_gradients_are_those_of_the_plain_weights(base, kind):
     assert torch.allclose(*found, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["nf4", pytest.param("int8", marks=pytest.mark.slow)])
 def test_resumed_is_uninterrupted(base, tmp_path, vector, kind):
     settings = {"steps": 4, "checkpoint_every": 2, "quantization": kind}
     whole = ppo(base, run=tmp_path / "whole", **settings)

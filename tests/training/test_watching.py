@@ -13,7 +13,7 @@ from tracker_files import READ, from_lines
 pytestmark = pytest.mark.usefixtures("offline_trackers")
 
 
-@pytest.mark.parametrize("names", [("tensorboard",), ("wandb", "tensorboard")])
+@pytest.mark.parametrize("names", [pytest.param(("tensorboard",), marks=pytest.mark.slow), ("wandb", "tensorboard")])
 def test_trackers_hold_the_lines_of_a_run_that_was_broken_off_and_resumed(make_ppo, tmp_path, names):
     for name in names:
         pytest.importorskip(name)

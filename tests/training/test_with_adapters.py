@@ -70,7 +70,7 @@ def test_ppo_trains_the_adapter_alone(base, way):
         assert torch.equal(weight, before)
 
 
-@pytest.mark.parametrize("way", ["shared", "separate", "on the top"])
+@pytest.mark.parametrize("way", ["shared", pytest.param("separate", marks=pytest.mark.slow), "on the top"])
 def test_resumed_is_uninterrupted(base, tmp_path, vector, way):
     settings = WAYS[way] | {"steps": 4, "checkpoint_every": 2}
     whole = ppo(base, run=tmp_path / "whole", **settings)
