@@ -465,7 +465,15 @@ def test_what_must_not_answer_does_not(lm, tiny_lm, other, tmp_path, fault):
         before = httpx.post(f"{url}/v1/completions", json=asked).json()["choices"]
         answer = httpx.post(f"{url}/admin/deploy", json={"source": str(folder)}, headers=ADMIN, timeout=30)
         assert answer.status_code == 409
-        assert answer.json()["error"]["message"].startswith("not deployed: ")
+        said = {
+            "weights": "norm.weight is not finite",
+            "tokenizer": "its tokenizer is another",
+            "template": "its chat template",
+            "nothing": "nowhere",
+        }
+        message = answer.json()["error"]["message"]
+        assert message.startswith("not deployed: ")
+        assert said[fault] in message
         assert httpx.post(f"{url}/v1/completions", json=asked).json()["choices"] == before
         assert httpx.get(f"{url}/admin/versions", headers=ADMIN).json() == {
             "live": {"version": 1, "source": "first", "answers": 0}, "before": None,

@@ -91,6 +91,18 @@ def test_what_is_sent_again_is_kept_once(store):
     assert {future.result(10) for future in together} == {5}
 
 
+def test_two_servers_share_a_database(store, tmp_path):
+    """What is sent to both with the same key is kept once, and neither hears that the database is busy."""
+    other = Store(open_database(tmp_path / "feedback.db"))
+    store.keep(answer("a:0"))
+    store.take(Feedback("a:0", thumb=1)).result(10)
+    asked = [(one.take(Feedback("a:0", score=float(i), key=f"k{i}")), i) for i in range(60) for one in (store, other)]
+    numbers = [(future.result(30), i) for future, i in asked]
+    assert len(set(numbers)) == 60
+    other.close()
+    assert store.counts() == (1, 61)
+
+
 def test_a_person_is_forgotten(store, tmp_path):
     store.keep(answer("a:0", person="eve", text="a secret of hers"))
     store.keep(answer("a:1", person="bob", prompt="the cat"))
@@ -100,7 +112,7 @@ def test_a_person_is_forgotten(store, tmp_path):
     assert store.forget("eve").result(10) == 4
     assert [row["number"] for row in store.rows()] == [kept]
     assert store.forget("eve").result(10) == 0
-    with store.engine.connect() as connection:
+    with store._reading() as connection:
         connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
     assert all(b"a secret of hers" not in path.read_bytes() for path in tmp_path.iterdir())
 

@@ -13,6 +13,7 @@ from bugs.ppo import PPO
 from bugs.recipes import RECIPE_BUGS
 from bugs.rewards import REWARDS
 from bugs.seams import SEAMS
+from bugs.serving import SERVING
 from bugs.surviving import SURVIVING
 from bugs.together import TOGETHER
 from bugs.training import TRAINING
@@ -26,5 +27,5 @@ __all__ = ["MUTANTS", "Mutant"]
 
 MUTANTS = [
     *CORE, *LOSSES_MUTANTS, *LOWER, *ENGINE_BUGS, *REWARDS, *SURVIVING, *TRAINING, *PPO, *UPDATE_MUTANTS, *TOGETHER,
-    *TRUST_REGION, *LOOP_BUGS, *WATCHING, *CONTROL, *PLAN, *UNSEEN, *SEAMS, *RECIPE_BUGS, *LESS, *WORTH,
+    *TRUST_REGION, *LOOP_BUGS, *WATCHING, *CONTROL, *PLAN, *UNSEEN, *SEAMS, *RECIPE_BUGS, *LESS, *WORTH, *SERVING,
 ]  # fmt: skip

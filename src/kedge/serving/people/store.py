@@ -120,12 +120,12 @@ class Store:
             .outerjoin(worse, feedback.c.worse == worse.c.id)
             .order_by(feedback.c.number)
         )
-        with self.engine.connect() as connection:
+        with self._reading() as connection:
             return [dict(row._mapping) for row in connection.execute(query)]
 
     def counts(self) -> tuple[int, int]:
         """How many answers and feedbacks there are."""
-        with self.engine.connect() as connection:
+        with self._reading() as connection:
             found = [connection.scalar(select(func.count()).select_from(table)) for table in (answers, feedback)]
         return found[0] or 0, found[1] or 0
 
@@ -134,6 +134,10 @@ class Store:
         self._orders.put(None)
         self._thread.join()
         self.engine.dispose()
+
+    def _reading(self) -> Connection:
+        """Without a transaction, which would keep others from writing."""
+        return self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
 
     def _order(self, write: Write) -> "Future[Any]":
         done: Future[Any] = Future()
@@ -176,9 +180,8 @@ class Store:
                     connection.execute(insert(answers), [asdict(answer) for answer in self._unkept])
                 for write, done in writes:
                     try:
-                        with connection.begin_nested():
-                            results.append((done, write(connection)))
-                    except (NotKeptError, IntegrityError) as error:
+                        results.append((done, write(connection)))
+                    except NotKeptError as error:  # before anything of it was written
                         results.append((done, error))
         except SQLAlchemyError as error:
             said = getattr(error, "orig", None) or error
@@ -193,10 +196,6 @@ class Store:
 
 
 def _take(connection: Connection, given: Feedback) -> int:
-    if given.key is not None:
-        known = connection.scalar(select(feedback.c.number).where(feedback.c.key == given.key))
-        if known is not None:
-            return int(known)
     asked = [
         (connection.execute(select(answers.c.prompt).where(answers.c.id == name)).first(), name)
         for name in filter(None, (given.answer, given.worse))
@@ -206,9 +205,13 @@ def _take(connection: Connection, given: Feedback) -> int:
             raise NoSuchAnswerError(f"there is no answer {name!r}")
     if any(found != asked[0][0] for found, _ in asked):
         raise NotComparableError("better_than: an answer to another prompt; only answers to the same one are compared")
-    key = connection.execute(insert(feedback).values(**asdict(given))).inserted_primary_key
-    assert key is not None
-    return int(key[0])
+    try:
+        with connection.begin_nested():
+            number = connection.execute(insert(feedback).values(**asdict(given))).inserted_primary_key
+    except IntegrityError:  # that key is there already
+        number = connection.execute(select(feedback.c.number).where(feedback.c.key == given.key)).first()
+    assert number is not None
+    return int(number[0])
 
 
 def _forget(connection: Connection, person: str) -> int:

@@ -1,6 +1,7 @@
 """The database: answers that were given, and what was said of them."""
 
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
@@ -78,6 +79,7 @@ def open_database(where: str | Path) -> Engine:
         engine = create_engine(make_url(url))
         if engine.dialect.name == "sqlite":
             event.listen(engine, "connect", _as_it_must_be)
+            event.listen(engine, "begin", _as_a_writer)
         with engine.begin() as connection:
             _migrate(connection)
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
@@ -87,10 +89,17 @@ def open_database(where: str | Path) -> Engine:
     return engine
 
 
-def _as_it_must_be(connection: object, _: object) -> None:
+def _as_it_must_be(connection: Any, _: object) -> None:
     """Of SQLite: readers do not wait for the writer, a commit is on disk, what is deleted is gone."""
+    connection.isolation_level = None  # the driver begins nothing by itself
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON", "busy_timeout=5000"):
-        connection.execute(f"PRAGMA {pragma}").close()  # type: ignore[attr-defined]
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _as_a_writer(connection: Connection) -> None:
+    """What is read in a transaction is still so when it writes: other processes wait for its end."""
+    if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _migrate(connection: Connection) -> None:

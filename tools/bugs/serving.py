@@ -1,0 +1,173 @@
+"""Bugs of the server, and of what people say of its answers."""
+
+from bugs.mutant import Mutant
+
+HTTP = ("tests/serving/test_http.py",)
+PEOPLE = ("tests/serving/test_people.py",)
+PENALTIES = ("tests/sampling/test_penalties.py",)
+TRIALS = ("tests/inspection/test_trials.py", "tests/inspection/test_ledger.py")
+
+SERVING = [
+    Mutant(
+        "penalties-of-anothers-answer",
+        "sampling/local/penalties.py",
+        "added = _added(requests[row])",
+        "added = _added(requests[0])",
+        PENALTIES,
+        "one request's penalties are taken off another's logits",
+    ),
+    Mutant(
+        "penalties-behind-the-burst",
+        "sampling/local/engine.py",
+        " or any(request.sampling.is_biased for request in self._active)",
+        "",
+        PENALTIES,
+        "several tokens are drawn before the penalties know of the first",
+    ),
+    Mutant(
+        "biased-and-called-whole",
+        "sampling/settings.py",
+        "not truncated and not self.is_biased",
+        "not truncated",
+        PENALTIES,
+        "log-probabilities with a bias are taken for the policy's own",
+    ),
+    Mutant(
+        "a-place-is-never-given-back",
+        "serving/http/service.py",
+        "        self.service._waiting -= len(self.prompts)\n",
+        "",
+        HTTP,
+        "after so many answers the server is full for ever",
+    ),
+    Mutant(
+        "who-has-gone-is-written-for",
+        "serving/http/service.py",
+        "        self.version.driver.cancel(*(answer.ticket for answer in self.answers))\n",
+        "",
+        HTTP,
+        "an answer that nobody waits for keeps its place in the batch",
+    ),
+    Mutant(
+        "any-key-will-do",
+        "serving/http/gate.py",
+        "or not any(matches)",
+        "or not matches",
+        HTTP,
+        "a wrong key is as good as the right one",
+    ),
+    Mutant(
+        "users-change-the-weights",
+        "serving/http/app.py",
+        'gates = {"/admin": admin_keys, "": keys} if admin_keys else {"": keys}',
+        'gates = {"": [*keys, *admin_keys]}',
+        HTTP,
+        "a client's key opens the administrator's routes",
+    ),
+    Mutant(
+        "a-body-without-end",
+        "serving/http/gate.py",
+        "            if size > self.body:\n",
+        "            if False:\n",
+        HTTP,
+        "a body that does not say its length may be of any",
+    ),
+    Mutant(
+        "log-probabilities-told-twice",
+        "serving/http/app.py",
+        "tokens, characters = known(request), characters + len(text)",
+        "characters = characters + len(text)",
+        HTTP,
+        "every piece of a stream has the log-probabilities of all before it",
+    ),
+    Mutant(
+        "nan-weights-answer",
+        "serving/http/versions.py",
+        "if not torch.isfinite(weight).all():",
+        "if False:",
+        HTTP,
+        "weights that are not finite take the place of those that are",
+    ),
+    Mutant(
+        "another-tokenizer-answers",
+        "serving/http/versions.py",
+        "if ours.get_vocab() != theirs.get_vocab():",
+        "if False:",
+        HTTP,
+        "prompts are encoded by one tokenizer for the model of another",
+    ),
+    Mutant(
+        "old-versions-stay",
+        "serving/http/versions.py",
+        "former.retired = True",
+        "former.retired = False",
+        HTTP,
+        "each deployment leaves a model in memory",
+    ),
+    Mutant(
+        "feedback-twice",
+        "serving/people/store.py",
+        "insert(feedback).values(**asdict(given))",
+        'insert(feedback).values(**asdict(given) | {"key": None})',
+        PEOPLE,
+        "a request that is sent again is an error, or counts twice",
+    ),
+    Mutant(
+        "one-wrong-feedback-takes-the-others-along",
+        "serving/people/store.py",
+        "                    except NotKeptError as error:  # before anything of it was written\n"
+        "                        results.append((done, error))\n",
+        "                    except NotKeptError as error:\n"
+        "                        raise SQLAlchemyError(str(error)) from None\n",
+        PEOPLE,
+        "what is wrong with one feedback undoes those beside it",
+    ),
+    Mutant(
+        "a-writer-that-only-reads-at-first",
+        "serving/people/tables.py",
+        'connection.exec_driver_sql("BEGIN IMMEDIATE")',
+        'connection.exec_driver_sql("BEGIN")',
+        PEOPLE,
+        "of two servers on one database one hears that it is busy",
+    ),
+    Mutant(
+        "answers-dropped-while-the-disk-is-full",
+        "serving/people/store.py",
+        "        else:\n            self._unkept = []\n",
+        "        self._unkept = []\n",
+        PEOPLE,
+        "answers are lost when the database cannot be written",
+    ),
+    Mutant(
+        "what-others-said-of-a-person-stays",
+        "serving/people/store.py",
+        "said = or_(feedback.c.annotator == person, feedback.c.answer.in_(theirs), feedback.c.worse.in_(theirs))",
+        "said = feedback.c.annotator == person",
+        PEOPLE,
+        "of a person who is deleted something stays, or the deletion fails",
+    ),
+    Mutant(
+        "the-worse-one-is-chosen",
+        "serving/people/training_data.py",
+        'yield _pair(row["answer_prompt"], row["answer_text"], row["worse_text"], [row])',
+        'yield _pair(row["answer_prompt"], row["worse_text"], row["answer_text"], [row])',
+        PEOPLE,
+        "training prefers what people found worse",
+    ),
+    Mutant(
+        "strides-make-no-difference",
+        "inspection/trials.py",
+        "return value.shape, value.stride(), value.dtype",
+        "return value.shape, value.dtype",
+        TRIALS,
+        "a transposed product is taken to be as fast as a straight one",
+    ),
+    Mutant(
+        "every-page-is-new",
+        "inspection/ledger.py",
+        "new = max(0, self._heap - self._pages)",
+        "new = size",
+        TRIALS,
+        "memory that was used before costs as much as new memory",
+    ),
+]
