@@ -12,6 +12,7 @@ import httpx
 import openai
 import pytest
 from servers import listening, service_of
+from transformers import AutoTokenizer
 
 from kedge.data.encode import encode_prompt
 from kedge.models.reward_loading import new_reward_model
@@ -19,6 +20,7 @@ from kedge.sampling.local.engine import Engine
 from kedge.sampling.settings import Sampling
 from kedge.serving.http.app import create_app
 from kedge.serving.http.service import Limits
+from kedge.serving.http.told import ChatForm
 
 CHAT = [{"role": "user", "content": "the cat"}]
 KEY = "sk-of-the-tests"
@@ -120,6 +122,15 @@ def test_log_probabilities(client, lm):
     assert [token.logprob for token in bare] == pytest.approx(want.logprobs[:text])
     assert [token.top_logprobs for token in bare] == [[]] * text
     assert client.chat.completions.create(**asked).choices[0].logprobs is None
+
+
+@pytest.mark.shared
+def test_words_of_a_tokenizer_that_drops_the_first_space(shared):
+    """Together they are the text; a single one is decoded without its space."""
+    tokenizer = AutoTokenizer.from_pretrained(shared / "models/stories3M")
+    form = ChatForm("m", tokenizer, "v1", 0)
+    ids = tokenizer("Once upon a time, a cat sat.", add_special_tokens=False).input_ids
+    assert "".join(form._word(token) for token in ids[1:]) == " upon a time, a cat sat."
 
 
 def test_a_greedy_answer_has_the_models_own_log_probabilities(client):
@@ -228,11 +239,13 @@ def test_errors_have_openais_classes(client, url):
         client.chat.completions.create(model="gpt-4", messages=CHAT)
     with pytest.raises(openai.BadRequestError, match="top_p"):
         client.chat.completions.create(model="tiny", messages=CHAT, top_p=2)
+    plain = httpx.post(f"{url}/v1/completions", content=b'{"model": "tiny", "prompt": "a"}')
+    assert "sent as Content-Type: application/json" in plain.json()["error"]["message"]
     for body, said in (
         (b"{", "no JSON"),
-        (b"[]", ""),
+        (b"[]", "a JSON object"),
         (b"", "missing"),
-        (b'"x"', ""),
+        (b'"x"', "a JSON object"),
         (b'{"model": "tiny"}', "messages"),
     ):
         answer = httpx.post(f"{url}/v1/chat/completions", content=body, headers={"Content-Type": "application/json"})

@@ -74,7 +74,7 @@ SERVING = [
     ),
     Mutant(
         "log-probabilities-told-twice",
-        "serving/http/app.py",
+        "serving/http/streams.py",
         "tokens, characters = known(request), characters + len(text)",
         "characters = characters + len(text)",
         HTTP,

@@ -1,11 +1,10 @@
 """The server's routes."""
 
 import asyncio
-import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
@@ -16,12 +15,9 @@ from kedge.serving.http.asked import Asked, ChatAsked, CompletionAsked, ScoreAsk
 from kedge.serving.http.errors import ApiError, answer_with_errors
 from kedge.serving.http.gate import Gate
 from kedge.serving.http.opinions import feedback_routes, given_answer
-from kedge.serving.http.service import Answer, Asking, Service
-from kedge.serving.http.told import FINISHED, ChatForm, CompletionForm, Form, known, usage
-
-Result = TypeVar("Result")
-Keep = Callable[[int, Answer], None]
-"""Index of an answer, and itself."""
+from kedge.serving.http.service import Answer, Service
+from kedge.serving.http.streams import behind, streamed, timely, unless_gone
+from kedge.serving.http.told import ChatForm, CompletionForm, Form, usage
 
 
 def create_app(service: Service, *, keys: Sequence[str] = (), admin_keys: Sequence[str] = ()) -> FastAPI:
@@ -123,115 +119,3 @@ def create_app(service: Service, *, keys: Sequence[str] = (), admin_keys: Sequen
             return JSONResponse(form.whole(texts, requests, usage(encoded, requests)))
 
     return app
-
-
-async def streamed(
-    service: Service, asking: Asking, form: Form, prompts: list[list[int]], keep: Keep, *, counted: bool
-) -> AsyncIterator[str]:
-    """Server-sent events of all answers, as they are written; one that fails ends the stream with an error.
-
-    Args:
-        service: that is asked.
-        asking: for the answers.
-        form: of the response.
-        prompts: as tokens.
-        keep: is told each answer that is written to its end.
-        counted: tokens are reported in the end.
-    """
-    async with asking as answers:
-        try:
-            if isinstance(form, ChatForm):
-                for index in range(len(answers)):
-                    yield event(form.chunk([form.opening(index)]))
-            written = [pieces(form, index, answer, keep) for index, answer in enumerate(answers)]
-            async for choice in together(written, service.limits.seconds):
-                yield event(form.chunk([choice]))
-            if counted:
-                yield event(form.chunk([], usage(prompts, [answer.ticket.request for answer in answers])))
-        except TimeoutError:
-            yield event(too_slow(service).body())
-        except ApiError as error:
-            yield event(error.body())
-        yield "data: [DONE]\n\n"
-
-
-async def pieces(form: Form, index: int, answer: Answer, keep: Keep) -> AsyncIterator[dict[str, Any]]:
-    """Choices of one answer's chunks; the last one says why it ended."""
-    request, tokens, characters = answer.ticket.request, 0, 0
-    async for text in answer.text():
-        logprobs = form.logprobs(request, tokens, text_from=characters)
-        tokens, characters = known(request), characters + len(text)
-        yield form.piece(index, text, None, logprobs)
-    keep(index, answer)  # before the client knows of its end, and may speak of it
-    rest = form.logprobs(request, tokens, text_from=characters)
-    yield form.piece(index, "", FINISHED[request.finish_reason], rest)
-
-
-async def together(streams: Sequence[AsyncIterator[Result]], seconds: float) -> AsyncIterator[Result]:
-    """What any of them gives, as it comes.
-
-    Raises:
-        TimeoutError: not all of them have ended after so many seconds.
-    """
-    deadline = time.monotonic() + seconds  # not asyncio's, which is a task's: this is asked from several
-    coming = {asyncio.ensure_future(anext(stream)): stream for stream in streams}
-    try:
-        while coming:
-            left = max(0.0, deadline - time.monotonic())
-            done, _ = await asyncio.wait(coming, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            if not done:
-                raise TimeoutError
-            for task in sorted(done, key=lambda task: streams.index(coming[task])):
-                stream = coming.pop(task)
-                try:
-                    yield task.result()
-                except StopAsyncIteration:
-                    continue
-                coming[asyncio.ensure_future(anext(stream))] = stream
-    finally:
-        for task in coming:
-            task.cancel()
-
-
-async def behind(first: Result, rest: AsyncIterator[Result]) -> AsyncIterator[Result]:
-    """All of it, the first one asked for already."""
-    yield first
-    async for each in rest:
-        yield each
-
-
-def event(body: dict[str, Any]) -> str:
-    """A server-sent event."""
-    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
-
-
-async def timely(service: Service, work: Awaitable[Result]) -> Result:
-    """What comes within the time limit."""
-    try:
-        async with asyncio.timeout(service.limits.seconds):
-            return await work
-    except TimeoutError:
-        raise too_slow(service) from None
-
-
-def too_slow(service: Service) -> ApiError:
-    """An answer was not written in time."""
-    return ApiError(504, f"the answer took longer than {service.limits.seconds:g} seconds", code="timeout")
-
-
-async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:
-    """The work, given up when the client goes away."""
-
-    async def gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ApiError(499, "the client has gone")
-        return working.result()
-    finally:
-        working.cancel()
-        leaving.cancel()

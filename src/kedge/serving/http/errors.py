@@ -60,6 +60,8 @@ def of_validation(errors: list[dict[str, Any]]) -> ApiError:
     param = ".".join(place) or None
     if first["type"] == "json_invalid":
         return ApiError(400, f"the body is no JSON: {first['ctx']['error']}")
+    if first["type"] in ("model_attributes_type", "dict_type") and not place:
+        return ApiError(400, "the body must be a JSON object, sent as Content-Type: application/json")
     if first["type"] == "extra_forbidden":
         return ApiError(400, f"{param}: not supported here; take it out", param=param, code="unsupported_parameter")
     if first["type"] == "missing":

@@ -4,6 +4,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from kedge.data.encode import Tokenizer
@@ -81,8 +82,14 @@ class Form:
         likeliest = [(self._word(token), nats) for token, nats in top[: self.likeliest]]
         return Token(self._word(request.ids[place]), logprob, likeliest)
 
+    @cached_property
+    def _before(self) -> list[int]:
+        """Some token that is text, for the first one of a text may lose its space."""
+        return list(self.tokenizer("a", add_special_tokens=False).input_ids)
+
     def _word(self, token: int) -> str:
-        return str(self.tokenizer.decode([token]))
+        before = self.tokenizer.decode(self._before)
+        return str(self.tokenizer.decode([*self._before, token])[len(before) :])
 
     def _around(self, kind: str, choices: Sequence[dict[str, Any]]) -> dict[str, Any]:
         return {
