@@ -1,5 +1,7 @@
 """Other optimizers than AdamW: PyTorch's own steps, a step taken again, and what is not there named."""
 
+import sys
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from kedge import SFT, PPOConfig, SFTConfig
 from kedge.errors import ConfigError
 from kedge.training.config import TrainingConfig
 from kedge.training.optimization import make_optimizer
-from kedge.training.optimizers import OPTIMIZERS, built
+from kedge.training.optimizers import OPTIMIZERS, built, optimizer_class
 from kedge.training.ppo.trust_region import TrustRegion
 
 NAMES = [*OPTIMIZERS, "torch.optim.AdamW", "torch.optim.Adagrad", "torch.optim:Adamax"]
@@ -144,6 +146,15 @@ def test_ppo_resumed_is_uninterrupted(make_ppo, tmp_path, vector, name):
     assert resumed.step_done == 2
     resumed.train()
     assert torch.equal(vector(resumed.policy.model), vector(whole.policy.model))
+
+
+def test_a_class_in_the_folder_that_one_is_in(tmp_path, monkeypatch):
+    (tmp_path / "slowly.py").write_text("import torch\n\n\nclass Slow(torch.optim.SGD):\n    pass\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(tmp_path))])
+    assert optimizer_class("slowly.Slow").__name__ == "Slow"
+    with pytest.raises(ConfigError, match="cannot be imported: slowly:Quick: slowly has no 'Quick'"):
+        optimizer_class("slowly:Quick")
 
 
 def test_weights_in_bfloat16_learn_with_an_optimizer_made_for_it(tiny_lm):

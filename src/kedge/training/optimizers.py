@@ -1,6 +1,5 @@
 """Optimizers: PyTorch's, by name, or anybody's, by its path."""
 
-import importlib
 import inspect
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from torch.optim import Optimizer
 
 from kedge.config.settings import nearest
 from kedge.errors import ConfigError
+from kedge.rewards.foreign import import_object
 
 OPTIMIZERS = {
     "adamw": "AdamW", "adam": "Adam", "nadam": "NAdam", "radam": "RAdam", "rmsprop": "RMSprop", "sgd": "SGD",
@@ -50,8 +50,8 @@ def optimizer_class(name: str) -> type[Optimizer]:
     if not module:
         raise ConfigError(f"optimizer: {name!r} is none, and no path of one; {nearest(name, KNOWN)}")
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        found = import_object(f"{module}:{attribute}")
+    except (ConfigError, ImportError, ValueError) as error:
         wanted = "; pip install 'kedge[quantization]'" if name in ELSEWHERE else ""
         raise ConfigError(f"optimizer: {name!r} cannot be imported: {error}{wanted}") from None
     if not (inspect.isclass(found) and issubclass(found, Optimizer)):
