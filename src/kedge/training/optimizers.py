@@ -51,7 +51,7 @@ def optimizer_class(name: str) -> type[Optimizer]:
         raise ConfigError(f"optimizer: {name!r} is none, and no path of one; {nearest(name, KNOWN)}")
     try:
         found = import_object(f"{module}:{attribute}")
-    except (ConfigError, ImportError, ValueError) as error:
+    except (ConfigError, ImportError, TypeError, ValueError) as error:
         wanted = "; pip install 'kedge[quantization]'" if name in ELSEWHERE else ""
         raise ConfigError(f"optimizer: {name!r} cannot be imported: {error}{wanted}") from None
     if not (inspect.isclass(found) and issubclass(found, Optimizer)):
