@@ -91,6 +91,33 @@ def test_what_is_sent_again_is_kept_once(store):
     assert {future.result(10) for future in together} == {5}
 
 
+def test_what_no_database_takes_ends_nothing(store):
+    """Whoever gets past the server's checks hears of it, and the next one is kept."""
+    store.keep(answer("a:0", text="half \ud83d"))
+    with pytest.raises(NotKeptError, match="it cannot be written"):
+        store.take(Feedback("a:0", thumb=1)).result(10)
+    assert store.lost == 1
+    store.keep(answer("b:0"))
+    assert store.take(Feedback("b:0", thumb=1)).result(10)
+
+
+def test_a_closed_store_says_so(tmp_path):
+    store = Store(open_database(tmp_path / "closed.db"))
+    store.close()
+    with pytest.raises(NotKeptError, match="going down"):
+        store.take(Feedback("a:0", thumb=1)).result(10)
+
+
+def test_who_no_longer_waits_harms_nobody(store):
+    store.keep(answer("a:0"))
+    with store.engine.connect() as connection, connection.begin():  # the database is busy
+        futures = [store.take(Feedback("a:0", thumb=1, key=str(i))) for i in range(4)]
+        for future in futures[1:3]:
+            future.cancel()
+    assert futures[3].result(10)
+    assert store.take(Feedback("a:0", thumb=1)).result(10)
+
+
 def test_two_servers_share_a_database(store, tmp_path):
     """What is sent to both with the same key is kept once, and neither hears that the database is busy."""
     other = Store(open_database(tmp_path / "feedback.db"))
@@ -263,11 +290,15 @@ def test_from_an_answer_to_its_feedback(served, stream):
         ({"id": "x", "better_than": {"id": "x"}}, 400, "that is the same answer"),
         ({"id": "x", "stars": 5}, 400, "stars: not supported here"),
         ({"thumb": "up"}, 400, "id: missing"),
+        ({"id": "x", "comment": "half \ud83d"}, 400, "comment: has characters that cannot be written down"),
+        ({"id": "x\0", "thumb": "up"}, 400, "id: has characters that cannot be written down"),
         ({"id": "x" * 65, "thumb": "up"}, 400, "at most 64"),
     ],
 )
 def test_feedback_that_is_none(served, given, status, said):
-    answer = httpx.post(f"{served[0]}/v1/feedback", json=given)
+    answer = httpx.post(
+        f"{served[0]}/v1/feedback", content=json.dumps(given), headers={"Content-Type": "application/json"}
+    )
     assert answer.status_code == status
     assert said in answer.json()["error"]["message"]
 

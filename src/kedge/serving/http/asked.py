@@ -3,12 +3,24 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from kedge.errors import ConfigError
 from kedge.sampling.settings import Sampling
 
 Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+
+def _writable(text: str) -> str:
+    """No half characters and no NUL, which no database takes."""
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("has characters that cannot be written down")
+    return text
+
+
+Kept = Annotated[str, AfterValidator(_writable)]
+"""Text that may be kept in a database."""
+
 MOST_STOPS, MOST_CHOICES, MOST_LIKELIEST, MOST_BIASES = 4, 128, 20, 1024
 
 
@@ -34,7 +46,7 @@ class Asked(BaseModel):
     logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] = Field(
         default_factory=dict, max_length=MOST_BIASES
     )
-    user: str | None = Field(None, max_length=256)
+    user: Kept | None = Field(None, max_length=256)
 
     @model_validator(mode="before")
     @classmethod
@@ -184,7 +196,7 @@ class AnswerNamed(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    id: str = Field(max_length=64)
+    id: Kept = Field(max_length=64)
     """Of the response."""
     index: int = Field(0, ge=0, lt=MOST_CHOICES * 64)
     """Of the choice in it."""
@@ -202,10 +214,10 @@ class FeedbackAsked(AnswerNamed):
     score: float | None = Field(None, allow_inf_nan=False)
     better_than: AnswerNamed | None = None
     """Another answer to the same prompt."""
-    correction: str | None = Field(None, min_length=1)
+    correction: Kept | None = Field(None, min_length=1)
     """What it should have been."""
-    comment: str | None = Field(None, min_length=1)
-    annotator: str | None = Field(None, min_length=1, max_length=256)
+    comment: Kept | None = Field(None, min_length=1)
+    annotator: Kept | None = Field(None, min_length=1, max_length=256)
 
     @model_validator(mode="after")
     def _says_something(self) -> "FeedbackAsked":

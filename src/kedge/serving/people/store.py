@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any
 
 from sqlalchemy import Connection, Engine, delete, func, insert, or_, select
@@ -82,6 +82,7 @@ class Store:
         self.lost = 0
         """Answers that could not be kept."""
         self._orders: SimpleQueue[tuple[Write, Future[Any]] | GivenAnswer | None] = SimpleQueue()
+        self._closing, self._closed = Lock(), False
         self._unkept: list[GivenAnswer] = []  # the thread's own
         self._thread = Thread(target=self._write, name="feedback", daemon=True)
         self._thread.start()
@@ -131,7 +132,9 @@ class Store:
 
     def close(self) -> None:
         """Write down what is waiting, and let go of the database."""
-        self._orders.put(None)
+        with self._closing:
+            self._closed = True
+            self._orders.put(None)
         self._thread.join()
         self.engine.dispose()
 
@@ -141,7 +144,11 @@ class Store:
 
     def _order(self, write: Write) -> "Future[Any]":
         done: Future[Any] = Future()
-        self._orders.put((write, done))
+        with self._closing:  # an order behind the last one would never be carried out
+            if self._closed:
+                done.set_exception(NotKeptError("the server is going down"))
+            else:
+                self._orders.put((write, done))
         return done
 
     # In the thread ----------------------------------------------------------------------------------------------
@@ -154,7 +161,7 @@ class Store:
             for order in orders:
                 if isinstance(order, GivenAnswer):
                     self._unkept.append(order)
-                else:
+                elif order[1].set_running_or_notify_cancel():  # else nobody waits for it any more
                     writes.append(order)
             excess = len(self._unkept) - REMEMBERED
             if excess > 0:
@@ -186,6 +193,10 @@ class Store:
         except SQLAlchemyError as error:
             said = getattr(error, "orig", None) or error
             results = [(done, NotKeptError(f"the database cannot be written: {said}")) for _, done in writes]
+        except Exception as error:  # noqa: BLE001  whatever it is, callers in other threads wait for it
+            self.lost += len(self._unkept)  # something in them can never be written
+            self._unkept = []
+            results = [(done, NotKeptError(f"it cannot be written: {error}")) for _, done in writes]
         else:
             self._unkept = []
         for done, result in results:
