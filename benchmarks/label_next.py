@@ -26,7 +26,7 @@ from kedge.evaluation.trust.calibration import right
 from kedge.tasks.starting import desk_model
 from kedge.tasks.support_desk import write_support_desk
 
-SETTINGS = {"epochs": 4, "batch_size": 8, "learning_rate": 5e-4, "warmup_steps": 10, "device": "cpu"}
+SETTINGS = {"epochs": 12, "batch_size": 16, "learning_rate": 1e-3, "warmup_steps": 10, "device": "cpu"}
 MEMBERS = 3
 CANDIDATES = 1500
 
