@@ -3,7 +3,7 @@
 import hypothesis
 import pytest
 import schemathesis
-from servers import service_of
+from listeners import service_of
 
 from kedge.serving.http.app import create_app
 from kedge.serving.http.service import Limits

@@ -11,7 +11,7 @@ from dataclasses import replace
 import httpx
 import openai
 import pytest
-from servers import listening, service_of
+from listeners import listening, service_of
 from transformers import AutoTokenizer
 
 from kedge.data.encode import encode_prompt

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from servers import listening, service_of
+from listeners import listening, service_of
 
 from kedge.data.files import read_rows
 from kedge.data.records import demonstrations, preferences
