@@ -91,7 +91,7 @@ SEAMS = [
     Mutant(
         "driver-spins",
         DRIVER,
-        "        if not self._callers:\n            self._orders.get()()\n",
+        "        if not self._tickets:\n            self._orders.get()()\n",
         "",
         DRIVER_TESTS,
         "an idle server burns a core",

@@ -143,8 +143,8 @@ WORTH = [
     Mutant(
         "the-prompt-is-a-step-too",
         "rewards/model.py",
-        "outputs = self.model.run_texts(whole, [c.text for c in completions])",
-        "outputs = self.model.run_texts(whole)",
+        "outputs = self.model.run_texts(self.texts(prompts, completions), [c.text for c in completions])",
+        "outputs = self.model.run_texts(self.texts(prompts, completions))",
         STEPWISE,
         "lines of the prompt are judged as steps of the answer",
     ),
