@@ -209,6 +209,7 @@ def test_penalties_keep_words_from_coming_back(client, lm):
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content", "text alone"),
         ({"max_tokens": 5, "max_completion_tokens": 5}, None, "max_completion_tokens says it already"),
         ({"max_tokens": 10_000}, None, "more than the model's"),
+        ({"max_tokens": 10**12}, "max_tokens", "less than or equal to"),
         ({"messages": [{"role": "user", "content": "cat " * 600}]}, "messages", "positions; shorten it"),
         ({"logit_bias": {"9999": 1}}, None, "logit_bias names tokens outside"),
         ({"logit_bias": {"a": 1}}, "logit_bias", "valid integer"),
@@ -230,7 +231,8 @@ def test_what_is_wrong_is_named(lm, more, param, said):
 
 
 def test_null_is_as_good_as_nothing(url):
-    asked = {"model": "tiny", "messages": CHAT, "max_tokens": 3, "tools": None, "stop": None, "temperature": None}
+    replayed = [*CHAT, {"role": "assistant", "content": "sat", "refusal": None, "tool_calls": None}, *CHAT]
+    asked = {"model": "tiny", "messages": replayed, "max_tokens": 3, "tools": None, "stop": None, "temperature": None}
     assert httpx.post(f"{url}/v1/chat/completions", json=asked).status_code == 200
 
 
@@ -375,7 +377,7 @@ def test_what_is_being_written_is_written_to_its_end(slow):
     assert texts[0].usage.completion_tokens == 20
 
 
-def test_a_model_that_breaks_is_an_error_and_harms_nobody_else(lm, monkeypatch):
+def test_a_model_that_breaks_is_an_error_and_harms_nobody_else(lm, monkeypatch, caplog):
     service = service_of(lm)
     with listening(service) as url:
         engine, broken = service.live.driver._engine, []
@@ -392,6 +394,11 @@ def test_a_model_that_breaks_is_an_error_and_harms_nobody_else(lm, monkeypatch):
         with pytest.raises(openai.InternalServerError):
             client_of(url).completions.create(model="tiny", prompt="the", max_tokens=2)
         assert client_of(url).completions.create(model="tiny", prompt="the", max_tokens=2).choices
+        broken.append(True)
+        streamed = httpx.post(f"{url}/v1/completions", json={"model": "tiny", "prompt": "the", "stream": True}).text
+        assert [json.loads(part[6:])["error"]["type"] for part in streamed.split("\n\n")[:-2]] == ["server_error"]
+        assert streamed.endswith("data: [DONE]\n\n")
+    assert [record.name for record in caplog.records if "of the model" in record.message] == ["kedge.serving"] * 2
 
 
 def test_metrics(lm):

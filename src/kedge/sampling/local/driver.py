@@ -41,7 +41,8 @@ class Ticket:
     hear: Hear
     streams: bool
     """Whether pieces of text are wanted while it is written."""
-    _error: Exception | None = None
+    error: Exception | None = None
+    """What ended it before it was written."""
 
     def completion(self) -> Completion:
         """The answer, once its end has been told.
@@ -54,8 +55,8 @@ class Ticket:
 
     def refuse_broken(self) -> None:
         """Raise what ended it before it was written, if anything did."""
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
 
     def tell(self) -> None:
         """Hand on what has become certain."""
@@ -64,7 +65,7 @@ class Ticket:
 
     def end(self, error: Exception | None = None) -> None:
         """There is nothing more to come."""
-        self._error = error
+        self.error = error
         self.hear(None)
 
 
@@ -95,8 +96,6 @@ class Driver(Sampler):
         try:
             for _ in tickets:
                 ended.get()
-                for ticket in tickets:
-                    ticket.refuse_broken()
         finally:
             self.cancel(*tickets)
         return [ticket.completion() for ticket in tickets]
@@ -112,14 +111,7 @@ class Driver(Sampler):
             self.cancel(ticket)
 
     def submit(
-        self,
-        prompt: Sequence[int],
-        sampling: Sampling,
-        hear: Hear,
-        *,
-        seed: int = 0,
-        request: int = 0,
-        streams: bool = True,
+        self, prompt: Sequence[int], sampling: Sampling, hear: Hear, *, seed: int = 0, request: int = 0
     ) -> Ticket:
         """Ask for an answer without waiting for it; for callers that wait in ways of their own.
 
@@ -129,12 +121,11 @@ class Driver(Sampler):
             hear: is told the pieces, and the end.
             seed: of what is drawn.
             request: it draws from the random stream (seed, request).
-            streams: whether pieces are wanted; False: the end alone.
 
         Raises:
             DataError: a prompt that cannot be answered. ClosedError: nobody answers any more.
         """
-        ticket = Ticket(self._engine.request(prompt, sampling, seed, request, "prompt"), hear, streams)
+        ticket = Ticket(self._engine.request(prompt, sampling, seed, request, "prompt"), hear, streams=True)
         self._take_up([ticket])
         return ticket
 
@@ -154,11 +145,6 @@ class Driver(Sampler):
     def writing(self) -> int:
         """Answers that are being written, about now."""
         return self._engine.writing
-
-    @property
-    def version(self) -> int:
-        """Of the weights."""
-        return self._engine.version
 
     def publish(self, weights: Mapping[str, Tensor], version: int) -> None:
         """Between two steps; what is being written goes on with the new weights. Returns when they are in place."""

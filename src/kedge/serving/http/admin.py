@@ -1,21 +1,19 @@
 """Routes for whoever keeps the server: which weights answer."""
 
-import asyncio
 from typing import Any
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from kedge.errors import KedgeError
+from kedge.serving.http.asked import Strict
 from kedge.serving.http.errors import ApiError
-from kedge.serving.http.opinions import NO_FEEDBACK
+from kedge.serving.http.opinions import store_of, written
 from kedge.serving.http.service import Service
 
 
-class Deployment(BaseModel):
+class Deployment(Strict):
     """What is to answer from now on."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     source: str = Field(min_length=1)
     """A run, folder or hub id, as the server finds it."""
@@ -51,8 +49,6 @@ def admin_routes(service: Service) -> APIRouter:
 
     @routes.delete("/people/{person:path}")
     async def forget(person: str) -> dict[str, Any]:
-        if service.store is None:
-            raise NO_FEEDBACK
-        return {"person": person, "deleted": await asyncio.wrap_future(service.store.forget(person))}
+        return {"person": person, "deleted": await written(store_of(service).forget(person))}
 
     return routes

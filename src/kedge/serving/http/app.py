@@ -46,7 +46,7 @@ def create_app(service: Service, *, keys: Sequence[str] = (), admin_keys: Sequen
     @app.post("/v1/chat/completions")
     async def chat(asked: ChatAsked, request: Request) -> Response:
         service.refuse_another(asked.model)
-        messages = [{"role": message.role, "content": message.content} for message in asked.messages]
+        messages = [message.model_dump() for message in asked.messages]
         form = ChatForm(service.name, service.live.lm.tokenizer, service.live.fingerprint, asked.likeliest)
         return await answered(request, asked, form, [messages], [service.encoded(messages, "messages")])
 
@@ -60,7 +60,7 @@ def create_app(service: Service, *, keys: Sequence[str] = (), admin_keys: Sequen
     @app.post("/v1/score")
     async def score(asked: ScoreAsked) -> dict[str, Any]:
         service.refuse_another(asked.model)
-        texts = [x if isinstance(x, str) else [m.model_dump(exclude={"name"}) for m in x] for x in asked.input]
+        texts = [x if isinstance(x, str) else [m.model_dump() for m in x] for x in asked.input]
         scores = await service.score(texts)
         data = [{"object": "score", "index": index, "score": score} for index, score in enumerate(scores)]
         return {"object": "list", "model": service.name, "data": data}

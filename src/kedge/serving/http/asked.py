@@ -1,5 +1,6 @@
 """What a client may ask, by OpenAI's names. A parameter that is not here is refused, and none is ignored."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -22,15 +23,26 @@ Kept = Annotated[str, AfterValidator(_writable)]
 """Text that may be kept in a database."""
 
 MOST_STOPS, MOST_CHOICES, MOST_LIKELIEST, MOST_BIASES = 4, 128, 20, 1024
+MOST_TOKENS = 2**17
+"""Of an answer, also where the model has no limit of its own: each has its random number before it begins."""
 
 
-class Asked(BaseModel):
-    """What chats and completions have in common. null is as good as nothing."""
+class Strict(BaseModel):
+    """A part of a request: nothing else may be in it, and null is as good as nothing."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Any) -> Any:
+        return {key: value for key, value in given.items() if value is not None} if isinstance(given, dict) else given
+
+
+class Asked(Strict, ABC):
+    """What chats and completions have in common."""
+
     model: str
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=-1)
@@ -47,11 +59,6 @@ class Asked(BaseModel):
         default_factory=dict, max_length=MOST_BIASES
     )
     user: Kept | None = Field(None, max_length=256)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, given: Any) -> Any:
-        return {key: value for key, value in given.items() if value is not None} if isinstance(given, dict) else given
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -79,9 +86,9 @@ class Asked(BaseModel):
         return self
 
     @property
+    @abstractmethod
     def likeliest(self) -> int | None:
         """At each token so many of the likeliest are reported, and its own log-probability; None: neither."""
-        raise NotImplementedError
 
     def sampling(self, usual: Sampling, most: int) -> Sampling:
         """How to draw.
@@ -114,22 +121,17 @@ class Asked(BaseModel):
             raise ValueError(str(error)) from None
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Strict):
     """Of a stream."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     include_usage: bool = False
 
 
-class Message(BaseModel):
+class Message(Strict):
     """Of a conversation: text alone."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     role: Literal["system", "user", "assistant"]
     content: str
-    name: None = None
 
     @field_validator("content", mode="before")
     @classmethod
@@ -142,10 +144,8 @@ class Message(BaseModel):
         return "".join(str(part.get("text", "")) for part in content)
 
 
-class TextFormat(BaseModel):
+class TextFormat(Strict):
     """The one that every model has."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     type: Literal["text"]
 
@@ -154,7 +154,7 @@ class ChatAsked(Asked):
     """``/v1/chat/completions``."""
 
     messages: list[Message] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS)
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=MOST_LIKELIEST)
     response_format: TextFormat | None = None
@@ -191,14 +191,12 @@ class CompletionAsked(Asked):
         return [self.prompt] if one else self.prompt  # type: ignore[list-item, return-value]
 
 
-class AnswerNamed(BaseModel):
+class AnswerNamed(Strict):
     """One of a response's answers."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     id: Kept = Field(max_length=64)
     """Of the response."""
-    index: int = Field(0, ge=0, lt=MOST_CHOICES * 64)
+    index: int = Field(0, ge=0, lt=10_000)
     """Of the choice in it."""
 
     @property
@@ -228,10 +226,8 @@ class FeedbackAsked(AnswerNamed):
         return self
 
 
-class ScoreAsked(BaseModel):
+class ScoreAsked(Strict):
     """``/v1/score``: what the reward model says of texts, or of answers to conversations."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     model: str
     input: list[str | list[Message]] = Field(min_length=1, max_length=256)

@@ -7,8 +7,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from kedge.errors import KedgeError
-
 KINDS = {401: "authentication_error", 429: "rate_limit_error", 503: "overloaded_error"}
 """``error.type`` by status; of others ``invalid_request_error`` below 500 and ``server_error`` from there on."""
 
@@ -80,10 +78,6 @@ def answer_with_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         return of_validation([dict(each) for each in error.errors()]).response()
-
-    @app.exception_handler(KedgeError)
-    async def _failed(request: Request, error: KedgeError) -> JSONResponse:
-        return ApiError(500, "the answer could not be written; the server's log says why").response()
 
     @app.exception_handler(HTTPException)
     async def _of_http(request: Request, error: HTTPException) -> JSONResponse:

@@ -1,6 +1,7 @@
 """What people say of answers, on its way from a request to the database."""
 
 import asyncio
+from concurrent.futures import Future
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -11,9 +12,41 @@ from kedge.serving.http.errors import ApiError
 from kedge.serving.http.service import Answer, Service
 from kedge.serving.http.told import Form
 from kedge.serving.http.versions import Version
-from kedge.serving.people.store import Feedback, GivenAnswer, NoSuchAnswerError, NotComparableError, NotKeptError
+from kedge.serving.people.store import (
+    Feedback,
+    GivenAnswer,
+    NoSuchAnswerError,
+    NotComparableError,
+    NotKeptError,
+    Store,
+)
 
-NO_FEEDBACK = ApiError(404, "no feedback is kept here; start the server with --feedback", code="no_feedback")
+
+def store_of(service: Service) -> Store:
+    """Where feedback is kept.
+
+    Raises:
+        ApiError: nowhere.
+    """
+    if service.store is None:
+        raise ApiError(404, "no feedback is kept here; start the server with --feedback", code="no_feedback")
+    return service.store
+
+
+async def written(order: "Future[int]") -> int:
+    """What the database says once it has it on disk, whether or not the client still waits.
+
+    Raises:
+        ApiError: it does not.
+    """
+    try:
+        return await asyncio.shield(asyncio.wrap_future(order))
+    except NoSuchAnswerError as error:
+        raise ApiError(404, str(error), param="id", code="no_such_answer") from None
+    except NotComparableError as error:
+        raise ApiError(400, str(error), param="better_than", code="invalid_value") from None
+    except NotKeptError as error:
+        raise ApiError(503, str(error), code="not_kept", retry_after=5) from None
 
 
 def given_answer(
@@ -44,8 +77,7 @@ def feedback_routes(service: Service) -> APIRouter:
     async def take(
         asked: FeedbackAsked, idempotency_key: Annotated[str | None, Header(max_length=256)] = None
     ) -> dict[str, Any]:
-        if service.store is None:
-            raise NO_FEEDBACK
+        store = store_of(service)
         given = Feedback(
             asked.key,
             None if asked.thumb is None else int(asked.thumb == "up"),
@@ -56,14 +88,6 @@ def feedback_routes(service: Service) -> APIRouter:
             asked.annotator,
             idempotency_key,
         )
-        try:
-            number = await asyncio.wrap_future(service.store.take(given))
-        except NoSuchAnswerError as error:
-            raise ApiError(404, str(error), param="id", code="no_such_answer") from None
-        except NotComparableError as error:
-            raise ApiError(400, str(error), param="better_than", code="invalid_value") from None
-        except NotKeptError as error:
-            raise ApiError(503, str(error), code="not_kept", retry_after=5) from None
-        return {"object": "feedback", "number": number}
+        return {"object": "feedback", "number": await written(store.take(given))}
 
     return routes

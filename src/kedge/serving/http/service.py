@@ -1,6 +1,7 @@
 """The models behind the server, and who is waiting for them."""
 
 import asyncio
+import logging
 import secrets
 import time
 from collections import deque
@@ -18,6 +19,8 @@ from kedge.serving.http.errors import ApiError
 from kedge.serving.http.metrics import Metrics
 from kedge.serving.http.versions import Version, Versions
 from kedge.serving.people.store import Store
+
+log = logging.getLogger("kedge.serving")
 
 REMEMBERED = 8
 """Prompts that new weights must be able to answer before they do."""
@@ -57,10 +60,11 @@ class Answer:
                 began = time.perf_counter()
                 self.metrics.first_token.observe(began - self.asked)
             yield piece
-        try:
-            self.ticket.refuse_broken()
-        except ClosedError as error:
-            raise ApiError(503, "the server is going down; ask again", retry_after=1) from error
+        if isinstance(self.ticket.error, ClosedError):
+            raise going_down()
+        if self.ticket.error is not None:  # of the model, and not of this request alone
+            log.error("an answer could not be written: %r", self.ticket.error)
+            raise ApiError(500, "the answer could not be written; the server's log says why")
         tokens = len(self.ticket.request.ids)
         if began is not None and tokens > 1:
             self.metrics.a_token.observe((time.perf_counter() - began) / (tokens - 1))
@@ -180,6 +184,11 @@ class Service:
             self.store.close()
 
 
+def going_down() -> ApiError:
+    """Nobody will answer any more."""
+    return ApiError(503, "the server is going down; ask again", retry_after=1)
+
+
 class Asking:
     """Answers that somebody is waiting for, of the version that answered when they were asked for."""
 
@@ -219,7 +228,7 @@ class Asking:
         except DataError as error:
             raise ApiError(400, str(error), code="invalid_value") from None
         except ClosedError:
-            raise ApiError(503, "the server is going down; ask again", retry_after=1) from None
+            raise going_down() from None
         return Answer(ticket, pieces, self.service.metrics)
 
     def _give_up(self) -> None:

@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +18,7 @@ FINISHED: Mapping[FinishReason | None, str | None] = {
 
 
 @dataclass(frozen=True)
-class Form:
+class Form(ABC):
     """What all parts of one response have in common."""
 
     model: str
@@ -49,13 +50,13 @@ class Form:
         """A piece of a stream."""
         return self._around(self.chunk_kind, choices) | ({} if usage is None else {"usage": dict(usage)})
 
+    @abstractmethod
     def choice(self, index: int, text: str, finished: str | None, logprobs: Any) -> dict[str, Any]:
         """Of a response."""
-        raise NotImplementedError
 
+    @abstractmethod
     def piece(self, index: int, text: str, finished: str | None, logprobs: Any) -> dict[str, Any]:
         """Of a stream."""
-        raise NotImplementedError
 
     def logprobs(self, request: Request, start: int, *, text_from: int) -> Any:
         """Of a request's tokens from ``start`` on, the EOS left out; None where nobody asked.
@@ -70,9 +71,9 @@ class Form:
         end = known(request) - (request.finish_reason == "eos")
         return self.log_of([self._token(request, place) for place in range(start, end)], text_from)
 
+    @abstractmethod
     def log_of(self, tokens: "Sequence[Token]", text_from: int) -> Any:
         """In this response's form."""
-        raise NotImplementedError
 
     def _token(self, request: Request, place: int) -> "Token":
         assert self.likeliest is not None
@@ -148,7 +149,8 @@ class CompletionForm(Form):
     def choice(self, index: int, text: str, finished: str | None, logprobs: Any) -> dict[str, Any]:
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finished}
 
-    piece = choice
+    def piece(self, index: int, text: str, finished: str | None, logprobs: Any) -> dict[str, Any]:
+        return self.choice(index, text, finished, logprobs)
 
     def log_of(self, tokens: Sequence[Token], text_from: int) -> Any:
         offsets = [text_from + sum(len(t.text) for t in tokens[:end]) for end in range(len(tokens))]

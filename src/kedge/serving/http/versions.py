@@ -49,20 +49,16 @@ class Version:
             self.driver.close()
 
 
-def new_version(number: int, source: str, lm: LanguageModel) -> Version:
-    """A version of a loaded model."""
-    engine = Engine(lm)
-    engine.version = number
-    return Version(number, source, lm, Driver(engine), trained_sampling(Path(source)))
-
-
 def load_version(number: int, source: str, *, trust_remote_code: bool = False) -> Version:
     """A version of a run, folder or hub id.
 
     Raises:
         ModelError: as :func:`load_language_model`.
     """
-    return new_version(number, source, load_language_model(source, trust_remote_code=trust_remote_code))
+    lm = load_language_model(source, trust_remote_code=trust_remote_code)
+    engine = Engine(lm)
+    engine.version = number
+    return Version(number, source, lm, Driver(engine), trained_sampling(Path(source)))
 
 
 def check(new: Version, present: Version, prompts: Sequence[Sequence[int]]) -> None:
