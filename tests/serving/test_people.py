@@ -353,7 +353,7 @@ def test_the_command(store, tmp_path, capsys, monkeypatch):
     assert json.loads((tmp_path / "pairs.jsonl").read_text())["chosen"] == "lay"
     assert "1 rows in" in capsys.readouterr().out
     for words, said in (
-        ((tmp_path / "feedback.db", "-o", tmp_path / "pairs.jsonl"), "is there already"),
+        ((tmp_path / "feedback.db", "-o", tmp_path / "pairs.jsonl"), "there is something already"),
         ((tmp_path / "none.db", "-o", tmp_path / "x.jsonl"), "there is no such file"),
         ((tmp_path / "feedback.db", "-o", tmp_path / "x.jsonl", "--as", "poems"), "'poems' is none of preferences"),
     ):

@@ -1,6 +1,5 @@
 """``kedge feedback``."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +16,7 @@ def feedback(
         str,
         typer.Option("--as", help="preferences, demonstrations, ratings, everything, argilla, or label-studio."),
     ] = "preferences",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that is there.")] = False,
 ) -> None:
     """What people said of a server's answers, as training reads it."""
     try:
@@ -29,12 +29,14 @@ def feedback(
         raise KedgeError(f"--as: {form!r} is none of {', '.join(FORMS)}")
     if "://" not in database and not Path(database).is_file():
         raise KedgeError(f"{database}: there is no such file")
-    if output.exists():
-        raise KedgeError(f"--output: {output} is there already; name another file")
+    if output.exists() and not overwrite:
+        raise KedgeError(f"{output}: there is something already; choose another file, or --overwrite")
+    from kedge.storage.writing import strict_json, write_text
+
     store = Store(open_database(database))
     try:
-        lines = [json.dumps(row, ensure_ascii=False) for row in FORMS[form](store.rows())]
+        lines = [strict_json(row) for row in FORMS[form](store.rows())]
     finally:
         store.close()
-    output.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    write_text(output, "".join(f"{line}\n" for line in lines))
     console.print(f"{len(lines)} rows in {output}", soft_wrap=True, markup=False, highlight=False)
