@@ -356,6 +356,14 @@ def test_an_adapters_run_exported(kedge, world):
     )
 
 
+def test_a_prefix_is_exported_as_it_is(kedge, world):
+    assert kedge("sft", "r.toml", 'sft.adapter={method="prefix_tuning",num_virtual_tokens=2}')[0] == 0
+    status, _, err = kedge("export", "runs/r-sft", "whole", "--merge")
+    assert (status, "--merge: a prefix is no part of any weight" in err) == (2, True)
+    assert not (world / "whole").exists()
+    assert kedge("export", "runs/r-sft", "alone")[1].startswith("alone: the adapter alone")
+
+
 @pytest.mark.parametrize("stage", ["sft", "reward", "ppo", "evaluate"])
 def test_help_names_the_recipes_table(kedge, stage):
     status, out, _ = kedge(stage, "--help")

@@ -162,6 +162,14 @@ def test_ranks_that_are_allocated(recipe, stage, held_in):
     assert held[role, "optimizer"] == pytest.approx(5 * adapter + 2 * head, abs=4 * SOME)
 
 
+def test_a_prefix_is_all_that_is_trained(recipe):
+    table = '{method="prefix_tuning", num_virtual_tokens=64}'
+    held = phases(recipe(f"ppo.adapter={table}"), "ppo")["update"].held
+    learnt = 4 * 2 * 2 * 64 * 2 * 8  # bytes, layers, keys and values, virtual tokens, heads, width
+    assert held["policy", "optimizer"] == pytest.approx(2 * learnt, abs=SOME)
+    assert held["policy", "weights"] == pytest.approx(WEIGHTS + learnt, abs=SOME)
+
+
 def test_half_the_precision_is_half_the_weights(recipe):
     held = phases(recipe(dtype="bfloat16"))["generate"].held
     assert held["policy", "weights"] == pytest.approx(WEIGHTS / 2, abs=SOME)

@@ -290,7 +290,10 @@ def test_merging_leaves_no_trace(base):
     [
         ({"method": "lora", "rank": 4}, "adapter.rank: lora has no such setting"),
         ({"method": "lora", "lora_alhpa": 4}, "adapter.lora_alhpa: .* did you mean 'lora_alpha'"),
-        ({"method": "prefix"}, "adapter.method: must be one of lora, ia3, loha, lokr, adalora, not 'prefix'"),
+        (
+            {"method": "prefix"},
+            "adapter.method: must be one of lora, ia3, loha, lokr, adalora, prefix_tuning, not 'prefix'",
+        ),
         ({"target_modules": ["no_proj"]}, "adapter.target_modules: .*no_proj"),
         ({"r": 0}, "adapter.r: a whole number of at least 1, not 0"),
         ({"r": 4.5}, "adapter.r: a whole number of at least 1, not 4.5"),

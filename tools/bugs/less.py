@@ -6,6 +6,8 @@ BOTTOM, ADAPTERS = "models/bottom.py", "models/adapters.py"
 BOTTOM_TESTS = ("tests/models/test_bottom.py",)
 FROZEN_TESTS = ("tests/training/test_frozen_layers.py",)
 ADAPTER_TESTS = ("tests/models/test_adapters.py",)
+PREFIXES, PREFIX_TESTS = "models/prefix.py", ("tests/models/test_prefix.py",)
+SETTINGS = "models/adapter_settings.py"
 RANKS, RANK_TESTS = "training/adalora.py", ("tests/training/test_adalora.py",)
 
 LESS = [
@@ -171,7 +173,7 @@ LESS = [
     ),
     Mutant(
         "base-rewritten-by-the-first-weights",
-        ADAPTERS,
+        SETTINGS,
         'if given.get("init_lora_weights", True) not in INITS:',
         "if False:",
         ADAPTER_TESTS,
@@ -187,7 +189,7 @@ LESS = [
     ),
     Mutant(
         "parts-of-the-base-left-frozen",
-        ADAPTERS,
+        SETTINGS,
         "    return next((name for name in WHOLE if getattr(config, name, None)), None)",
         "    return None",
         ADAPTER_TESTS,
@@ -312,5 +314,69 @@ LESS = [
         "",
         RANK_TESTS,
         "PPO's tinit and tfinal are ignored, and SFT's used",
+    ),
+    Mutant(
+        "prefix-seen-by-the-first-tokens-alone",
+        PREFIXES,
+        "seen = True if attention_mask.dtype == torch.bool else 0.0",
+        "seen = False if attention_mask.dtype == torch.bool else torch.finfo(query.dtype).min",
+        PREFIX_TESTS,
+        "a step looks past the prefix",
+    ),
+    Mutant(
+        "text-on-the-prefix's-positions",
+        PREFIXES,
+        '"position_ids": places + trunk.prefix_length}',
+        '"position_ids": places}',
+        PREFIX_TESTS,
+        "PEFT reads another model than was trained",
+    ),
+    Mutant(
+        "cache-forgotten-by-positions",
+        PREFIXES,
+        "done = 0 if cache is None else cache.get_seq_length()",
+        "done = 0",
+        PREFIX_TESTS,
+        "each token of a plain cache stands where the first one does",
+    ),
+    Mutant(
+        "prefix-not-tried-out",
+        PREFIXES,
+        "if detect_fake_mode(list(trunk.parameters())) is None and not _tried_out(trunk):",
+        "if False:",
+        PREFIX_TESTS,
+        "an architecture that reads it otherwise is trained",
+    ),
+    Mutant(
+        "prefix-of-zeros-and-ones",
+        PREFIXES,
+        "SPREAD = 0.02",
+        "SPREAD = 1.0",
+        PREFIX_TESTS,
+        "a policy begins by writing noise",
+    ),
+    Mutant(
+        "keys-after-values",
+        PREFIXES,
+        'for part in ("keys", "values")]',
+        'for part in ("values", "keys")]',
+        PREFIX_TESTS,
+        "PEFT reads values for keys",
+    ),
+    Mutant(
+        "positions-of-the-prefix-given-away",
+        "models/language_model.py",
+        "return None if positions is None else positions - prefix_length(self.model)",
+        "return positions",
+        (*PREFIX_TESTS, "tests/training/test_with_prefix.py"),
+        "a long prompt runs out of positions",
+    ),
+    Mutant(
+        "prefix-merged-away",
+        ADAPTERS,
+        "    if is_prefix(adapter_of(model)):\n        return\n",
+        "",
+        PREFIX_TESTS,
+        "a model that is loaded to answer has forgotten that it has a prefix",
     ),
 ]

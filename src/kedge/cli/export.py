@@ -37,6 +37,8 @@ def export(
     else:
         lm = load_language_model(run, device="cpu", trust_remote_code=trust_remote_code, merged=merge)
         role, adapted = lm, adapter_of(lm.model) is not None
+    if merge and adapted:
+        raise KedgeError("--merge: a prefix is no part of any weight, and cannot be merged; take it out")
     with whole_folder(folder) as aside:
         role.save(aside)
     what = "the adapter alone; --merge makes it a whole model" if adapted else "a whole model"

@@ -19,8 +19,8 @@ from kedge.inspection.rehearsal import Phase, Rehearsal, on_paper, padded_size, 
 from kedge.models.batch import by_token_budget, padded
 from kedge.models.forward import forward_tokens
 from kedge.models.head import hidden_size, vocabulary_rows
-from kedge.models.language_model import LanguageModel, max_positions
-from kedge.models.loading import find, load_config, load_tokenizer
+from kedge.models.language_model import LanguageModel, positions_of
+from kedge.models.loading import find, load_tokenizer
 from kedge.models.outline import outlined_language_model, outlined_reward_model
 from kedge.models.recompute import recomputing
 from kedge.models.reward_model import RewardModel
@@ -305,6 +305,6 @@ def ppo_work(
     """
     source, trusted = find(policy, "policy"), config.trust_remote_code
     words = load_tokenizer(tokenizer or source, key="tokenizer", trust_remote_code=trusted)
-    positions = max_positions(load_config(source, trust_remote_code=trusted))
+    positions = positions_of(source, config.adapter, trust_remote_code=trusted)
     longest, tokens = longest_prompts(prompts, columns, words, config, positions)
     return PPOWork(policy, tokenizer, longest, tokens, rewards, judges, evaluated)

@@ -20,8 +20,8 @@ from kedge.inspection.rehearsal import Phase, Rehearsal, on_paper, without_trial
 from kedge.models.batch import by_token_budget, padded
 from kedge.models.forward import forward_tokens
 from kedge.models.head import vocabulary_rows
-from kedge.models.language_model import max_positions
-from kedge.models.loading import find, load_config, load_tokenizer
+from kedge.models.language_model import positions_of
+from kedge.models.loading import find, load_tokenizer
 from kedge.models.outline import outlined_language_model, outlined_reward_model
 from kedge.models.reading import Reading
 from kedge.models.recompute import enable_recomputing
@@ -140,7 +140,7 @@ def reward_work(
 
 
 def _limit(source: str, config: SupervisedConfig) -> int | None:
-    positions = max_positions(load_config(source, trust_remote_code=config.trust_remote_code))
+    positions = positions_of(source, config.adapter, trust_remote_code=config.trust_remote_code)
     limits = [limit for limit in (config.max_length, positions) if limit is not None]
     return min(limits, default=None)
 

@@ -8,7 +8,6 @@ Saved as PEFT saves them: the adapter alone, with the name of its base. ``PeftMo
 """
 
 import copy
-import inspect
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,81 +21,28 @@ from torch._subclasses.fake_tensor import FakeTensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from kedge.config.settings import nearest
 from kedge.errors import ConfigError, ModelError
 from kedge.models import adalora
+from kedge.models.adapter_settings import METHODS, Settings, method_of, peft_config, peft_library, trains_base
+from kedge.models.prefix import (
+    METHOD as PREFIX_TUNING,
+)
+from kedge.models.prefix import (
+    SAVED,
+    add_prefix,
+    is_prefix,
+    prefixes_of,
+    read_prefix,
+    saved_form,
+)
 from kedge.models.quantized import HEADS, values
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
-PREFIX = "base_model.model."
-"""Of the names in PEFT's files: of the base within the model around it."""
-
-METHODS = ("lora", "ia3", "loha", "lokr", "adalora")
-PROMPTS = ("prefix_tuning", "prompt_tuning", "p_tuning", "multitask_prompt_tuning", "cpt", "cartridge")
-"""Methods of PEFT's that learn what stands before a text, and no weights of layers."""
-
-WHOLE = (
-    "modules_to_save", "trainable_token_indices", "lora_bias", "layer_replication", "alora_invocation_tokens",
-    "arrow_config",
-)  # fmt: skip
-"""Settings of PEFT's by which more than an adapter is trained or built, or one that cannot be merged; here the base is
-shared, and stays as it is."""
-
-INITS = (True, False, "gaussian", "orthogonal")
-"""First weights of LoRA that leave the base alone."""
-
-OWN = (
-    "peft_type", "task_type", "base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version",
-    "runtime_config",
-)  # fmt: skip
-"""What PEFT's classes have and a user does not set."""
+OUTER = "base_model.model."
+"""Of the names in PEFT's files: of the base within the model around it, and that within PEFT's class."""
 
 REFUSALS = (ValueError, TypeError, AttributeError, LookupError, AssertionError, RuntimeError, ImportError, re.error)
 """What PEFT raises where it is given what does not fit."""
-
-Settings = Mapping[str, Any]
-
-
-def peft_config(settings: Settings) -> Any:
-    """PEFT's configuration of an adapter.
-
-    Args:
-        settings: ``method``, and what PEFT's class for it takes, by PEFT's names.
-
-    Raises:
-        ConfigError: PEFT is not installed, there is no such method, or the method has no such setting.
-    """
-    peft = _peft()
-    given = dict(settings)
-    method = given.pop("method", "lora")
-    if method in PROMPTS:
-        raise ConfigError(
-            f"adapter.method: {method!r} learns a beginning of the key-value cache or of the input, and no weights: it "
-            "cannot be merged, and the engine's cache and frozen layers have no place for it; take lora"
-        )
-    if method not in METHODS:
-        raise ConfigError(f"adapter.method: must be one of {', '.join(METHODS)}, not {method!r}")
-    kind = peft.PEFT_TYPE_TO_CONFIG_MAPPING[method.upper()]
-    known: Sequence[str] = [name for name in inspect.signature(kind).parameters if name not in OWN]
-    if method == "adalora":
-        given, known = adalora.checked(given), adalora.SETTINGS
-    for name in settings:
-        if name not in (*known, "method"):
-            raise ConfigError(f"adapter.{name}: {method} has no such setting; {nearest(name, known)}")
-    for name, value in given.items():
-        _refuse_wrong_type(name, value, _default(kind, name))
-    try:
-        config = kind(**given)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"adapter: {error}") from None
-    if given.get("init_lora_weights", True) not in INITS:
-        raise ConfigError(
-            f"adapter.init_lora_weights: {given['init_lora_weights']!r} is none of those that leave the base as it is, "
-            'which other roles share; take it out, or say "gaussian" or "orthogonal"'
-        )
-    if setting := _trains_base(config):
-        raise ConfigError(f"adapter.{setting}: not used here, where other roles share the base; take it out")
-    return config
 
 
 def add_adapter(model: PreTrainedModel, settings: Settings, *, seed: int, frozen: Sequence[nn.Module] = ()) -> None:
@@ -111,11 +57,18 @@ def add_adapter(model: PreTrainedModel, settings: Settings, *, seed: int, frozen
     Raises:
         ConfigError: wrong settings, or they match nothing.
     """
-    peft, config = _peft(), peft_config(settings)
+    peft, config = peft_library(), peft_config(settings)
     name = model.name_or_path or ""
     if Path(name).parent.parent.name == "checkpoints":
         raise ConfigError(f"adapter: its base, {name}, is a checkpoint, which a run deletes; end that run, or copy it")
     config.base_model_name_or_path = str(Path(name).resolve()) if name and Path(name).is_dir() else name
+    if is_prefix(config):
+        if frozen:
+            raise ConfigError(f"num_layers_unfrozen: {PREFIX_TUNING} reaches every layer from the first; take it out")
+        add_prefix(model, config, torch.Generator().manual_seed(seed % 2**63))
+        train_adapter(model)
+        _outlined_with_its_base(model)
+        return
     left_out = [name for name, _ in model.named_modules() if _is_head(name)]  # trained as they are
     left_out += [name for name, module in model.named_modules() if any(module in layer.modules() for layer in frozen)]
     if left_out:
@@ -162,6 +115,8 @@ def train_adapter(model: nn.Module) -> None:
             layer.unmerge()
         layer.enable_adapters(True)
         layer.set_adapter(_name(model))
+    for prefix in prefixes_of(model).values():
+        prefix.requires_grad_(True)
     for name, weight in model.named_parameters():
         if _is_head(name):
             weight.requires_grad_(True)
@@ -181,25 +136,10 @@ def refuse_unshareable(model: PreTrainedModel) -> None:
     Raises:
         ConfigError: more than the adapter is trained, or a layer of it is another module too.
     """
-    if setting := _trains_base(adapter_of(model)):
+    if setting := trains_base(adapter_of(model)):
         raise ConfigError(f"policy: its adapter trains parts of the base too ({setting}), which other roles share")
     if layer := _tied(model):
         raise ConfigError(f"policy: its adapter is on {layer} too, which shares its weight with another module")
-
-
-def _default(kind: Any, name: str) -> Any:
-    return inspect.signature(kind).parameters[name].default
-
-
-def _refuse_wrong_type(name: str, value: Any, default: Any) -> None:
-    """PEFT takes nearly anything, and fails on it later, or takes ``"no"`` for yes."""
-    if isinstance(default, bool) and not isinstance(value, bool) and name != "init_lora_weights":
-        raise ConfigError(f"adapter.{name}: true or false, not {value!r}")
-    if isinstance(default, int | float) and not isinstance(default, bool):
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ConfigError(f"adapter.{name}: a number, not {value!r}")
-        if name == "r" and (value != int(value) or value < 1):
-            raise ConfigError(f"adapter.r: a whole number of at least 1, not {value!r}")
 
 
 def refuse_other_adapter(model: PreTrainedModel, settings: Settings) -> None:
@@ -213,7 +153,7 @@ def refuse_other_adapter(model: PreTrainedModel, settings: Settings) -> None:
     for name, wanted in settings.items():
         if name in schedule:  # the next training's own
             continue
-        there = _method(config) if name == "method" else getattr(config, name, None)
+        there = method_of(config) if name == "method" else getattr(config, name, None)
         if isinstance(there, set):  # the modules that were meant, by name
             there = sorted(there if not isinstance(wanted, str) else _adapted(model))
             wanted = sorted(_meant(model, wanted) if isinstance(wanted, str) else wanted)
@@ -233,10 +173,14 @@ def base_within(model: nn.Module) -> PreTrainedModel:
     around: Any = model
     if not hasattr(model, "peft_config") or not hasattr(model, "get_base_model"):
         raise ConfigError(f"policy: a {type(model).__name__} is no transformers model")
-    kinds = [_method(each) for each in around.peft_config.values()]
+    kinds = [method_of(each) for each in around.peft_config.values()]
     if len(kinds) > 1 or kinds[0] not in METHODS:
         raise ConfigError(f"policy: must have one adapter, one of {', '.join(METHODS)}; it has {', '.join(kinds)}")
     base: PreTrainedModel = around.get_base_model()
+    if is_prefix(config := next(iter(around.peft_config.values()))) and adapter_of(base) is None:
+        learnt = around.get_prompt_embedding_to_save(around.active_adapter)
+        add_prefix(base, copy.copy(config))
+        read_prefix(base, learnt)
     return base
 
 
@@ -248,12 +192,20 @@ def base_of(folder: str | Path) -> str:
     """
     if not (Path(folder) / CONFIG_FILE).is_file() or (Path(folder) / "config.json").is_file():
         return str(folder)
-    base = _peft().PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+    base = peft_library().PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
     if not base:
         raise ModelError(f"{folder}: an adapter that does not name its base (base_model_name_or_path in {CONFIG_FILE})")
     if Path(base).is_absolute() and not Path(base).is_dir():
         raise ModelError(f"{folder}: an adapter of {base}, which is not there; set the new place in its {CONFIG_FILE}")
     return str(base)
+
+
+def prefix_in(folder: str | Path) -> int:
+    """The positions that the prefix takes which a folder holds; 0 where it holds something else."""
+    if base_of(folder) == str(folder):
+        return 0
+    config = peft_library().PeftConfig.from_pretrained(str(folder))
+    return int(config.num_virtual_tokens) if is_prefix(config) else 0
 
 
 def attach(model: PreTrainedModel, folder: str | Path, *, headless: bool = False, outlined: bool = False) -> None:
@@ -268,21 +220,21 @@ def attach(model: PreTrainedModel, folder: str | Path, *, headless: bool = False
     Raises:
         ModelError: it is another model's, or of a kind that is not known here.
     """
-    peft = _peft()
+    peft = peft_library()
     config = peft.PeftConfig.from_pretrained(str(folder))
-    if _method(config) not in METHODS:
-        raise ModelError(f"{folder}: an adapter of type {_method(config)!r}; known are {', '.join(METHODS)}")
+    if method_of(config) not in METHODS:
+        raise ModelError(f"{folder}: an adapter of type {method_of(config)!r}; known are {', '.join(METHODS)}")
     config.inference_mode = False
     if adalora.is_adalora(config):
         config.rank_pattern = None  # what it takes out is read as zeros
     config.modules_to_save = [name for name in config.modules_to_save or () if name not in HEADS] or None
-    if name := _trains_base(config):
+    if name := trains_base(config):
         raise ModelError(
             f"{folder}: parts of its base are trained too ({name}); merge it with PEFT, and take the result"
         )
     try:
-        peft.inject_adapter_in_model(config, model)
-    except REFUSALS as error:
+        add_prefix(model, config) if is_prefix(config) else peft.inject_adapter_in_model(config, model)
+    except (*REFUSALS, ConfigError) as error:
         raise ModelError(f"{folder}: the adapter does not fit its base: {error}") from None
     if name := _tied(model):
         raise ModelError(f"{folder}: an adapter of {name}, which shares its weight with another module")
@@ -301,7 +253,9 @@ def write_adapter(model: PreTrainedModel, folder: Path, weights: Mapping[str, Te
     config.task_type = "SEQ_CLS" if heads else "CAUSAL_LM" if model.get_output_embeddings() is not None else None
     config.inference_mode = True
     config.save_pretrained(str(folder))
-    save_file({PREFIX + name: tensor.contiguous() for name, tensor in state.items()}, folder / WEIGHTS_FILE)
+    outer = _outer(config)
+    named = {name if name == SAVED else outer + name: tensor.contiguous() for name, tensor in state.items()}
+    save_file(named, folder / WEIGHTS_FILE)
 
 
 def read_adapter(model: PreTrainedModel, folder: Path, *, headless: bool = False) -> None:
@@ -314,7 +268,10 @@ def read_adapter(model: PreTrainedModel, folder: Path, *, headless: bool = False
     if not path.is_file():
         raise ModelError(f"{path}: the adapter's weights are missing")
     outer = f"{model.base_model_prefix}." if model.base_model is model else ""  # a trunk is not within another model
-    there = {name.removeprefix(PREFIX).removeprefix(outer): tensor for name, tensor in load_file(path).items()}
+    there = {
+        name.removeprefix(_outer(adapter_of(model))).removeprefix(outer): tensor
+        for name, tensor in load_file(path).items()
+    }
     there = {name: adalora.at_full_rank(name, tensor, adapter_of(model)) for name, tensor in there.items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in there.items()}
     wanted = {
@@ -327,12 +284,18 @@ def read_adapter(model: PreTrainedModel, folder: Path, *, headless: bool = False
         raise ModelError(f"{path}: not this model's adapter; it differs in {', '.join(name for name, _ in odd[:4])}")
     heads = {name: tensor for name, tensor in there.items() if _is_head(name)}
     model.load_state_dict(heads, strict=False)
+    if SAVED in there:
+        read_prefix(model, there[SAVED])
+        return
     others = {name: tensor for name, tensor in there.items() if name not in heads}
-    _peft().set_peft_model_state_dict(model, others, adapter_name=_name(model))
+    peft_library().set_peft_model_state_dict(model, others, adapter_name=_name(model))
 
 
 def merge(model: PreTrainedModel) -> None:
-    """Make a model with an adapter one without, that gives the same; in place."""
+    """Make a model with an adapter one without, that gives the same; in place. A prefix is no part of any weight, and
+    stays."""
+    if is_prefix(adapter_of(model)):
+        return
     for name, layer in _adapted(model).items():
         layer.merge()
         parent, _, attribute = name.rpartition(".")
@@ -375,7 +338,9 @@ def _plain(name: str) -> str:
 def _state(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The adapter's own weights, and a reward model's head, by the names that PEFT saves them under."""
     heads = {name: tensor for name, tensor in weights.items() if _is_head(name)}
-    found: dict[str, Tensor] = _peft().get_peft_model_state_dict(
+    if prefixes := prefixes_of(model):
+        return saved_form(prefixes, weights) | heads
+    found: dict[str, Tensor] = peft_library().get_peft_model_state_dict(
         model, state_dict=dict(weights), adapter_name=_name(model), save_embedding_layers=False
     )
     return found | heads
@@ -383,7 +348,7 @@ def _state(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, T
 
 def _adapted(model: nn.Module) -> dict[str, Any]:
     """The layers that have an adapter, by name."""
-    layers = _peft().tuners.tuners_utils.BaseTunerLayer
+    layers = peft_library().tuners.tuners_utils.BaseTunerLayer
     return {name: module for name, module in model.named_modules() if isinstance(module, layers)}
 
 
@@ -399,13 +364,6 @@ def _meant(model: PreTrainedModel, pattern: str) -> list[str]:
         if linear if pattern == "all-linear" else linear and re.fullmatch(pattern, name):
             found.append(name)
     return found
-
-
-def _trains_base(config: Any) -> str | None:
-    """The setting by which more than the adapter is trained, where there is one."""
-    if getattr(config, "bias", "none") != "none":
-        return "bias"
-    return next((name for name in WHOLE if getattr(config, name, None)), None)
 
 
 def _tied(model: nn.Module) -> str | None:
@@ -424,21 +382,13 @@ def _tied(model: nn.Module) -> str | None:
     )
 
 
+def _outer(config: Any) -> str:
+    return "base_model." if is_prefix(config) else OUTER  # a prefix needs no model around the base
+
+
 def _is_head(name: str) -> bool:
     return name.partition(".")[0] in HEADS
 
 
-def _method(config: Any) -> str:
-    return str(config.peft_type.value).lower()
-
-
 def _name(model: nn.Module) -> str:
     return str(next(iter(model.peft_config)))  # type: ignore[arg-type]
-
-
-def _peft() -> Any:
-    try:
-        import peft
-    except ImportError:
-        raise ConfigError("adapter: needs PEFT; pip install 'kedge[adapters]'") from None
-    return peft

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from kedge.config.settings import several
 from kedge.data.encode import Tokenizer
 from kedge.errors import ModelError
-from kedge.models.adapters import base_of
+from kedge.models.adapters import base_of, prefix_in
 from kedge.models.bottom import Bottom, copy_of_trained, hidden_of
 from kedge.models.device import Device, logits_at_a_time, total_memory
 from kedge.models.head import OutputHead, output_head, trunk_of, vocabulary_rows
@@ -22,11 +22,13 @@ from kedge.models.loading import (
     DType,
     copy_weights,
     find_and_tell,
+    load_config,
     load_tokenizer,
     open_model,
     refuse_missing_weights,
     write_weights,
 )
+from kedge.models.prefix import prefix_length
 from kedge.models.quantized import Quantization
 from kedge.models.role import Role
 
@@ -71,7 +73,8 @@ class LanguageModel(Role):
     @property
     def positions(self) -> int | None:
         """The longest sequence the model takes, in tokens; None where it has no limit."""
-        return max_positions(self.model.config)
+        positions = max_positions(self.model.config)
+        return None if positions is None else positions - prefix_length(self.model)
 
     @property
     def pad_id(self) -> int:
@@ -198,6 +201,17 @@ def max_positions(config: Any) -> int | None:
         if isinstance(value, int) and value > 0:
             return value
     return None
+
+
+def positions_of(source: str | Path, adapter: Mapping[str, Any], *, trust_remote_code: bool = False) -> int | None:
+    """The longest sequence that the model in a folder or hub id will take, in tokens, with the adapter of its training.
+
+    Raises:
+        ModelError: as :func:`load_config`.
+    """
+    positions = max_positions(load_config(source, trust_remote_code=trust_remote_code))
+    taken = adapter.get("num_virtual_tokens") or prefix_in(source)
+    return None if positions is None else positions - taken
 
 
 def accepts(model: PreTrainedModel, argument: str) -> bool:

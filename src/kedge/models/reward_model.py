@@ -29,6 +29,7 @@ from kedge.models.loading import (
     copy_weights,
     write_weights,
 )
+from kedge.models.prefix import prefix_length
 from kedge.models.reading import PLAIN, Reading
 from kedge.models.role import Role
 from kedge.models.scalar import ScalarModel
@@ -320,6 +321,9 @@ def finished(
     if tokenizer.pad_token_id is None:
         raise ModelError("reward model: the tokenizer has neither a pad nor an EOS token; give it one and save it")
     made.trunk.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    limits = [limit for limit in (max_length, max_positions(made.trunk.config)) if limit is not None]
+    positions = max_positions(made.trunk.config)
+    if positions is not None:
+        positions -= prefix_length(made.trunk)
+    limits = [limit for limit in (max_length, positions) if limit is not None]
     model.eval()
     return replace(made, max_length=min(limits, default=None))

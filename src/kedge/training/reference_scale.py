@@ -12,8 +12,8 @@ from kedge.data.encode import encode_prompt, has_template
 from kedge.data.records import read_prompts
 from kedge.errors import DataError
 from kedge.models.head import vocabulary_rows
-from kedge.models.language_model import load_language_model, max_positions
-from kedge.models.loading import find, load_config, load_tokenizer
+from kedge.models.language_model import load_language_model, positions_of
+from kedge.models.loading import find, load_tokenizer
 from kedge.models.reading import Reading
 from kedge.models.reward_model import RewardModel
 from kedge.parallel import Processes
@@ -51,7 +51,7 @@ class ReferenceConfig(Config):
         if len(prompts) < 2:
             raise DataError(f"reference: {self.prompts} has {len(prompts)} prompt; a spread needs two at least")
         folder = find(self.policy, "policy")
-        positions = max_positions(load_config(folder, trust_remote_code=trust_remote_code))
+        positions = positions_of(folder, {}, trust_remote_code=trust_remote_code)
         words = load_tokenizer(folder, key="tokenizer", trust_remote_code=trust_remote_code)
         for prompt in prompts:
             tokens = len(encode_prompt(words, prompt.text, origin=prompt.origin))

@@ -25,6 +25,7 @@ from kedge.models.device import computed_in, is_out_of_memory, upload
 from kedge.models.head import OutputHead, agree, trunk_of, vocabulary_rows
 from kedge.models.language_model import LanguageModel, accepts
 from kedge.models.narrow import NarrowCopy
+from kedge.models.prefix import PREFIXED
 from kedge.sampling.local.graphs import COLUMNS, StepGraphs, rows_bucket, width_bucket
 
 # Of the rows by which a model is tried out, in tokens.
@@ -137,6 +138,9 @@ def one_token_attention(
         output = scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling)
     return output.reshape(n, 1, heads, -1), None
 
+
+KNOWN = ("sdpa", "eager", PREFIXED)
+"""Attentions that take masks of numbers, as the steps here make them."""
 
 ONE_TOKEN = "kedge_one_token"
 AttentionInterface.register(ONE_TOKEN, one_token_attention)
@@ -354,7 +358,7 @@ def _asks_how_far(model: PreTrainedModel) -> bool:
 def sliding_windows(model: PreTrainedModel) -> list[int | None] | None:
     """Each layer's sliding window, None where it has none; None altogether where a layer keeps something else."""
     config = model.config.get_text_config()
-    if not accepts(trunk_of(model), "position_ids") or model.config._attn_implementation not in ("sdpa", "eager"):
+    if not accepts(trunk_of(model), "position_ids") or model.config._attn_implementation not in KNOWN:
         return None
     if getattr(config, "attention_types", None):  # GPT-Neo masks inside its attention, by the width of the batch
         return None

@@ -16,7 +16,9 @@ from kedge.models.critic import Critic, new_critic
 from kedge.models.head import trunk_of
 from kedge.models.language_model import LanguageModel, load_language_model, wrap
 from kedge.models.loading import find, load_tokenizer
+from kedge.models.prefix import is_prefix
 from kedge.models.quantized import is_quantized, settle
+from kedge.models.reward_model import adapted_part
 from kedge.rewards.build import reward_model_of
 from kedge.rewards.weighted import WeightedReward
 from kedge.training.config import adapt
@@ -93,4 +95,8 @@ def critic_of(config: PPOConfig, policy: LanguageModel, reward: WeightedReward) 
         raise ConfigError("critic_init='reward': the reward has no reward model in it; use critic_init='policy'")
     if is_quantized(model.trunk):
         raise ConfigError("critic_init='reward': a quantised reward model is not trained; use critic_init='policy'")
+    if is_prefix(adapter_of(adapted_part(model))):
+        raise ConfigError(
+            "critic_init='reward': a reward model's prefix is no part of a trunk; use critic_init='policy'"
+        )
     return new_critic(config.critic, policy, model)

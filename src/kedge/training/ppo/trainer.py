@@ -130,6 +130,8 @@ class PPO(Trainer):
         train, held = split_prompts(prompts, eval_prompts, eval_size=eval_size, columns=columns, seed=config.seed)
         refuse_misfits(reward, metrics, train, held)
         self.policy = policy_of(policy, tokenizer, config)
+        self.reference = self.policy.frozen_copy()
+        adapt(self.policy.model, config, frozen_modules(self.policy, config))
         self.prompts, self.eval_prompts, self.notes = prepare_prompts(self.policy, config, train, held)
         longest = max(len(prompt.ids) for prompt in [*self.prompts, *self.eval_prompts]) + config.response_length
         self.config = config = with_micro_batch(config, self.policy.model, longest, run, "ppo", tell=self.progress)
@@ -142,8 +144,6 @@ class PPO(Trainer):
             raise ConfigError(
                 "metrics, eval_every, best_metric: not used without held-out prompts; set eval_prompts or eval_size"
             )
-        self.reference = self.policy.frozen_copy()
-        adapt(self.policy.model, config, frozen_modules(self.policy, config))
         for model in [model for by in self.judges.values() for model in by.models()]:
             share_base(model.module, self.policy.model)
         if config.mini_batch_size < self.processes.size:
