@@ -30,7 +30,7 @@ def test_nothing_is_known_of_too_few(few):
 
 
 def test_by_hand():
-    """Streams of spread 1 and 100 numbers each, so the variance of the difference is 0.02, and that of the mixture 0.09:
+    """Streams of spread 1 and 100 numbers each: a difference of variance 0.02, a mixture of variance 0.09.
 
     sqrt(0.02 * 0.11 / 0.09 * (2 ln 20 + ln 5.5)) = sqrt(0.024444 * (5.991465 + 1.704748)) = 0.433735."""
     new, old = Moments(100, 5.0, 99.0), Moments(100, 4.0, 99.0)
