@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from kedge import __version__
 from kedge.cli.arguments import WithSettings
+from kedge.cli.audit import audit
 from kedge.cli.chat import chat
 from kedge.cli.control import control
 from kedge.cli.deploy import deploy
@@ -64,6 +65,7 @@ def program() -> typer.Typer:
     app.command()(serve)
     app.command()(deploy)
     app.command()(feedback)
+    app.command()(audit)
     app.command(cls=WithSettings)(plan)
     app.command()(export)
     app.command()(runs)

@@ -16,10 +16,15 @@ def serve(
     name: Annotated[str | None, typer.Option(help="As clients ask for the model. Default: the folder's.")] = None,
     api_key_file: Annotated[Path | None, typer.Option(help="Keys, one a line, of which a client sends one.")] = None,
     admin_key_file: Annotated[Path | None, typer.Option(help="Keys for kedge deploy; without, nobody may.")] = None,
-    reward_model: Annotated[str | None, typer.Option(help="Reward model of /v1/score.")] = None,
+    reward_model: Annotated[
+        list[str] | None,
+        typer.Option(help="Reward model of /v1/score; several: where they disagree, people look first."),
+    ] = None,
     feedback: Annotated[
         str | None, typer.Option(help="Keep answers and feedback: a file of SQLite, or SQLAlchemy's URL.")
     ] = None,
+    guard: Annotated[Path | None, typer.Option(help="Rules on prompts and answers, a .toml file.")] = None,
+    audit: Annotated[Path | None, typer.Option(help="Keep what the guard does: a file in which changes show.")] = None,
     max_waiting: Annotated[int, typer.Option(min=1, help="Answers at a time; beyond, clients hear 429.")] = 256,
     time_limit: Annotated[float, typer.Option(min=0.001, help="Seconds an answer may take.")] = 300.0,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code.")] = False,
@@ -37,8 +42,9 @@ def serve(
         raise KedgeError(f"--host: {host} is reached by others; give --api-key-file, so that not everybody is answered")
     limits = Limits(waiting=max_waiting, seconds=time_limit)
     service = load_service(
-        run, name=name, reward_model=reward_model, feedback=feedback, limits=limits, trust_remote_code=trust_remote_code
-    )
+        run, name=name, reward_model=reward_model or (), feedback=feedback, guard=guard, audit=audit, limits=limits,
+        trust_remote_code=trust_remote_code,
+    )  # fmt: skip
     at = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     console.print(f"{service.name} answers at {at}/v1 ; Ctrl-C ends it", soft_wrap=True, markup=False, highlight=False)
     listen(service, host=host, port=port, keys=keys, admin_keys=admin_keys)

@@ -17,7 +17,7 @@ STAGES = Registry[Stage](
 
 COMMANDS = (
     "quickstart", "doctor", "chat", "plan", "export", "runs", "new", "settings", "rewards", "score", "label-next",
-    "serve", "deploy", "feedback",
+    "serve", "deploy", "feedback", "audit",
 )  # fmt: skip
 """Of kedge's own, besides those of stages."""
 

@@ -41,6 +41,23 @@ def take(folder: Path) -> Callable[[], None]:
     return lock.release
 
 
+def take_file(path: Path) -> Callable[[], None]:
+    """Lock a file that is written by one owner alone, in this process too; returns what gives it back. Its lock,
+    ``.NAME.lock``, stands beside it.
+
+    Raises:
+        ConfigError: somebody else has it. StorageError: its folder cannot be written.
+    """
+    lock = FileLock(path.absolute().with_name(f".{path.name}.lock"), timeout=PATIENCE, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ConfigError(f"{path}: another process is writing it; stop that one, or name another file") from None
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error}; name another file") from None
+    return lock.release
+
+
 def refuse_locked(folder: Path) -> None:
     """Raise where another process has the folder.
 

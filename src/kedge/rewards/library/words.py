@@ -9,12 +9,13 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-# Thai and Lao, Burmese, Khmer; kana; Chinese characters, those beyond the basic plane too.
-_UNSPACED = (
+UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
+"""Scripts without spaces, within a regular expression's brackets: Thai and Lao, Burmese, Khmer; kana; Chinese
+characters, those beyond the basic plane too."""
 _PUNCTUATION = "\u3000-\u303f\uff00-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}{_PUNCTUATION}]+")
+_WORD = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}{_PUNCTUATION}]+")
 
 
 def words_of(text: str) -> list[str]:
@@ -37,7 +38,7 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
 
 def has_unspaced(text: str) -> bool:
     """Whether some of it is in a script without spaces."""
-    return re.search(f"[{_UNSPACED}]", text) is not None
+    return re.search(f"[{UNSPACED}]", text) is not None
 
 
 def sentences_of(text: str) -> list[str]:
@@ -57,7 +58,7 @@ def normalised(text: str, *, articles: bool = False) -> str:
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
     text = re.sub(r"[^\w\s.%+-]|\.(?!\d)|(?<!\d)\.(?=\D|$)|[+-](?!\.?\d)|(?<=\w)[+-]", "", text)
     text = " ".join(((not articles and re.sub(r"\b(a|an|the)\b", " ", text).strip()) or text).split())
-    return re.sub(rf"(?<=[{_UNSPACED}]) | (?=[{_UNSPACED}])", "", text)
+    return re.sub(rf"(?<=[{UNSPACED}]) | (?=[{UNSPACED}])", "", text)
 
 
 def mentions(text: str, what: str) -> list[tuple[int, int]]:
@@ -65,7 +66,7 @@ def mentions(text: str, what: str) -> list[tuple[int, int]]:
     before = r"(?<!\w)" if re.match(r"\w", what) and not has_unspaced(what[0]) else ""
     after = r"(?!\w)" if re.search(r"\w$", what) and not has_unspaced(what[-1]) else ""
     if has_unspaced(text):  # what stands beside a character is a word of its own
-        before, after = before and rf"(?<![^\W{_UNSPACED}])", after and rf"(?![^\W{_UNSPACED}])"
+        before, after = before and rf"(?<![^\W{UNSPACED}])", after and rf"(?![^\W{UNSPACED}])"
     return [match.span() for match in re.finditer(before + re.escape(what) + after, text)]
 
 

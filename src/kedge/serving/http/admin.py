@@ -47,6 +47,13 @@ def admin_routes(service: Service) -> APIRouter:
             raise ApiError(409, str(error), code="not_deployed") from None
         return told()
 
+    @routes.get("/audit")
+    async def audit() -> dict[str, Any]:
+        if service.guard is None or service.guard.audit is None:
+            raise ApiError(404, "there is no audit log here; start the server with --audit", code="no_audit")
+        chain = service.guard.audit.chain
+        return {"head": chain.head, "count": chain.count}
+
     @routes.delete("/people/{person:path}")
     async def forget(person: str) -> dict[str, Any]:
         return {"person": person, "deleted": await written(store_of(service).forget(person))}

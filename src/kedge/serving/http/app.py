@@ -14,9 +14,11 @@ from kedge.serving.http.admin import admin_routes
 from kedge.serving.http.asked import Asked, ChatAsked, CompletionAsked, ScoreAsked
 from kedge.serving.http.errors import ApiError, answer_with_errors
 from kedge.serving.http.gate import Gate
+from kedge.serving.http.given import Given, Passing, is_tokens
 from kedge.serving.http.opinions import feedback_routes, given_answer
+from kedge.serving.http.reviewing import measure, review_routes
 from kedge.serving.http.service import Answer, Service
-from kedge.serving.http.streams import behind, streamed, timely, unless_gone
+from kedge.serving.http.streams import behind, streamed, timely, unless_gone, whole_choice
 from kedge.serving.http.told import ChatForm, CompletionForm, Form, usage
 
 
@@ -40,6 +42,7 @@ def create_app(service: Service, *, keys: Sequence[str] = (), admin_keys: Sequen
     app.include_router(feedback_routes(service))
     if admin_keys:
         app.include_router(admin_routes(service))
+        app.include_router(review_routes(service))
     answer_with_errors(app)
     started = int(time.time())
 
@@ -48,14 +51,13 @@ def create_app(service: Service, *, keys: Sequence[str] = (), admin_keys: Sequen
         service.refuse_another(asked.model)
         messages = [message.model_dump() for message in asked.messages]
         form = ChatForm(service.name, service.live.lm.tokenizer, service.live.fingerprint, asked.likeliest)
-        return await answered(request, asked, form, [messages], [service.encoded(messages, "messages")])
+        return await answered(request, asked, form, [messages], "messages")
 
     @app.post("/v1/completions")
     async def complete(asked: CompletionAsked, request: Request) -> Response:
         service.refuse_another(asked.model)
         form = CompletionForm(service.name, service.live.lm.tokenizer, service.live.fingerprint, asked.likeliest)
-        prompts = [x if isinstance(x, list) else service.encoded(x, "prompt") for x in asked.prompts]
-        return await answered(request, asked, form, asked.prompts, prompts)
+        return await answered(request, asked, form, asked.prompts, "prompt")
 
     @app.post("/v1/score")
     async def score(asked: ScoreAsked) -> dict[str, Any]:
@@ -90,32 +92,40 @@ def create_app(service: Service, *, keys: Sequence[str] = (), admin_keys: Sequen
     def told_of(name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": started, "owned_by": "kedge"}
 
-    async def answered(
-        request: Request, asked: Asked, form: Form, prompts: Sequence[Any], encoded: list[list[int]]
-    ) -> Response:
-        param = "messages" if isinstance(asked, ChatAsked) else "prompt"
+    async def answered(request: Request, asked: Asked, form: Form, prompts: Sequence[Any], param: str) -> Response:
+        passing = Passing(service, form, asked.user)
+        prompts = await unless_gone(request, timely(service, passing.prompts(prompts, param)))
+        encoded = [x if is_tokens(x) else service.encoded(x, param) for x in prompts]
         try:
             sampling = asked.sampling(service.live.usual, service.room(encoded, param))
         except ValueError as error:
             raise ApiError(400, str(error), code="invalid_value") from None
         asking = service.ask(encoded, sampling, asked.n, asked.seed)
 
-        def keep(index: int, answer: Answer) -> None:
+        def give(index: int, answer: Answer) -> Given:
+            number = index // asked.n
+            return passing.give(index, answer, asking, prompts[number], number, grows=asked.stream)
+
+        def keep(given: Given) -> None:
             if service.store is not None:
-                prompt = prompts[index // asked.n]
-                service.store.keep(given_answer(form, index, answer, asking.version, prompt, asked.user))
+                prompt = prompts[given.index // asked.n]
+                kept = given_answer(form, given, asking.version, prompt, asked.user)
+                service.store.keep(kept)
+                measure(service, kept)
 
         if asked.stream:
             counted = asked.stream_options is not None and asked.stream_options.include_usage
-            events = streamed(service, asking, form, encoded, keep, counted=counted)
+            events = streamed(service, asking, form, encoded, give, keep, counted=counted)
             first = await unless_gone(request, anext(events))  # what is refused is so before a stream has begun
             headers = {"Cache-Control": "no-cache"}
             return StreamingResponse(behind(first, events), media_type="text/event-stream", headers=headers)
         async with asking as answers:
-            texts = await unless_gone(request, timely(service, asyncio.gather(*(each.whole() for each in answers))))
-            for index, answer in enumerate(answers):
-                keep(index, answer)
-            requests = [answer.ticket.request for answer in answers]
-            return JSONResponse(form.whole(texts, requests, usage(encoded, requests)))
+            given = [give(index, answer) for index, answer in enumerate(answers)]
+            texts = await unless_gone(request, timely(service, asyncio.gather(*(each.whole() for each in given))))
+            for each in given:
+                keep(each)
+            choices = [whole_choice(form, each, text) for each, text in zip(given, texts, strict=True)]
+            used = usage(encoded, [answer.ticket.request for answer in answers])
+            return JSONResponse(form.whole(choices, used))
 
     return app

@@ -9,10 +9,12 @@ from fastapi import APIRouter, Header
 
 from kedge.serving.http.asked import FeedbackAsked
 from kedge.serving.http.errors import ApiError
-from kedge.serving.http.service import Answer, Service
+from kedge.serving.http.given import Given
+from kedge.serving.http.service import Service
 from kedge.serving.http.told import Form
 from kedge.serving.http.versions import Version
 from kedge.serving.people.store import (
+    AlreadyReviewedError,
     Feedback,
     GivenAnswer,
     NoSuchAnswerError,
@@ -45,27 +47,26 @@ async def written(order: "Future[int]") -> int:
         raise ApiError(404, str(error), param="id", code="no_such_answer") from None
     except NotComparableError as error:
         raise ApiError(400, str(error), param="better_than", code="invalid_value") from None
+    except AlreadyReviewedError as error:
+        raise ApiError(409, str(error), param="id", code="already_reviewed") from None
     except NotKeptError as error:
         raise ApiError(503, str(error), code="not_kept", retry_after=5) from None
 
 
-def given_answer(
-    form: Form, index: int, answer: Answer, version: Version, prompt: Any, person: str | None
-) -> GivenAnswer:
+def given_answer(form: Form, given: Given, version: Version, prompt: Any, person: str | None) -> GivenAnswer:
     """An answer that has been written to its end, as it is kept.
 
     Args:
         form: of the response that it is in.
-        index: its own there.
-        answer: it.
+        given: it.
         version: wrote it.
-        prompt: as it was asked: a text, messages or tokens.
+        prompt: as it was answered: a text, messages or tokens.
         person: who asked, where that was said.
     """
-    done = answer.ticket.completion()
+    done, sampling = given.answer.ticket.completion(), asdict(given.answer.ticket.request.sampling)
     return GivenAnswer(
-        f"{form.prefix}-{form.id}:{index}", form.model, version.number, version.source, person, prompt,
-        done.prompt_ids, done.text, done.ids, done.logprobs, asdict(answer.ticket.request.sampling), done.finish_reason,
+        f"{form.name}:{given.index}", form.model, version.number, version.source, person, prompt, done.prompt_ids,
+        done.text, done.ids, done.logprobs, sampling, done.finish_reason, given.held, given.told,
     )  # fmt: skip
 
 

@@ -7,7 +7,11 @@ import uvicorn
 
 from kedge.errors import ConfigError
 from kedge.models.reward_loading import load_reward_model
+from kedge.serving.guard.audit import AuditLog
+from kedge.serving.guard.guard import Guard
+from kedge.serving.guard.rules import read_rules
 from kedge.serving.http.app import create_app
+from kedge.serving.http.panel import Panel
 from kedge.serving.http.service import Limits, Service
 from kedge.serving.http.versions import Versions, load_version
 from kedge.serving.people.store import Store
@@ -21,8 +25,10 @@ def load_service(
     source: str,
     *,
     name: str | None = None,
-    reward_model: str | None = None,
+    reward_model: Sequence[str] = (),
     feedback: str | None = None,
+    guard: Path | None = None,
+    audit: Path | None = None,
     limits: Limits | None = None,
     trust_remote_code: bool = False,
 ) -> Service:
@@ -31,20 +37,36 @@ def load_service(
     Args:
         source: a run, folder or hub id.
         name: as clients ask for it; None: the folder's.
-        reward_model: of ``/v1/score``; None: there is none.
+        reward_model: of ``/v1/score``; of several the mean, and answers on which they do not agree are shown to
+            people first; none: there is none.
         feedback: the database that answers, and what people say of them, are kept in: a file, or a URL of SQLAlchemy's.
             None: they are not.
+        guard: the file of rules on prompts and answers; None: there are none.
+        audit: the file that keeps what they did; None: none does.
         limits: what is taken at most.
         trust_remote_code: run code that the models bring.
 
     Raises:
-        ModelError: as :func:`load_language_model`. ConfigError: no such database.
+        ModelError: as :func:`load_language_model`. ConfigError: no such database; or what is wrong with the rules.
+        AuditError: the audit log was changed.
     """
+    if guard is None and audit is not None:
+        raise ConfigError("--audit: keeps what a guard does, and there is none; give --guard")
+    rules = None if guard is None else read_rules(guard)
+    for rule in () if rules is None or feedback is not None else rules.rule:
+        if rule.do == "review":
+            raise ConfigError(
+                f"--guard: rule {rule.name!r} asks for review, which needs answers to be kept: --feedback"
+            )
     store = None if feedback is None else Store(open_database(feedback))
     first = load_version(1, source, trust_remote_code=trust_remote_code)
-    reward = None if reward_model is None else load_reward_model(reward_model, trust_remote_code=trust_remote_code)
+    models = [load_reward_model(each, trust_remote_code=trust_remote_code) for each in reward_model]
+    reward = Panel(models) if len(models) > 1 else next(iter(models), None)
     versions = Versions(first, trust_remote_code=trust_remote_code)
-    return Service(name or Path(source).name, versions, limits or Limits(), reward=reward, store=store)
+    log = None if audit is None else AuditLog(audit)
+    guarding = None if rules is None else Guard(rules, log, trust_remote_code=trust_remote_code)
+    name = name or Path(source).name
+    return Service(name, versions, limits or Limits(), reward=reward, store=store, guard=guarding)
 
 
 def read_keys(path: Path, option: str = "--api-key-file") -> list[str]:

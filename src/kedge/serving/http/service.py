@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from kedge.data.encode import encode_prompt, has_template
 from kedge.data.records import Text
 from kedge.errors import DataError
-from kedge.models.reward_model import RewardModel
 from kedge.sampling.local.driver import ClosedError, Ticket
 from kedge.sampling.settings import Sampling
+from kedge.serving.guard.guard import Guard
 from kedge.serving.http.errors import ApiError
 from kedge.serving.http.metrics import Metrics
+from kedge.serving.http.panel import Panel, Scoring
 from kedge.serving.http.versions import Version, Versions
 from kedge.serving.people.store import Store
 
@@ -85,14 +86,16 @@ class Service:
         metrics: are told what happens.
         reward: scores, where there is one.
         store: keeps answers, and what people say of them; None: nobody does.
+        guard: looks at prompts and answers; None: nobody does.
     """
 
     name: str
     versions: Versions
     limits: Limits = field(default_factory=Limits)
     metrics: Metrics = field(default_factory=Metrics)
-    reward: RewardModel | None = None
+    reward: Scoring | None = None
     store: Store | None = None
+    guard: Guard | None = None
     _waiting: int = 0
     _recent: "deque[Sequence[int]]" = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     _scoring: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -180,8 +183,12 @@ class Service:
     def close(self) -> None:
         """Whoever still waits hears that it is going down."""
         self.versions.close()
+        if isinstance(self.reward, Panel):
+            self.reward.close()
         if self.store is not None:
             self.store.close()
+        if self.guard is not None:
+            self.guard.close()
 
 
 def going_down() -> ApiError:

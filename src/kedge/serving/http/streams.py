@@ -9,16 +9,18 @@ from typing import Any, TypeVar
 from fastapi import Request
 
 from kedge.serving.http.errors import ApiError
+from kedge.serving.http.given import Given
 from kedge.serving.http.service import Answer, Asking, Service
-from kedge.serving.http.told import FINISHED, ChatForm, Form, known, usage
+from kedge.serving.http.told import ChatForm, Form, known, usage
 
 Result = TypeVar("Result")
-Keep = Callable[[int, Answer], None]
+Keep = Callable[[Given], None]
+Give = Callable[[int, Answer], Given]
 """Index of an answer, and itself."""
 
 
 async def streamed(
-    service: Service, asking: Asking, form: Form, prompts: list[list[int]], keep: Keep, *, counted: bool
+    service: Service, asking: Asking, form: Form, prompts: list[list[int]], give: Give, keep: Keep, *, counted: bool
 ) -> AsyncIterator[str]:
     """Server-sent events of all answers, as they are written; one that fails ends the stream with an error.
 
@@ -27,6 +29,7 @@ async def streamed(
         asking: for the answers.
         form: of the response.
         prompts: as tokens.
+        give: an answer to the client.
         keep: is told each answer that is written to its end.
         counted: tokens are reported in the end.
     """
@@ -35,7 +38,7 @@ async def streamed(
             if isinstance(form, ChatForm):
                 for index in range(len(answers)):
                     yield event(form.chunk([form.opening(index)]))
-            written = [pieces(form, index, answer, keep) for index, answer in enumerate(answers)]
+            written = [pieces(form, give(index, answer), keep) for index, answer in enumerate(answers)]
             async for choice in together(written, service.limits.seconds):
                 yield event(form.chunk([choice]))
             if counted:
@@ -47,16 +50,25 @@ async def streamed(
         yield "data: [DONE]\n\n"
 
 
-async def pieces(form: Form, index: int, answer: Answer, keep: Keep) -> AsyncIterator[dict[str, Any]]:
+def whole_choice(form: Form, given: Given, text: str) -> dict[str, Any]:
+    """The choice of an answer that is given at once."""
+    logprobs = None if given.altered else form.logprobs(given.answer.ticket.request, 0, text_from=0)
+    return form.choice(given.index, text, given.finished, logprobs)
+
+
+async def pieces(form: Form, given: Given, keep: Keep) -> AsyncIterator[dict[str, Any]]:
     """Choices of one answer's chunks; the last one says why it ended."""
-    request, tokens, characters = answer.ticket.request, 0, 0
-    async for text in answer.text():
-        logprobs = form.logprobs(request, tokens, text_from=characters)
+    request, tokens, characters = given.answer.ticket.request, 0, 0
+
+    def logprobs() -> Any:
+        return None if given.altered else form.logprobs(request, tokens, text_from=characters)
+
+    async for text in given.text():
+        log = logprobs()
         tokens, characters = known(request), characters + len(text)
-        yield form.piece(index, text, None, logprobs)
-    keep(index, answer)  # before the client knows of its end, and may speak of it
-    rest = form.logprobs(request, tokens, text_from=characters)
-    yield form.piece(index, "", FINISHED[request.finish_reason], rest)
+        yield form.piece(given.index, text, None, log)
+    keep(given)  # before the client knows of its end, and may speak of it
+    yield form.piece(given.index, "", given.finished, logprobs())
 
 
 async def together(streams: Sequence[AsyncIterator[Result]], seconds: float) -> AsyncIterator[Result]:

@@ -37,13 +37,13 @@ class Form(ABC):
     prefix = ""
     """Of the id."""
 
-    def whole(self, texts: Sequence[str], requests: Sequence[Request], usage: Mapping[str, int]) -> dict[str, Any]:
-        """A response: an answer each."""
-        pairs = enumerate(zip(texts, requests, strict=True))
-        choices = [
-            self.choice(index, text, FINISHED[request.finish_reason], self.logprobs(request, 0, text_from=0))
-            for index, (text, request) in pairs
-        ]
+    @property
+    def name(self) -> str:
+        """The response's id, as clients see it."""
+        return f"{self.prefix}-{self.id}"
+
+    def whole(self, choices: Sequence[dict[str, Any]], usage: Mapping[str, int]) -> dict[str, Any]:
+        """A response."""
         return self._around(self.kind, choices) | {"usage": dict(usage)}
 
     def chunk(self, choices: Sequence[dict[str, Any]], usage: Mapping[str, int] | None = None) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class Form(ABC):
 
     def _around(self, kind: str, choices: Sequence[dict[str, Any]]) -> dict[str, Any]:
         return {
-            "id": f"{self.prefix}-{self.id}", "object": kind, "created": self.created, "model": self.model,
+            "id": self.name, "object": kind, "created": self.created, "model": self.model,
             "system_fingerprint": self.fingerprint, "choices": list(choices),
         }  # fmt: skip
 

@@ -3,12 +3,12 @@
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, func, insert, or_, select
+from sqlalchemy import Connection, Engine, and_, case, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from kedge.errors import KedgeError
@@ -27,6 +27,10 @@ class NotKeptError(KedgeError):
 
 class NoSuchAnswerError(NotKeptError):
     """It is about an answer that was never given, or whose person has been deleted."""
+
+
+class AlreadyReviewedError(NotKeptError):
+    """Somebody has said it already."""
 
 
 class NotComparableError(NotKeptError):
@@ -49,6 +53,8 @@ class GivenAnswer:
     logprobs: Sequence[float]
     sampling: dict[str, Any]
     finish_reason: str
+    held: list[dict[str, Any]] | None = None
+    told: str | None = None
     created: float = field(default_factory=time.time)
 
 
@@ -64,6 +70,7 @@ class Feedback:
     comment: str | None = None
     annotator: str | None = None
     key: str | None = None
+    review: int | None = None
     created: float = field(default_factory=time.time)
 
 
@@ -98,6 +105,33 @@ class Store:
             Its number, once it is on disk; the same one for the same ``key``. Or NoSuchAnswerError, or NotKeptError.
         """
         return self._order(lambda connection: _take(connection, given))
+
+    def review(self, given: Feedback) -> "Future[int]":
+        """Write down what a reviewer says of an answer, which waits for none from now on.
+
+        Returns:
+            The number of the feedback, once it is on disk. Or NoSuchAnswerError, AlreadyReviewedError, NotKeptError.
+        """
+        return self._order(lambda connection: _review(connection, given))
+
+    def measured(self, answer: str, disagreement: float) -> None:
+        """Write down how far reward models are apart about an answer, soon."""
+        is_it = answers.c.id == answer
+        self._order(
+            lambda connection: connection.execute(update(answers).where(is_it).values(disagreement=disagreement))
+        )
+
+    def awaiting_review(self, limit: int) -> tuple[list[dict[str, Any]], int]:
+        """Answers that somebody should look at, and how many there are: what the guard held first, the newest of it
+        before the others; then those that reward models disagree most about."""
+        waits = and_(
+            answers.c.reviewed.is_(None), or_(answers.c.held.is_not(None), answers.c.disagreement.is_not(None))
+        )
+        first = (answers.c.held.is_(None), case((answers.c.held.is_not(None), -answers.c.created)))
+        query = select(answers).where(waits).order_by(*first, answers.c.disagreement.desc(), answers.c.id).limit(limit)
+        with self._reading() as connection:
+            rows = [dict(row._mapping) for row in connection.execute(query)]
+            return rows, connection.scalar(select(func.count()).select_from(answers).where(waits)) or 0
 
     def forget(self, person: str) -> "Future[int]":
         """Delete everything of a person: answers to them, what anybody said of those, and what they said of others.
@@ -223,6 +257,14 @@ def _take(connection: Connection, given: Feedback) -> int:
         number = connection.execute(select(feedback.c.number).where(feedback.c.key == given.key)).first()
     assert number is not None
     return int(number[0])
+
+
+def _review(connection: Connection, given: Feedback) -> int:
+    is_it = answers.c.id == given.answer
+    free = update(answers).where(is_it, answers.c.reviewed.is_(None)).values(reviewed=given.created)
+    if not connection.execute(free).rowcount and connection.execute(select(answers.c.id).where(is_it)).first():
+        raise AlreadyReviewedError(f"answer {given.answer!r} has been reviewed already")
+    return _take(connection, replace(given, review=1))
 
 
 def _forget(connection: Connection, person: str) -> int:

@@ -46,6 +46,10 @@ answers = Table(
     Column("logprobs", JSON, nullable=False),  # nats, under the distribution drawn from
     Column("sampling", JSON, nullable=False),
     Column("finish_reason", String(16), nullable=False),
+    Column("held", JSON(none_as_null=True)),  # what the guard did; NULL: nothing
+    Column("told", Text),  # what was given in place of `text`; NULL: that
+    Column("disagreement", Float),  # standard deviation of what several reward models say
+    Column("reviewed", Float),  # seconds since 1970
 )
 
 feedback = Table(
@@ -61,6 +65,7 @@ feedback = Table(
     Column("worse", String(80), ForeignKey("answers.id", ondelete="CASCADE"), index=True),  # than `answer`
     Column("correction", Text),
     Column("comment", Text),
+    Column("review", Integer),  # 1: by somebody who saw `text`, whatever was given
     CheckConstraint("thumb IN (0, 1)", name="thumb_is_up_or_down"),
 )
 

@@ -13,12 +13,14 @@ def preferences(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
     """``prompt``, ``chosen``, ``rejected``, and the numbers of the ``feedback`` that each comes from.
 
     Which of two; a correction before what it corrects; and of answers to one prompt each that was liked before each
-    that was not.
+    that was not. What the guard kept from people counts only where a reviewer has seen it.
     """
     liked: dict[str, list[Row]] = defaultdict(list)
     disliked: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        if row["worse"] is not None:
+        if not _was_seen(row):
+            continue
+        if row["worse"] is not None and row["worse_told"] is None:
             yield _pair(row["answer_prompt"], row["answer_text"], row["worse_text"], [row])
         if row["correction"] is not None:
             yield _pair(row["answer_prompt"], row["correction"], row["answer_text"], [row])
@@ -44,7 +46,7 @@ def demonstrations(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
 def ratings(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
     """``prompt``, ``completion``, ``score``: of answers that were given one."""
     for row in rows:
-        if row["score"] is not None:
+        if row["score"] is not None and _was_seen(row):
             yield {
                 "prompt": row["answer_prompt"], "completion": _said(row["answer_prompt"], row["answer_text"]),
                 "score": row["score"], "feedback": [row["number"]],
@@ -95,6 +97,11 @@ FORMS: Mapping[str, Callable[[Iterable[Row]], Iterator[dict[str, Any]]]] = {
     "argilla": argilla,
     "label-studio": label_studio,
 }
+
+
+def _was_seen(row: Row) -> bool:
+    """Whether whoever said it had the answer before them as the model wrote it, and not what the guard made of it."""
+    return row["answer_told"] is None or bool(row["review"])
 
 
 def _pair(prompt: Any, chosen: str, rejected: str, rows: Sequence[Row]) -> dict[str, Any]:
