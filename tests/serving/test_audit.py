@@ -84,6 +84,25 @@ def test_lines_that_are_missing_copied_or_moved_show(path):
             check_audit(path)
 
 
+def test_a_line_that_was_written_anew_does_not_fit_the_next_one(path):
+    lines = path.read_bytes().splitlines(keepends=True)
+    entry = json.loads(lines[1])
+    body = {key: value for key, value in entry.items() if key not in ("hash", "number", "previous")}
+    before = Chain(1, entry["previous"])
+    lines[1] = before.line(body | {"rule": "another"})[0]
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(AuditError, match="line 3 does not follow the line before it"):
+        check_audit(path)
+
+
+def test_a_line_is_on_the_disk_before_anybody_hears_of_it(path, monkeypatch):
+    log, synced = AuditLog(path), []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append((file, os.fstat(file).st_size)))
+    log.write([{"rule": "a"}])
+    assert synced == [(log._file, path.stat().st_size)]
+    log.close()
+
+
 def test_what_is_cut_off_at_the_end_shows_to_who_knows_the_head(path):
     head, whole = check_audit(path).head, path.read_bytes()
     assert check_audit(path, head).added == 0

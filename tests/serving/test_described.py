@@ -5,6 +5,9 @@ import pytest
 import schemathesis
 from listeners import service_of
 
+from kedge.serving.guard.audit import AuditLog
+from kedge.serving.guard.guard import Guard
+from kedge.serving.guard.rules import Rules
 from kedge.serving.http.app import create_app
 from kedge.serving.http.service import Limits
 from kedge.serving.people.store import Store
@@ -13,7 +16,8 @@ from kedge.serving.people.tables import open_database
 OPERATIONS = [
     "POST /v1/chat/completions", "POST /v1/completions", "POST /v1/score", "POST /v1/feedback", "GET /v1/models",
     "GET /v1/models/{name}", "GET /health", "GET /ready", "GET /metrics", "GET /admin/versions", "POST /admin/deploy",
-    "POST /admin/rollback", "DELETE /admin/people/{person}",
+    "POST /admin/rollback", "DELETE /admin/people/{person}", "GET /admin/audit", "GET /admin/review",
+    "POST /admin/review/{id}/{index}",
 ]  # fmt: skip
 
 MODES = [schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE]
@@ -23,7 +27,9 @@ MODES = [schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGAT
 def operations(tiny_lm, tmp_path_factory):
     """``{"POST /v1/score": ...}``, of a server of a tiny model."""
     store = Store(open_database(tmp_path_factory.mktemp("store") / "feedback.db"))
-    service = service_of(tiny_lm("llama"), store=store, limits=Limits(waiting=2, seconds=60))
+    rules = [{"name": "r", "pattern": "[a-f]x", "do": "block"}, {"name": "s", "words": ["the"], "do": "replace"}]
+    guard = Guard(Rules(rule=rules), AuditLog(tmp_path_factory.mktemp("audit") / "audit.jsonl"))
+    service = service_of(tiny_lm("llama"), store=store, guard=guard, limits=Limits(waiting=2, seconds=60))
     close, service.close = service.close, lambda: None  # each operation would begin and end the app anew
     schema = schemathesis.openapi.from_asgi("/openapi.json", create_app(service, admin_keys=["admin"]))
     found = [result.ok() for result in schema.get_all_operations()]
