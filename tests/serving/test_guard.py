@@ -147,6 +147,14 @@ def test_special_tokens_hide_nothing(guarded, lm):
     bo, mb = lm.tokenizer("bo").input_ids, lm.tokenizer("mb").input_ids
     assert lm.tokenizer.decode([*bo, *mb]) == "bomb"
     assert ask(url, prompt=[*bo, 1, *mb]).json()["error"]["code"] == "content_filter"
+    assert ask(url, prompt="bo<eos>mb").json()["error"]["code"] == "content_filter"
+    assert chat(url, [{"role": "user", "content": "b<|user|>omb"}]).json()["error"]["code"] == "content_filter"
+
+
+def test_special_tokens_stay_where_nothing_is_found(guarded, lm):
+    url, asked = guarded(rule(on="prompt", words=["bomb"])), ASKED | {"prompt": "the<eos>cat"}
+    with listening(service_of(lm)) as plain:
+        assert choices(ask(url, **asked)) == choices(ask(plain, **asked))
 
 
 def test_a_prompt_that_is_replaced_is_what_is_answered(guarded, lm, written):
@@ -249,7 +257,7 @@ def test_a_stream_that_is_blocked_ends_there(guarded, audited, written):
 
 
 def test_log_probabilities_come_with_their_text_or_not_at_all(guarded, written):
-    url = guarded(rule(on="answer", words=["no such words"]), hold=1000)
+    url = guarded(rule(on="answer", words=["nosuchword"]), hold=12)
     told, pieces = streamed(ask(url, stream=True, logprobs=1))
     assert told[0][0] == written[0]
     [whole] = ask(url, logprobs=1).json()["choices"]

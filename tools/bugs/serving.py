@@ -241,8 +241,8 @@ SERVING = [
     Mutant(
         "only-the-last-message-is-looked-at",
         "serving/http/given.py",
-        'return [message["content"] for message in prompt]',
-        'return [message["content"] for message in prompt[-1:]]',
+        'else [message["content"] for message in prompt]',
+        'else [message["content"] for message in prompt[-1:]]',
         GUARD,
         "what stands in another message passes",
     ),

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -97,14 +98,16 @@ class Passing:
             raise ApiError(503, message, code="not_kept", retry_after=5) from None
 
     def _texts(self, prompt: Any) -> list[str]:
-        """Every text of a prompt; that of tokens without the special ones, which could hide what stands around them."""
-        if isinstance(prompt, str):
-            return [prompt]
-        if not is_tokens(prompt):
-            return [message["content"] for message in prompt]
+        """Every text of a prompt, without special tokens: those within a word would hide it, and are written as text
+        too."""
         tokenizer = self.service.live.lm.tokenizer
-        known = [token for token in prompt if token < len(tokenizer)]  # others have no text, and are refused later
-        return [str(tokenizer.decode(known, skip_special_tokens=True))]
+        if is_tokens(prompt):
+            known = [token for token in prompt if token < len(tokenizer)]  # others have no text, and are refused later
+            return [str(tokenizer.decode(known, skip_special_tokens=True))]
+        tokens = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        special = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
+        texts = [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
+        return [special.sub("", text) for text in texts]
 
 
 class Given:
