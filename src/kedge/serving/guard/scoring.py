@@ -7,6 +7,7 @@ from threading import Thread
 from typing import Generic, TypeVar
 
 Asked = TypeVar("Asked")
+Score = TypeVar("Score")
 
 AT_ONCE = 32
 """Things that are scored together, at most."""
@@ -15,7 +16,7 @@ GRACE = 5.0
 """Seconds that a call has to come to its end when nobody needs it any more."""
 
 
-class Scorer(Generic[Asked]):
+class Scorer(Generic[Asked, Score]):
     """Calls a function of many from one thread.
 
     Args:
@@ -23,16 +24,16 @@ class Scorer(Generic[Asked]):
         name: of the thread.
     """
 
-    def __init__(self, score: Callable[[Sequence[Asked]], Sequence[float]], name: str) -> None:
+    def __init__(self, score: Callable[[Sequence[Asked]], Sequence[Score]], name: str) -> None:
         self._score = score
-        self._orders: SimpleQueue[tuple[Asked, Future[float]] | None] = SimpleQueue()
+        self._orders: SimpleQueue[tuple[Asked, Future[Score]] | None] = SimpleQueue()
         # A daemon: a call that never ends must not keep the server from ending.
         self._thread = Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
-    def ask(self, what: Asked) -> "Future[float]":
+    def ask(self, what: Asked) -> "Future[Score]":
         """Its score, or what the function raised. Who gives up cancels it."""
-        done: Future[float] = Future()
+        done: Future[Score] = Future()
         self._orders.put((what, done))
         return done
 
@@ -58,7 +59,7 @@ class Scorer(Generic[Asked]):
             going = None not in orders
             self._answer([order for order in orders if order is not None and order[1].set_running_or_notify_cancel()])
 
-    def _answer(self, orders: Sequence[tuple[Asked, "Future[float]"]]) -> None:
+    def _answer(self, orders: Sequence[tuple[Asked, "Future[Score]"]]) -> None:
         if not orders:
             return
         try:

@@ -7,9 +7,19 @@ from pydantic import Field
 
 from kedge.errors import KedgeError
 from kedge.serving.http.asked import Strict
+from kedge.serving.http.canary import Terms
 from kedge.serving.http.errors import ApiError
 from kedge.serving.http.opinions import store_of, written
 from kedge.serving.http.service import Service
+
+
+class Trial(Strict):
+    """On which terms it is tried first, see :class:`Terms`."""
+
+    share: float = Field(gt=0, lt=1)
+    error: float = Field(Terms.error, gt=0, lt=1)
+    margin: float = Field(Terms.margin, gt=0)
+    least: int = Field(Terms.least, ge=2)
 
 
 class Deployment(Strict):
@@ -17,35 +27,41 @@ class Deployment(Strict):
 
     source: str = Field(min_length=1)
     """A run, folder or hub id, as the server finds it."""
+    canary: Trial | None = None
+    """It answers a share of the people first; None: everybody at once."""
 
 
 def admin_routes(service: Service) -> APIRouter:
     """``/admin``: behind keys of its own."""
     routes = APIRouter(prefix="/admin")
 
-    def told() -> dict[str, Any]:
-        before = service.versions.before
-        return {"live": service.live.told(), "before": None if before is None else before.told()}
-
     @routes.get("/versions")
     async def versions() -> dict[str, Any]:
-        return told()
+        return service.versions.told()
 
     @routes.post("/deploy")
     async def deploy(asked: Deployment) -> dict[str, Any]:
         try:
-            await service.deploy(asked.source)
+            await service.deploy(asked.source, None if asked.canary is None else Terms(**asked.canary.model_dump()))
         except KedgeError as error:
             raise ApiError(409, f"not deployed: {error}", param="source", code="not_deployed") from None
-        return told()
+        return service.versions.told()
+
+    @routes.post("/promote")
+    async def promote() -> dict[str, Any]:
+        try:
+            service.versions.promote()
+        except KedgeError as error:
+            raise ApiError(409, str(error), code="not_deployed") from None
+        return service.versions.told()
 
     @routes.post("/rollback")
     async def rollback() -> dict[str, Any]:
         try:
-            await service.versions.roll_back()
+            service.versions.roll_back()
         except KedgeError as error:
             raise ApiError(409, str(error), code="not_deployed") from None
-        return told()
+        return service.versions.told()
 
     @routes.get("/audit")
     async def audit() -> dict[str, Any]:

@@ -15,11 +15,13 @@ from kedge.serving.http.asked import Asked, ChatAsked, CompletionAsked, ScoreAsk
 from kedge.serving.http.errors import ApiError, answer_with_errors
 from kedge.serving.http.gate import Gate
 from kedge.serving.http.given import Given, Passing, is_tokens
+from kedge.serving.http.measuring import measure
 from kedge.serving.http.opinions import feedback_routes, given_answer
-from kedge.serving.http.reviewing import measure, review_routes
+from kedge.serving.http.reviewing import review_routes
 from kedge.serving.http.service import Answer, Service
 from kedge.serving.http.streams import behind, streamed, timely, unless_gone, whole_choice
 from kedge.serving.http.told import ChatForm, CompletionForm, Form, usage
+from kedge.serving.http.version import Version
 
 
 def create_app(service: Service, *, keys: Sequence[str] = (), admin_keys: Sequence[str] = ()) -> FastAPI:
@@ -50,14 +52,16 @@ def create_app(service: Service, *, keys: Sequence[str] = (), admin_keys: Sequen
     async def chat(asked: ChatAsked, request: Request) -> Response:
         service.refuse_another(asked.model)
         messages = [message.model_dump() for message in asked.messages]
-        form = ChatForm(service.name, service.live.lm.tokenizer, service.live.fingerprint, asked.likeliest)
-        return await answered(request, asked, form, [messages], "messages")
+        version = service.versions.answering(asked.user)
+        form = ChatForm(service.name, version.lm.tokenizer, version.fingerprint, asked.likeliest)
+        return await answered(request, asked, version, form, [messages], "messages")
 
     @app.post("/v1/completions")
     async def complete(asked: CompletionAsked, request: Request) -> Response:
         service.refuse_another(asked.model)
-        form = CompletionForm(service.name, service.live.lm.tokenizer, service.live.fingerprint, asked.likeliest)
-        return await answered(request, asked, form, asked.prompts, "prompt")
+        version = service.versions.answering(asked.user)
+        form = CompletionForm(service.name, version.lm.tokenizer, version.fingerprint, asked.likeliest)
+        return await answered(request, asked, version, form, asked.prompts, "prompt")
 
     @app.post("/v1/score")
     async def score(asked: ScoreAsked) -> dict[str, Any]:
@@ -92,26 +96,27 @@ def create_app(service: Service, *, keys: Sequence[str] = (), admin_keys: Sequen
     def told_of(name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": started, "owned_by": "kedge"}
 
-    async def answered(request: Request, asked: Asked, form: Form, prompts: Sequence[Any], param: str) -> Response:
+    async def answered(
+        request: Request, asked: Asked, version: Version, form: Form, prompts: Sequence[Any], param: str
+    ) -> Response:
         passing = Passing(service, form, asked.user)
         prompts = await unless_gone(request, timely(service, passing.prompts(prompts, param)))
         encoded = [x if is_tokens(x) else service.encoded(x, param) for x in prompts]
         try:
-            sampling = asked.sampling(service.live.usual, service.room(encoded, param))
+            sampling = asked.sampling(version.usual, service.room(encoded, param))
         except ValueError as error:
             raise ApiError(400, str(error), code="invalid_value") from None
-        asking = service.ask(encoded, sampling, asked.n, asked.seed)
+        asking = service.ask(version, encoded, sampling, asked.n, asked.seed)
 
         def give(index: int, answer: Answer) -> Given:
             number = index // asked.n
             return passing.give(index, answer, asking, prompts[number], number, grows=asked.stream)
 
         def keep(given: Given) -> None:
+            kept = given_answer(form, given, version, prompts[given.index // asked.n], asked.user)
             if service.store is not None:
-                prompt = prompts[given.index // asked.n]
-                kept = given_answer(form, given, asking.version, prompt, asked.user)
                 service.store.keep(kept)
-                measure(service, kept)
+            measure(service, kept, time.perf_counter() - given.answer.asked)
 
         if asked.stream:
             counted = asked.stream_options is not None and asked.stream_options.include_usage

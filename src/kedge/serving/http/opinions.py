@@ -12,7 +12,7 @@ from kedge.serving.http.errors import ApiError
 from kedge.serving.http.given import Given
 from kedge.serving.http.service import Service
 from kedge.serving.http.told import Form
-from kedge.serving.http.versions import Version
+from kedge.serving.http.version import Version
 from kedge.serving.people.store import (
     AlreadyReviewedError,
     Feedback,
@@ -89,6 +89,10 @@ def feedback_routes(service: Service) -> APIRouter:
             asked.annotator,
             idempotency_key,
         )
-        return {"object": "feedback", "number": await written(store.take(given))}
+        number = await written(store.take(given))
+        if given.thumb is not None and service.versions.canary is not None:
+            service.versions.canary.hear(given.answer, thumb=given.thumb)
+            service.versions.decide()
+        return {"object": "feedback", "number": number}
 
     return routes

@@ -1,21 +1,15 @@
 """Answers that people should look at: what the guard held, and what reward models do not agree about."""
 
 import asyncio
-import logging
-from concurrent.futures import Future
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query
 from pydantic import Field
 
-from kedge.data.records import joined
 from kedge.serving.http.asked import AnswerNamed, Kept, Strict
 from kedge.serving.http.opinions import store_of, written
-from kedge.serving.http.panel import Panel
 from kedge.serving.http.service import Service
-from kedge.serving.people.store import Feedback, GivenAnswer
-
-log = logging.getLogger("kedge.serving")
+from kedge.serving.people.store import Feedback
 
 SHOWN = ("created", "model", "version", "prompt", "text", "told", "held", "disagreement", "finish_reason")
 """What a reviewer sees of an answer; who asked is not in it."""
@@ -29,27 +23,6 @@ class Verdict(Strict):
     """What it should have been."""
     comment: Kept | None = Field(None, min_length=1)
     annotator: Kept | None = Field(None, min_length=1, max_length=256)
-
-
-def measure(service: Service, answer: GivenAnswer) -> None:
-    """Find out how far reward models are apart about an answer, when there is time."""
-    store, panel = service.store, service.reward
-    if store is None or not isinstance(panel, Panel):
-        return
-    prompt = answer.prompt
-    if isinstance(prompt, list) and isinstance(prompt[0], int):
-        prompt = service.live.lm.tokenizer.decode(prompt, skip_special_tokens=True)
-    coming = panel.later(joined(prompt, answer.text))
-
-    def note(done: "Future[float]") -> None:
-        error = None if done.cancelled() else done.exception()
-        if error is not None:
-            log.warning("reward models could not be asked about an answer: %s", type(error).__name__)
-        elif not done.cancelled():
-            store.measured(answer.id, done.result())
-
-    if coming is not None:
-        coming.add_done_callback(note)
 
 
 def review_routes(service: Service) -> APIRouter:

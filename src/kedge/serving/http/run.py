@@ -13,7 +13,8 @@ from kedge.serving.guard.rules import read_rules
 from kedge.serving.http.app import create_app
 from kedge.serving.http.panel import Panel
 from kedge.serving.http.service import Limits, Service
-from kedge.serving.http.versions import Versions, load_version
+from kedge.serving.http.version import load_version
+from kedge.serving.http.versions import Versions
 from kedge.serving.people.store import Store
 from kedge.serving.people.tables import open_database
 
@@ -61,7 +62,7 @@ def load_service(
     store = None if feedback is None else Store(open_database(feedback))
     first = load_version(1, source, trust_remote_code=trust_remote_code)
     models = [load_reward_model(each, trust_remote_code=trust_remote_code) for each in reward_model]
-    reward = Panel(models) if len(models) > 1 else next(iter(models), None)
+    reward = Panel(models) if models else None
     versions = Versions(first, trust_remote_code=trust_remote_code)
     log = None if audit is None else AuditLog(audit)
     guarding = None if rules is None else Guard(rules, log, trust_remote_code=trust_remote_code)

@@ -15,10 +15,12 @@ from kedge.errors import DataError
 from kedge.sampling.local.driver import ClosedError, Ticket
 from kedge.sampling.settings import Sampling
 from kedge.serving.guard.guard import Guard
+from kedge.serving.http.canary import Terms
 from kedge.serving.http.errors import ApiError
 from kedge.serving.http.metrics import Metrics
-from kedge.serving.http.panel import Panel, Scoring
-from kedge.serving.http.versions import Version, Versions
+from kedge.serving.http.panel import Panel
+from kedge.serving.http.version import Version
+from kedge.serving.http.versions import Versions
 from kedge.serving.people.store import Store
 
 log = logging.getLogger("kedge.serving")
@@ -93,7 +95,7 @@ class Service:
     versions: Versions
     limits: Limits = field(default_factory=Limits)
     metrics: Metrics = field(default_factory=Metrics)
-    reward: Scoring | None = None
+    reward: Panel | None = None
     store: Store | None = None
     guard: Guard | None = None
     _waiting: int = 0
@@ -147,8 +149,10 @@ class Service:
             raise ApiError(400, message, param=param, code="context_length_exceeded")
         return room
 
-    def ask(self, prompts: Sequence[Sequence[int]], sampling: Sampling, n: int, seed: int | None) -> "Asking":
-        """``n`` answers to each prompt, in order; to be used with ``async with``, which gives up what is left of them.
+    def ask(
+        self, version: Version, prompts: Sequence[Sequence[int]], sampling: Sampling, n: int, seed: int | None
+    ) -> "Asking":
+        """``n`` answers of a version to each prompt, in order; for ``async with``, which gives up what is left of them.
 
         Raises:
             ApiError: there are too many already, or they cannot be answered.
@@ -160,11 +164,11 @@ class Service:
             raise ApiError(429, "the server is busy; ask again", code="queue_full", retry_after=1)
         drawn = secrets.randbits(63) if seed is None else seed
         self._recent.extend(prompts)
-        return Asking(self, [ids for ids in prompts for _ in range(n)], sampling, drawn)
+        return Asking(self, version, [ids for ids in prompts for _ in range(n)], sampling, drawn)
 
-    async def deploy(self, source: str) -> Version:
+    async def deploy(self, source: str, terms: Terms | None = None) -> Version:
         """As :meth:`Versions.deploy`, which must be able to answer what was asked lately."""
-        return await self.versions.deploy(source, [*self._recent])
+        return await self.versions.deploy(source, [*self._recent], terms)
 
     async def score(self, texts: Sequence[Text]) -> list[float]:
         """What the reward model says of whole texts or conversations, off the loop.
@@ -183,7 +187,7 @@ class Service:
     def close(self) -> None:
         """Whoever still waits hears that it is going down."""
         self.versions.close()
-        if isinstance(self.reward, Panel):
+        if self.reward is not None:
             self.reward.close()
         if self.store is not None:
             self.store.close()
@@ -197,11 +201,13 @@ def going_down() -> ApiError:
 
 
 class Asking:
-    """Answers that somebody is waiting for, of the version that answered when they were asked for."""
+    """Answers that somebody is waiting for, of the version that answered them when they were asked for."""
 
-    def __init__(self, service: Service, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int) -> None:
+    def __init__(
+        self, service: Service, version: Version, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int
+    ) -> None:
         self.service = service
-        self.version = service.live
+        self.version = version
         self.prompts = prompts
         self.sampling = sampling
         self.seed = seed
@@ -220,6 +226,9 @@ class Asking:
 
     async def __aexit__(self, *_: object) -> None:
         self._give_up()
+        errors = [answer.ticket.error for answer in self.answers]
+        if broken := next((each for each in errors if each is not None and not isinstance(each, ClosedError)), None):
+            self.service.versions.broke(self.version, f"an answer could not be written: {type(broken).__name__}")
         if self.version.retired:
             await asyncio.to_thread(self.version.close_if_idle)
 

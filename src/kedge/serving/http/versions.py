@@ -1,89 +1,23 @@
-"""The weights that answer, and those that will: loaded beside one another, checked, and switched between."""
+"""The versions that answer, and those that will: loaded beside one another, checked, tried, and switched between."""
 
 import asyncio
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-import torch
+from kedge.errors import KedgeError
+from kedge.serving.http.canary import Canary, Terms
+from kedge.serving.http.version import Version, check, load_version
 
-from kedge.errors import KedgeError, ModelError
-from kedge.models.language_model import LanguageModel, load_language_model
-from kedge.sampling.local.driver import Driver
-from kedge.sampling.local.engine import Engine
-from kedge.sampling.settings import Sampling
-from kedge.serving.chat import trained_sampling
-
-REPLAYED = Sampling(max_new_tokens=4, temperature=0)
-"""How a new version answers prompts that the present one has had, before it answers anybody."""
-
-
-@dataclass(eq=False)
-class Version:
-    """A model that answers."""
-
-    number: int
-    source: str
-    """Where it came from."""
-    lm: LanguageModel
-    driver: Driver
-    usual: Sampling
-    """How it draws where nobody says."""
-    answers: int = 0
-    """Of its own that somebody waits for."""
-    retired: bool = False
-    """Whether it goes with the last of them."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the weights, as clients see it (``system_fingerprint``)."""
-        return f"v{self.number}"
-
-    def told(self) -> dict[str, object]:
-        """For the administrator."""
-        return {"version": self.number, "source": self.source, "answers": self.answers}
-
-    def close_if_idle(self) -> None:
-        """Let it go where it is retired and nobody waits for it."""
-        if self.retired and not self.answers:
-            self.driver.close()
-
-
-def load_version(number: int, source: str, *, trust_remote_code: bool = False) -> Version:
-    """A version of a run, folder or hub id.
-
-    Raises:
-        ModelError: as :func:`load_language_model`.
-    """
-    lm = load_language_model(source, trust_remote_code=trust_remote_code)
-    engine = Engine(lm)
-    engine.version = number
-    return Version(number, source, lm, Driver(engine), trained_sampling(Path(source)))
-
-
-def check(new: Version, present: Version, prompts: Sequence[Sequence[int]]) -> None:
-    """Raise where a new version cannot take the present one's place.
-
-    Raises:
-        KedgeError: weights that are not finite, another tokenizer, or a prompt that it cannot answer.
-    """
-    for name, weight in new.lm.weights().items():
-        if not torch.isfinite(weight).all():
-            raise ModelError(f"{new.source}: {name} is not finite everywhere")
-    ours, theirs = present.lm.tokenizer, new.lm.tokenizer
-    if ours.get_vocab() != theirs.get_vocab():
-        raise ModelError(f"{new.source}: its tokenizer is another one; start a server of its own for it")
-    if ours.chat_template != theirs.chat_template:
-        raise ModelError(f"{new.source}: its chat template is another one; start a server of its own for it")
-    if prompts:
-        new.driver.generate(prompts, REPLAYED)
+HISTORY = 100
+"""Changes that are remembered."""
 
 
 class Versions:
-    """Which version answers now, and which one did before.
+    """Which version answers now, which one did before, and which one is being tried.
 
     The one before stays in memory for a way back. So there are two with their weights, and a third one while it is
-    checked.
+    checked or tried.
 
     Args:
         first: answers from the start.
@@ -93,21 +27,34 @@ class Versions:
     def __init__(self, first: Version, *, trust_remote_code: bool = False) -> None:
         self.live = first
         self.before: Version | None = None
+        self.canary: Canary | None = None
         self.trust_remote_code = trust_remote_code
+        self.history: list[dict[str, Any]] = []
+        """What was changed, and why: the last of it last."""
         self._number = first.number
         self._changing = asyncio.Lock()
+        self._going: set[asyncio.Task[None]] = set()
 
-    async def deploy(self, source: str, prompts: Sequence[Sequence[int]]) -> Version:
+    def answering(self, person: str | None) -> Version:
+        """Who answers a person, or somebody who does not say who they are."""
+        return self.live if self.canary is None else self.canary.answering(person)
+
+    async def deploy(self, source: str, prompts: Sequence[Sequence[int]], terms: Terms | None = None) -> Version:
         """Load new weights beside those that answer, check them, and let them answer what comes from now on.
 
         Args:
             source: a run, folder or hub id, on the server's machine.
             prompts: that it must be able to answer.
+            terms: on which they are tried first on a share of the people; None: they answer everybody at once.
 
         Raises:
-            KedgeError: it cannot be loaded, or may not take the present one's place, which goes on then.
+            KedgeError: it cannot be loaded, or may not take the present one's place, which goes on then; another one is
+                being tried.
         """
         async with self._changing:
+            if self.canary is not None:
+                number = self.canary.candidate.version.number
+                raise KedgeError(f"version {number} is being tried; promote it or roll it back first")
             self._number += 1
             new = await asyncio.to_thread(load_version, self._number, source, trust_remote_code=self.trust_remote_code)
             try:
@@ -115,25 +62,83 @@ class Versions:
             except BaseException:
                 await asyncio.to_thread(new.driver.close)
                 raise
-            self.live, self.before, former = new, self.live, self.before
-            if former is not None:
-                former.retired = True
-                await asyncio.to_thread(former.close_if_idle)
+            if terms is None:
+                self._switch_to(new)
+                self._note("deployed", new, "")
+            else:
+                self.canary = Canary(self.live, new, terms)
+                self._note("canary", new, f"answers {terms.share:.0%} of the people")
             return new
 
-    async def roll_back(self) -> Version:
-        """Let the version before answer again.
+    def promote(self, why: str = "by hand") -> Version:
+        """Let the version that is being tried answer everybody.
 
         Raises:
             KedgeError: there is none.
         """
-        async with self._changing:
-            if self.before is None:
-                raise KedgeError("there is no version before this one")
-            self.live, self.before = self.before, self.live
-            return self.live
+        if self.canary is None:
+            raise KedgeError("no version is being tried")
+        new, self.canary = self.canary.candidate.version, None
+        self._switch_to(new)
+        self._note("promoted", new, why)
+        return new
+
+    def roll_back(self, why: str = "by hand") -> Version:
+        """Let the version that is being tried answer nobody; where there is none, let the version before answer again.
+
+        Raises:
+            KedgeError: there is neither.
+        """
+        if self.canary is not None:
+            tried, self.canary = self.canary.candidate.version, None
+            self._let_go(tried)
+            self._note("rolled back", tried, why)
+        elif self.before is not None:
+            former = self.live
+            self.live, self.before = self.before, former
+            self._note("rolled back", former, why)
+        else:
+            raise KedgeError("there is no version before this one")
+        return self.live
+
+    def decide(self) -> None:
+        """End a canary that is decided."""
+        verdict = None if self.canary is None else self.canary.verdict()
+        if verdict is not None:
+            did, why = verdict
+            self.promote(why) if did == "promoted" else self.roll_back(why)
+
+    def broke(self, version: Version, why: str) -> None:
+        """A version could not write an answer: if it is being tried, that was enough of it."""
+        if self.canary is not None and self.canary.candidate.version is version:
+            self.roll_back(why)
+
+    def told(self) -> dict[str, Any]:
+        """For whoever keeps the server: JSON."""
+        return {
+            "live": self.live.told(),
+            "before": None if self.before is None else self.before.told(),
+            "canary": None if self.canary is None else self.canary.told(),
+            "history": self.history,
+        }
 
     def close(self) -> None:
         """Whoever still waits hears that it is over."""
-        for version in filter(None, (self.live, self.before)):
+        tried = None if self.canary is None else self.canary.candidate.version
+        for version in filter(None, (self.live, self.before, tried)):
             version.driver.close()
+
+    def _switch_to(self, new: Version) -> None:
+        self.live, self.before, former = new, self.live, self.before
+        if former is not None:
+            self._let_go(former)
+
+    def _let_go(self, version: Version) -> None:
+        version.retired = True
+        task = asyncio.create_task(asyncio.to_thread(version.close_if_idle))
+        self._going.add(task)  # the loop itself would forget it
+        task.add_done_callback(self._going.discard)
+
+    def _note(self, did: str, version: Version, why: str) -> None:
+        noted = {"time": time.time(), "did": did, "version": version.number, "source": version.source, "why": why}
+        self.history = [*self.history, noted][-HISTORY:]

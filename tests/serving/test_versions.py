@@ -1,0 +1,102 @@
+"""New weights beside the old: at once, back again, and refused."""
+
+import copy
+import json
+import math
+from dataclasses import replace
+
+import httpx
+import pytest
+from listeners import Slow, alone, listening, service_of
+
+from kedge.sampling.settings import Sampling
+
+ADMIN = {"Authorization": "Bearer admin"}
+
+
+@pytest.fixture(scope="module")
+def lm(tiny_lm):
+    return tiny_lm("llama")
+
+
+@pytest.fixture
+def other(tiny_lm, tmp_path):
+    """The folder of a model of the same tokenizer and other weights, and that model."""
+    lm = tiny_lm("llama", seed=7)
+    lm.save(tmp_path / "other")
+    return tmp_path / "other", lm
+
+
+def test_new_weights_answer_what_comes_after(lm, other):
+    """What has begun ends with the weights it began with; prompts seen before are answered by the new ones."""
+    service, (folder, new) = service_of(lm, Slow), other
+    asked = {"model": "tiny", "prompt": "the", "seed": 1, "logit_bias": {"1": -100}}
+    sampling = Sampling(max_new_tokens=30, logit_bias=((1, -100.0),))
+    with listening(service, admin_keys=["admin"]) as url, httpx.Client(base_url=url, timeout=30) as http:
+        with http.stream("POST", "/v1/completions", json=asked | {"max_tokens": 30, "stream": True}) as begun:
+            lines = begun.iter_lines()
+            first = next(lines)
+            told = http.post("/admin/deploy", json={"source": str(folder)}, headers=ADMIN).json()
+            assert told["live"] == {"version": 2, "source": str(folder), "answers": 0}
+            assert told["before"] == {"version": 1, "source": "first", "answers": 1}
+            after = http.post("/v1/completions", json=asked | {"max_tokens": 30}).json()
+            events = [json.loads(line[6:]) for line in [first, *lines] if line.startswith("data: {")]
+        assert "".join(e["choices"][0]["text"] for e in events) == alone(lm, "the", sampling, seed=1).text
+        assert {e["system_fingerprint"] for e in events} == {"v1"}
+        assert after["choices"][0]["text"] == alone(new, "the", sampling, seed=1).text
+        assert after["system_fingerprint"] == "v2"
+        back = http.post("/admin/rollback", headers=ADMIN).json()
+        assert (back["live"]["version"], back["before"]["version"]) == (1, 2)
+        again = http.post("/v1/completions", json=asked | {"max_tokens": 5}).json()
+        assert [(each["did"], each["version"]) for each in back["history"]] == [("deployed", 2), ("rolled back", 2)]
+        assert again["choices"][0]["text"] == alone(lm, "the", replace(sampling, max_new_tokens=5), seed=1).text
+        assert "kedge_weights_version 1.0" in http.get("/metrics").text
+
+
+def test_what_is_replaced_twice_is_let_go(lm, other):
+    service, (folder, _) = service_of(lm), other
+    first = service.live
+    with listening(service, admin_keys=["admin"]) as url:
+        for number in (2, 3):
+            told = httpx.post(f"{url}/admin/deploy", json={"source": str(folder)}, headers=ADMIN, timeout=30).json()
+            assert told["live"]["version"] == number
+        assert told["before"]["version"] == 2
+        first.driver._thread.join(10)
+        assert not first.driver._thread.is_alive()
+        assert service.versions.before.driver._thread.is_alive()
+
+
+@pytest.mark.parametrize("fault", ["weights", "tokenizer", "template", "nothing"])
+def test_what_must_not_answer_does_not(lm, tiny_lm, other, tmp_path, fault):
+    service, (folder, new) = service_of(lm), other
+    if fault == "weights":
+        new.model.model.norm.weight.data[0] = math.nan
+        new.save(folder)
+    elif fault == "tokenizer":
+        words = copy.deepcopy(new.tokenizer)
+        words.add_tokens(["<more>"])
+        new.model.resize_token_embeddings(len(words))
+        replace(new, tokenizer=words).save(folder)
+    elif fault == "template":
+        (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    elif fault == "nothing":
+        folder = tmp_path / "nowhere"
+    with listening(service, admin_keys=["admin"]) as url:
+        asked = {"model": "tiny", "prompt": "the", "max_tokens": 3, "seed": 1}
+        before = httpx.post(f"{url}/v1/completions", json=asked).json()["choices"]
+        answer = httpx.post(f"{url}/admin/deploy", json={"source": str(folder)}, headers=ADMIN, timeout=30)
+        assert answer.status_code == 409
+        said = {
+            "weights": "norm.weight is not finite",
+            "tokenizer": "its tokenizer is another",
+            "template": "its chat template",
+            "nothing": "nowhere",
+        }
+        message = answer.json()["error"]["message"]
+        assert message.startswith("not deployed: ")
+        assert said[fault] in message
+        assert httpx.post(f"{url}/v1/completions", json=asked).json()["choices"] == before
+        assert httpx.get(f"{url}/admin/versions", headers=ADMIN).json() == {
+            "live": {"version": 1, "source": "first", "answers": 0}, "before": None, "canary": None, "history": [],
+        }  # fmt: skip
+        assert httpx.post(f"{url}/admin/rollback", headers=ADMIN).status_code == 409
