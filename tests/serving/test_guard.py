@@ -342,10 +342,8 @@ def test_a_reward_that_fails(guarded, audited, written, caplog, on_error, blocke
         gone.wait(20)
         return [0.0]
 
-    reward = hangs if slow else broken
-    url = guarded(
-        rule(on="answer", reward=reward, below=0, on_error=on_error, message="[no]"), seconds=0.3 if slow else 60
-    )
+    reward, seconds = (hangs, 0.3) if slow else (broken, 60)
+    url = guarded(rule(on="answer", reward=reward, below=0, on_error=on_error, message="[no]"), seconds=seconds)
     assert choices(ask(url)) == ["[no]" if blocked else written[0]]
     gone.set()
     [line] = audited()

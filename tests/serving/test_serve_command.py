@@ -71,6 +71,8 @@ def test_from_a_folder_to_an_answer_and_back(tiny_lm, tmp_path, keys):
     [
         (["serve", "no-such-run"], "no-such-run"),
         (["serve", "x", "--host", "0.0.0.0"], "give --api-key-file"),
+        (["serve", "x", "--guard", "no-such-file"], "--guard: there is no file no-such-file"),
+        (["serve", "x", "--audit", "a.jsonl"], "there is none; give --guard"),
         (["serve", "x", "--api-key-file", "no-such-file"], "no-such-file cannot be read"),
         (["deploy", "--to", "http://127.0.0.1:9", "--admin-key-file", "k"], "name a run, or say --rollback"),
         (["deploy", "x", "--to", "http://127.0.0.1:9", "--admin-key-file", "KEYS"], "does not answer"),
