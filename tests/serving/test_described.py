@@ -13,7 +13,7 @@ from kedge.serving.people.tables import open_database
 OPERATIONS = [
     "POST /v1/chat/completions", "POST /v1/completions", "POST /v1/score", "POST /v1/feedback", "GET /v1/models",
     "GET /v1/models/{name}", "GET /health", "GET /ready", "GET /metrics", "GET /admin/versions", "POST /admin/deploy",
-    "POST /admin/rollback", "DELETE /admin/people/{person}",
+    "POST /admin/rollback", "DELETE /admin/people/{person}", "GET /admin/quality",
 ]  # fmt: skip
 
 MODES = [schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE]
