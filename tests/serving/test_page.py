@@ -5,6 +5,7 @@ import re
 import shutil
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -26,7 +27,7 @@ QUIET = (
 )  # fmt: skip
 HOSTILE = (
     "<img src=x onerror=\"window.ran=1\"></script><script>window.ran=1</script>"
-    "<svg onload='window.ran=1'>javascript:window.ran=1 \u202egnp.exe\u202c &lt;b&gt; " + "W" * 400
+    "<svg onload='window.ran=1'>javascript:window.ran=1 \u202egnp.exe\u202c &lt;b&gt; " + "W" * 100
 )
 
 
@@ -36,6 +37,12 @@ HOSTILE = (
 @pytest.fixture(scope="module")
 def lm(tiny_lm):
     return tiny_lm("llama")
+
+
+@pytest.fixture(scope="module")
+def endless(lm):
+    """Writes as much as it may, whatever it draws."""
+    return replace(lm, eos_ids=())
 
 
 def test_the_files_need_no_key_and_nothing_from_outside(lm):
@@ -122,6 +129,12 @@ class Slow(Engine):
         return super().step()
 
 
+def seen(text):
+    """As the page shows it: characters that deceive the eye are named."""
+    hidden = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
+    return re.sub(hidden, lambda found: f"U+{ord(found[0]):04X}", text)
+
+
 def fits(page):
     return page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
 
@@ -138,9 +151,9 @@ def until(true, seconds=8.0):
         time.sleep(0.02)
 
 
-def test_a_conversation(tab, lm, store):
+def test_a_conversation(tab, endless, store):
     """Streamed; with thumbs, a correction and a comment of somebody, kept as they were given."""
-    with listening(service_of(lm, Slow, store=store)) as url:
+    with listening(service_of(endless, Slow, store=store)) as url:
         page = tab(url)
         page.click("#settings summary")
         for name, value in {"annotator": "ann", "max_tokens": "20", "temperature": "0.5", "seed": "3"}.items():
@@ -166,26 +179,27 @@ def test_a_conversation(tab, lm, store):
         page.click("text=Keep this")
         page.wait_for_selector(".opinion details:not([open])")
         say(page, "and then")
-        page.wait_for_selector("article:nth-child(2) .opinion")
+        page.wait_for_selector(".turn:nth-child(2) .opinion")
         rows = store.rows()
         assert [(row["thumb"], row["correction"], row["comment"]) for row in rows] == [
             (1, None, None), (0, None, None), (None, "sat on the mat", "too short"),
         ]  # fmt: skip
-        assert {(row["annotator"], row["answer_person"], row["answer_text"]) for row in rows} == {("ann", "ann", text)}
+        assert {(row["annotator"], row["answer_person"], seen(row["answer_text"])) for row in rows} == {("ann", "ann", text)}
         assert rows[0]["answer_sampling"]["temperature"] == 0.5
         assert rows[0]["answer_prompt"] == [{"role": "user", "content": "the cat"}]
         # The second question came with the first and its answer; a reload forgets nothing.
         page.fill("#question", "half a thou")
         page.reload()
-        page.wait_for_selector("article:nth-child(2) .opinion")
+        page.wait_for_selector(".turn:nth-child(2) .opinion")
         assert page.text_content(".answer") == text
         assert page.get_attribute("[data-thumb=down]", "aria-pressed") == "true"
         assert page.input_value("#question") == "half a thou"
-        page.click("article:nth-child(2) [data-thumb=up]")
+        page.click(".turn:nth-child(2) [data-thumb=up]")
         until(lambda: store.counts()[1] == 4)
-        assert [message["content"] for message in store.rows()[-1]["answer_prompt"]] == ["the cat", text, "and then"]
+        prompt = store.rows()[-1]["answer_prompt"]
+        assert [message["content"] for message in prompt] == ["the cat", rows[0]["answer_text"], "and then"]
         page.click("text=New conversation")
-        assert page.query_selector("article") is None
+        assert page.query_selector(".turn") is None
         assert page.input_value("#question") == "half a thou"
 
 
@@ -210,8 +224,8 @@ def test_feedback_that_is_sent_again_is_kept_once(tab, lm, store):
         assert store.counts() == (1, 1)
 
 
-def test_stop_and_ask_again(tab, lm, store):
-    service = service_of(lm, Slow, store=store)
+def test_stop_and_ask_again(tab, endless, store):
+    service = service_of(endless, Slow, store=store)
     with listening(service) as url:
         page = tab(url)
         page.click("#settings summary")
@@ -228,16 +242,16 @@ def test_stop_and_ask_again(tab, lm, store):
         page.fill("[name=max_tokens]", "2")
         page.click("text=Ask again")
         page.wait_for_selector(".opinion, .note:has-text('as many tokens as it may')")
-        assert page.locator("article").count() == 1
+        assert page.locator(".turn").count() == 1
         page.fill("[name=max_tokens]", "0")  # which no request may have
         page.press("#question", "Enter")
         assert page.input_value("#question") == "typed meanwhile"
-        assert page.locator("article").count() == 1
+        assert page.locator(".turn").count() == 1
 
 
-def test_a_dropped_connection_loses_nothing(tab, lm):
+def test_a_dropped_connection_loses_nothing(tab, endless):
     with ExitStack() as first:
-        url = first.enter_context(listening(service_of(lm, Slow), grace=0))
+        url = first.enter_context(listening(service_of(endless, Slow), grace=0))
         page = tab(url, expected=["ERR_"])
         page.click("#settings summary")
         page.fill("[name=max_tokens]", "100")
@@ -251,7 +265,7 @@ def test_a_dropped_connection_loses_nothing(tab, lm):
     page.wait_for_selector("text=Ask again")
     assert page.text_content(".answer") == written
     assert page.input_value("#question") == "typed meanwhile"
-    with listening(service_of(lm), port=int(url.rsplit(":", 1)[1])):
+    with listening(service_of(endless), port=int(url.rsplit(":", 1)[1])):
         page.fill("[name=max_tokens]", "4")
         page.click("text=Ask again")
         page.wait_for_selector("#chat-state:has-text('Written by v1')")
@@ -273,23 +287,21 @@ def test_without_template_or_feedback(tab, tiny_lm, tiny_tokenizer):
         assert page.query_selector(".opinion") is None
 
 
-def test_what_does_not_fit_is_left_out(tab, lm):
-    with listening(service_of(lm)) as url:
-        page = tab(url)
+def test_what_does_not_fit_is_left_out(tab, endless):
+    with listening(service_of(endless)) as url:
+        page = tab(url, expected=["400"])
         say(page, "cat " * 40)
         page.wait_for_selector("#chat-state:has-text('Written')")
-        page.evaluate("document.querySelector('#chat-state').textContent = ''")
-        page.context.pages[0].on("console", lambda _: None)
         say(page, "cat " * 50)
         page.wait_for_selector("text=The first 1 of what was said before no longer fit")
 
 
 def test_a_key_is_asked_for(tab, lm):
     with listening(service_of(lm), keys=["secret"], admin_keys=["admin"]) as url:
-        page = tab(url, expected=["401"])
+        page = tab(url, expected=["401", "404"])
         page.wait_for_selector("#key")
         say(page, "the cat")
-        page.wait_for_selector("text=no key, or a wrong one")
+        page.wait_for_selector("#turns >> text=no key, or a wrong one")
         for key in ("wrong", "secret"):
             page.fill("#key input", key)
             page.press("#key input", "Enter")
@@ -305,14 +317,14 @@ def test_a_key_is_asked_for(tab, lm):
         assert page.is_hidden("#admin-key")
         page.click("nav >> text=Chat")
         say(page, "still with the other key")
-        page.wait_for_selector("article:nth-child(2) .version")
+        page.wait_for_selector(".turn:nth-child(2) .version")
 
 
-COIN = """
+COIN = """() => {
 const real = crypto.getRandomValues.bind(crypto);
 window.coin = 0;
 crypto.getRandomValues = (into) => into.length === 1 ? into.fill(window.coin) : real(into);
-"""
+}"""
 
 
 def test_two_answers_by_keyboard(tab, lm, store):
@@ -339,13 +351,14 @@ def test_two_answers_by_keyboard(tab, lm, store):
             page.keyboard.press(key)
             until(lambda n=len(chosen): store.counts()[1] == n)
         rows = store.rows()
-        assert [(row["answer_prompt"][0]["content"], row["answer_text"], row["worse_text"]) for row in rows] == chosen
+        kept = [(row["answer_prompt"][0]["content"], row["answer_text"], row["worse_text"]) for row in rows]
+        assert [tuple(map(seen, each)) for each in kept] == chosen
         assert [prompt for prompt, *_ in chosen] == ["the cat", "a dog", "red", "once"]
         # Left with coin 0 is answer 0, right with coin 1 too; right with 0 and left with 1 are answer 1.
         assert [row["answer"].rsplit(":")[-1] for row in rows] == ["0", "0", "1", "1"]
         assert [row["comment"] for row in rows] == ["because of 01", "because of 11", "because of 01", "because of 11"]
         page.wait_for_selector(ready)
-        page.keyboard.press("Control+t" if False else "t")
+        page.keyboard.press("t")
         until(lambda: store.counts()[1] == 5)
         tie = store.rows()[-1]
         assert (tie["worse"], tie["thumb"], tie["comment"]) == (None, None, "tie of both answers")
@@ -361,7 +374,7 @@ def test_two_answers_by_keyboard(tab, lm, store):
         text = page.text_content(".pair article:nth-child(2) .text")
         page.click(".pair article:nth-child(2) button")
         until(lambda: store.counts()[1] == 6)
-        assert store.rows()[-1]["answer_text"] == text
+        assert seen(store.rows()[-1]["answer_text"]) == text
         # Alike: there is nothing to choose.
         page.click("#settings summary")
         page.fill("[name=temperature]", "0")
@@ -371,18 +384,6 @@ def test_two_answers_by_keyboard(tab, lm, store):
         page.keyboard.press("ArrowLeft")
         page.keyboard.press("s")
         assert store.counts()[1] == 6
-
-
-def test_sides_are_drawn_at_random(tab, lm, store):
-    with listening(service_of(lm, store=store)) as url:
-        page = tab(url, "compare")
-        for n in range(1, 13):
-            page.fill("#pair-prompt", f"the cat {n}")
-            page.press("#pair-prompt", "Enter")
-            page.wait_for_selector(".pair article:nth-child(1) button:enabled")
-            page.keyboard.press("ArrowLeft")
-            until(lambda n=n: store.counts()[1] == n)
-        assert {row["answer"].rsplit(":")[-1] for row in store.rows()} == {"0", "1"}  # all alike: once in 2048 runs
 
 
 QUEUE = [
@@ -527,9 +528,8 @@ def test_hostile_text_stays_text(tab, scripted, tiny_tokenizer, lm, store):
         page.click("#settings summary")
         say(page, HOSTILE)
         page.wait_for_selector(".opinion")
-        shown = HOSTILE.replace("\u202e", "U+202E").replace("\u202c", "U+202C")
-        assert page.text_content(".answer") == shown
-        assert page.text_content(".turn > .asked") == shown
+        assert page.text_content(".answer") == seen(HOSTILE)
+        assert page.text_content(".turn > .asked") == seen(HOSTILE)
         page.click(".opinion summary")
         page.fill("[name=correction]", HOSTILE + "!")
         page.fill("[name=comment]", HOSTILE)
@@ -543,12 +543,12 @@ def test_hostile_text_stays_text(tab, scripted, tiny_tokenizer, lm, store):
         page.fill("#pair-prompt", HOSTILE)
         page.press("#pair-prompt", "Enter")
         page.wait_for_selector("text=Both are the same")
-        assert page.text_content(".pair .text >> nth=0") == shown
+        assert page.text_content(".pair .text >> nth=0") == seen(HOSTILE)
         page.click("text=A list of prompts")
         assert fits(page)
         page.click("nav >> text=Review")
         page.wait_for_selector("#queue .answer")
-        assert page.text_content("#queue .answer") == shown
+        assert page.text_content("#queue .answer") == seen(HOSTILE)
         page.click("#queue summary")
         assert fits(page)
         page.click("nav >> text=Board")

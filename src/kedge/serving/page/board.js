@@ -11,8 +11,8 @@ const NO_QUALITY = "Nobody's opinion is kept: start the server with --feedback a
 
 const COLUMNS = [
   ["Day", (row) => row.day], ["Version", (row) => `v${row.version}`], ["From", (row) => row.source],
-  ["Answers", (row) => row.answers], ["Tokens", (row) => number(row.tokens)], ["👍", (row) => row.up],
-  ["👎", (row) => row.down], ["Score", (row) => number(row.score)], ["Scored", (row) => row.scored],
+  ["Answers", (row) => row.answers], ["Tokens", (row) => number(row.tokens)], ["Up", (row) => row.up],
+  ["Down", (row) => row.down], ["Score", (row) => number(row.score)], ["Scored", (row) => row.scored],
   ["Corrected", (row) => row.corrected], ["Comments", (row) => row.commented], ["Won", (row) => row.won],
   ["Lost", (row) => row.lost],
 ];

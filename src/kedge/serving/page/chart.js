@@ -91,13 +91,19 @@ function picture(measure, rows, names, first, last) {
 function bounds({ isShare, fromZero }, values) {
   if (isShare) return [0, 1];
   const [low, high] = [Math.min(...values), Math.max(...values)];
-  if (fromZero) return [0, Math.max(high * 1.1, 1)];
+  if (fromZero) return [0, roundAbove(high)];
   const space = (high - low) * 0.15 || Math.abs(high) * 0.1 || 1;
   return [low - space, high + space];
 }
 
+/** The next number that is easily read. */
+function roundAbove(value) {
+  const power = 10 ** Math.floor(Math.log10(Math.max(value, 1)));
+  return power * [1, 2, 4, 6, 8, 10].find((each) => each * power >= value);
+}
+
 function short(value) {
-  return Math.abs(value) >= 1000 ? `${(value / 1000).toFixed(1)}k` : String(Number(value.toPrecision(3)));
+  return Math.abs(value) >= 1000 ? `${(value / 1000).toFixed(1)}k` : String(Number(value.toFixed(2)));
 }
 
 /** A shape a series, so that nobody depends on colours. */

@@ -1,7 +1,10 @@
 // What people say of answers.
 
 import { request } from "./api.js";
-import { button, make } from "./parts.js";
+import { button, draw, make } from "./parts.js";
+
+// Drawn, because not every machine has a font with thumbs; the one that is down is turned around.
+const THUMB = "M1 7h3v7H1zM5 7l3-6c1.2 0 2 .9 1.8 2.1L9.3 6H14c.8 0 1.3.7 1.1 1.5l-1.5 5.4c-.2.6-.6 1.1-1.3 1.1H5z";
 
 function newKey() {
   // Not randomUUID, which is there over https alone.
@@ -47,8 +50,9 @@ export function opinionBar(sender, turn, changed) {
   }
 
   const thumbs = ["up", "down"].map((thumb) => {
-    const [sign, name] = thumb === "up" ? ["👍", "Good answer"] : ["👎", "Bad answer"];
-    const made = button(sign, () => {
+    const name = thumb === "up" ? "Good answer" : "Bad answer";
+    const sign = draw("path", { d: THUMB, transform: thumb === "up" ? null : "rotate(180 8 8)" });
+    const made = button(draw("svg", { viewBox: "0 0 16 16", "aria-hidden": true }, sign), () => {
       if (turn.thumb !== thumb) say({ thumb }, () => { turn.thumb = thumb; changed(); press(); });
     }, { class: "thumb", "aria-label": name, title: name });
     made.dataset.thumb = thumb;

@@ -21,9 +21,9 @@ function filled(element, attributes, children) {
   return element;
 }
 
-/** A button, and what it does. */
-export function button(text, act, attributes = {}) {
-  const made = make("button", { type: "button", ...attributes }, text);
+/** A button with a text or picture, and what it does. */
+export function button(face, act, attributes = {}) {
+  const made = make("button", { type: "button", ...attributes }, face);
   made.addEventListener("click", act);
   return made;
 }
