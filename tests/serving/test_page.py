@@ -292,7 +292,7 @@ def test_what_does_not_fit_is_left_out(tab, endless):
         page = tab(url, expected=["400"])
         say(page, "cat " * 40)
         page.wait_for_selector("#chat-state:has-text('Written')")
-        say(page, "cat " * 50)
+        say(page, "cat " * 100)
         page.wait_for_selector("text=The first 1 of what was said before no longer fit")
 
 
