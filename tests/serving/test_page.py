@@ -1,5 +1,6 @@
 """The page in a browser: every control, and what people and models may write into it."""
 
+import json
 import os
 import re
 import shutil
@@ -26,7 +27,7 @@ QUIET = (
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 HOSTILE = (
-    "<img src=x onerror=\"window.ran=1\"></script><script>window.ran=1</script>"
+    '<img src=x onerror="window.ran=1"></script><script>window.ran=1</script>'
     "<svg onload='window.ran=1'>javascript:window.ran=1 \u202egnp.exe\u202c &lt;b&gt; " + "W" * 100
 )
 
@@ -156,14 +157,17 @@ def test_a_conversation(tab, endless, store):
     with listening(service_of(endless, Slow, store=store)) as url:
         page = tab(url)
         page.click("#settings summary")
-        for name, value in {"annotator": "ann", "max_tokens": "20", "temperature": "0.5", "seed": "3"}.items():
+        for name, value in {"annotator": "ann", "max_tokens": "14", "temperature": "0.5", "seed": "3"}.items():
             page.fill(f"[name={name}]", value)
-        assert page.inner_text("#settings-now") == "temperature 0.5, max tokens 20, seed 3; ann"
+        assert page.inner_text("#settings-now") == "temperature 0.5, max tokens 14, seed 3; ann"
         page.click("#settings summary")
         say(page, "the cat")
         page.wait_for_selector(".answer.writing:not(:empty)")
         first = page.inner_text(".answer")
+        assert page.input_value("#question") == ""
         page.wait_for_selector(".opinion")
+        assert page.is_hidden("#chat >> text=without --feedback")
+        assert page.is_hidden("text=no chat template")
         text = page.text_content(".answer")
         assert 0 < len(first) < len(text)  # it came in pieces
         assert page.inner_text(".foot .version") == "v1"
@@ -184,7 +188,9 @@ def test_a_conversation(tab, endless, store):
         assert [(row["thumb"], row["correction"], row["comment"]) for row in rows] == [
             (1, None, None), (0, None, None), (None, "sat on the mat", "too short"),
         ]  # fmt: skip
-        assert {(row["annotator"], row["answer_person"], seen(row["answer_text"])) for row in rows} == {("ann", "ann", text)}
+        assert {(row["annotator"], row["answer_person"], seen(row["answer_text"])) for row in rows} == {
+            ("ann", "ann", text)
+        }
         assert rows[0]["answer_sampling"]["temperature"] == 0.5
         assert rows[0]["answer_prompt"] == [{"role": "user", "content": "the cat"}]
         # The second question came with the first and its answer; a reload forgets nothing.
@@ -273,6 +279,28 @@ def test_a_dropped_connection_loses_nothing(tab, endless):
         assert page.inner_text(".asked") == "the cat"
 
 
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        ("", "The connection was lost."),  # a proxy may end it as if it were whole
+        (
+            'data: {"error": {"message": "longer than <i>1</i> second"}}\n\ndata: [DONE]\n\n',
+            "longer than <i>1</i> second",
+        ),
+    ],
+)
+def test_a_stream_without_its_end(tab, lm, end, said):
+    choice = {"index": 0, "delta": {"content": "half"}, "finish_reason": None}
+    begun = f"data: {json.dumps({'id': 'c', 'system_fingerprint': 'v1', 'choices': [choice]})}\n\n"
+    broken = {"**/chat/completions": lambda route: route.fulfill(content_type="text/event-stream", body=begun + end)}
+    with listening(service_of(lm)) as url:
+        page = tab(url, answers=broken)
+        say(page, "the cat")
+        page.wait_for_selector(f"#turns >> text={said}")
+        assert page.text_content(".answer") == "half"
+        assert page.is_visible("text=Ask again")
+
+
 def test_without_template_or_feedback(tab, tiny_lm, tiny_tokenizer):
     tokenizer = type(tiny_tokenizer)(tokenizer_object=tiny_tokenizer._tokenizer, pad_token="<pad>", eos_token="<eos>")
     with listening(service_of(tiny_lm("llama", tokenizer=tokenizer))) as url:
@@ -349,7 +377,8 @@ def test_two_answers_by_keyboard(tab, lm, store):
             page.evaluate(f"window.coin = {[1, 0, 1, 0][len(chosen) - 1]}")
             page.evaluate("document.querySelector('#pair').focus()")
             page.keyboard.press(key)
-            until(lambda n=len(chosen): store.counts()[1] == n)
+            enough = len(chosen)
+            until(lambda enough=enough: store.counts()[1] == enough)
         rows = store.rows()
         kept = [(row["answer_prompt"][0]["content"], row["answer_text"], row["worse_text"]) for row in rows]
         assert [tuple(map(seen, each)) for each in kept] == chosen
@@ -517,7 +546,9 @@ def test_hostile_text_stays_text(tab, scripted, tiny_tokenizer, lm, store):
     service.versions.before = Version(0, HOSTILE, lm, Driver(Engine(lm)), Sampling(max_new_tokens=4))
     store.keep(given("h:0", source=HOSTILE, text=HOSTILE))
     store.take(Feedback("h:0", thumb=1)).result(10)
-    rows = [dict.fromkeys(("id", "prompt", "text", "why", "reason", "version"), HOSTILE) | {"index": 0, "given_at": HOSTILE}]
+    rows = [
+        dict.fromkeys(("id", "prompt", "text", "why", "reason", "version"), HOSTILE) | {"index": 0, "given_at": HOSTILE}
+    ]
     stubs = {"**/admin/review?*": lambda route: route.fulfill(json={"data": rows})}
     with listening(service, admin_keys=["admin"]) as url:
         page = tab(url, answers=stubs, viewport={"width": 320, "height": 640})

@@ -21,7 +21,7 @@ export class Review {
       if (data.length === 0) queue.append(make("p", { class: "note" }, "Nothing is waiting."));
       this.#state("");
     } catch (error) {
-      queue.replaceChildren(absence(error, "There is no queue here. The server has one with --admin-key-file and --feedback, from the kedge on that has a guard."));
+      queue.replaceChildren(absence(error, "There is no queue here. A server that has one was started with --admin-key-file and --feedback."));
     }
   }
 
