@@ -155,7 +155,7 @@ def until(true, seconds=8.0):
 def test_a_conversation(tab, endless, store):
     """Streamed; with thumbs, a correction and a comment of somebody, kept as they were given."""
     with listening(service_of(endless, Slow, store=store)) as url:
-        page = tab(url)
+        page = tab(url, viewport={"width": 600, "height": 600})
         page.click("#settings summary")
         for name, value in {"annotator": "ann", "max_tokens": "14", "temperature": "0.5", "seed": "3"}.items():
             page.fill(f"[name={name}]", value)
@@ -184,6 +184,9 @@ def test_a_conversation(tab, endless, store):
         page.wait_for_selector(".opinion details:not([open])")
         say(page, "and then")
         page.wait_for_selector(".turn:nth-child(2) .opinion")
+        bottom = "document.querySelector('.turn:last-child').getBoundingClientRect().bottom"
+        assert page.evaluate(f"{bottom} <= document.querySelector('#ask').getBoundingClientRect().top")  # it is seen
+        assert page.evaluate("document.scrollingElement.scrollHeight > innerHeight")
         rows = store.rows()
         assert [(row["thumb"], row["correction"], row["comment"]) for row in rows] == [
             (1, None, None), (0, None, None), (None, "sat on the mat", "too short"),
@@ -420,7 +423,7 @@ QUEUE = [
      "reason": "crime", "version": 2, "given_at": 1_760_000_000.0},
     {"id": "chatcmpl/2", "index": 1, "prompt": [{"role": "user", "content": "Hello"}], "text": "Hm.",
      "why": "disagreement", "reason": "spread 2.1", "version": 2, "given_at": 1_760_000_000.0},
-    {"id": "cmpl-3", "index": 0, "prompt": [5, 6], "text": "", "why": "disagreement", "reason": None,
+    {"id": "cmpl-3", "index": 0, "prompt": [5, 6], "text": None, "why": "disagreement", "reason": None,
      "version": None, "given_at": None},
 ]  # fmt: skip
 
@@ -452,6 +455,7 @@ def test_the_review_queue(tab, lm):
         assert page.locator("#queue .why").all_inner_texts() == [
             "The guard held it back", "The reward models disagree", "The reward models disagree",
         ]  # fmt: skip
+        assert "null" not in page.inner_text("#queue")
         page.click("#queue article:nth-child(1) >> text=It is bad")
         page.wait_for_selector("text=Not kept: the database is busy")
         page.click("#queue article:nth-child(1) >> text=It is bad")

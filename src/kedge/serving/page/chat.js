@@ -11,6 +11,17 @@ const ENDS = {
   stopped: "Stopped. What was not written to its end is not kept, and nothing can be said of it.",
 };
 
+function toEnd() {
+  scrollTo(0, document.documentElement.scrollHeight);
+}
+
+/** Change something at the end of the page, and stay there; whoever reads further up is left alone. */
+function following(change) {
+  const isAtEnd = innerHeight + scrollY >= document.documentElement.scrollHeight - 60;
+  change();
+  if (isAtEnd) toEnd();
+}
+
 /** The view. A turn is `{question, answer, id, version, end, trouble, thumb}`; `end` is null while it is written. */
 export class Chat {
   #writing = null;
@@ -39,6 +50,7 @@ export class Chat {
     const turn = { question, answer: "", id: null, version: null, end: null, trouble: null, thumb: null };
     this.turns.push(turn);
     byId("turns").append(this.#card(turn));
+    toEnd();
     this.#ask(turn);
   }
 
@@ -60,7 +72,7 @@ export class Chat {
     } finally {
       this.#writing = null;
       keep("turns", this.turns);
-      this.#show(turn);
+      following(() => this.#show(turn));
     }
   }
 
@@ -94,9 +106,7 @@ export class Chat {
       }
       turn.answer += piece.text;
       turn.end = piece.end ?? turn.end;
-      const atEnd = innerHeight + scrollY >= document.documentElement.scrollHeight - 60;
-      text.append(shown(piece.text));
-      if (atEnd) scrollTo(0, document.documentElement.scrollHeight);
+      following(() => text.append(shown(piece.text)));
     }
   }
 

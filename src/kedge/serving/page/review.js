@@ -28,7 +28,8 @@ export class Review {
   #card(row) {
     const state = make("output", { role: "status" });
     const correction = make("textarea", { rows: 4, dir: "auto", name: "correction" });
-    correction.value = row.text;
+    const text = row.text ?? "";
+    correction.value = text;
     const verdicts = [["good", "It is good"], ["bad", "It is bad"]].map(
       ([verdict, text]) => button(text, () => judge(verdict), { class: verdict === "bad" ? "danger" : "main" }),
     );
@@ -42,7 +43,7 @@ export class Review {
       ),
       row.reason ? textBlock(row.reason, { class: "reason" }) : "",
       promptBlock(row.prompt),
-      textBlock(row.text, { class: "answer" }),
+      textBlock(text, { class: "answer" }),
       make("details", {}, make("summary", {}, "Correct it"), make("label", {}, "What it should have been", correction)),
       make("div", { class: "row" }, ...verdicts, state),
     );
@@ -50,7 +51,7 @@ export class Review {
     const judge = async (verdict) => {
       const { annotator } = this.app.settings;
       const said = { verdict };
-      if (correction.value.trim() && correction.value !== row.text) said.correction = correction.value;
+      if (correction.value.trim() && correction.value !== text) said.correction = correction.value;
       if (annotator) said.annotator = annotator;
       verdicts.forEach((each) => { each.disabled = true; });
       try {
