@@ -19,10 +19,10 @@ from kedge.serving.http.versions import Versions
 
 
 @contextmanager
-def listening(service, keys=(), admin_keys=()):
-    """``http://127.0.0.1:PORT`` of a server that answers."""
+def listening(service, keys=(), admin_keys=(), port=0, grace=5):
+    """``http://127.0.0.1:PORT`` of a server that answers, and ends what it has begun within ``grace`` seconds."""
     app = create_app(service, keys=keys, admin_keys=admin_keys)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=5))
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", timeout_graceful_shutdown=grace))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

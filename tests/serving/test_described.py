@@ -16,8 +16,9 @@ from kedge.serving.people.tables import open_database
 OPERATIONS = [
     "POST /v1/chat/completions", "POST /v1/completions", "POST /v1/score", "POST /v1/feedback", "GET /v1/models",
     "GET /v1/models/{name}", "GET /health", "GET /ready", "GET /metrics", "GET /admin/versions", "POST /admin/deploy",
-    "POST /admin/rollback", "DELETE /admin/people/{person}", "GET /admin/audit", "GET /admin/review",
-    "POST /admin/review/{id}/{index}",
+    "POST /admin/rollback", "POST /admin/promote", "DELETE /admin/people/{person}", "GET /admin/audit",
+    "GET /admin/quality",
+    "GET /admin/review", "POST /admin/review/{id}/{index}",
 ]  # fmt: skip
 
 MODES = [schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE]

@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
 from kedge import __version__
+from kedge.data.encode import has_template
 from kedge.serving.http.admin import admin_routes
 from kedge.serving.http.asked import Asked, ChatAsked, CompletionAsked, ScoreAsked
 from kedge.serving.http.errors import ApiError, answer_with_errors
@@ -17,6 +18,8 @@ from kedge.serving.http.gate import Gate
 from kedge.serving.http.given import Given, Passing, is_tokens
 from kedge.serving.http.measuring import measure
 from kedge.serving.http.opinions import feedback_routes, given_answer
+from kedge.serving.http.page import page_routes
+from kedge.serving.http.quality import quality_routes
 from kedge.serving.http.reviewing import review_routes
 from kedge.serving.http.service import Answer, Service
 from kedge.serving.http.streams import behind, streamed, timely, unless_gone, whole_choice
@@ -41,10 +44,12 @@ def create_app(service: Service, *, keys: Sequence[str] = (), admin_keys: Sequen
     app = FastAPI(title="kedge", version=__version__, lifespan=living)
     gates = {"/admin": admin_keys, "": keys} if admin_keys else {"": keys}
     app.add_middleware(Gate, keys=gates, body=service.limits.body, metrics=service.metrics)
+    app.include_router(page_routes())
     app.include_router(feedback_routes(service))
     if admin_keys:
         app.include_router(admin_routes(service))
         app.include_router(review_routes(service))
+        app.include_router(quality_routes(service))
     answer_with_errors(app)
     started = int(time.time())
 
@@ -94,7 +99,10 @@ def create_app(service: Service, *, keys: Sequence[str] = (), admin_keys: Sequen
         return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
     def told_of(name: str) -> dict[str, Any]:
-        return {"id": name, "object": "model", "created": started, "owned_by": "kedge"}
+        return {
+            "id": name, "object": "model", "created": started, "owned_by": "kedge",
+            "chat": has_template(service.live.lm.tokenizer), "feedback": service.store is not None,
+        }  # fmt: skip
 
     async def answered(
         request: Request, asked: Asked, version: Version, form: Form, prompts: Sequence[Any], param: str

@@ -8,8 +8,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from kedge.serving.http.errors import ApiError
 from kedge.serving.http.metrics import Metrics
 
-OPEN = ("/health", "/ready")
-"""Answered without a key: a load balancer has none."""
+OPEN = ("/", "/health", "/ready")
+"""Answered without a key: a load balancer has none, nor has a browser before somebody types it into the page."""
+
+OPEN_BELOW = "/page/"
+"""And all of the page's files, which are the same for everybody."""
 
 
 class Gate:
@@ -50,7 +53,7 @@ class Gate:
 
     def _refuse_stranger(self, scope: Scope) -> None:
         keys = next((several for path, several in self.keys.items() if scope["path"].startswith(path)), [])
-        if not keys or scope["path"] in OPEN:
+        if not keys or scope["path"] in OPEN or scope["path"].startswith(OPEN_BELOW):
             return
         given = dict(scope["headers"]).get(b"authorization", b"")
         kind, _, token = given.partition(b" ")
