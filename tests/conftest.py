@@ -166,6 +166,10 @@ class Scripted(torch.nn.Module):
         self.config = transformers.LlamaConfig(vocab_size=vocabulary)
         self.device = torch.device("cpu")
 
+    @property
+    def base_model(self):
+        return self
+
     def get_output_embeddings(self):
         return None
 

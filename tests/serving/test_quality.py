@@ -17,7 +17,19 @@ NOON = 20_000 * 86_400 + 43_200
 
 def answer(name, *, created=NOON, version=1, source="a", tokens=2):
     return GivenAnswer(
-        name, "tiny", version, source, None, "the cat", [1], "sat", [3] * tokens, [-0.5] * tokens, {}, "eos", created
+        name,
+        "tiny",
+        version,
+        source,
+        None,
+        "the cat",
+        [1],
+        "sat",
+        [3] * tokens,
+        [-0.5] * tokens,
+        {},
+        "eos",
+        created=created,
     )
 
 

@@ -74,7 +74,10 @@ def test_from_a_folder_to_an_answer_and_back(tiny_lm, tmp_path, keys):
         (["serve", "x", "--guard", "no-such-file"], "--guard: there is no file no-such-file"),
         (["serve", "x", "--audit", "a.jsonl"], "there is none; give --guard"),
         (["serve", "x", "--api-key-file", "no-such-file"], "no-such-file cannot be read"),
-        (["deploy", "--to", "http://127.0.0.1:9", "--admin-key-file", "k"], "name a run, or say --rollback"),
+        (
+            ["deploy", "--to", "http://127.0.0.1:9", "--admin-key-file", "k"],
+            "name a run, or say --promote, --rollback or --status",
+        ),
         (["deploy", "x", "--to", "http://127.0.0.1:9", "--admin-key-file", "KEYS"], "does not answer"),
         (["deploy", "x", "--to", "what", "--admin-key-file", "KEYS"], "does not answer"),
     ],

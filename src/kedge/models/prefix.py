@@ -91,7 +91,7 @@ def is_prefix(config: Any) -> bool:
 
 def prefix_length(model: PreTrainedModel) -> int:
     """The positions that a model's prefix takes; 0 where it has none."""
-    return int(getattr(trunk_of(model), "prefix_length", 0))
+    return int(getattr(model.base_model, "prefix_length", 0))
 
 
 def prefixes_of(model: nn.Module) -> dict[str, Prefix]:
