@@ -18,6 +18,7 @@ from bugs.surviving import SURVIVING
 from bugs.together import TOGETHER
 from bugs.training import TRAINING
 from bugs.trust_region import TRUST_REGION
+from bugs.trying import TRYING
 from bugs.unseen import UNSEEN
 from bugs.update import UPDATE_MUTANTS
 from bugs.watching import WATCHING
@@ -28,4 +29,5 @@ __all__ = ["MUTANTS", "Mutant"]
 MUTANTS = [
     *CORE, *LOSSES_MUTANTS, *LOWER, *ENGINE_BUGS, *REWARDS, *SURVIVING, *TRAINING, *PPO, *UPDATE_MUTANTS, *TOGETHER,
     *TRUST_REGION, *LOOP_BUGS, *WATCHING, *CONTROL, *PLAN, *UNSEEN, *SEAMS, *RECIPE_BUGS, *LESS, *WORTH, *SERVING,
+    *TRYING,
 ]  # fmt: skip

@@ -1,0 +1,130 @@
+"""Bugs of a canary: who is answered by it, and what is made of its answers."""
+
+from bugs.mutant import Mutant
+
+CANARY, CANARY_TESTS = "serving/http/canary.py", ("tests/serving/test_canary.py",)
+SEQUENTIAL, SEQUENTIAL_TESTS = "evaluation/sequential.py", ("tests/evaluation/test_sequential.py",)
+VERSIONS, VERSIONS_TESTS = "serving/http/versions.py", (*CANARY_TESTS, "tests/serving/test_versions.py")
+
+TRYING = [
+    Mutant(
+        "peeking-costs-nothing",
+        SEQUENTIAL,
+        "(2 * math.log(1 / error) + math.log(whole / variance))",
+        "(2 * math.log(1 / error))",
+        SEQUENTIAL_TESTS,
+        "an interval that holds once is looked at after every answer",
+    ),
+    Mutant(
+        "rare-events-are-sure",
+        SEQUENTIAL,
+        "max(stream.variance, pooled) / stream.count",
+        "stream.variance / stream.count",
+        SEQUENTIAL_TESTS,
+        "thirty answers without one are taken for a proof",
+    ),
+    Mutant(
+        "spread-of-the-population",
+        SEQUENTIAL,
+        "return self.squares / (self.count - 1) if",
+        "return self.squares / self.count if",
+        SEQUENTIAL_TESTS,
+        "two numbers have half their variance",
+    ),
+    Mutant(
+        "always-the-same-people",
+        CANARY,
+        'f"{self.candidate.version.number}:{person}"',
+        'f"{person}"',
+        CANARY_TESTS,
+        "every canary is tried on the same tenth",
+    ),
+    Mutant(
+        "the-other-share",
+        CANARY,
+        "if drawn < self.terms.share else",
+        "if drawn > self.terms.share else",
+        CANARY_TESTS,
+        "nine tenths are answered by what is to be tried on one",
+    ),
+    Mutant(
+        "a-thumb-counts-again-and-again",
+        CANARY,
+        "version = self._wrote.pop(answer, None)",
+        "version = self._wrote.get(answer)",
+        CANARY_TESTS,
+        "one person decides by clicking often enough",
+    ),
+    Mutant(
+        "each-measure-has-all-of-the-error",
+        CANARY,
+        "error=self.terms.error / len(MEASURES)",
+        "error=10 * self.terms.error",
+        CANARY_TESTS,
+        "good versions are rolled back by chance",
+    ),
+    Mutant(
+        "higher-is-worse",
+        CANARY,
+        '(self.better != "lower" and found.high < -spare)',
+        '(self.better != "lower" and found.low > spare)',
+        CANARY_TESTS,
+        "what is better goes back",
+    ),
+    Mutant(
+        "longer-is-all-right",
+        CANARY,
+        'or (self.better != "higher" and found.low > spare)',
+        'or (self.better == "lower" and found.low > spare)',
+        CANARY_TESTS,
+        "a version that writes twice as much is promoted",
+    ),
+    Mutant(
+        "promoted-for-nothing",
+        CANARY,
+        "if speaking and all(",
+        "if known and all(",
+        CANARY_TESTS,
+        "a version that nothing speaks for answers everybody",
+    ),
+    Mutant(
+        "decided-by-a-few",
+        CANARY,
+        ">= self.terms.least",
+        ">= 2",
+        CANARY_TESTS,
+        "three answers decide",
+    ),
+    Mutant(
+        "a-second-canary-forgets-the-first",
+        VERSIONS,
+        "            if self.canary is not None:\n                number",
+        "            if False:\n                number",
+        VERSIONS_TESTS,
+        "a version that is tried stays in memory for ever",
+    ),
+    Mutant(
+        "a-broken-canary-goes-on",
+        VERSIONS,
+        "if self.canary is not None and self.canary.candidate.version is version:",
+        "if False:",
+        VERSIONS_TESTS,
+        "a share of the people gets errors until somebody looks",
+    ),
+    Mutant(
+        "rolled-back-and-kept",
+        VERSIONS,
+        "            self._let_go(tried)\n",
+        "",
+        VERSIONS_TESTS,
+        "what was rolled back stays in memory",
+    ),
+    Mutant(
+        "everybody-is-answered-by-the-present-one",
+        "serving/http/app.py",
+        "asking = service.ask(version, encoded,",
+        "asking = service.ask(service.live, encoded,",
+        CANARY_TESTS,
+        "an answer says that it is another version's",
+    ),
+]
