@@ -44,6 +44,13 @@ def test_what_never_varies_is_known():
     assert difference(moments([2.0, 2.0]), moments([1.0, 1.0]), error=0.05) == Difference(1.0, 1.0, 1.0)
 
 
+def test_thirty_without_a_rare_event_prove_nothing():
+    """One in ten had it before, and none of thirty now: by their own spread these would be sure."""
+    found = difference(moments([0.0] * 30), moments([1.0, *[0.0] * 9] * 30), error=0.05)
+    assert found.mean == pytest.approx(-0.1)
+    assert found.high > 0
+
+
 def test_it_has_no_unit():
     rng = np.random.default_rng(1)
     ours, theirs = rng.normal(0, 1, 60), rng.normal(0.2, 2, 90)

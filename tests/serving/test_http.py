@@ -191,7 +191,13 @@ def test_penalties_keep_words_from_coming_back(client, lm):
         ({"top_logprobs": 2}, None, "top_logprobs: only with logprobs = true"),
         ({"stream_options": {"include_usage": True}}, None, "stream_options: only with stream = true"),
         ({"stream": True, "stream_options": {"every": 1}}, "stream_options.every", "not supported"),
-        ({"response_format": {"type": "json_object"}}, "response_format.type", "'text'"),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "'text'"),
+        ({"response_format": {"type": "json_schema"}}, "response_format", "json_schema: with type"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "no"}}}},
+            "response_format",
+            "'no'",
+        ),
         ({"messages": []}, "messages", "at least 1"),
         ({"messages": [{"role": "user", "content": "a", "tool_calls": []}]}, "messages.0.tool_calls", "not supported"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content", "text alone"),
@@ -243,6 +249,25 @@ def test_errors_have_openais_classes(client, url):
         assert said in answer.json()["error"]["message"]
     assert httpx.get(f"{url}/v1/nothing").json()["error"]["type"] == "invalid_request_error"
     assert httpx.get(f"{url}/v1/chat/completions").status_code == 405
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_of_a_schema(client, stream):
+    schema = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 9}},
+              "required": ["n"], "additionalProperties": False}  # fmt: skip
+    asked = {"model": "tiny", "messages": CHAT, "max_tokens": 40, "seed": 1, "n": 3}
+    form = {"type": "json_schema", "json_schema": {"name": "number", "schema": schema, "strict": True}}
+    if stream:
+        texts = [""] * 3
+        for chunk in client.chat.completions.create(**asked, response_format=form, stream=True):
+            for choice in chunk.choices:
+                texts[choice.index] += choice.delta.content or ""
+    else:
+        texts = [each.message.content for each in client.chat.completions.create(**asked, response_format=form).choices]
+    assert all(json.loads(text)["n"] in range(10) for text in texts)
+    told = client.chat.completions.create(**asked, response_format={"type": "json_object"}).choices
+    assert all(each.message.content.startswith("{") for each in told)
+    assert client.chat.completions.create(**asked, response_format={"type": "text"}).choices
 
 
 def test_models_and_scores(client, url, service):

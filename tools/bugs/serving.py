@@ -3,6 +3,7 @@
 from bugs.mutant import Mutant
 
 HTTP = ("tests/serving/test_http.py",)
+VERSIONS = ("tests/serving/test_versions.py",)
 PEOPLE = ("tests/serving/test_people.py",)
 WATCH = ("tests/serving/test_watch.py",)
 GUARD = ("tests/serving/test_guard.py",)
@@ -86,26 +87,26 @@ SERVING = [
     ),
     Mutant(
         "nan-weights-answer",
-        "serving/http/versions.py",
+        "serving/http/version.py",
         "if not torch.isfinite(weight).all():",
         "if False:",
-        HTTP,
+        VERSIONS,
         "weights that are not finite take the place of those that are",
     ),
     Mutant(
         "another-tokenizer-answers",
-        "serving/http/versions.py",
+        "serving/http/version.py",
         "if ours.get_vocab() != theirs.get_vocab():",
         "if False:",
-        HTTP,
+        VERSIONS,
         "prompts are encoded by one tokenizer for the model of another",
     ),
     Mutant(
         "old-versions-stay",
         "serving/http/versions.py",
-        "former.retired = True",
-        "former.retired = False",
-        HTTP,
+        "version.retired = True",
+        "version.retired = False",
+        VERSIONS,
         "each deployment leaves a model in memory",
     ),
     Mutant(

@@ -1,10 +1,12 @@
-"""Bugs of a canary: who is answered by it, and what is made of its answers."""
+"""Bugs of a canary, and of answers that are held to a schema."""
 
 from bugs.mutant import Mutant
 
 CANARY, CANARY_TESTS = "serving/http/canary.py", ("tests/serving/test_canary.py",)
 SEQUENTIAL, SEQUENTIAL_TESTS = "evaluation/sequential.py", ("tests/evaluation/test_sequential.py",)
 VERSIONS, VERSIONS_TESTS = "serving/http/versions.py", (*CANARY_TESTS, "tests/serving/test_versions.py")
+
+SCHEMA_TESTS = ("tests/sampling/test_schemas.py",)
 
 TRYING = [
     Mutant(
@@ -126,5 +128,29 @@ TRYING = [
         "asking = service.ask(service.live, encoded,",
         CANARY_TESTS,
         "an answer says that it is another version's",
+    ),
+    Mutant(
+        "spaces-for-ever",
+        "sampling/local/schemas.py",
+        '{"whitespace_flexible": False}',
+        "{}",
+        SCHEMA_TESTS,
+        "an answer of a schema never ends",
+    ),
+    Mutant(
+        "one-place-in-the-grammar-for-all",
+        "sampling/local/schemas.py",
+        "self._ready[schema].deep_copy()",
+        "self._ready[schema]",
+        SCHEMA_TESTS,
+        "answers of one schema go on from one another's place",
+    ),
+    Mutant(
+        "a-schema-behind-the-draw",
+        "sampling/local/penalties.py",
+        "if (constraint := requests[row].constraint) is not None:",
+        "if (constraint := requests[0].constraint) is not None:",
+        SCHEMA_TESTS,
+        "one request's schema holds another one's answer",
     ),
 ]

@@ -51,6 +51,8 @@ class Sampling:
     """The same, as often as it has it."""
     logit_bias: tuple[tuple[int, float], ...] = ()
     """``(token, added to its logit)``, each token once."""
+    json_schema: str | None = None
+    """The answer is JSON that this schema takes, unless it is cut off; written as JSON itself."""
 
     def __post_init__(self) -> None:
         stops = self.stop_strings
@@ -89,7 +91,8 @@ class Sampling:
     @property
     def is_biased(self) -> bool:
         """Whether logits are changed before anything is drawn."""
-        return bool(self.presence_penalty or self.frequency_penalty or self.logit_bias)
+        changed = self.presence_penalty or self.frequency_penalty or self.logit_bias
+        return bool(changed) or self.json_schema is not None
 
     @property
     def distribution(self) -> tuple[float, ...]:

@@ -19,6 +19,7 @@ from kedge.models.device import computed_in
 from kedge.sampling.completion import Completion
 from kedge.sampling.local.engine import Engine
 from kedge.sampling.local.request import Request
+from kedge.sampling.local.schemas import Schemas
 from kedge.sampling.sampler import Sampler
 from kedge.sampling.settings import Sampling
 
@@ -85,6 +86,11 @@ class Driver(Sampler):
         self._closed = False
         self._thread = Thread(target=self._drive, name="engine", daemon=True)
         self._thread.start()
+
+    @property
+    def schemas(self) -> Schemas:
+        """That answers may be asked to have."""
+        return self._engine.schemas
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, seed: int = 0, first_request: int = 0

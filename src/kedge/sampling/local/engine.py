@@ -20,6 +20,7 @@ from kedge.sampling.completion import Completion
 from kedge.sampling.local.columns import ColumnDecoder
 from kedge.sampling.local.penalties import penalised
 from kedge.sampling.local.request import Request
+from kedge.sampling.local.schemas import Schemas
 from kedge.sampling.local.slots import SlotDecoder, slot_decoder
 from kedge.sampling.sampler import Sampler
 from kedge.sampling.settings import Sampling, fixed_point, random_stream, refuse_broken_logits
@@ -67,6 +68,8 @@ class Engine(Sampler):
         self._alike: list[tuple[Request, Tensor]] = []  # rows that draw alike, and one of them; none if all do
         self._last = torch.zeros(0, dtype=torch.long, device=language_model.device)  # each active row's last token
         self._decoder: SlotDecoder | ColumnDecoder | None = None
+        self.schemas = Schemas(language_model.tokenizer, language_model.eos_ids, vocabulary_rows(language_model.model))
+        """That answers may be asked to have."""
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, seed: int = 0, first_request: int = 0
@@ -349,7 +352,8 @@ class Engine(Sampler):
         if any(not 0 <= token < known for token, _ in sampling.logit_bias):
             raise DataError(f"{name}: logit_bias names tokens outside 0 to {known - 1}, which the model knows")
         uniform = random_stream(seed, number, sampling.max_new_tokens).tolist()
-        return Request(prompt, sampling, uniform, self.lm.tokenizer, self.lm.eos_ids)
+        constraint = None if sampling.json_schema is None else self.schemas.begin(sampling.json_schema)
+        return Request(prompt, sampling, uniform, self.lm.tokenizer, self.lm.eos_ids, constraint)
 
 
 def _likeliest(requests: Sequence[Request], tokens: Tensor, logprobs: Tensor) -> list[list[Likeliest]]:

@@ -1,4 +1,4 @@
-"""What requests add to their logits before a token is drawn: biases of tokens, and penalties on what is written."""
+"""What requests do to their logits before a token is drawn: biases, penalties on what is written, a schema."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +10,8 @@ from kedge.sampling.local.request import Request
 
 
 def penalised(logits: Tensor, requests: Sequence[Request]) -> Tensor:
-    """Logits ``[n, V]``, less each request's penalties (as OpenAI's API defines them) and with its biases.
+    """Logits ``[n, V]``, less each request's penalties (as OpenAI's API defines them), with its biases, and minus
+    infinity for what its schema does not allow.
 
     Args:
         logits: of the next token of each request.
@@ -26,6 +27,8 @@ def penalised(logits: Tensor, requests: Sequence[Request]) -> Tensor:
         into.index_add_(
             0, torch.tensor([*added], dtype=torch.long, device=into.device), into.new_tensor([*added.values()])
         )
+        if (constraint := requests[row].constraint) is not None:
+            into.masked_fill_(~constraint.allowed().to(into.device), -torch.inf)
     return logits.index_copy(0, torch.tensor(rows, device=logits.device), changed)
 
 

@@ -6,6 +6,7 @@ from functools import cached_property
 
 from kedge.data.encode import HALF, Tokenizer, decode_answer
 from kedge.sampling.completion import Completion, FinishReason
+from kedge.sampling.local.schemas import Constraint
 from kedge.sampling.local.text import GrowingText
 from kedge.sampling.settings import Sampling
 
@@ -20,6 +21,8 @@ class Request:
     """``max_new_tokens`` random numbers in [0, 1), one a token."""
     tokenizer: Tokenizer = field(repr=False)
     eos_ids: Sequence[int] = ()
+    constraint: Constraint | None = field(default=None, repr=False)
+    """Of its schema, where there is one."""
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
@@ -69,6 +72,8 @@ class Request:
             version: of the weights.
             top: the likeliest tokens in its place, ``(id, nats)``.
         """
+        if self.constraint is not None:
+            self.constraint.take(token)
         self.ids.append(token)
         self.logprobs.append(logprob)
         self.versions.append(version)

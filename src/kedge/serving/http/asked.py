@@ -1,5 +1,6 @@
 """What a client may ask, by OpenAI's names. A parameter that is not here is refused, and none is ignored."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -59,6 +60,7 @@ class Asked(Strict, ABC):
         default_factory=dict, max_length=MOST_BIASES
     )
     user: Kept | None = Field(None, max_length=256)
+    response_format: "Format | None" = None
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -116,6 +118,7 @@ class Asked(Strict, ABC):
                 presence_penalty=self.presence_penalty,
                 frequency_penalty=self.frequency_penalty,
                 logit_bias=tuple(sorted(self.logit_bias.items())),
+                json_schema=None if self.response_format is None else self.response_format.schema_text,
             )
         except ConfigError as error:
             raise ValueError(str(error)) from None
@@ -144,10 +147,34 @@ class Message(Strict):
         return "".join(str(part.get("text", "")) for part in content)
 
 
-class TextFormat(Strict):
-    """The one that every model has."""
+class Schema(Strict):
+    """Of JSON. What is optional is as good as absent in OpenAI's; here all of it is held to."""
 
-    type: Literal["text"]
+    name: str = Field(max_length=64)
+    description: str | None = None
+    strict: bool | None = None
+    json_schema: dict[str, Any] = Field(alias="schema")
+
+
+class Format(Strict):
+    """Of an answer."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: Schema | None = None
+
+    @model_validator(mode="after")
+    def _go_together(self) -> "Format":
+        if (self.json_schema is None) is (self.type == "json_schema"):
+            raise ValueError("json_schema: with type = json_schema, and with no other")
+        return self
+
+    @property
+    def schema_text(self) -> str | None:
+        """The schema as JSON; None: any text will do."""
+        if self.type == "text":
+            return None
+        schema = {"type": "object"} if self.json_schema is None else self.json_schema.json_schema
+        return json.dumps(schema)
 
 
 class ChatAsked(Asked):
@@ -157,7 +184,6 @@ class ChatAsked(Asked):
     max_completion_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS)
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=MOST_LIKELIEST)
-    response_format: TextFormat | None = None
 
     @model_validator(mode="after")
     def _go_together(self) -> "ChatAsked":

@@ -217,6 +217,7 @@ class Asking:
         self.service._waiting += len(self.prompts)
         self.version.answers += len(self.prompts)
         try:
+            await self._make_ready()
             for number, ids in enumerate(self.prompts):
                 self.answers.append(self._answer(ids, number))
         except BaseException:
@@ -231,6 +232,14 @@ class Asking:
             self.service.versions.broke(self.version, f"an answer could not be written: {type(broken).__name__}")
         if self.version.retired:
             await asyncio.to_thread(self.version.close_if_idle)
+
+    async def _make_ready(self) -> None:
+        """A schema that has not been asked for before takes its time, in which others are answered."""
+        if self.sampling.json_schema is not None:
+            try:
+                await asyncio.to_thread(self.version.schemas.begin, self.sampling.json_schema)
+            except DataError as error:
+                raise ApiError(400, str(error), param="response_format", code="invalid_value") from None
 
     def _answer(self, ids: Sequence[int], number: int) -> Answer:
         loop, pieces = asyncio.get_running_loop(), asyncio.Queue[str | None]()

@@ -10,6 +10,7 @@ from kedge.errors import ModelError
 from kedge.models.language_model import LanguageModel, load_language_model
 from kedge.sampling.local.driver import Driver
 from kedge.sampling.local.engine import Engine
+from kedge.sampling.local.schemas import Schemas
 from kedge.sampling.settings import Sampling
 from kedge.serving.chat import trained_sampling
 
@@ -32,6 +33,11 @@ class Version:
     """Of its own that somebody waits for."""
     retired: bool = False
     """Whether it goes with the last of them."""
+
+    @property
+    def schemas(self) -> Schemas:
+        """That its answers may be asked to have."""
+        return self.driver.schemas
 
     @property
     def fingerprint(self) -> str:
