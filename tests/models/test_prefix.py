@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft import PeftModel, PrefixTuningConfig, get_peft_model
 from safetensors.torch import load_file
-from transformers import AttentionInterface, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AttentionInterface, AutoModelForCausalLM, AutoModelForSequenceClassification, OPTConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from kedge.errors import ConfigError, ModelError
@@ -12,7 +12,7 @@ from kedge.models.adapters import adapter_of, add_adapter, base_within, merge
 from kedge.models.critic import new_critic
 from kedge.models.forward import forward_tokens
 from kedge.models.language_model import load_language_model
-from kedge.models.prefix import PREFIXED, SPREAD, prefix_length, prefixes_of
+from kedge.models.prefix import PREFIXED, SPREAD, prefix_length, prefixes_of, saved_form
 from kedge.models.reward_loading import load_reward_model, new_reward_model
 from kedge.models.reward_model import adapted_part
 from kedge.sampling.local.columns import ColumnDecoder
@@ -83,6 +83,27 @@ def test_no_architecture_is_left_out(arch):
 def test_one_that_it_does_not_go_with_is_refused(tiny_lm, kind):
     with pytest.raises(ConfigError, match=f"adapter.method: prefix_tuning does not go with .*{OTHERS[kind]}"):
         add_adapter(tiny_lm(kind).model, PREFIX, seed=0)
+
+
+def test_a_model_that_calls_only_a_part_of_its_trunk(tmp_path, tiny_tokenizer):
+    """OPT's head is behind the decoder within the trunk: the text's positions must be right there too."""
+    config = OPTConfig(
+        vocab_size=len(tiny_tokenizer), hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=64, word_embed_proj_dim=32,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    model.save_pretrained(tmp_path)
+    add_adapter(model, PREFIX, seed=1)
+    theirs = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(tmp_path),
+        PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+    ).eval()
+    saved = saved_form(prefixes_of(model), model.state_dict())["prompt_embeddings"]
+    theirs.prompt_encoder["default"].load_prompt_embeddings(saved)
+    with torch.no_grad():
+        want = theirs(input_ids=TOKENS, attention_mask=torch.ones_like(TOKENS)).logits
+    assert torch.allclose(logits(model), want, atol=1e-5)
 
 
 def test_another_attention_is_refused_and_not_replaced(base):

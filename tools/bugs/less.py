@@ -326,7 +326,7 @@ LESS = [
     Mutant(
         "text-on-the-prefix's-positions",
         PREFIXES,
-        '"position_ids": places + trunk.prefix_length}',
+        '"position_ids": places + module.prefix_length}',
         '"position_ids": places}',
         PREFIX_TESTS,
         "PEFT reads another model than was trained",
@@ -342,7 +342,7 @@ LESS = [
     Mutant(
         "prefix-not-tried-out",
         PREFIXES,
-        "if detect_fake_mode(list(trunk.parameters())) is None and not _tried_out(trunk):",
+        "if detect_fake_mode(list(trunk.parameters())) is None and not _tried_out(model):",
         "if False:",
         PREFIX_TESTS,
         "an architecture that reads it otherwise is trained",

@@ -18,6 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from kedge.errors import ConfigError
+from kedge.models.bottom import layers_of
 from kedge.models.head import agree, in_eval_mode, last_hidden, trunk_of, vocabulary_rows
 
 METHOD = "prefix_tuning"
@@ -72,8 +73,8 @@ AttentionInterface.register(PREFIXED, prefixed_attention)
 AttentionMaskInterface.register(PREFIXED, sdpa_mask)
 
 
-def behind_the_prefix(trunk: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    """The call of a trunk, with its text on the positions behind the prefix."""
+def behind_the_prefix(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """The call of the module that runs the layers, with its text on the positions behind the prefix."""
     places = kwargs.get("position_ids")
     if places is None:
         tokens = args[0] if args else kwargs.get("input_ids")
@@ -81,7 +82,7 @@ def behind_the_prefix(trunk: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
         cache = kwargs.get("past_key_values")
         done = 0 if cache is None else cache.get_seq_length()
         places = torch.arange(done, done + tokens.shape[1], device=tokens.device)[None]
-    return args, kwargs | {"position_ids": places + trunk.prefix_length}
+    return args, kwargs | {"position_ids": places + module.prefix_length}
 
 
 def is_prefix(config: Any) -> bool:
@@ -89,9 +90,9 @@ def is_prefix(config: Any) -> bool:
     return getattr(config, "peft_type", None) == "PREFIX_TUNING"
 
 
-def prefix_length(model: PreTrainedModel) -> int:
+def prefix_length(model: nn.Module) -> int:
     """The positions that a model's prefix takes; 0 where it has none."""
-    return int(getattr(model.base_model, "prefix_length", 0))
+    return next((prefix.keys.shape[1] for prefix in prefixes_of(model).values()), 0)
 
 
 def prefixes_of(model: nn.Module) -> dict[str, Prefix]:
@@ -139,25 +140,31 @@ def add_prefix(model: PreTrainedModel, config: Any, generator: torch.Generator |
         raise ConfigError(f"{refused}, whose attention is computed by {how!r} and not by 'sdpa'; take lora")
     attentions = [module for module in trunk.modules() if type(module).__name__.endswith("Attention")]
     layers = _cached(trunk)
-    if len(layers) != len(attentions) or len({layer.keys.shape for layer in layers}) > 1:
+    if not layers or len(layers) != len(attentions) or len({layer.keys.shape for layer in layers}) > 1:
         raise ConfigError(f"{refused}, which keeps something else than keys and values of one size a layer; take lora")
     for attention, layer in zip(attentions, layers, strict=True):
         sizes = [(each.shape[1], count, each.shape[3]) for each in (layer.keys, layer.values)]
-        drawn = [SPREAD * torch.randn(size, generator=generator) for size in sizes]
-        attention.prefix = Prefix(*(numbers.to(trunk.device) for numbers in drawn))
+        attention.prefix = Prefix(*(torch.randn(size, generator=generator).to(trunk.device) for size in sizes))
     heads, width = layers[0].keys.shape[1], layers[0].keys.shape[3]
     config.num_layers, config.num_attention_heads, config.token_dim = len(layers), heads, heads * width
     config.num_transformer_submodules = 1
-    _put_to_use(trunk, count)
-    if detect_fake_mode(list(trunk.parameters())) is None and not _tried_out(trunk):
+    _runs_layers(trunk).prefix_length = count
+    _runs_layers(trunk).register_forward_pre_hook(behind_the_prefix, with_kwargs=True)
+    trunk.config._attn_implementation = PREFIXED
+    if detect_fake_mode(list(trunk.parameters())) is None and not _tried_out(model):
         raise ConfigError(f"{refused}, which does not read it as the beginning of its cache; take lora")
+    with torch.no_grad():
+        for prefix in prefixes_of(trunk).values():
+            prefix.keys.mul_(SPREAD)
+            prefix.values.mul_(SPREAD)
     model.peft_config = {"default": config}
 
 
-def _put_to_use(trunk: Any, count: int) -> None:
-    trunk.prefix_length = count
-    trunk.register_forward_pre_hook(behind_the_prefix, with_kwargs=True)
-    trunk.config._attn_implementation = PREFIXED
+def _runs_layers(trunk: PreTrainedModel) -> Any:
+    """The module whose forward pass goes through a trunk's layers: the trunk itself, or a part of it."""
+    layers = layers_of(trunk)
+    lists = (each for each in trunk.modules() if any([*child.children()] == layers for child in each.children()))
+    return next(lists)
 
 
 @torch.no_grad()
@@ -166,28 +173,38 @@ def _cached(trunk: PreTrainedModel) -> Sequence[Any]:
     cache = DynamicCache(config=trunk.config)
     tokens = torch.arange(2, device=trunk.device)[None] % vocabulary_rows(trunk)
     with in_eval_mode(trunk):
-        trunk(input_ids=tokens, past_key_values=cache, use_cache=True)
-    usual = all(type(layer) is DynamicLayer and layer.keys is not None for layer in cache.layers)
+        try:
+            trunk(input_ids=tokens, past_key_values=cache, use_cache=True)
+        # What an architecture raises that keeps something else is its own code's.
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError):
+            return ()
+    usual = all(type(each) is DynamicLayer and each.keys is not None and each.keys.dim() == 4 for each in cache.layers)
     return cache.layers if usual else ()
 
 
 @torch.no_grad()
-def _tried_out(trunk: Any) -> bool:
-    """Whether a trunk with its prefix gives what it gives without, from a cache that begins with it."""
+def _tried_out(model: PreTrainedModel) -> bool:
+    """Whether a model with its prefix gives what it gives without, from a cache that begins with it: its trunk alone,
+    and within all of it."""
+    trunk: Any = trunk_of(model)
     tokens = torch.arange(10, device=trunk.device).view(2, 5) % vocabulary_rows(trunk)
     cache = DynamicCache(config=trunk.config)
     for number, prefix in enumerate(prefixes_of(trunk).values()):
         keys, values = (part.to(trunk.dtype).expand(2, -1, -1, -1) for part in (prefix.keys, prefix.values))
         cache.update(keys, values, number)
-    with in_eval_mode(trunk):
+    seen: list[Tensor] = []
+    with in_eval_mode(model):
         ours = last_hidden(trunk, tokens)
+        hook = _runs_layers(trunk).register_forward_hook(lambda *call: seen.append(call[-1].last_hidden_state))
+        model(input_ids=tokens, use_cache=False)
+        hook.remove()
         places = torch.arange(5, device=trunk.device)[None]
         trunk.config._attn_implementation = "sdpa"
         try:
             theirs = trunk(input_ids=tokens, position_ids=places, past_key_values=cache, use_cache=True)
         finally:
             trunk.config._attn_implementation = PREFIXED
-    return agree(ours, theirs.last_hidden_state)
+    return all(agree(each, theirs.last_hidden_state) for each in (ours, *seen))
 
 
 def saved_form(prefixes: Mapping[str, Prefix], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
