@@ -196,7 +196,7 @@ def test_penalties_keep_words_from_coming_back(client, lm):
         (
             {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "no"}}}},
             "response_format",
-            "'no'",
+            "Invalid type: no",
         ),
         ({"messages": []}, "messages", "at least 1"),
         ({"messages": [{"role": "user", "content": "a", "tool_calls": []}]}, "messages.0.tool_calls", "not supported"),
@@ -409,14 +409,15 @@ def test_a_model_that_breaks_is_an_error_and_harms_nobody_else(lm, monkeypatch, 
 def test_metrics(lm):
     service = service_of(lm)
     with listening(service) as url:
-        client_of(url).completions.create(model="tiny", prompt="the", max_tokens=5, logit_bias={1: -100})
+        told = client_of(url).completions.create(model="tiny", prompt="the", max_tokens=5, logit_bias={1: -100}, n=2)
         httpx.get(f"{url}/nothing/<b>")
         page = httpx.get(f"{url}/metrics").text
     values = dict(line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#"))
-    assert float(values["kedge_answer_tokens_total"]) == 5
+    assert float(values["kedge_answer_tokens_total"]) == 10
+    assert float(values["kedge_prompt_tokens_total"]) == told.usage.prompt_tokens
     assert float(values['kedge_requests_total{route="/v1/completions",status="200"}']) == 1
     assert float(values['kedge_requests_total{route="none",status="404"}']) == 1
-    assert float(values["kedge_time_to_first_token_seconds_count"]) == 1
+    assert float(values["kedge_time_to_first_token_seconds_count"]) == 2
     assert math.isfinite(float(values["kedge_time_per_token_seconds_sum"]))
     assert float(values["kedge_batch_size"]) == 0
     assert "<b>" not in page

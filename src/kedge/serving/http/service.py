@@ -260,5 +260,6 @@ class Asking:
         self.service._waiting -= len(self.prompts)
         self.version.answers -= len(self.prompts)
         self.version.driver.cancel(*(answer.ticket for answer in self.answers))
-        self.service.metrics.prompt_tokens.inc(sum(len(ids) for ids in self.prompts[: len(self.answers)]))
+        begun = {id(ids): len(ids) for ids in self.prompts[: len(self.answers)]}  # of n answers it is one and the same
+        self.service.metrics.prompt_tokens.inc(sum(begun.values()))
         self.service.metrics.answer_tokens.inc(sum(len(answer.ticket.request.ids) for answer in self.answers))
