@@ -374,3 +374,23 @@ def test_without_peft(tiny_lm, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(ConfigError, match=r"adapter: needs PEFT; pip install 'kedge\[adapters\]'"):
         add_adapter(tiny_lm("llama").model, LORA, seed=1)
+
+
+def test_a_classifier_of_several_labels_that_peft_has_saved(base, tmp_path):
+    """Its score is the log-odds of the label that is named, as of a classifier without an adapter."""
+    from peft import LoraConfig, get_peft_model
+
+    plain = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
+    theirs = stirred(get_peft_model(plain, LoraConfig(r=2, task_type="SEQ_CLS"))).eval()
+    theirs.save_pretrained(tmp_path / "theirs")
+    load_language_model(base, device="cpu").tokenizer.save_pretrained(tmp_path / "theirs")
+    with pytest.raises(ModelError, match=r'label = "..." of LABEL_0, LABEL_1, LABEL_2'):
+        load_reward_model(tmp_path / "theirs", device="cpu")
+    for merged in (True, False):
+        reward = load_reward_model(tmp_path / "theirs", device="cpu", label="LABEL_2", merged=merged)
+        ids = torch.tensor([reward.encode_whole("the cat")])
+        with torch.no_grad():
+            theirs.base_model.config.pad_token_id = 0
+            shares = theirs(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0].softmax(-1)
+        odds = (shares[2] / (1 - shares[2])).log()
+        assert reward.score(["the cat"]) == pytest.approx([float(odds)], abs=1e-4)

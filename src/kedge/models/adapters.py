@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch._guards import detect_fake_mode
@@ -206,6 +207,17 @@ def prefix_in(folder: str | Path) -> int:
         return 0
     config = peft_library().PeftConfig.from_pretrained(str(folder))
     return int(config.num_virtual_tokens) if is_prefix(config) else 0
+
+
+def labels_in(folder: str | Path) -> int | None:
+    """Outputs of the score head that is saved beside an adapter; None where there is none."""
+    path = Path(folder) / WEIGHTS_FILE
+    if not path.is_file():
+        return None
+    with safe_open(path, "pt") as file:
+        heads = [name for name in file.keys() if {*name.split(".")} & {*HEADS} and name.endswith(".weight")]  # noqa: SIM118
+        last = next((name for name in heads if name.endswith("out_proj.weight")), heads[0] if len(heads) == 1 else None)
+        return None if last is None else int(file.get_slice(last).get_shape()[0])
 
 
 def attach(model: PreTrainedModel, folder: str | Path, *, headless: bool = False, outlined: bool = False) -> None:

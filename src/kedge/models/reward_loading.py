@@ -8,7 +8,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from kedge.errors import ModelError
-from kedge.models.adapters import base_of
+from kedge.models.adapters import base_of, labels_in
 from kedge.models.device import Device
 from kedge.models.loading import (
     DType,
@@ -111,7 +111,7 @@ def load_reward_model(
     if not _is_classified(folder, trust_remote_code):
         raise ModelError(f"{source}: no {ScalarModel.head_file} in it; train one with `kedge reward`")
     if base_of(folder) != folder:  # which has another head, or none
-        how["num_labels"] = reading.width
+        how["num_labels"] = labels_in(folder) or reading.width
     model, missing = open_model(AutoModelForSequenceClassification, folder, **how)
     refuse_missing_weights(missing, source, "this is no reward model; train one with `kedge reward`")
     outputs = getattr(model.config, "num_labels", 1)
