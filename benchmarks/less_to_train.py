@@ -1,4 +1,4 @@
-"""What is learnt where less is trained: stories3M to happier stories, the whole model, LoRA, half of the layers, both.
+"""What is learnt where less is trained: happier stories; all of stories3M, LoRA, a prefix, half of the layers, both.
 
     python benchmarks/less_to_train.py [--seeds 0 1 2] [--steps 30]
 
@@ -23,6 +23,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "whole": {"learning_rate": 1e-4},
     "lora": {"learning_rate": 1e-3, "adapter": LORA},
     "half": {"learning_rate": 1e-4, "num_layers_unfrozen": 3},
+    "prefix": {"learning_rate": 0.1, "adapter": {"method": "prefix_tuning", "num_virtual_tokens": 20}},
     "half, lora": {"learning_rate": 1e-3, "adapter": LORA, "num_layers_unfrozen": 3},
 }
 analyzer = SentimentIntensityAnalyzer()
@@ -53,11 +54,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS])
     arguments = parser.parse_args()
     torch.set_num_threads(2)
     runs: dict[str, list[dict[str, float]]] = {}
     for seed in arguments.seeds:
-        for way in WAYS:
+        for way in arguments.ways:
             runs.setdefault(way, []).append(learnt(way, seed, arguments.steps))
             print(way, seed, runs[way][-1], flush=True)
     rows = [
