@@ -1,7 +1,7 @@
 """Answers and feedback on their way to the database: one thread writes, in the order in which they came."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, replace
 from queue import Empty, SimpleQueue
@@ -11,7 +11,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine, and_, case, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from kedge.errors import KedgeError
+from kedge.errors import DataError, KedgeError
+from kedge.serving.people.importing import add
 from kedge.serving.people.tables import answers, feedback
 
 AT_ONCE = 256
@@ -113,6 +114,22 @@ class Store:
             The number of the feedback, once it is on disk. Or NoSuchAnswerError, AlreadyReviewedError, NotKeptError.
         """
         return self._order(lambda connection: _review(connection, given))
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> "Future[int]":
+        """Write down feedback from elsewhere, with its answers: all of it, or none.
+
+        Args:
+            rows: of :func:`kedge.serving.people.importing.read_feedback`.
+
+        Returns:
+            How many feedbacks were not there yet, once they are on disk. Or DataError, NotKeptError.
+        """
+        return self._order(lambda connection: add(connection, rows))
+
+    def prompts(self) -> list[Any]:
+        """What was asked: the prompt of every answer that was given, in the order in which they came."""
+        with self._reading() as connection:
+            return [*connection.scalars(select(answers.c.prompt).order_by(answers.c.created, answers.c.id))]
 
     def measured(self, answer: str, disagreement: float) -> None:
         """Write down how far reward models are apart about an answer, soon."""
@@ -222,7 +239,7 @@ class Store:
                 for write, done in writes:
                     try:
                         results.append((done, write(connection)))
-                    except NotKeptError as error:  # before anything of it was written
+                    except (NotKeptError, DataError) as error:  # before anything of it was written
                         results.append((done, error))
         except SQLAlchemyError as error:
             said = getattr(error, "orig", None) or error
