@@ -9,6 +9,7 @@ from threading import Lock, Thread
 from typing import Any
 
 from sqlalchemy import Connection, Engine, and_, case, delete, func, insert, or_, select, update
+from sqlalchemy.exc import DataError as ValueRefused
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from kedge.errors import DataError, KedgeError
@@ -241,13 +242,14 @@ class Store:
                         results.append((done, write(connection)))
                     except (NotKeptError, DataError) as error:  # before anything of it was written
                         results.append((done, error))
-        except SQLAlchemyError as error:
-            said = getattr(error, "orig", None) or error
-            results = [(done, NotKeptError(f"the database cannot be written: {said}")) for _, done in writes]
         except Exception as error:  # noqa: BLE001  whatever it is, callers in other threads wait for it
-            self.lost += len(self._unkept)  # something in them can never be written
-            self._unkept = []
-            results = [(done, NotKeptError(f"it cannot be written: {error}")) for _, done in writes]
+            said = getattr(error, "orig", None) or error
+            if isinstance(error, SQLAlchemyError) and not isinstance(error, ValueRefused):
+                said = f"the database cannot be written: {said}"
+            else:
+                self.lost += len(self._unkept)  # something in them can never be written
+                self._unkept, said = [], f"it cannot be written: {said}"
+            results = [(done, NotKeptError(said)) for _, done in writes]
         else:
             self._unkept = []
         for done, result in results:
@@ -270,9 +272,10 @@ def _take(connection: Connection, given: Feedback) -> int:
     try:
         with connection.begin_nested():
             number = connection.execute(insert(feedback).values(**asdict(given))).inserted_primary_key
-    except IntegrityError:  # that key is there already
+    except IntegrityError:  # that key is there already; or another server has just deleted the answer
         number = connection.execute(select(feedback.c.number).where(feedback.c.key == given.key)).first()
-    assert number is not None
+    if number is None:
+        raise NoSuchAnswerError(f"there is no answer {given.answer!r} any more")
     return int(number[0])
 
 
