@@ -36,7 +36,8 @@ class GateConfig(Config):
     """Scores the answers to the anchors, whose columns it gets; best one whose scores are between 0 and 1. ``none``:
     the round's reward model, whose zero means nothing."""
     hold_out: float = Field(0.2, gt=0, lt=1)
-    """Share of the prompts, of people's and of the anchors', that are asked here and never trained on."""
+    """Share of the prompts, of people's and of the anchors', that are asked here; PPO never trains on them, in
+    any round."""
 
 
 class LoopRecipe(Config):
