@@ -9,10 +9,12 @@ import pytest
 from listeners import listening, service_of
 
 from kedge import cli
-from kedge.errors import ConfigError, DataError
+from kedge.cli.app import _how_to_go_on
+from kedge.errors import ConfigError, DataError, Stopped
 from kedge.models.language_model import load_language_model
 from kedge.recipes.loop_table import GateConfig, LoopRecipe
 from kedge.recipes.recipe import Recipe
+from kedge.recipes.stages.supervised import RewardStage
 from kedge.serving.http.canary import Terms
 from kedge.serving.loop.gate import decided
 from kedge.serving.loop.heard import heard
@@ -251,8 +253,11 @@ def test_killed_at_every_arrow_it_ends_with_the_same_models(processes, made, tmp
         ("feedback", 5), ("reward", 1), ("reward", 5), ("reward", 9), ("ppo", 2), ("ppo", 5), ("ppo", 3),
         ("evaluate", 1), ("evaluate", 3), ("gate", 1),
     ]  # fmt: skip
-    codes = [ends(processes, path, at) for at in moments]
-    assert codes == [-9] * len(moments)
+    went_on = []
+    for at in moments:
+        assert ends(processes, path, at) == -9, at
+        went_on.append(sorted(found.name for found in tmp_path.glob("loop/*/*/checkpoints/step-*")))
+    assert went_on[-1] == went_on[moments.index(("evaluate", 1))]  # what is finished is left alone
     assert ends(processes, path) == 0
     assert models(tmp_path / "loop") == whole
     again = json.loads((tmp_path / "loop/round-0001/evaluation.json").read_text())
@@ -264,6 +269,20 @@ def test_killed_at_every_arrow_it_ends_with_the_same_models(processes, made, tmp
     assert made_from["reward"]["base"] == made_from["ppo"]["base"] == str(tmp_path / "model")
     assert made_from["ppo"]["reward_model"] == str(tmp_path / "loop/round-0001/reward")
     assert made_from["ppo"]["feedback"] == made_from["reward"]["feedback"] == [*range(1, len(WORDS) + 2)]
+
+
+@pytest.mark.parametrize(("every", "resume"), [(2, True), (0, False)])
+def test_a_stage_that_broke_off_goes_on_from_its_checkpoint(made, monkeypatch, every, resume):
+    asked = []
+
+    def job(self, recipe, **flags):
+        asked.append(flags)
+        raise Stopped("asked to", 130)
+
+    monkeypatch.setattr(RewardStage, "job", job)
+    with pytest.raises(Stopped):
+        loop_of(made(), f"loop.reward.checkpoint_every={every}").run()
+    assert asked == [{"overwrite": not resume, "resume": resume}]  # where there is no checkpoint, it begins anew
 
 
 def test_rounds_begin_from_what_was_accepted_and_from_new_feedback(made, tmp_path):
@@ -307,6 +326,7 @@ def test_an_arrow_alone(made, tmp_path, monkeypatch, capsys):
     assert (folder / "reward/made_from.json").is_file()
     assert not (folder / "evaluation").exists()
     assert kedge("loop", path, "--until", "nothing")[0] == 2
+    assert _how_to_go_on(["loop", "r.toml"]) == "go on: kedge loop r.toml"  # it always does
     give_back = take(tmp_path / "loop")
     give_back()
 

@@ -357,8 +357,8 @@ SERVING = [
     Mutant(
         "always-from-the-first",
         "recipes/loop_table.py",
-        '"policy": policy,\n                "prompts"',
-        '"policy": self.policy,\n                "prompts"',
+        '"policy": policy, "prompts"',
+        '"policy": self.policy, "prompts"',
         ROUNDS,
         "every round begins from the first version",
     ),
@@ -433,5 +433,13 @@ SERVING = [
         'if row["thumb"] is not None:',
         PEOPLE,
         "a thumb that was taken back makes preferences",
+    ),
+    Mutant(
+        "broken-off-and-begun-anew",
+        "serving/loop/rounds.py",
+        "overwrite=not goes_on, resume=goes_on",
+        "overwrite=True, resume=False",
+        ("tests/serving/test_loop.py::test_a_stage_that_broke_off_goes_on_from_its_checkpoint",),
+        "hours of training are lost with a kill",
     ),
 ]
