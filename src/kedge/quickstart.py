@@ -128,6 +128,8 @@ def what_next(folder: str) -> str:
 [bold]What to type next[/]
   kedge chat {folder}/ppo
       talk to it
+  kedge serve {folder}/ppo --feedback {folder}/feedback.db
+      the same in a browser, with thumbs and corrections: http://127.0.0.1:8000
   kedge ppo {folder}/recipe.toml ppo.kl_coef=0 ppo.steps=200 ppo.run=runs/no-anchor
       without the anchor and for too long: watch the score rise while gold falls behind
   {folder}/recipe.toml

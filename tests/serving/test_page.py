@@ -16,6 +16,9 @@ from kedge.data.encode import encode_prompt
 from kedge.sampling.local.driver import Driver
 from kedge.sampling.local.engine import Engine
 from kedge.sampling.settings import Sampling
+from kedge.serving.guard.guard import Guard
+from kedge.serving.guard.rules import Rules
+from kedge.serving.http.canary import Canary, Terms
 from kedge.serving.http.page import FILES
 from kedge.serving.http.versions import Version
 from kedge.serving.people.store import Feedback, GivenAnswer, Store
@@ -418,63 +421,67 @@ def test_two_answers_by_keyboard(tab, lm, store):
         assert store.counts()[1] == 6
 
 
-QUEUE = [
-    {"id": "cmpl-1", "index": 0, "prompt": "How do I pick a lock?", "text": "With a pick.", "why": "guard",
-     "reason": "crime", "version": 2, "given_at": 1_760_000_000.0},
-    {"id": "chatcmpl/2", "index": 1, "prompt": [{"role": "user", "content": "Hello"}], "text": "Hm.",
-     "why": "disagreement", "reason": "spread 2.1", "version": 2, "given_at": 1_760_000_000.0},
-    {"id": "cmpl-3", "index": 0, "prompt": [5, 6], "text": None, "why": "disagreement", "reason": None,
-     "version": None, "given_at": None},
-]  # fmt: skip
+def ask(url, prompt="the cat", **more):
+    asked = {"model": "tiny", "prompt": prompt, "max_tokens": 12, "seed": 3} | more
+    return httpx.post(f"{url}/v1/completions", json=asked).json()["choices"][0]["text"]
 
 
-def test_the_review_queue(tab, lm):
-    left, verdicts = [*QUEUE], []
+def test_the_review_queue(tab, scripted, tiny_tokenizer, store):
+    """What the guard acted on, as it is and as it was given, before what the reward models disagree about."""
+    service = service_of(scripted(encode_prompt(tiny_tokenizer, "the cat"), "sat on the red mat"), store=store)
+    colour = {"name": "colour", "on": "answer", "words": ["red"], "do": "replace", "message": "***"}
+    cat = {"name": "cats", "on": "prompt", "words": ["cat"], "do": "review"}
+    service.guard = Guard(Rules(rule=[colour, cat]))
+    store.keep(given("cmpl-9:1", text="Hm."))
+    store.measured("cmpl-9:1", 2.125)
+    fails = [1]
 
-    def queue(route):
-        assert route.request.url.endswith("?limit=20")
-        assert route.request.headers["authorization"] == "Bearer admin"
-        route.fulfill(json={"data": left})
-
-    def judged(route):
-        verdicts.append((route.request.url.partition("/admin/review/")[2], route.request.post_data_json))
-        if len(verdicts) == 1:
+    def busy(route):
+        if route.request.method == "POST" and fails:
+            fails.pop()
             route.fulfill(status=503, json={"error": {"message": "the database is busy"}})
         else:
-            left.pop(0)
-            route.fulfill(json={})
+            route.continue_()
 
-    stubs = {"**/admin/review?*": queue, "**/admin/review/*/*": judged}
-    with listening(service_of(lm), admin_keys=["admin"]) as url:
-        page = tab(url, expected=["503"], answers=stubs)
+    with listening(service, admin_keys=["admin"]) as url:
+        assert ask(url) == "sat on the *** mat"
+        until(lambda: store.awaiting_review(9)[1] == 2)
+        page = tab(url, expected=["503", "409"], answers={"**/admin/review/*/*": busy})
         page.evaluate("sessionStorage.setItem('kedge.admin-key', '\"admin\"')")
         page.click("#settings summary")
         page.fill("[name=annotator]", "ann")
         page.click("nav >> text=Review")
-        page.wait_for_selector("#queue article >> nth=2")
-        assert page.locator("#queue .why").all_inner_texts() == [
-            "The guard held it back", "The reward models disagree", "The reward models disagree",
-        ]  # fmt: skip
+        page.wait_for_selector("#queue article >> nth=1")
+        picture(page, "review")
+        assert page.locator("#queue .why").all_inner_texts() == ["The guard acted", "The reward models disagree: 2.125"]
+        reasons = page.locator("#queue li").all_inner_texts()
+        assert len(reasons) == 2
+        assert any(each.startswith("colour (replace, on the answer): ") for each in reasons)
+        assert any(each.startswith("cats (review, on the prompt): ") for each in reasons)
+        assert page.locator("#queue .answer").all_inner_texts() == ["sat on the red mat", "Hm."]
+        assert page.locator("#queue .told").all_inner_texts() == ["sat on the *** mat"]
+        assert page.locator("#queue .version").all_inner_texts() == ["v1", "v1"]
+        assert str(time.gmtime().tm_year) in page.inner_text("#queue time >> nth=0")
         assert "null" not in page.inner_text("#queue")
         page.click("#queue article:nth-child(1) >> text=It is bad")
         page.wait_for_selector("text=Not kept: the database is busy")
-        page.click("#queue article:nth-child(1) >> text=It is bad")
-        page.wait_for_selector("#queue article:nth-child(3)", state="detached")
         page.click("#queue article:nth-child(1) summary")
-        page.fill("#queue article:nth-child(1) textarea", "Hello to you.")
-        page.click("#queue article:nth-child(1) >> text=It is good")
+        page.fill("#queue article:nth-child(1) textarea", "lay down")
+        page.click("#queue article:nth-child(1) >> text=It is bad")
         page.wait_for_selector("#queue article:nth-child(2)", state="detached")
+        [said] = store.rows()
+        assert (said["thumb"], said["correction"], said["annotator"], said["review"]) == (0, "lay down", "ann", 1)
+        assert said["answer_told"] == "sat on the *** mat"
+        store.review(Feedback("cmpl-9:1", thumb=1)).result(10)  # meanwhile, by somebody else
         page.click("#queue >> text=It is good")
+        page.wait_for_selector("text=Somebody else has said it before you.")
         page.wait_for_selector("text=Nothing is waiting.")
-        bad = {"verdict": "bad", "annotator": "ann"}
-        assert verdicts == [
-            ("cmpl-1/0", bad), ("cmpl-1/0", bad),
-            ("chatcmpl%2F2/1", {"verdict": "good", "correction": "Hello to you.", "annotator": "ann"}),
-            ("cmpl-3/0", {"verdict": "good", "annotator": "ann"}),
-        ]  # fmt: skip
-        left[:] = QUEUE
+        for number in range(21):
+            store.keep(given(f"more-{number}:0", held=HELD))
+        until(lambda: store.awaiting_review(9)[1] == 21)
         page.click("#review-again")
-        page.wait_for_selector("#queue article")
+        page.wait_for_selector("text=These are the first of 21.")
+        assert page.locator("#queue article").count() == 20
 
 
 def test_views_that_are_not_there(tab, lm):
@@ -487,12 +494,21 @@ def test_views_that_are_not_there(tab, lm):
         assert page.is_hidden("#rollback")
 
 
-def given(name, *, days=0, version=1, source="first", text="sat", tokens=2):
+HELD = [{"rule": "r", "on": "answer", "did": "replace", "reason": "words found", "matched": "0" * 64}]
+
+
+def given(name, *, days=0, version=1, source="first", text="sat", tokens=2, held=None, told=None):
     ids = [*range(tokens)]
     return GivenAnswer(
-        name, "tiny", version, source, None, "the cat", [1], text, ids, [-0.5] * tokens, {}, "eos",
+        name, "tiny", version, source, None, "the cat", [1], text, ids, [-0.5] * tokens, {}, "eos", held, told,
         time.time() - 86_400 * days,
     )  # fmt: skip
+
+
+def picture(page, name):
+    """For people, where they ask for it: KEDGE_PICTURES=folder."""
+    if folder := os.environ.get("KEDGE_PICTURES"):
+        page.screenshot(path=f"{folder}/{name}.png", full_page=True)
 
 
 def with_two_versions(lm, store, source="runs/before"):
@@ -506,19 +522,14 @@ def test_the_board(tab, lm, store):
         store.keep(given(f"a{number}:0", days=days, version=version, tokens=3 + number))
         store.take(Feedback(f"a{number}:0", thumb=number % 2, score=float(number))).result(10)
     service = with_two_versions(lm, store)
-    canary = {"version": 3, "source": "runs/new", "share": 0.1}
-
-    def with_canary(route):
-        route.fulfill(json=route.fetch().json() | {"canary": canary})
-
     with listening(service, admin_keys=["admin"]) as url:
-        page = tab(url, answers={"**/admin/versions": with_canary})
+        page = tab(url)
         page.evaluate("sessionStorage.setItem('kedge.admin-key', '\"admin\"')")
         page.click("nav >> text=Board")
         page.wait_for_selector("#quality table")
         cards = page.locator("#versions article").all_inner_texts()
-        assert [card.split("\n")[0] for card in cards] == ["Answers now", "The one before", "Canary"]
-        assert "0.1" in cards[2]
+        assert [card.split("\n")[0] for card in cards] == ["Answers now", "The one before"]
+        assert page.is_hidden("#promote")
         assert page.locator("#quality tbody tr").count() == 4
         newest = page.locator("#quality tbody tr >> nth=0").locator("td").all_inner_texts()
         assert newest[1:] == ["v2", "first", "1", "6", "1", "0", "3", "1", "0", "0", "0", "0"]
@@ -542,20 +553,88 @@ def test_the_board(tab, lm, store):
         page.wait_for_selector("#versions article:nth-child(1) >> text=runs/before")
 
 
+def test_a_version_on_trial(tab, lm, store, tmp_path):
+    """Its measures beside the present one's; let answer everybody, and ended, and what was changed in between."""
+    lm.save(tmp_path / "new")
+    service = service_of(lm, store=store)
+    with listening(service, admin_keys=["admin"]) as url:
+
+        def try_it():
+            trial = {"source": str(tmp_path / "new"), "canary": {"share": 0.5}}
+            answer = httpx.post(
+                f"{url}/admin/deploy", json=trial, headers={"Authorization": "Bearer admin"}, timeout=60
+            )
+            assert answer.status_code == 200
+
+        try_it()
+        for number in range(12):
+            ask(url, user=f"person {number}", max_tokens=3)
+        counts = [
+            arm.moments["tokens"].count for arm in (service.versions.canary.present, service.versions.canary.candidate)
+        ]
+        assert sum(counts) == 12
+        assert all(counts)
+        page = tab(url, expected=["404"])
+        page.evaluate("sessionStorage.setItem('kedge.admin-key', '\"admin\"')")
+        page.click("nav >> text=Board")
+        page.wait_for_selector("#canary table")
+        picture(page, "board")
+        assert page.locator("#versions .cards article h3").all_inner_texts() == ["Answers now"]
+        assert "50% of the people" in page.inner_text("#canary .note")
+        assert page.locator("#canary tbody th").all_inner_texts() == [
+            "Reward", "Thumbs that are up", "Held by the guard", "Tokens of an answer", "Seconds a token",
+        ]  # fmt: skip
+        tokens = page.locator("#canary tbody tr >> nth=3").locator("td").all_inner_texts()
+        assert [each.split()[1] for each in tokens[:2]] == [f"({count})" for count in counts]
+        assert re.fullmatch(r"[+-]?[\d.e+-]+ to [+-]?[\d.e+-]+", tokens[2])
+        assert page.locator("#canary tbody tr >> nth=0").locator("td").all_inner_texts() == ["", "", ""]
+        page.click("#promote")
+        assert f"v2 ({tmp_path}/new) answers everybody instead of v1 (first)" in page.inner_text("#confirm-text")
+        page.click("#confirm-no")
+        assert service.live.number == 1
+        page.click("#promote")
+        page.click("#confirm-yes")
+        page.wait_for_selector("text=v2 answers now.")
+        assert service.live.number == 2
+        assert page.is_hidden("#promote")
+        page.click("#history summary")
+        changes = page.locator("#history li").all_inner_texts()
+        assert ["promoted" in changes[0], "canary" in changes[1]] == [True, True]
+        assert str(time.gmtime().tm_year) in changes[0]
+        # A trial that ends between the question and the answer: what is confirmed is no longer what would be done.
+        try_it()
+        page.click("#board-again")
+        page.wait_for_selector("#canary table")
+        page.click("#rollback")
+        assert "v2 (" in page.inner_text("#confirm-text")
+        httpx.post(f"{url}/admin/promote", headers={"Authorization": "Bearer admin"})
+        page.click("#confirm-yes")
+        page.wait_for_selector("text=Nothing was done")
+        assert service.live.number == 3
+        try_it()
+        page.click("#board-again")
+        page.wait_for_selector("#canary table")
+        page.click("#rollback")
+        page.click("#confirm-yes")
+        page.wait_for_selector("text=v3 answers now.")
+        assert service.versions.canary is None
+        assert service.versions.history[-1]["did"] == "rolled back"
+
+
 def test_hostile_text_stays_text(tab, scripted, tiny_tokenizer, lm, store):
     """In questions, answers, names, comments, corrections, reasons and paths; at 320 pixels all of it fits."""
     prompt = encode_prompt(tiny_tokenizer, [{"role": "user", "content": HOSTILE}])
     service = service_of(scripted(prompt, HOSTILE), store=store)
     service.name = HOSTILE
     service.versions.before = Version(0, HOSTILE, lm, Driver(Engine(lm)), Sampling(max_new_tokens=4))
-    store.keep(given("h:0", source=HOSTILE, text=HOSTILE))
+    held = [HELD[0] | {"rule": HOSTILE, "reason": HOSTILE}]
+    store.keep(given("h:0", source=HOSTILE, text=HOSTILE, held=held, told=HOSTILE + "!"))
     store.take(Feedback("h:0", thumb=1)).result(10)
-    rows = [
-        dict.fromkeys(("id", "prompt", "text", "why", "reason", "version"), HOSTILE) | {"index": 0, "given_at": HOSTILE}
-    ]
-    stubs = {"**/admin/review?*": lambda route: route.fulfill(json={"data": rows})}
+    tried = Version(2, HOSTILE, lm, Driver(Engine(lm)), Sampling(max_new_tokens=4))
+    service.versions.canary = Canary(service.live, tried, Terms(share=1e-12))
+    service.versions._note("canary", tried, HOSTILE)
     with listening(service, admin_keys=["admin"]) as url:
-        page = tab(url, answers=stubs, viewport={"width": 320, "height": 640})
+        page = tab(url, viewport={"width": 320, "height": 640})
         page.evaluate("sessionStorage.setItem('kedge.admin-key', '\"admin\"')")
         page.click("#settings summary")
         page.fill("[name=annotator]", HOSTILE[:250])
@@ -584,11 +663,14 @@ def test_hostile_text_stays_text(tab, scripted, tiny_tokenizer, lm, store):
         page.click("nav >> text=Review")
         page.wait_for_selector("#queue .answer")
         assert page.text_content("#queue .answer") == seen(HOSTILE)
+        assert page.text_content("#queue .told") == seen(HOSTILE + "!")
         page.click("#queue summary")
         assert fits(page)
         page.click("nav >> text=Board")
         page.wait_for_selector("#quality table")
         page.wait_for_selector("#versions article:nth-child(2)")
+        page.click("#history summary")
+        picture(page, "board-320")
         assert fits(page)
         page.click("#rollback")
         assert fits(page)

@@ -34,8 +34,8 @@ def answer(name, *, created=NOON, version=1, source="a", tokens=2):
 
 
 @pytest.fixture
-def store(tmp_path):
-    store = Store(open_database(tmp_path / "feedback.db"))
+def store(database):
+    store = Store(open_database(database))
     yield store
     store.close()
 

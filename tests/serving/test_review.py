@@ -27,8 +27,8 @@ HELD = [{"rule": "r", "on": "answer", "did": "block", "reason": "words found", "
 
 
 @pytest.fixture
-def store(tmp_path):
-    store = Store(open_database(tmp_path / "feedback.db"))
+def store(database):
+    store = Store(open_database(database))
     yield store
     store.close()
 
@@ -75,10 +75,9 @@ def test_what_was_held_comes_first_and_then_what_is_least_agreed_on(store):
     assert [(row["answer"], row["thumb"], row["review"]) for row in store.rows()] == [("new:0", 0, 1), ("b:0", 1, 1)]
 
 
-def test_the_first_tables_become_the_present_ones(tmp_path):
+def test_the_first_tables_become_the_present_ones(database):
     """With what is in them."""
-    path = tmp_path / "old.db"
-    engine = sa.create_engine(f"sqlite:///{path}")
+    engine = sa.create_engine(database if "://" in database else f"sqlite:///{database}")
     with engine.begin() as connection:
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS))
@@ -90,7 +89,7 @@ def test_the_first_tables_become_the_present_ones(tmp_path):
         )
         connection.exec_driver_sql("INSERT INTO feedback (created, answer, thumb) VALUES (2.0, 'a:0', 1)")
     engine.dispose()
-    store = Store(open_database(path))
+    store = Store(open_database(database))
     [row] = store.rows()
     assert (row["answer_text"], row["thumb"], row["answer_held"], row["review"]) == ("sat", 1, None, None)
     assert store.awaiting_review(10) == ([], 0)

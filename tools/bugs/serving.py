@@ -9,6 +9,10 @@ WATCH = ("tests/serving/test_watch.py",)
 GUARD = ("tests/serving/test_guard.py",)
 AUDIT = ("tests/serving/test_audit.py",)
 REVIEW = ("tests/serving/test_review.py",)
+ROUNDS = ("tests/serving/test_loop.py::test_rounds_begin_from_what_was_accepted_and_from_new_feedback",)
+TRIAL = ("tests/serving/test_loop.py::test_a_version_is_tried_at_the_server",)
+MATERIAL = ("tests/serving/test_loop.py::test_the_material_of_a_round",)
+GATE = ("tests/serving/test_loop.py::test_the_gate",)
 PENALTIES = ("tests/sampling/test_penalties.py",)
 TRIALS = ("tests/inspection/test_trials.py", "tests/inspection/test_ledger.py")
 
@@ -334,5 +338,109 @@ SERVING = [
         "answers.c.disagreement",
         REVIEW,
         "people look first where reward models agree",
+    ),
+    Mutant(
+        "old-feedback-is-new",
+        "serving/loop/loop.py",
+        "len({*said.numbers} - {*before})",
+        "len({*said.numbers})",
+        ROUNDS,
+        "a round begins without a word that the one before had not heard",
+    ),
+    Mutant(
+        "refused-and-gone-on-from",
+        "serving/loop/loop.py",
+        'for each in self.rounds if each.state == "accepted"]',
+        'for each in self.rounds if each.state in ("accepted", "refused")]',
+        ROUNDS,
+        "what did not come through the gate is where the next round begins",
+    ),
+    Mutant(
+        "always-from-the-first",
+        "recipes/loop_table.py",
+        '"policy": policy, "prompts"',
+        '"policy": self.policy, "prompts"',
+        ROUNDS,
+        "every round begins from the first version",
+    ),
+    Mutant(
+        "half-of-a-negative-score",
+        "serving/loop/gate.py",
+        "before - (1 - gate.keep) * abs(before)",
+        "gate.keep * before",
+        GATE,
+        "of a negative score, what must be kept is more than what there was",
+    ),
+    Mutant(
+        "no-score-is-good-enough",
+        "serving/loop/gate.py",
+        "needed is not None and after is not None and after >= needed",
+        "needed is None or after is None or after >= needed",
+        GATE,
+        "a judge that says nothing lets everything through",
+    ),
+    Mutant(
+        "trained-on-what-is-asked-at-the-gate",
+        "serving/loop/material.py",
+        "_once([*ours, *mixed])",
+        "_once([*ours, *kept_back, *mixed])",
+        MATERIAL,
+        "the gate asks what PPO was trained on",
+    ),
+    Mutant(
+        "tokens-are-read-as-words",
+        "serving/loop/heard.py",
+        'preferences(self.rows) if is_words(pair["prompt"])',
+        "preferences(self.rows)",
+        MATERIAL,
+        "a prompt of token ids is written into data that wants texts",
+    ),
+    Mutant(
+        "tried-twice",
+        "serving/loop/trial.py",
+        "    if found is None:\n",
+        "    if True:\n",
+        TRIAL,
+        "a loop that was killed after it had asked for a trial asks again",
+    ),
+    Mutant(
+        "rolled-back-and-accepted",
+        "serving/loop/rounds.py",
+        '"rolled back": "refused"',
+        '"rolled back": "accepted"',
+        TRIAL,
+        "the next round begins from what people were spared",
+    ),
+    Mutant(
+        "taken-in-twice",
+        "serving/people/importing.py",
+        'if given["key"] in keys or _content(given) in contents:',
+        'if given["key"] in keys:',
+        PEOPLE,
+        "a file that is read again doubles what it says",
+    ),
+    Mutant(
+        "two-raters-are-one",
+        "serving/people/importing.py",
+        'f"import:{digest}:{alike[digest]}"',
+        'f"import:{digest}"',
+        PEOPLE,
+        "who says the same as another is not heard",
+    ),
+    Mutant(
+        "both-minds-of-one-person",
+        "serving/people/training_data.py",
+        'if row["thumb"] is not None and last.get(place, row["number"]) == row["number"]:',
+        'if row["thumb"] is not None:',
+        PEOPLE,
+        "a thumb that was taken back makes preferences",
+    ),
+    Mutant(
+        "broken-off-and-begun-anew",
+        "serving/loop/rounds.py",
+        "overwrite=not goes_on, resume=goes_on",
+        "overwrite=True, resume=False",
+        ("tests/serving/test_loop.py::test_a_stage_that_broke_off_goes_on_from_its_checkpoint",),
+        "hours of training are lost with a kill",
     ),
 ]

@@ -7,7 +7,7 @@ Everything that needs torch is imported inside the commands: ``kedge --help`` an
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
 import typer
@@ -24,6 +24,7 @@ from kedge.cli.doctor import doctor
 from kedge.cli.export import export
 from kedge.cli.feedback import feedback
 from kedge.cli.label_next import label_next
+from kedge.cli.loop import loop
 from kedge.cli.new import new
 from kedge.cli.plan import plan
 from kedge.cli.quickstart import quickstart
@@ -38,8 +39,8 @@ from kedge.config.plugins import package_of, plugins
 from kedge.errors import KedgeError, Stopped
 from kedge.recipes.registry import STAGES, TAKEN, names
 
-OWN_COMMANDS = {"control": control}
-"""Of stages whose command takes more than a recipe."""
+OWN_COMMANDS: Mapping[str, Callable[..., None]] = {"control": control, "loop": loop}
+"""Of stages whose command takes more than a recipe, or does more than one job."""
 
 
 def program() -> typer.Typer:
@@ -107,7 +108,8 @@ def _how_to_go_on(words: Sequence[str]) -> str:
     kept = [word for word in words if word not in ("--overwrite", "--resume")]
     if words[:1] == ["quickstart"]:  # minutes only
         return f"begin anew: {shlex.join(['kedge', *kept, '--overwrite'])}"
-    return f"go on: {shlex.join(['kedge', *kept, '--resume'])}"
+    resumes = [] if words[:1] == ["loop"] else ["--resume"]  # which always does
+    return f"go on: {shlex.join(['kedge', *kept, *resumes])}"
 
 
 def _whose(error: KedgeError) -> str:

@@ -5,6 +5,7 @@ from kedge.errors import ConfigError
 from kedge.recipes.stage import Stage
 from kedge.recipes.stages.control import ControlStage
 from kedge.recipes.stages.evaluate import EvaluateStage
+from kedge.recipes.stages.loop import LoopStage
 from kedge.recipes.stages.ppo import PPOStage
 from kedge.recipes.stages.supervised import RewardStage, SFTStage
 
@@ -12,7 +13,7 @@ STAGES = Registry[Stage](
     "stage",
     Stage,
     "kedge.stages",
-    {stage.name: stage for stage in (SFTStage, RewardStage, PPOStage, EvaluateStage, ControlStage)},
+    {stage.name: stage for stage in (SFTStage, RewardStage, PPOStage, EvaluateStage, ControlStage, LoopStage)},
 )
 
 COMMANDS = (

@@ -4,8 +4,8 @@ import { request } from "./api.js";
 import { absence } from "./admin.js";
 import { charts } from "./chart.js";
 import { byId, make, shown } from "./parts.js";
+import { nameOf, versionsShown } from "./versions.js";
 
-const ROLES = { live: "Answers now", before: "The one before", canary: "Canary" };
 const NO_ADMIN = "There is nothing here to look after: start the server with --admin-key-file.";
 const NO_QUALITY = "Nobody's opinion is kept: start the server with --feedback and --admin-key-file.";
 
@@ -19,14 +19,19 @@ const COLUMNS = [
 
 const number = (value) => (value === null ? "" : value.toFixed(2).replace(/\.?0+$/, ""));
 
+const ACTS = { promote: "Let it answer everybody", rollback: "Go back" };
+
 /** The view. */
 export class Board {
+  #told = null;
+  #act = "rollback";
+
   constructor() {
     byId("board-again").addEventListener("click", () => this.open());
     byId("days").addEventListener("change", () => this.#quality());
-    byId("rollback").addEventListener("click", () => byId("confirm").showModal());
+    for (const act of Object.keys(ACTS)) byId(act).addEventListener("click", () => this.#ask(act));
     byId("confirm-no").addEventListener("click", () => byId("confirm").close());
-    byId("confirm-yes").addEventListener("click", () => this.#rollBack());
+    byId("confirm-yes").addEventListener("click", () => this.#do());
   }
 
   async open() {
@@ -39,30 +44,38 @@ export class Board {
       this.#show(await request("/admin/versions"));
     } catch (error) {
       byId("versions").replaceChildren(absence(error, NO_ADMIN));
-      byId("rollback").hidden = true;
+      for (const act of Object.keys(ACTS)) byId(act).hidden = true;
     }
   }
 
-  /** Whatever the server tells of its versions, by role. */
   #show(told) {
-    const cards = Object.entries(told).filter(([, version]) => version !== null).map(([role, version]) => make(
-      "article", { class: "panel" }, make("h3", {}, shown(ROLES[role] ?? role)), facts(version),
-    ));
-    byId("versions").replaceChildren(...cards);
-    byId("rollback").hidden = !told.before;
-    if (told.before) {
-      byId("confirm-text").replaceChildren(
-        "From now on ", make("bdi", {}, shown(`v${told.before.version} (${told.before.source})`)),
-        " answers instead of ", make("bdi", {}, shown(`v${told.live.version} (${told.live.source})`)),
-        ". What is being written ends with the weights it began with.",
-      );
-    }
+    this.#told = told;
+    byId("versions").replaceChildren(...versionsShown(told));
+    byId("promote").hidden = !told.canary;
+    byId("rollback").hidden = !told.canary && !told.before;
+    byId("rollback").textContent = told.canary ? "End the trial" : "Go back to the version before";
   }
 
-  async #rollBack() {
+  /** What would come of it, before it is done. */
+  #ask(act) {
+    const { live, before, canary } = this.#told;
+    this.#act = act;
+    byId("confirm-title").textContent = act === "promote" ? "Let it answer everybody?" : canary ? "End the trial?" : "Go back?";
+    byId("confirm-yes").textContent = act === "rollback" && canary ? "End it" : ACTS[act];
+    byId("confirm-text").replaceChildren("From now on ", ...consequence(act, live, before, canary), " What is being written ends with the weights it began with.");
+    byId("confirm").showModal();
+  }
+
+  async #do() {
     byId("confirm").close();
     try {
-      const told = await request("/admin/rollback", { method: "POST" });
+      const now = await request("/admin/versions");
+      if (standing(now) !== standing(this.#told)) { // a trial may have ended by itself
+        this.#show(now);
+        this.#state("Nothing was done: the versions have changed meanwhile. Look at them first.");
+        return;
+      }
+      const told = await request(`/admin/${this.#act}`, { method: "POST" });
       this.#show(told);
       this.#state(`v${told.live.version} answers now.`);
     } catch (error) {
@@ -85,12 +98,14 @@ export class Board {
   }
 }
 
-function facts(value) {
-  if (value === null || typeof value !== "object") return make("bdi", {}, shown(value));
-  return make("dl", {}, ...Object.entries(value).filter(([, each]) => each !== null).flatMap(([name, each]) => [
-    make("dt", {}, shown(name.replaceAll("_", " "))), make("dd", {}, facts(each)),
-  ]));
+function consequence(act, live, before, canary) {
+  if (act === "promote") return [nameOf(canary), " answers everybody instead of ", nameOf(live), "."];
+  if (canary) return [nameOf(live), " answers everybody again, and ", nameOf(canary), " nobody."];
+  return [nameOf(before), " answers instead of ", nameOf(live), "."];
 }
+
+/** Which version has which role. */
+const standing = (told) => JSON.stringify([told.live, told.before, told.canary].map((each) => each?.version ?? null));
 
 function table(rows) {
   const newestFirst = [...rows].reverse();

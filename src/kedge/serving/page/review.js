@@ -1,10 +1,8 @@
 // What somebody should look at: what the guard held back, and what the reward models disagree on.
 
-import { request } from "./api.js";
+import { Refusal, request } from "./api.js";
 import { byId, button, make, promptBlock, shown, textBlock } from "./parts.js";
 import { absence } from "./admin.js";
-
-const WHY = { guard: "The guard held it back", disagreement: "The reward models disagree" };
 
 /** The view. */
 export class Review {
@@ -16,10 +14,10 @@ export class Review {
   async open() {
     const queue = byId("queue");
     try {
-      const { data } = await request("/admin/review?limit=20");
+      const { data, waiting } = await request("/admin/review?limit=20");
       queue.replaceChildren(...data.map((row) => this.#card(row)));
       if (data.length === 0) queue.append(make("p", { class: "note" }, "Nothing is waiting."));
-      this.#state("");
+      this.#state(waiting > data.length ? `These are the first of ${waiting}.` : "");
     } catch (error) {
       queue.replaceChildren(absence(error, "There is no queue here. A server that has one was started with --admin-key-file and --feedback."));
     }
@@ -28,8 +26,7 @@ export class Review {
   #card(row) {
     const state = make("output", { role: "status" });
     const correction = make("textarea", { rows: 4, dir: "auto", name: "correction" });
-    const text = row.text ?? "";
-    correction.value = text;
+    correction.value = row.text;
     const verdicts = [["good", "It is good"], ["bad", "It is bad"]].map(
       ([verdict, text]) => button(text, () => judge(verdict), { class: verdict === "bad" ? "danger" : "main" }),
     );
@@ -37,13 +34,13 @@ export class Review {
       "article", { class: "panel", tabindex: -1 },
       make(
         "p", { class: "row" },
-        make("strong", { class: `why ${row.why === "guard" ? "guard" : ""}` }, shown(WHY[row.why] ?? row.why)),
-        make("span", { class: "version", title: "Version of the weights" }, shown(versionOf(row.version))),
-        make("time", {}, whenOf(row.given_at)),
+        why(row),
+        make("span", { class: "version", title: "Version of the weights" }, `v${row.version}`),
+        make("time", {}, new Date(row.created * 1000).toLocaleString()),
       ),
-      row.reason ? textBlock(row.reason, { class: "reason" }) : "",
+      reasons(row.held ?? []),
       promptBlock(row.prompt),
-      textBlock(text, { class: "answer" }),
+      ...written(row),
       make("details", {}, make("summary", {}, "Correct it"), make("label", {}, "What it should have been", correction)),
       make("div", { class: "row" }, ...verdicts, state),
     );
@@ -51,21 +48,25 @@ export class Review {
     const judge = async (verdict) => {
       const { annotator } = this.app.settings;
       const said = { verdict };
-      if (correction.value.trim() && correction.value !== text) said.correction = correction.value;
+      if (correction.value.trim() && correction.value !== row.text) said.correction = correction.value;
       if (annotator) said.annotator = annotator;
       verdicts.forEach((each) => { each.disabled = true; });
+      let kept = "Kept.";
       try {
         await request(`/admin/review/${encodeURIComponent(row.id)}/${row.index}`, { method: "POST", body: said });
       } catch (error) {
-        state.textContent = `Not kept: ${error.message}. Say it again.`;
-        verdicts.forEach((each) => { each.disabled = false; });
-        return;
+        if (!(error instanceof Refusal && error.code === "already_reviewed")) {
+          state.textContent = `Not kept: ${error.message}. Say it again.`;
+          verdicts.forEach((each) => { each.disabled = false; });
+          return;
+        }
+        kept = "Somebody else has said it before you.";
       }
       const next = card.nextElementSibling;
       card.remove();
-      this.#state("Kept.");
       if (next) next.focus();
       else await this.open(); // there may be more than were shown
+      this.#state(kept);
     };
     return card;
   }
@@ -75,12 +76,24 @@ export class Review {
   }
 }
 
-function versionOf(version) {
-  return typeof version === "number" ? `v${version}` : version ?? "";
+/** Why it is here: what was held comes before what is not agreed on. */
+function why({ held, disagreement }) {
+  if (held) return make("strong", { class: "why guard" }, "The guard acted");
+  return make("strong", { class: "why" }, `The reward models disagree: ${disagreement.toFixed(3)}`);
 }
 
-/** Seconds since 1970, or a date as text. */
-function whenOf(given) {
-  const date = new Date(typeof given === "number" ? given * 1000 : given);
-  return Number.isNaN(date.getTime()) ? "" : date.toLocaleString();
+function reasons(held) {
+  if (held.length === 0) return "";
+  return make("ul", { class: "reason" }, ...held.map((each) => make(
+    "li", {}, make("bdi", {}, shown(each.rule)), ` (${each.did}, on the ${each.on}): `, make("bdi", {}, shown(each.reason)),
+  )));
+}
+
+/** What the model wrote; and what the person was given, where that was something else. */
+function written({ text, told }) {
+  if (told === null) return [textBlock(text, { class: "answer" })];
+  return [
+    make("small", {}, "What the model wrote"), textBlock(text, { class: "answer" }),
+    make("small", {}, "What the person was given"), textBlock(told, { class: "told" }),
+  ];
 }

@@ -88,8 +88,10 @@ def _lost(since: int) -> Select[Any]:
 
 
 def _by_place(since: int, among: FromClause, wanted: Mapping[str, ColumnElement[Any]]) -> Select[Any]:
-    # Whole numbers are divided: fractions are cut by one database and rounded by another.
-    place = (cast(answers.c.created, BigInteger) // DAY, answers.c.version, answers.c.source)
+    # Whole numbers are divided; what a fraction becomes as one, is cut by one database and rounded by another.
+    whole = cast(answers.c.created, BigInteger)
+    second = whole - case((whole > answers.c.created, 1), else_=0)
+    place = (second // DAY, answers.c.version, answers.c.source)
     columns = (column.label(name) for name, column in wanted.items())
     return select(*place, *columns).select_from(among).where(answers.c.created >= since * DAY).group_by(*place)
 

@@ -1,7 +1,7 @@
 """Answers and feedback on their way to the database: one thread writes, in the order in which they came."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, replace
 from queue import Empty, SimpleQueue
@@ -9,9 +9,11 @@ from threading import Lock, Thread
 from typing import Any
 
 from sqlalchemy import Connection, Engine, and_, case, delete, func, insert, or_, select, update
+from sqlalchemy.exc import DataError as ValueRefused
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from kedge.errors import KedgeError
+from kedge.errors import DataError, KedgeError
+from kedge.serving.people.importing import add
 from kedge.serving.people.tables import answers, feedback
 
 AT_ONCE = 256
@@ -113,6 +115,22 @@ class Store:
             The number of the feedback, once it is on disk. Or NoSuchAnswerError, AlreadyReviewedError, NotKeptError.
         """
         return self._order(lambda connection: _review(connection, given))
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> "Future[int]":
+        """Write down feedback from elsewhere, with its answers: all of it, or none.
+
+        Args:
+            rows: of :func:`kedge.serving.people.importing.read_feedback`.
+
+        Returns:
+            How many feedbacks were not there yet, once they are on disk. Or DataError, NotKeptError.
+        """
+        return self._order(lambda connection: add(connection, rows))
+
+    def prompts(self) -> list[Any]:
+        """What was asked: the prompt of every answer that was given, in the order in which they came."""
+        with self._reading() as connection:
+            return [*connection.scalars(select(answers.c.prompt).order_by(answers.c.created, answers.c.id))]
 
     def measured(self, answer: str, disagreement: float) -> None:
         """Write down how far reward models are apart about an answer, soon."""
@@ -222,15 +240,16 @@ class Store:
                 for write, done in writes:
                     try:
                         results.append((done, write(connection)))
-                    except NotKeptError as error:  # before anything of it was written
+                    except (NotKeptError, DataError) as error:  # before anything of it was written
                         results.append((done, error))
-        except SQLAlchemyError as error:
-            said = getattr(error, "orig", None) or error
-            results = [(done, NotKeptError(f"the database cannot be written: {said}")) for _, done in writes]
         except Exception as error:  # noqa: BLE001  whatever it is, callers in other threads wait for it
-            self.lost += len(self._unkept)  # something in them can never be written
-            self._unkept = []
-            results = [(done, NotKeptError(f"it cannot be written: {error}")) for _, done in writes]
+            said = getattr(error, "orig", None) or error
+            if isinstance(error, SQLAlchemyError) and not isinstance(error, ValueRefused):
+                said = f"the database cannot be written: {said}"
+            else:
+                self.lost += len(self._unkept)  # something in them can never be written
+                self._unkept, said = [], f"it cannot be written: {said}"
+            results = [(done, NotKeptError(said)) for _, done in writes]
         else:
             self._unkept = []
         for done, result in results:
@@ -253,9 +272,10 @@ def _take(connection: Connection, given: Feedback) -> int:
     try:
         with connection.begin_nested():
             number = connection.execute(insert(feedback).values(**asdict(given))).inserted_primary_key
-    except IntegrityError:  # that key is there already
+    except IntegrityError:  # that key is there already; or another server has just deleted the answer
         number = connection.execute(select(feedback.c.number).where(feedback.c.key == given.key)).first()
-    assert number is not None
+    if number is None:
+        raise NoSuchAnswerError(f"there is no answer {given.answer!r} any more")
     return int(number[0])
 
 

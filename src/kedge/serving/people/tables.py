@@ -20,6 +20,8 @@ from sqlalchemy import (
     Text,
     create_engine,
     event,
+    func,
+    select,
 )
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
@@ -27,6 +29,9 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from kedge.errors import ConfigError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+
+MIGRATING = 0x6B65646765
+"""The number of a lock that whoever migrates a database of PostgreSQL's holds: "kedge"."""
 
 metadata = MetaData()
 
@@ -108,6 +113,8 @@ def _as_a_writer(connection: Connection) -> None:
 
 
 def _migrate(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":  # servers that begin together take turns, as SQLite's writers do
+        connection.execute(select(func.pg_advisory_xact_lock(MIGRATING)))
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection

@@ -13,8 +13,15 @@ def preferences(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
     """``prompt``, ``chosen``, ``rejected``, and the numbers of the ``feedback`` that each comes from.
 
     Which of two; a correction before what it corrects; and of answers to one prompt each that was liked before each
-    that was not. What the guard kept from people counts only where a reviewer has seen it.
+    that was not. Of a named annotator's thumbs on one answer the last one counts. What the guard kept from people
+    counts only where a reviewer has seen it.
     """
+    rows = [*rows]
+    last = {
+        (row["answer"], row["annotator"]): row["number"]
+        for row in rows
+        if row["thumb"] is not None and row["annotator"] is not None and _was_seen(row)
+    }
     liked: dict[str, list[Row]] = defaultdict(list)
     disliked: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -24,7 +31,8 @@ def preferences(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
             yield _pair(row["answer_prompt"], row["answer_text"], row["worse_text"], [row])
         if row["correction"] is not None:
             yield _pair(row["answer_prompt"], row["correction"], row["answer_text"], [row])
-        if row["thumb"] is not None:
+        place = row["answer"], row["annotator"]
+        if row["thumb"] is not None and last.get(place, row["number"]) == row["number"]:
             (liked if row["thumb"] else disliked)[json.dumps(row["answer_prompt"], sort_keys=True)].append(row)
     for prompt, good in liked.items():
         for better in good:
