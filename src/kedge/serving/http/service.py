@@ -252,4 +252,5 @@ class Asking:
         self.version.answers -= len(self.prompts)
         self.version.driver.cancel(*(answer.ticket for answer in self.answers))
         self.service.metrics.prompt_tokens.inc(sum(len(ids) for ids in self.prompts[: len(self.answers)]))
+        self.service.metrics.reused.inc(sum(answer.ticket.request.reused for answer in self.answers))
         self.service.metrics.answer_tokens.inc(sum(len(answer.ticket.request.ids) for answer in self.answers))
