@@ -54,8 +54,8 @@ class Engine(Sampler):
         max_rows: requests written at a time; what they draw does not depend on it.
         burst: tokens drawn between two looks at who has ended. 1 computes nothing for a finished row; more spares an
             accelerator the wait for the host. Default: 1 on the CPU, else 8.
-        prefix_bytes: remember what prompts begin with, up to so many bytes: what they share is computed once. Only where
-            weights change by :meth:`publish` alone, which forgets it. 0: nothing is remembered.
+        prefix_bytes: remember what prompts begin with, up to so many bytes: what they share is computed once. Only
+            where weights change by :meth:`publish` alone, which forgets it. 0: nothing is remembered.
     """
 
     def __init__(
@@ -230,7 +230,7 @@ class Engine(Sampler):
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def _in_turns(self, newcomers: list[Request]) -> list[list[Request]]:
-        """Those that are taken in together: a prompt whose beginning is known does not wait for the whole of another."""
+        """Those that are taken in together: what one of them shares with another is computed once."""
         prefixes = getattr(self._chosen_decoder(), "prefixes", None)
         if prefixes is None:
             return [newcomers]

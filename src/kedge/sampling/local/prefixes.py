@@ -91,8 +91,8 @@ class Prefixes:
             self.bytes -= gone.bytes
 
     def turns(self, sequences: Sequence[Sequence[int]]) -> list[list[int]]:
-        """The sequences in one or two turns, by their indices: first those that are computed whole; then those that find
-        something, be it what one of the first turn has left."""
+        """The sequences in one or two turns, by their indices: first those that are computed whole; then those that
+        find something, be it what one of the first turn has left."""
         first, second, begun = [], [], set()
         for index, tokens in enumerate(sequences):
             begins = tuple(tokens[: self.block])

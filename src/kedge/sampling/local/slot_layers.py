@@ -1,4 +1,4 @@
-"""The cache that slots are in, a layer at a time, and attention of one query a row: see :mod:`kedge.sampling.local.slots`."""
+"""What :mod:`kedge.sampling.local.slots` runs a model on: a layer's slots, and attention of one query a row."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -107,7 +107,7 @@ class SlotDecoder:
         width = max(map(len, sequences))
         if len(sequences) * count * width > MASKED:
             return None
-        # A row that knows more begins earlier than it must, so that no row is padded on to positions that the model does
+        # A row that knows more begins earlier than it must, so that none is padded on to positions that the model does
         # not have. Only one that is shorter than all that is padded.
         self.found = [max(0, len(sequence) - count) for sequence in sequences]
         for slot, blocks in enumerate(known, first):

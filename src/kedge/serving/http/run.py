@@ -13,7 +13,7 @@ from kedge.serving.guard.rules import read_rules
 from kedge.serving.http.app import create_app
 from kedge.serving.http.panel import Panel
 from kedge.serving.http.service import Limits, Service
-from kedge.serving.http.version import Held, load_version
+from kedge.serving.http.version import PLAINLY, Held, load_version
 from kedge.serving.http.versions import Versions
 from kedge.serving.people.store import Store
 from kedge.serving.people.tables import open_database
@@ -31,7 +31,7 @@ def load_service(
     guard: Path | None = None,
     audit: Path | None = None,
     limits: Limits | None = None,
-    held: Held = Held(),
+    held: Held = PLAINLY,
 ) -> Service:
     """A policy, ready to answer.
 

@@ -64,7 +64,10 @@ class Held:
     """Run code that models bring."""
 
 
-def load_version(number: int, source: str, held: Held = Held()) -> Version:
+PLAINLY = Held()
+
+
+def load_version(number: int, source: str, held: Held = PLAINLY) -> Version:
     """A version of a run, folder or hub id.
 
     Raises:

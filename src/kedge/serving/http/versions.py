@@ -7,7 +7,7 @@ from typing import Any
 
 from kedge.errors import KedgeError
 from kedge.serving.http.canary import Canary, Terms
-from kedge.serving.http.version import Held, Version, check, load_version
+from kedge.serving.http.version import PLAINLY, Held, Version, check, load_version
 
 HISTORY = 100
 """Changes that are remembered."""
@@ -24,7 +24,7 @@ class Versions:
         held: how new ones are held in memory.
     """
 
-    def __init__(self, first: Version, held: Held = Held()) -> None:
+    def __init__(self, first: Version, held: Held = PLAINLY) -> None:
         self.live = first
         self.before: Version | None = None
         self.canary: Canary | None = None
