@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 import httpx
+from workload import SHARED
 
 READY = 240
 """Seconds that a server may take to begin."""
@@ -143,3 +145,60 @@ def kedge_server(model: Path, *options: str, port: int | None = None) -> Abstrac
     port = port or free_port()
     command = [sys.executable, "-m", "kedge", "serve", str(model), "--name", "m", "--port", str(port), *options]
     return server("kedge", command, "m", port, ready="/ready")
+
+
+def vllm_server(model: Path, python: Path) -> AbstractContextManager[Served]:
+    """vLLM on the CPU, by the Python of its own environment."""
+    port = free_port()
+    command = [
+        str(python), "-m", "vllm.entrypoints.launchers.api_server.entry", "--model", str(model),
+        "--served-model-name", "m", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32",
+        "--enforce-eager", "--max-model-len", "512", "--block-size", "32", "--max-num-seqs", "64",
+        "--kv-cache-memory-bytes", "268435456", "--logprobs-mode", "processed_logprobs",
+    ]  # fmt: skip
+    return server("vllm", command, "m", port, VLLM_CPU_NUM_OF_RESERVED_CPU="1", PYTHONPATH="")
+
+
+def transformers_server(model: Path, python: Path) -> AbstractContextManager[Served]:
+    """``transformers serve`` with continuous batching, by the Python of the environment that has it."""
+    port = free_port()
+    command = [
+        str(python.parent / "transformers"), "serve", str(model), "--host", "127.0.0.1", "--port", str(port),
+        "--device", "cpu", "--dtype", "float32", "--continuous-batching",
+    ]  # fmt: skip
+    return server("transformers", command, str(model), port)
+
+
+SENTENCES = (
+    "Lily saw a big dog in the park.", "Tom was sad because his red ball was gone.", "The sun was warm.",
+    "Mia and her mom went to the shop to buy some bread and milk.", "Ben likes to play with the old cat.",
+)  # fmt: skip
+
+
+def mixed_prompts(count: int, seed: int = 0) -> list[str]:
+    """From one sentence to some twenty of a story, some 10 to 250 tokens."""
+    rng = random.Random(seed)
+    return [" ".join(rng.choices(SENTENCES, k=1 + int(20 * rng.random() ** 2))) for _ in range(count)]
+
+
+def model_named(name: str, folder: Path) -> Path:
+    """The folder of stories3M; or ``folder``, with a random Llama of 25M weights and the same tokenizer."""
+    stories = SHARED / "models" / "stories3M"
+    if name == "stories3M":
+        return stories
+    if name != "25M":
+        raise SystemExit(f"--models: stories3M or 25M, not {name}")
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from kedge.models.language_model import LanguageModel, load_language_model
+
+    lm = load_language_model(stories, device="cpu")
+    config = AutoConfig.for_model(
+        "llama", vocab_size=4096, hidden_size=512, intermediate_size=1376, num_hidden_layers=7, num_attention_heads=8,
+        num_key_value_heads=8, max_position_embeddings=512, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    LanguageModel(model, lm.tokenizer, lm.eos_ids).save(folder)
+    return folder

@@ -62,7 +62,8 @@ def serve(
     )  # fmt: skip
     limits = Limits(waiting=max_waiting, seconds=time_limit)
     service = load_service(
-        run, name=name, reward_model=reward_model or (), feedback=feedback, guard=guard, audit=audit, limits=limits, held=held,
+        run, name=name, reward_model=reward_model or (), feedback=feedback, guard=guard, audit=audit, limits=limits,
+        held=held,
     )  # fmt: skip
     at = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     console.print(f"{service.name} answers at {at}/v1 ; Ctrl-C ends it", soft_wrap=True, markup=False, highlight=False)

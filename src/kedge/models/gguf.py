@@ -1,7 +1,7 @@
 """A model as one file of llama.cpp's (GGUF): Llamas in float32, with their tokenizer, and nothing that was not tried.
 
-Left out on purpose: other architectures, packed weights, scaled rotary embeddings. llama.cpp's own converter, which is no
-package, has them; it reads the folder that ``kedge export --to hf`` writes.
+Left out on purpose: other architectures, packed weights, scaled rotary embeddings. llama.cpp's own converter, which is
+no package, has them; it reads the folder that ``kedge export --to hf`` writes.
 """
 
 import json
