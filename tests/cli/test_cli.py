@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from kedge import cli
-from kedge.models.language_model import load_language_model
+from kedge.models.language_model import LanguageModel, load_language_model
 from kedge.models.reward_loading import load_reward_model
 from kedge.sampling.local.engine import Engine
 from kedge.sampling.settings import Sampling
@@ -354,6 +354,26 @@ def test_an_adapters_run_exported(kedge, world):
     assert load_reward_model("whole", device="cpu").score(text) == pytest.approx(
         load_reward_model("runs/r-reward", device="cpu").score(text), abs=1e-4
     )
+
+
+def test_an_export_is_certified(kedge, world, monkeypatch):
+    """And what differs is an exit code of 1."""
+    words = ["export", "model", "out", "--overwrite", "--certify"]
+    status, out, _ = kedge(*words, "prompts.jsonl")
+    assert (status, out.splitlines()) == (0, ["out: a whole model", "transformers: the same", "http: the same"])
+    assert json.loads((world / "out/certificate.json").read_text())["prompts"] == 12
+    assert kedge("export", "out", "again", "--to", "onnx")[0] == 2
+    assert "model has kept no samples" in kedge(*words, "samples")[2]
+    write = LanguageModel.write
+
+    def spoiled(lm, folder, weights):
+        write(lm, folder, weights | {"model.norm.weight": -weights["model.norm.weight"]})
+
+    monkeypatch.setattr(LanguageModel, "write", spoiled)
+    status, out, _ = kedge(*words, "prompts.jsonl")
+    assert (status, "http: differs for 12 prompts" in out) == (1, True)
+    ways = json.loads((world / "out/certificate.json").read_text())["ways"]
+    assert [ways[name]["equal"] for name in ("memory", "transformers", "http")] == [True, False, False]
 
 
 def test_a_prefix_is_exported_as_it_is(kedge, world):

@@ -153,7 +153,9 @@ def test_few_are_recorded_and_the_second_rollout_finds_all_of_them(tiny_lm, reco
     engine, prompts = recording(lm, max_rows=64, burst=4), random_prompts([3 + i % 29 for i in range(100)])
     sizes = []
     resize = type(engine._decoder._layers[0]).resize
-    monkeypatch.setattr("kedge.sampling.local.slots._SlotLayer.resize", lambda *a: sizes.append(a[1:]) or resize(*a))
+    monkeypatch.setattr(
+        "kedge.sampling.local.slot_layers.SlotLayer.resize", lambda *a: sizes.append(a[1:]) or resize(*a)
+    )
     engine.generate(prompts, Sampling(max_new_tokens=90), seed=1)
     assert sizes == [(64, 128)] * 2  # once, in both layers
     first = len(recorded)

@@ -124,6 +124,7 @@ def test_words_of_a_tokenizer_that_drops_the_first_space(shared):
 def test_a_greedy_answer_has_the_models_own_log_probabilities(client):
     asked = {"model": "tiny", "prompt": "the cat", "max_tokens": 6, "temperature": 0, "logprobs": 2}
     log = client.completions.create(**asked).choices[0].logprobs
+    assert log.token_logprobs == [next(iter(top.values())) for top in log.top_logprobs]  # the likeliest first
     assert log.token_logprobs == [max(top.values()) for top in log.top_logprobs]
     assert all(-20 < logprob < 0 for logprob in log.token_logprobs)
     assert log.text_offset[0] == 0

@@ -73,6 +73,8 @@ def test_from_a_folder_to_an_answer_and_back(tiny_lm, tmp_path, keys):
         (["serve", "x", "--host", "0.0.0.0"], "give --api-key-file"),
         (["serve", "x", "--guard", "no-such-file"], "--guard: there is no file no-such-file"),
         (["serve", "x", "--audit", "a.jsonl"], "there is none; give --guard"),
+        (["serve", "x", "--dtype", "float8"], "--dtype: one of auto, float32, bfloat16, float16, not 'float8'"),
+        (["serve", "x", "--quantization", "int4"], "--quantization: one of nf4, int8, not 'int4'"),
         (["serve", "x", "--api-key-file", "no-such-file"], "no-such-file cannot be read"),
         (
             ["deploy", "--to", "http://127.0.0.1:9", "--admin-key-file", "k"],

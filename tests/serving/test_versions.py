@@ -7,9 +7,12 @@ from dataclasses import replace
 
 import httpx
 import pytest
+import torch
 from listeners import Slow, alone, listening, service_of
 
 from kedge.sampling.settings import Sampling
+from kedge.serving.http.run import load_service
+from kedge.serving.http.version import Held
 
 ADMIN = {"Authorization": "Bearer admin"}
 
@@ -100,3 +103,59 @@ def test_what_must_not_answer_does_not(lm, tiny_lm, other, tmp_path, fault):
             "live": {"version": 1, "source": "first", "answers": 0}, "before": None, "canary": None, "history": [],
         }  # fmt: skip
         assert httpx.post(f"{url}/admin/rollback", headers=ADMIN).status_code == 409
+
+
+PROMPT = [*range(5, 64), 9]
+
+
+def told_of(http, **more):
+    asked = {"model": "first", "prompt": PROMPT, "max_tokens": 8, "temperature": 0, "logprobs": 0} | more
+    [choice] = http.post("/v1/completions", json=asked).json()["choices"]
+    return choice["text"], choice["logprobs"]["token_logprobs"]
+
+
+def reused_by(http):
+    [line] = [x for x in http.get("/metrics").text.splitlines() if x.startswith("kedge_prefix_tokens_reused_total")]
+    return float(line.split()[1])
+
+
+def test_prompts_seen_before_are_answered_by_the_new_weights(lm, other, tmp_path):
+    """And equal what a server says that never had others."""
+    (folder, _), first = other, tmp_path / "first"
+    lm.save(first)
+    service, fresh = (load_service(str(at), name="first", held=Held(prefix_bytes=2**24)) for at in (first, folder))
+    with listening(fresh) as url, httpx.Client(base_url=url, timeout=30) as http:
+        want = told_of(http)
+    with listening(service, admin_keys=["admin"]) as url, httpx.Client(base_url=url, timeout=30) as http:
+        before = told_of(http)
+        assert reused_by(http) == 0
+        again = told_of(http)
+        assert reused_by(http) == 48
+        assert again[0] == before[0]
+        assert again[1] == pytest.approx(before[1], abs=1e-4)
+        http.post("/admin/deploy", json={"source": str(folder)}, headers=ADMIN)
+        for _ in range(2):
+            after = told_of(http)
+            assert after[0] == want[0]
+            assert after[1] == pytest.approx(want[1], abs=1e-4)
+        assert want[1] != pytest.approx(before[1], abs=1e-4)
+        http.post("/admin/rollback", headers=ADMIN)
+        assert told_of(http)[1] == pytest.approx(before[1], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("held", "dtype"),
+    [(Held(dtype="bfloat16"), torch.bfloat16), (Held(quantization="int8"), torch.int8)],
+    ids=["bfloat16", "int8"],
+)
+def test_weights_that_take_less(lm, other, tmp_path, held, dtype):
+    """Those that are deployed later are held as the first are."""
+    lm.save(tmp_path / "first")
+    service, (folder, _) = load_service(str(tmp_path / "first"), held=held), other
+    with listening(service, admin_keys=["admin"]) as url, httpx.Client(base_url=url, timeout=30) as http:
+        assert all(nats < 0 for nats in told_of(http)[1])
+        told = http.post("/admin/deploy", json={"source": str(folder)}, headers=ADMIN).json()
+        assert told["live"]["version"] == 2
+        assert all(nats < 0 for nats in told_of(http)[1])
+        for version in (service.versions.before, service.live):
+            assert version.lm.model.model.layers[0].mlp.up_proj.weight.dtype == dtype

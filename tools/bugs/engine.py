@@ -4,10 +4,12 @@ from bugs.mutant import Mutant
 
 ENGINE, SAMPLING, ROLLOUTS = "sampling/local/engine.py", "sampling/settings.py", "sampling/rollouts.py"
 REQUEST, COLUMNS, SLOTS = "sampling/local/request.py", "sampling/local/columns.py", "sampling/local/slots.py"
+LAYERS, PREFIXES = "sampling/local/slot_layers.py", "sampling/local/prefixes.py"
 ENGINE_TESTS = (
     "tests/sampling/test_engine.py",
     "tests/sampling/test_slots.py",
 )
+PREFIX_TESTS = ("tests/sampling/test_prefixes.py",)
 ENGINE_BUGS = [
     Mutant(
         "sampler-temperature-left-out",
@@ -131,8 +133,8 @@ ENGINE_BUGS = [
     Mutant(
         "slots-see-one-column-too-many",
         SLOTS,
-        "seen = column <= positions[:, None]",
-        "seen = column <= positions[:, None] + 1",
+        "seen = column <= positions[..., None]",
+        "seen = column <= positions[..., None] + 1",
         ENGINE_TESTS,
         "a row looks at what another row left behind",
     ),
@@ -147,8 +149,8 @@ ENGINE_BUGS = [
     Mutant(
         "slots-window-off-by-one",
         SLOTS,
-        "column > positions[:, None] - window",
-        "column >= positions[:, None] - window",
+        "column > positions[..., None] - window",
+        "column >= positions[..., None] - window",
         ENGINE_TESTS,
         "a sliding window one token too wide",
     ),
@@ -178,7 +180,7 @@ ENGINE_BUGS = [
     ),
     Mutant(
         "slots-lose-what-is-cached-when-they-grow",
-        SLOTS,
+        LAYERS,
         "                new[: old.shape[0], :, : old.shape[2]] = old\n",
         "",
         ENGINE_TESTS,
@@ -186,7 +188,7 @@ ENGINE_BUGS = [
     ),
     Mutant(
         "slots-heads-in-another-order",
-        SLOTS,
+        LAYERS,
         "grouped = query.reshape(n, key.shape[1], -1, query.shape[-1])",
         "grouped = query.reshape(n, -1, key.shape[1], query.shape[-1]).transpose(1, 2)",
         ENGINE_TESTS,
@@ -195,8 +197,8 @@ ENGINE_BUGS = [
     Mutant(
         "slots-never-tried-out",
         SLOTS,
-        "return agree(logits, torch.stack(plain))",
-        "return True",
+        "    return agree(logits, torch.stack(plain))",
+        "    return True",
         ENGINE_TESTS,
         "a model whose cache is another is written in slots all the same",
     ),
@@ -407,5 +409,69 @@ ENGINE_BUGS = [
         "Adam(self.leaves)",
         ("tests/test_devices.py::test_control",),
         "an agent of a GPU cannot go on learning on the CPU",
+    ),
+    Mutant(
+        "stale-prefixes",
+        ENGINE,
+        "            self._decoder.forget_prefixes()\n",
+        "            pass\n",
+        PREFIX_TESTS,
+        "after new weights are published, prompts go on from what the old ones computed",
+    ),
+    Mutant(
+        "prefixes-of-another-precision",
+        SLOTS,
+        "self._kept_in, self.narrow = computed_in(self.model.device), None\n        self.forget_prefixes()",
+        "self._kept_in, self.narrow = computed_in(self.model.device), None",
+        PREFIX_TESTS,
+        "what autocast computed is read by those who compute without",
+    ),
+    Mutant(
+        "blocks-wherever-they-stand",
+        PREFIXES,
+        "number = before[-1].number if before else 0",
+        "number = 0",
+        PREFIX_TESTS,
+        "a block is found behind other tokens than those it was computed behind",
+    ),
+    Mutant(
+        "a-prompt-known-to-its-end",
+        PREFIXES,
+        "range((len(tokens) - 1) // self.block)",
+        "range(len(tokens) // self.block)",
+        PREFIX_TESTS,
+        "a prompt that is known whole has no token left whose logits are computed",
+    ),
+    Mutant(
+        "beginnings-go-before-their-ends",
+        PREFIXES,
+        "for key in reversed(keys):",
+        "for key in keys:",
+        PREFIX_TESTS,
+        "blocks are dropped that others stand behind, and those stay and are never found",
+    ),
+    Mutant(
+        "prefixes-without-bound",
+        PREFIXES,
+        "while self.bytes > self.room:",
+        "while False:",
+        PREFIX_TESTS,
+        "the cache of beginnings grows for ever",
+    ),
+    Mutant(
+        "prefixes-are-views",
+        PREFIXES,
+        "(k[:, start:end].clone(), v[:, start:end].clone())",
+        "(k[:, start:end], v[:, start:end])",
+        PREFIX_TESTS,
+        "what was remembered is written over by the next prompt in that slot",
+    ),
+    Mutant(
+        "one-answer-of-many-is-computed-after-another",
+        PREFIXES,
+        "                begun.add(begins)\n",
+        "",
+        PREFIX_TESTS,
+        "several answers to one prompt compute it several times",
     ),
 ]

@@ -16,7 +16,58 @@ GATE = ("tests/serving/test_loop.py::test_the_gate",)
 PENALTIES = ("tests/sampling/test_penalties.py",)
 TRIALS = ("tests/inspection/test_trials.py", "tests/inspection/test_ledger.py")
 
+VERSIONS = ("tests/serving/test_versions.py",)
+CERTIFICATE = ("tests/serving/test_certificate.py",)
+
 SERVING = [
+    Mutant(
+        "later-versions-held-otherwise",
+        "serving/http/versions.py",
+        "load_version, self._number, source, self.held)",
+        "load_version, self._number, source)",
+        VERSIONS,
+        "the first version takes less memory, and those that are deployed all of it",
+    ),
+    Mutant(
+        "prefix-cache-never-on",
+        "serving/http/version.py",
+        "engine = Engine(lm, prefix_bytes=held.prefix_bytes)",
+        "engine = Engine(lm)",
+        VERSIONS,
+        "the server computes every prompt whole, whatever it is told",
+    ),
+    Mutant(
+        "reuse-is-not-counted",
+        "serving/http/service.py",
+        "sum(answer.ticket.request.reused for answer in self.answers)",
+        "0",
+        VERSIONS,
+        "nobody sees whether the prefix cache is of any use",
+    ),
+    Mutant(
+        "certified-unseen",
+        "serving/certificate.py",
+        'return {"equal": not differences, "differences": differences}',
+        'return {"equal": True, "differences": differences}',
+        CERTIFICATE,
+        "a certificate says that all is the same, whatever was found",
+    ),
+    Mutant(
+        "certified-as-far-as-the-shorter-goes",
+        "serving/certificate.py",
+        "        if ours == theirs:\n",
+        "        if all(a == b for a, b in zip(ours, theirs, strict=False)) or ours[:7] == theirs[:7]:\n",
+        CERTIFICATE,
+        "answers that differ in their last token are taken for the same",
+    ),
+    Mutant(
+        "texts-of-the-same-length-will-do",
+        "serving/certificate.py",
+        'if text != ours or told["usage"]',
+        'if told["usage"]',
+        CERTIFICATE,
+        "what the server writes is counted and not read",
+    ),
     Mutant(
         "penalties-of-anothers-answer",
         "sampling/local/penalties.py",
@@ -124,9 +175,9 @@ SERVING = [
     Mutant(
         "one-wrong-feedback-takes-the-others-along",
         "serving/people/store.py",
-        "                    except NotKeptError as error:  # before anything of it was written\n"
+        "                    except (NotKeptError, DataError) as error:  # before anything of it was written\n"
         "                        results.append((done, error))\n",
-        "                    except NotKeptError as error:\n"
+        "                    except (NotKeptError, DataError) as error:\n"
         "                        raise SQLAlchemyError(str(error)) from None\n",
         PEOPLE,
         "what is wrong with one feedback undoes those beside it",

@@ -1,7 +1,7 @@
 """``kedge serve``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 
@@ -27,23 +27,43 @@ def serve(
     audit: Annotated[Path | None, typer.Option(help="Keep what the guard does: a file in which changes show.")] = None,
     max_waiting: Annotated[int, typer.Option(min=1, help="Answers at a time; beyond, clients hear 429.")] = 256,
     time_limit: Annotated[float, typer.Option(min=0.001, help="Seconds an answer may take.")] = 300.0,
+    prefix_cache: Annotated[
+        int, typer.Option(min=0, metavar="MIB", help="For what prompts begin with, computed once; a version. 0: off.")
+    ] = 256,
+    dtype: Annotated[
+        str, typer.Option(help="Of the weights: float32, or bfloat16 in half the memory. auto: float32.")
+    ] = "auto",
+    quantization: Annotated[
+        str | None, typer.Option(help="int8 (or nf4, on a GPU): linear layers in eight or four bits a weight.")
+    ] = None,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code.")] = False,
 ) -> None:
     """Answer over HTTP, as OpenAI's API does."""
     quiet()
     try:
-        from kedge.serving.http.run import Limits, load_service, read_keys
+        from kedge.serving.http.run import Held, Limits, load_service, read_keys
         from kedge.serving.http.run import serve as listen
     except ModuleNotFoundError as error:
         raise KedgeError(f"kedge serve: {error.name} is not installed; pip install 'kedge[serve]'") from None
+    from kedge.models.loading import DType
+    from kedge.models.quantized import Quantization
+
     keys = [] if api_key_file is None else read_keys(api_key_file)
     admin_keys = [] if admin_key_file is None else read_keys(admin_key_file, "--admin-key-file")
     if not keys and host not in ("127.0.0.1", "localhost", "::1"):
         raise KedgeError(f"--host: {host} is reached by others; give --api-key-file, so that not everybody is answered")
+    if dtype not in get_args(DType):
+        raise KedgeError(f"--dtype: one of {', '.join(get_args(DType))}, not {dtype!r}")
+    if quantization not in (None, *get_args(Quantization)):
+        raise KedgeError(f"--quantization: one of {', '.join(get_args(Quantization))}, not {quantization!r}")
+    held = Held(
+        dtype=cast(DType, dtype), quantization=cast(Quantization | None, quantization),
+        prefix_bytes=prefix_cache * 2**20, trust_remote_code=trust_remote_code,
+    )  # fmt: skip
     limits = Limits(waiting=max_waiting, seconds=time_limit)
     service = load_service(
         run, name=name, reward_model=reward_model or (), feedback=feedback, guard=guard, audit=audit, limits=limits,
-        trust_remote_code=trust_remote_code,
+        held=held,
     )  # fmt: skip
     at = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     console.print(f"{service.name} answers at {at}/v1 ; Ctrl-C ends it", soft_wrap=True, markup=False, highlight=False)

@@ -55,10 +55,20 @@ class Engine(Sampler):
         max_rows: requests written at a time; what they draw does not depend on it.
         burst: tokens drawn between two looks at who has ended. 1 computes nothing for a finished row; more spares an
             accelerator the wait for the host. Default: 1 on the CPU, else 8.
+        prefix_bytes: remember what prompts begin with, up to so many bytes: what they share is computed once. Only
+            where weights change by :meth:`publish` alone, which forgets it. 0: nothing is remembered.
     """
 
-    def __init__(self, language_model: LanguageModel, *, max_rows: int = MAX_ROWS, burst: int | None = None) -> None:
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        *,
+        max_rows: int = MAX_ROWS,
+        burst: int | None = None,
+        prefix_bytes: int = 0,
+    ) -> None:
         self.lm = language_model
+        self.prefix_bytes = prefix_bytes
         self.max_rows = max_rows
         self.burst = burst or (1 if language_model.device.type == "cpu" else 8)
         self.version = 0
@@ -158,6 +168,8 @@ class Engine(Sampler):
                 own[name].copy_(tensor)
         self.version = version
         self._requeue()
+        if isinstance(self._decoder, SlotDecoder):
+            self._decoder.forget_prefixes()
 
     @property
     def waiting(self) -> int:
@@ -207,13 +219,26 @@ class Engine(Sampler):
             parts.append(decoder.step(self._last))
         newcomers = self._that_fit() if decoder.rows_join else self._of_similar_length()
         if newcomers:
-            self._set_active(self._active + newcomers)
+            turns = self._in_turns(newcomers)
+            self._set_active([*self._active, *(request for turn in turns for request in turn)])
             if isinstance(decoder, SlotDecoder):
                 known = [*self._active, *self._waiting]
                 columns = max(len(request.prompt_ids) + request.sampling.max_new_tokens for request in known)
                 decoder.reserve(min(len(known), self.max_rows), columns)
-            parts.append(decoder.admit([request.known_ids for request in newcomers]))
+            for turn in turns:
+                parts.append(decoder.admit([request.known_ids for request in turn]))
+                if isinstance(decoder, SlotDecoder):
+                    for request, found in zip(turn, decoder.found, strict=True):
+                        request.reused += found
         return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def _in_turns(self, newcomers: list[Request]) -> list[list[Request]]:
+        """Those that are taken in together: what one of them shares with another is computed once."""
+        prefixes = getattr(self._chosen_decoder(), "prefixes", None)
+        if prefixes is None:
+            return [newcomers]
+        turns = prefixes.turns([request.known_ids for request in newcomers])
+        return [[newcomers[index] for index in turn] for turn in turns]
 
     def _that_fit(self) -> list[Request]:
         """Requests that there is room for, first come, first served."""
@@ -310,7 +335,7 @@ class Engine(Sampler):
 
     def _chosen_decoder(self) -> SlotDecoder | ColumnDecoder:
         if self._decoder is None:
-            self._decoder = slot_decoder(self.lm)
+            self._decoder = slot_decoder(self.lm, prefix_bytes=self.prefix_bytes)
         if self._decoder is None:
             name = type(self.lm.model).__name__
             warnings.warn(f"{name}: answers are written the slower way; its cache is not the usual one", stacklevel=1)

@@ -31,6 +31,8 @@ class Request:
     """The likeliest tokens at each place, where they are asked for."""
     finish_reason: FinishReason | None = None
     """None while it is being written."""
+    reused: int = 0
+    """Tokens of it that did not have to be computed, because another prompt began with them."""
     _told: int = field(default=0, repr=False)
     """Characters of the text that :meth:`news` has given."""
 

@@ -11,14 +11,13 @@ For models whose cache is the usual one: keys and values a layer, with or withou
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch import Tensor
 from transformers import AttentionInterface, DynamicCache, PreTrainedModel
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
 from kedge.models.batch import padded
 from kedge.models.device import computed_in, is_out_of_memory, upload
@@ -27,116 +26,14 @@ from kedge.models.language_model import LanguageModel, accepts
 from kedge.models.narrow import NarrowCopy
 from kedge.models.prefix import PREFIXED
 from kedge.sampling.local.graphs import COLUMNS, StepGraphs, rows_bucket, width_bucket
+from kedge.sampling.local.prefixes import Block, Prefixes
+from kedge.sampling.local.slot_layers import Place, SlotLayer, one_token_attention
 
 # Of the rows by which a model is tried out, in tokens.
 TRIAL_LENGTHS = (5, 3, 4)
 
-
-@dataclass
-class _Place:
-    """Where the tokens of the current forward pass go: shared by all layers."""
-
-    first: int = 0
-    """Slot of the first row."""
-    rows: Tensor | None = None
-    """``[n]`` slots, one token each; None while prompts are taken in."""
-    positions: Tensor | None = None
-    """``[n]`` columns of those tokens."""
-    width: int = 0
-    """Columns that the longest row fills, the new token included."""
-
-
-class _SlotLayer(CacheLayerMixin):
-    """Keys and values of one layer, ``[slots, heads, columns, head_dim]``."""
-
-    def __init__(self, place: _Place, slots: int, columns: int) -> None:
-        super().__init__()
-        self.place, self.slots, self.columns = place, slots, columns
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        _, heads, _, key_dim = key_states.shape
-        # Autocast leaves some norms, and the keys behind them, wide; what reads them makes them narrow.
-        wide = computed_in(key_states.device) is None
-        self.keys = (key_states if wide else value_states).new_zeros(self.slots, heads, self.columns, key_dim)
-        self.values = value_states.new_zeros(self.slots, value_states.shape[1], self.columns, value_states.shape[-1])
-        self.is_initialized = True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        assert self.keys is not None
-        assert self.values is not None
-        place, (n, _, length, _) = self.place, key_states.shape
-        if place.rows is None:  # prompts see themselves and nothing else
-            self.keys[place.first : place.first + n, :, :length] = key_states
-            self.values[place.first : place.first + n, :, :length] = value_states
-            return key_states, value_states
-        self.keys[place.rows, :, place.positions] = key_states[:, :, 0].to(self.keys.dtype)
-        self.values[place.rows, :, place.positions] = value_states[:, :, 0].to(self.values.dtype)
-        keys, values = self.keys[:n, :, : place.width], self.values[:n, :, : place.width]
-        return keys.to(key_states.dtype), values.to(value_states.dtype)
-
-    def move(self, source: Tensor, target: Tensor, width: int) -> None:
-        """Copy rows to other slots."""
-        for held in (self.keys, self.values):
-            assert held is not None
-            held[target, :, :width] = held[source, :, :width]
-
-    def resize(self, slots: int, columns: int) -> None:
-        """Make room for more rows or longer ones."""
-        for name in ("keys", "values"):
-            old = getattr(self, name)
-            if old is not None:
-                new = old.new_zeros(slots, old.shape[1], columns, old.shape[3])
-                new[: old.shape[0], :, : old.shape[2]] = old
-                setattr(self, name, new)
-        self.slots, self.columns = slots, columns
-
-    def forget(self) -> None:
-        """Begin anew, in the precision that comes next."""
-        self.keys = self.values = None
-        self.is_initialized = False
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return query_length, 0  # asked only while prompts are taken in
-
-    def get_seq_length(self) -> int:
-        return 0
-
-    def get_max_length(self) -> int:
-        return self.columns
-
-
-def one_token_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor,
-    scaling: float | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """Attention of one query a row, without copying keys for the query heads that share them.
-
-    Args:
-        query: ``[n, heads, 1, head_dim]``. key, value: ``[n, key heads, columns, head_dim]``.
-        attention_mask: ``[n, 1, 1, columns]``, added to the scores: 0 where the row may look.
-
-    Returns:
-        ``([n, 1, heads, head_dim], None)``, as transformers' attention functions do.
-    """
-    n, heads = query.shape[:2]
-    # The query heads of one key head stand side by side: they become the queries of that head.
-    grouped = query.reshape(n, key.shape[1], -1, query.shape[-1])
-    if query.device.type == "cpu":  # for so few queries plain products are faster than the fused kernel
-        scores = torch.matmul(
-            grouped * (query.shape[-1] ** -0.5 if scaling is None else scaling), key.transpose(-1, -2)
-        )
-        weights = (scores + attention_mask).softmax(-1, dtype=torch.float32).to(value.dtype)
-        output = torch.matmul(weights, value)
-    else:
-        output = scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling)
-    return output.reshape(n, 1, heads, -1), None
+# Numbers in the mask of the ends of prompts whose beginnings are known, at most; beyond it prompts are taken in whole.
+MASKED = 2**26
 
 
 KNOWN = ("sdpa", "eager", PREFIXED)
@@ -153,36 +50,79 @@ class SlotDecoder:
     """New rows may join while others are written."""
 
     def __init__(
-        self, model: PreTrainedModel, head: OutputHead, windows: Sequence[int | None], *, recorded: bool = True
+        self,
+        model: PreTrainedModel,
+        head: OutputHead,
+        windows: Sequence[int | None],
+        *,
+        recorded: bool = True,
+        prefixes: Prefixes | None = None,
     ) -> None:
-        """``windows``: each layer's sliding window, None where it sees everything. ``recorded``: steps on a GPU are."""
+        """``windows``: each layer's sliding window, None where it sees everything. ``recorded``: steps on a GPU are.
+        ``prefixes``: remember what prompts begin with; only for a model whose weights stay as they are."""
         self.model, self.head, self._windows = model, head, windows
-        self._place = _Place()
-        self._layers = [_SlotLayer(self._place, 0, 0) for _ in windows]
+        self._place = Place()
+        self._layers = [SlotLayer(self._place, 0, 0) for _ in windows]
         self._cache = Cache(layers=list(self._layers))
         self._slots = torch.zeros(0, dtype=torch.long, device=model.device)
         can_be = recorded and model.device.type == "cuda" and not _asks_how_far(model)
         self.graphs = StepGraphs(model.device) if can_be else None
         self._kept_in = computed_in(model.device)  # what autocast makes of keys and values
         self.narrow: NarrowCopy | None = None  # of the model, for that precision
+        self.prefixes = prefixes
+        self.found: list[int] = []  # of each row that was taken in last, how many tokens were not computed
         self._lengths: list[int] = []  # tokens in each active slot, and on the device the same
         self._positions = torch.zeros(0, dtype=torch.long, device=model.device)
 
     def admit(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         """Append rows that begin with these tokens; logits ``[n, V]`` of each one's next token."""
-        tokens, lengths = (upload(part, self.model.device) for part in padded(sequences, 0))
         if not self._lengths and computed_in(self.model.device) != self._kept_in:
             self._forget()
         if self.narrow is not None:
             self.narrow.refresh()  # the weights may be others than last time
         elif self._kept_in is not None:
             self.narrow = NarrowCopy(self.model, self._kept_in)
-        self._place.first, self._place.rows = len(self._lengths), None
+        first = self._place.first = len(self._lengths)
         self._lengths += map(len, sequences)
-        self._positions = torch.cat([self._positions, lengths])
+        self._positions = torch.cat([self._positions, upload(torch.tensor(self._lengths[first:]), self.model.device)])
         self._make_room(len(self._lengths), max(self._lengths))
-        # Right-padded and causal: what stands behind a row's last token is seen by none of its tokens.
-        return self._logits(tokens, lengths - 1)
+        known = [[] if self.prefixes is None else self.prefixes.find(sequence) for sequence in sequences]
+        logits = self._take_in_ends(sequences, known) if any(known) else None
+        if logits is None:
+            self._place.rows, self.found = None, [0] * len(sequences)
+            tokens, lengths = (upload(part, self.model.device) for part in padded(sequences, 0))
+            # Right-padded and causal: what stands behind a row's last token is seen by none of its tokens.
+            logits = self._logits(tokens, lengths - 1)
+        if self.prefixes is not None:
+            for slot, sequence in enumerate(sequences, first):
+                self.prefixes.keep(sequence, [layer.held(slot) for layer in self._layers])
+        return logits
+
+    def _take_in_ends(self, sequences: Sequence[Sequence[int]], known: Sequence[Sequence[Block]]) -> Tensor | None:
+        """What ``admit`` gives, of rows whose beginnings are known: the end of each one is computed, and of all of them
+        as many tokens as the one needs that knows least. None where that would take too much memory."""
+        assert self.prefixes is not None
+        first, block = self._place.first, self.prefixes.block
+        count = max(len(s) - block * len(blocks) for s, blocks in zip(sequences, known, strict=True))
+        width = max(map(len, sequences))
+        if len(sequences) * count * width > MASKED:
+            return None
+        # A row that knows more begins earlier than it must, so that none is padded on to positions that the model does
+        # not have. Only one that is shorter than all that is padded.
+        self.found = [max(0, len(sequence) - count) for sequence in sequences]
+        for slot, blocks in enumerate(known, first):
+            for number, layer in enumerate(self._layers if blocks else ()):
+                for held, part in zip(layer.held(slot), (0, 1), strict=True):
+                    begin = torch.cat([each.held[number][part] for each in blocks], dim=1)
+                    held[:, : begin.shape[1]] = begin
+        ends = [sequence[start:] for sequence, start in zip(sequences, self.found, strict=True)]
+        tokens, lengths = (upload(part, self.model.device) for part in padded(ends, 0))
+        starts = upload(torch.tensor(self.found), self.model.device)
+        positions = starts[:, None] + torch.arange(count, device=starts.device)
+        self._place.rows, self._place.positions = self._slots[first : first + len(ends)], positions
+        self._place.width = width
+        masks = self._masks(positions, width)
+        return self._logits(tokens, lengths - 1, position_ids=positions, attention_mask=masks)
 
     def step(self, tokens: Tensor) -> Tensor:
         """Logits ``[n, V]`` after one more token in each active row, ``tokens [n]``."""
@@ -214,6 +154,7 @@ class SlotDecoder:
     def _one_token(self, tokens: Tensor, positions: Tensor, width: int) -> Tensor:
         """Logits ``[n, V]`` of one token a row, at ``positions [n]``, looking at the first ``width`` columns."""
         self._place.rows, self._place.positions, self._place.width = self._slots[: len(tokens)], positions, width
+        self._place.first = 0
         masks = self._masks(positions, width)
         with self._attention_of_one_token():
             return self._logits(tokens[:, None], None, position_ids=positions[:, None], attention_mask=masks)
@@ -245,10 +186,17 @@ class SlotDecoder:
 
     def fresh(self) -> "SlotDecoder":
         """One like this, with nothing cached."""
-        return SlotDecoder(self.model, self.head, self._windows, recorded=self.graphs is not None)
+        prefixes = None if self.prefixes is None else self.prefixes.fresh()
+        return SlotDecoder(self.model, self.head, self._windows, recorded=self.graphs is not None, prefixes=prefixes)
+
+    def forget_prefixes(self) -> None:
+        """The weights are others, or what is computed with them: nothing that was computed may be read again."""
+        if self.prefixes is not None:
+            self.prefixes = self.prefixes.fresh()
 
     def _forget(self) -> None:
         self._kept_in, self.narrow = computed_in(self.model.device), None
+        self.forget_prefixes()
         for layer in self._layers:
             layer.forget()
         if self.graphs is not None:
@@ -281,7 +229,8 @@ class SlotDecoder:
             config._attn_implementation = before
 
     def _masks(self, positions: Tensor, width: int) -> Any:
-        """Added to the scores, ``[n, 1, 1, width]``: 0 where a row may look; one mask, or one a kind of layer."""
+        """Added to the scores, ``[n, 1, 1, width]`` for ``positions [n]``, ``[n, 1, T, width]`` for ``[n, T]``: 0 where
+        a row may look; one mask, or one a kind of layer."""
         masks = {window: self._mask(positions, width, window) for window in dict.fromkeys(self._windows)}
         if len(masks) == 1:
             return next(iter(masks.values()))
@@ -289,11 +238,11 @@ class SlotDecoder:
 
     def _mask(self, positions: Tensor, width: int, window: int | None) -> Tensor:
         column = torch.arange(width, device=positions.device)
-        seen = column <= positions[:, None]
+        seen = column <= positions[..., None]
         if window is not None:
-            seen &= column > positions[:, None] - window
+            seen &= column > positions[..., None] - window
         hidden = torch.full(seen.shape, torch.finfo(self.model.dtype).min, dtype=self.model.dtype, device=seen.device)
-        return hidden.masked_fill_(seen, 0.0)[:, None, None]
+        return hidden.masked_fill_(seen, 0.0).view(len(positions), 1, -1, width)
 
     def _make_room(self, slots: int, columns: int) -> None:
         have = self._layers[0]
@@ -313,8 +262,9 @@ def _rounded_up(n: int, multiple: int) -> int:
 
 
 @torch.inference_mode()
-def slot_decoder(lm: LanguageModel) -> SlotDecoder | None:
-    """A decoder in slots, or None for a model that is not of the usual kind.
+def slot_decoder(lm: LanguageModel, *, prefix_bytes: int = 0) -> SlotDecoder | None:
+    """A decoder in slots, or None for a model that is not of the usual kind. With ``prefix_bytes`` it remembers what
+    prompts begin with, up to so many bytes, where that gives the same.
 
     The usual kind has keys and values a layer and nothing else in its cache, takes positions and a mask, and has a head
     that can be taken apart. Whether all of that is so is tried out: rows of different lengths, tokens fed in slots,
@@ -332,7 +282,31 @@ def slot_decoder(lm: LanguageModel) -> SlotDecoder | None:
         if is_out_of_memory(error):
             raise
         return None
-    return decoder.fresh() if right else None
+    if not right:
+        return None
+    room = prefix_bytes if prefix_bytes and _goes_on_from_what_is_known(decoder) else 0
+    decoder = decoder.fresh()
+    decoder.prefixes = Prefixes(room) if room else None
+    return decoder
+
+
+def _goes_on_from_what_is_known(decoder: SlotDecoder) -> bool:
+    """A trial of its own: three rows that begin as one before them did, and go on, on and on, and elsewhere."""
+    model = decoder.model
+    rows = vocabulary_rows(model)
+    decoder = decoder.fresh()
+    decoder.prefixes = Prefixes(2**30, block=2)
+    base = [5 * i % rows for i in range(8)]
+    sequences = [base, base[:5], [*base[:4], *(3 * i % rows for i in range(5))]]
+    decoder.admit([base])
+    try:
+        logits = decoder.admit(sequences)
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:  # as in the first trial
+        if is_out_of_memory(error):
+            raise
+        return False
+    plain = [model(input_ids=torch.tensor([s], device=model.device), use_cache=False).logits[0, -1] for s in sequences]
+    return any(decoder.found) and agree(logits, torch.stack(plain))
 
 
 def _writes_as_the_model_reads(decoder: SlotDecoder) -> bool:

@@ -17,6 +17,9 @@ class Metrics:
         self.requests = Counter("kedge_requests", "Requests by route and status.", ["route", "status"], registry=here)
         self.prompt_tokens = Counter("kedge_prompt_tokens", "Tokens of prompts that were answered.", registry=here)
         self.answer_tokens = Counter("kedge_answer_tokens", "Tokens of answers, finished or not.", registry=here)
+        self.reused = Counter(
+            "kedge_prefix_tokens_reused", "Tokens of prompts that were not computed again.", registry=here
+        )
         self.decisions = Counter(
             "kedge_guard_decisions", "What the guard did.", ["rule", "on", "did"], registry=here
         )  # fmt: skip

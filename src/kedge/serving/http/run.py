@@ -13,7 +13,7 @@ from kedge.serving.guard.rules import read_rules
 from kedge.serving.http.app import create_app
 from kedge.serving.http.panel import Panel
 from kedge.serving.http.service import Limits, Service
-from kedge.serving.http.version import load_version
+from kedge.serving.http.version import PLAINLY, Held, load_version
 from kedge.serving.http.versions import Versions
 from kedge.serving.people.store import Store
 from kedge.serving.people.tables import open_database
@@ -31,7 +31,7 @@ def load_service(
     guard: Path | None = None,
     audit: Path | None = None,
     limits: Limits | None = None,
-    trust_remote_code: bool = False,
+    held: Held = PLAINLY,
 ) -> Service:
     """A policy, ready to answer.
 
@@ -45,10 +45,11 @@ def load_service(
         guard: the file of rules on prompts and answers; None: there are none.
         audit: the file that keeps what they did; None: none does.
         limits: what is taken at most.
-        trust_remote_code: run code that the models bring.
+        held: how policies are held in memory; reward models are as they were saved.
 
     Raises:
-        ModelError: as :func:`load_language_model`. ConfigError: no such database; or what is wrong with the rules.
+        ModelError: as :func:`load_language_model`. ConfigError: no such database; weights that cannot be held so; or
+            what is wrong with the rules.
         AuditError: the audit log was changed.
     """
     if guard is None and audit is not None:
@@ -60,12 +61,12 @@ def load_service(
                 f"--guard: rule {rule.name!r} asks for review, which needs answers to be kept: --feedback"
             )
     store = None if feedback is None else Store(open_database(feedback))
-    first = load_version(1, source, trust_remote_code=trust_remote_code)
-    models = [load_reward_model(each, trust_remote_code=trust_remote_code) for each in reward_model]
+    first = load_version(1, source, held)
+    models = [load_reward_model(each, trust_remote_code=held.trust_remote_code) for each in reward_model]
     reward = Panel(models) if models else None
-    versions = Versions(first, trust_remote_code=trust_remote_code)
+    versions = Versions(first, held)
     log = None if audit is None else AuditLog(audit)
-    guarding = None if rules is None else Guard(rules, log, trust_remote_code=trust_remote_code)
+    guarding = None if rules is None else Guard(rules, log, trust_remote_code=held.trust_remote_code)
     name = name or Path(source).name
     return Service(name, versions, limits or Limits(), reward=reward, store=store, guard=guarding)
 

@@ -262,4 +262,5 @@ class Asking:
         self.version.driver.cancel(*(answer.ticket for answer in self.answers))
         begun = {id(ids): len(ids) for ids in self.prompts[: len(self.answers)]}  # of n answers it is one and the same
         self.service.metrics.prompt_tokens.inc(sum(begun.values()))
+        self.service.metrics.reused.inc(sum(answer.ticket.request.reused for answer in self.answers))
         self.service.metrics.answer_tokens.inc(sum(len(answer.ticket.request.ids) for answer in self.answers))

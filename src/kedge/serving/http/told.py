@@ -157,10 +157,17 @@ class CompletionForm(Form):
         return {
             "tokens": [t.text for t in tokens],
             "token_logprobs": [t.logprob for t in tokens],
-            # Of tokens that read alike, such as parts of a character, the likeliest one stays.
-            "top_logprobs": [dict(reversed(t.likeliest)) for t in tokens],
+            "top_logprobs": [_by_text(t.likeliest) for t in tokens],
             "text_offset": offsets,
         }
+
+
+def _by_text(likeliest: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """The likeliest first; of tokens that read alike, such as parts of a character, the likeliest one."""
+    found: dict[str, float] = {}
+    for text, nats in likeliest:
+        found.setdefault(text, nats)
+    return found
 
 
 def known(request: Request) -> int:

@@ -8,6 +8,8 @@ import torch
 
 from kedge.errors import ModelError
 from kedge.models.language_model import LanguageModel, load_language_model
+from kedge.models.loading import DType
+from kedge.models.quantized import Quantization
 from kedge.sampling.local.driver import Driver
 from kedge.sampling.local.engine import Engine
 from kedge.sampling.local.schemas import Schemas
@@ -54,14 +56,33 @@ class Version:
             self.driver.close()
 
 
-def load_version(number: int, source: str, *, trust_remote_code: bool = False) -> Version:
+@dataclass(frozen=True)
+class Held:
+    """How versions are held in memory: all of them alike."""
+
+    dtype: DType = "auto"
+    """Of the weights; ``auto`` is float32."""
+    quantization: Quantization | None = None
+    """Linear layers in eight or four bits a weight."""
+    prefix_bytes: int = 0
+    """Each remembers what its prompts began with, up to so many bytes; 0: nothing."""
+    trust_remote_code: bool = False
+    """Run code that models bring."""
+
+
+PLAINLY = Held()
+
+
+def load_version(number: int, source: str, held: Held = PLAINLY) -> Version:
     """A version of a run, folder or hub id.
 
     Raises:
-        ModelError: as :func:`load_language_model`.
+        ModelError: as :func:`load_language_model`. ConfigError: it cannot be held so.
     """
-    lm = load_language_model(source, trust_remote_code=trust_remote_code)
-    engine = Engine(lm)
+    lm = load_language_model(
+        source, dtype=held.dtype, quantization=held.quantization, trust_remote_code=held.trust_remote_code
+    )
+    engine = Engine(lm, prefix_bytes=held.prefix_bytes)
     engine.version = number
     return Version(number, source, lm, Driver(engine), trained_sampling(Path(source)))
 

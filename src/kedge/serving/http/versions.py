@@ -7,7 +7,7 @@ from typing import Any
 
 from kedge.errors import KedgeError
 from kedge.serving.http.canary import Canary, Terms
-from kedge.serving.http.version import Version, check, load_version
+from kedge.serving.http.version import PLAINLY, Held, Version, check, load_version
 
 HISTORY = 100
 """Changes that are remembered."""
@@ -21,14 +21,14 @@ class Versions:
 
     Args:
         first: answers from the start.
-        trust_remote_code: run code that new ones bring.
+        held: how new ones are held in memory.
     """
 
-    def __init__(self, first: Version, *, trust_remote_code: bool = False) -> None:
+    def __init__(self, first: Version, held: Held = PLAINLY) -> None:
         self.live = first
         self.before: Version | None = None
         self.canary: Canary | None = None
-        self.trust_remote_code = trust_remote_code
+        self.held = held
         self.history: list[dict[str, Any]] = []
         """What was changed, and why: the last of it last."""
         self._number = first.number
@@ -56,7 +56,7 @@ class Versions:
                 number = self.canary.candidate.version.number
                 raise KedgeError(f"version {number} is being tried; promote it or roll it back first")
             self._number += 1
-            new = await asyncio.to_thread(load_version, self._number, source, trust_remote_code=self.trust_remote_code)
+            new = await asyncio.to_thread(load_version, self._number, source, self.held)
             try:
                 await asyncio.to_thread(check, new, self.live, prompts)
             except BaseException:
