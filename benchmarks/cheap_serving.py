@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from serving_peers import kedge_server, model_named
+from serving_peers import end_in_order, kedge_server, model_named
 from workload import in_turns, prompts, show
 
 from kedge.models.language_model import load_language_model
@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64, help="of an answer")
     parser.add_argument("--repeats", type=int, default=3, help="rounds that are timed")
     arguments = parser.parse_args()
+    end_in_order()
     rows, result = [], {}
     for named in arguments.models:
         with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:

@@ -10,7 +10,7 @@ import argparse
 import random
 import statistics
 
-from serving_peers import Served, kedge_server
+from serving_peers import Served, end_in_order, kedge_server
 from workload import SHARED, show
 
 MODEL = SHARED / "models" / "stories3M"
@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--shared", type=int, default=400, help="tokens that two prompts have in common")
     parser.add_argument("--repeats", type=int, default=9, help="pairs of prompts")
     arguments = parser.parse_args()
+    end_in_order()
     rows, result = [], {}
     for name, options in (("256 MiB", ()), ("off", ("--prefix-cache", "0"))):
         with kedge_server(MODEL, *options) as server:

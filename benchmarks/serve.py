@@ -22,6 +22,7 @@ from pathlib import Path
 from serving_peers import (
     Served,
     Timed,
+    end_in_order,
     kedge_server,
     mixed_prompts,
     model_named,
@@ -74,7 +75,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="that are timed, after one to warm up")
     parser.add_argument("--vllm", type=Path, default=Path("/tmp/vllm/bin/python"), help="Python that has vLLM")
     parser.add_argument("--transformers", type=Path, default=Path(sys.executable), help="Python that can serve")
+    parser.add_argument("--batched", action="store_true", help="transformers serve too writes answers together")
     arguments = parser.parse_args()
+    end_in_order()
     rows, result = [], {}
     for named in arguments.models:
         with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
@@ -83,7 +86,9 @@ def main() -> None:
                 stack,
                 {
                     "kedge": lambda model=model: kedge_server(model),
-                    "transformers": lambda model=model: transformers_server(model, arguments.transformers),
+                    "transformers": lambda model=model: transformers_server(
+                        model, arguments.transformers, batched=arguments.batched
+                    ),
                     "vllm": lambda model=model: vllm_server(model, arguments.vllm),
                 },
             )

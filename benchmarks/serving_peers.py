@@ -17,7 +17,7 @@ from tempfile import TemporaryFile
 import httpx
 from workload import SHARED
 
-READY = 240
+READY = 900
 """Seconds that a server may take to begin."""
 
 
@@ -85,6 +85,11 @@ class Served:
 
         process = psutil.Process(self.pid)
         return sum(each.memory_info().rss for each in (process, *process.children(recursive=True)))
+
+
+def end_in_order() -> None:
+    """Let a process that is told to end stop its servers first."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
 
 def free_port() -> int:
@@ -159,13 +164,15 @@ def vllm_server(model: Path, python: Path) -> AbstractContextManager[Served]:
     return server("vllm", command, "m", port, VLLM_CPU_NUM_OF_RESERVED_CPU="1", PYTHONPATH="")
 
 
-def transformers_server(model: Path, python: Path) -> AbstractContextManager[Served]:
-    """``transformers serve`` with continuous batching, by the Python of the environment that has it."""
+def transformers_server(model: Path, python: Path, *, batched: bool = False) -> AbstractContextManager[Served]:
+    """``transformers serve``, by the Python of the environment that has it; ``batched``: continuously."""
     port = free_port()
     command = [
         str(python.parent / "transformers"), "serve", str(model), "--host", "127.0.0.1", "--port", str(port),
-        "--device", "cpu", "--dtype", "float32", "--continuous-batching",
+        "--device", "cpu", "--dtype", "float32",
     ]  # fmt: skip
+    if batched:  # of the machine's memory it takes all otherwise
+        command += ["--continuous-batching", "--cb-max-memory-percent", "0.1"]
     return server("transformers", command, str(model), port)
 
 

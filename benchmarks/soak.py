@@ -30,7 +30,7 @@ import httpx
 import psutil
 import torch
 from hostile import Crowd, Ledger, expected_of
-from serving_peers import free_port, stop, wait_for
+from serving_peers import end_in_order, free_port, stop, wait_for
 from workload import STORIES
 
 from kedge.models.language_model import load_language_model
@@ -206,6 +206,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=16, help="at a time")
     parser.add_argument("--kills", type=int, default=0, help="kill -9 so often, afterwards")
     arguments = parser.parse_args()
+    end_in_order()
     faults: Counter = Counter()
     told: dict = {"benchmark": "soak", "minutes": arguments.minutes, "kills": arguments.kills}
     with ExitStack() as stack:
