@@ -149,6 +149,13 @@ class TestBlocks:
         assert prefixes.bytes == 5 * a_block == sum(block.bytes for block in prefixes._blocks.values())
         assert [len(prefixes.find(tokens)) for tokens in (old, new, [50, 51, 52, 53, *new])] == [2, 0, 3]
 
+    def test_the_end_of_a_prompt_goes_before_its_beginning(self):
+        a_block = 3 * 2 * 2 * 4 * 4 * 4
+        prefixes = Prefixes(5 * a_block, block=4)
+        prefixes.keep(range(20), self.held(20))
+        prefixes.keep(range(50, 54), self.held(4))
+        assert len(prefixes.find(range(30))) == 4
+
     def test_more_than_there_is_room_for(self):
         a_block = 3 * 2 * 2 * 4 * 4 * 4
         prefixes = Prefixes(2 * a_block + 1, block=4)

@@ -14,7 +14,14 @@ from kedge.models.gguf import FILE as GGUF
 from kedge.models.gguf import refuse_unwritable, write_gguf
 from kedge.models.language_model import load_language_model, wrap
 from kedge.models.reward_loading import load_reward_model, new_reward_model
-from kedge.serving.certificate import LLAMA_SERVER, certify_policy, certify_reward_model, hash_of, is_equal
+from kedge.serving.certificate import (
+    LLAMA_SERVER,
+    _by_token,
+    certify_policy,
+    certify_reward_model,
+    hash_of,
+    is_equal,
+)
 
 PROMPTS = ["the cat", "Once upon a time", [{"role": "user", "content": "a dog"}], "ab  c\n\n12"]
 
@@ -75,6 +82,14 @@ def test_a_single_token_shows(tiny_lm, folder):
         spoiled.model.lm_head.weight[written[-1]] -= 0.5
     spoiled.save(folder)
     assert not is_equal(certify_policy(lm, folder, [lm.tokenizer.decode([9, 8, 7])], 8))
+
+
+def test_where_answers_part(tiny_lm):
+    """Also in the last token, and where one ends before the other."""
+    lm, ours = tiny_lm("llama"), [5, 6, 7, 8]
+    for theirs, place in (([5, 6, 7, 9], 3), ([5, 6, 7], 3), ([5, 6, 7, 8, 9], 4), ([9, 6, 7, 8], 0)):
+        [told] = _by_token(lm, [[3], [4]], [ours, ours], [ours, theirs])
+        assert (told["prompt"], told["token"]) == (1, place)
 
 
 def test_a_reward_model(folder, tmp_path):
