@@ -6,8 +6,8 @@ import secrets
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from kedge.data.encode import encode_prompt, has_template
 from kedge.data.records import Text
@@ -17,6 +17,7 @@ from kedge.sampling.settings import Sampling
 from kedge.serving.guard.guard import Guard
 from kedge.serving.http.canary import Terms
 from kedge.serving.http.errors import ApiError
+from kedge.serving.http.letters import Letters
 from kedge.serving.http.metrics import Metrics
 from kedge.serving.http.panel import Panel
 from kedge.serving.http.version import Version
@@ -58,7 +59,7 @@ class Answer:
             ApiError: it could not be written.
         """
         began = None
-        while (piece := await self.pieces.get()) is not None:
+        async for piece in self._together():
             if began is None:
                 began = time.perf_counter()
                 self.metrics.first_token.observe(began - self.asked)
@@ -71,6 +72,16 @@ class Answer:
         tokens = len(self.ticket.request.ids)
         if began is not None and tokens > 1:
             self.metrics.a_token.observe((time.perf_counter() - began) / (tokens - 1))
+
+    async def _together(self) -> AsyncIterator[str]:
+        """What has come since some was taken last: where events are slower than tokens, there are fewer of them."""
+        came: list[str | None] = [""]
+        while came[-1] is not None:
+            came = [await self.pieces.get()]
+            while not self.pieces.empty():
+                came.append(self.pieces.get_nowait())
+            if text := "".join(filter(None, came)):
+                yield text
 
     async def whole(self) -> str:
         """All of it."""
@@ -99,6 +110,7 @@ class Service:
     store: Store | None = None
     guard: Guard | None = None
     _waiting: int = 0
+    _letters: Letters | None = None
     _recent: "deque[Sequence[int]]" = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     _scoring: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -114,6 +126,13 @@ class Service:
     def is_full(self) -> bool:
         """Whether another answer would be refused."""
         return self._waiting >= self.limits.waiting
+
+    def letters(self) -> Letters:
+        """To whoever waits on the loop that is running."""
+        loop = asyncio.get_running_loop()
+        if self._letters is None or self._letters.loop is not loop:
+            self._letters = Letters(loop)
+        return self._letters
 
     def refuse_another(self, model: str) -> None:
         """Raise ApiError where another model is asked for."""
@@ -242,12 +261,8 @@ class Asking:
                 raise ApiError(400, str(error), param="response_format", code="invalid_value") from None
 
     def _answer(self, ids: Sequence[int], number: int) -> Answer:
-        loop, pieces = asyncio.get_running_loop(), asyncio.Queue[str | None]()
-
-        def hear(piece: str | None) -> None:
-            with suppress(RuntimeError):  # the loop has ended, and nobody listens
-                loop.call_soon_threadsafe(pieces.put_nowait, piece)
-
+        letters, pieces = self.service.letters(), asyncio.Queue[str | None]()
+        hear = partial(letters.send, pieces)
         try:
             ticket = self.version.driver.submit(ids, self.sampling, hear, seed=self.seed, request=number)
         except DataError as error:
