@@ -8,8 +8,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig
 
 from kedge.errors import ModelError
-from kedge.models.language_model import load_language_model, max_positions, wrap
+from kedge.models.language_model import load_language_model, wrap
 from kedge.models.loading import find
+from kedge.models.positions import max_positions
 from kedge.sampling.local.engine import Engine
 from kedge.sampling.settings import Sampling
 

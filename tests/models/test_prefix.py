@@ -4,14 +4,20 @@ import pytest
 import torch
 from peft import PeftModel, PrefixTuningConfig, get_peft_model
 from safetensors.torch import load_file
-from transformers import AttentionInterface, AutoModelForCausalLM, AutoModelForSequenceClassification, OPTConfig
+from transformers import (
+    AttentionInterface,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    OPTConfig,
+    StaticCache,
+)
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from kedge.errors import ConfigError, ModelError
 from kedge.models.adapters import adapter_of, add_adapter, base_within, merge
 from kedge.models.critic import new_critic
 from kedge.models.forward import forward_tokens
-from kedge.models.language_model import load_language_model
+from kedge.models.language_model import load_language_model, positions_of
 from kedge.models.prefix import PREFIXED, SPREAD, prefix_length, prefixes_of, saved_form
 from kedge.models.reward_loading import load_reward_model, new_reward_model
 from kedge.models.reward_model import adapted_part
@@ -247,6 +253,37 @@ def test_a_reward_model(base, tmp_path):
         )
 
 
+def test_a_static_cache(base):
+    """Longer than the prompt, and causal from its first column on."""
+    model = with_prefix(base).model
+    cache = StaticCache(config=model.config, max_cache_len=32)
+    with torch.no_grad():
+        found = model(input_ids=TOKENS, attention_mask=torch.ones_like(TOKENS), past_key_values=cache).logits
+    assert torch.allclose(found, logits(model), atol=1e-5)
+
+
+def test_a_peft_model_is_left_as_it_is(base):
+    config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    theirs = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).eval()
+    with torch.no_grad():
+        before = theirs(input_ids=TOKENS, attention_mask=torch.ones_like(TOKENS)).logits
+        ours = base_within(theirs)
+        assert torch.equal(theirs(input_ids=TOKENS, attention_mask=torch.ones_like(TOKENS)).logits, before)
+        with theirs.disable_adapter():
+            assert not torch.allclose(theirs(input_ids=TOKENS).logits, before, atol=0.1)
+    assert torch.allclose(logits(ours), before, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [128, 10**9])
+def test_one_that_leaves_no_room_is_refused_before_it_is_drawn(tiny_lm, tmp_path, count):
+    lm = tiny_lm("gpt2")
+    with pytest.raises(ConfigError, match=f"adapter.num_virtual_tokens: {count} leave no room for a text in 128"):
+        add_adapter(lm.model, PREFIX | {"num_virtual_tokens": count}, seed=0)
+    lm.save(tmp_path)
+    with pytest.raises(ConfigError, match="leave no room for a text in 128"):
+        positions_of(tmp_path, PREFIX | {"num_virtual_tokens": count})
+
+
 def test_positions_are_taken_by_it(tiny_lm, tmp_path):
     tiny_lm("gpt2").save(tmp_path)
     lm = with_prefix(tmp_path)
@@ -259,7 +296,7 @@ def test_positions_are_taken_by_it(tiny_lm, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({}, "num_virtual_tokens: prefix_tuning needs"),
+        ({}, "num_virtual_tokens: missing; prefix_tuning needs"),
         ({"num_virtual_tokens": 0}, "at least 1"),
         ({"num_virtual_tokens": "20"}, "not '20'"),
         ({"num_virtual_tokens": 2, "prefix_projection": True}, "adapter.prefix_projection"),

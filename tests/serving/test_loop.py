@@ -242,17 +242,21 @@ def ends(processes, path, at=None):
     return process.exitcode
 
 
-def test_killed_at_every_arrow_it_ends_with_the_same_models(processes, made, tmp_path):
+FEW = [("feedback", 5), ("reward", 5), ("ppo", 2), ("evaluate", 1), ("evaluate", 3)]
+ALL = [
+    ("feedback", 5), ("reward", 1), ("reward", 5), ("reward", 9), ("ppo", 2), ("ppo", 5), ("ppo", 3), ("evaluate", 1),
+    ("evaluate", 3), ("gate", 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("moments", [FEW, pytest.param(ALL, marks=pytest.mark.slow)])
+def test_killed_at_every_arrow_it_ends_with_the_same_models(processes, made, tmp_path, moments):
     path = made()
     assert ends(processes, path) == 0
     whole = models(tmp_path / "loop")
     assert {name.split("/")[1] for name in whole} == {"reward", "ppo"}
     first = json.loads((tmp_path / "loop/round-0001/evaluation.json").read_text())
     (tmp_path / "loop").rename(tmp_path / "uninterrupted")
-    moments = [
-        ("feedback", 5), ("reward", 1), ("reward", 5), ("reward", 9), ("ppo", 2), ("ppo", 5), ("ppo", 3),
-        ("evaluate", 1), ("evaluate", 3), ("gate", 1),
-    ]  # fmt: skip
     went_on = []
     for at in moments:
         assert ends(processes, path, at) == -9, at

@@ -379,4 +379,12 @@ LESS = [
         PREFIX_TESTS,
         "a model that is loaded to answer has forgotten that it has a prefix",
     ),
+    Mutant(
+        "prefix-and-what-comes-after",
+        PREFIXES,
+        "device=query.device).tril()",
+        "device=query.device).tril(given - asked)",
+        PREFIX_TESTS,
+        "with a cache of fixed size a token sees those after it",
+    ),
 ]

@@ -58,7 +58,7 @@ def export(
         lm = load_language_model(run, merged=merge, **how)
         role, adapted = lm, adapter_of(lm.model) is not None
     if merge and adapted:
-        raise KedgeError("--merge: a prefix is no part of any weight, and cannot be merged; take it out")
+        raise KedgeError("--merge: a prefix is no part of any weight, and cannot be merged; leave --merge out")
     if to == "gguf":
         if not isinstance(role, LanguageModel):
             raise KedgeError("--to gguf: of policies alone; llama.cpp has no reward models of this kind")

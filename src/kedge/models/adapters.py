@@ -180,6 +180,8 @@ def base_within(model: nn.Module) -> PreTrainedModel:
     base: PreTrainedModel = around.get_base_model()
     if is_prefix(config := next(iter(around.peft_config.values()))) and adapter_of(base) is None:
         learnt = around.get_prompt_embedding_to_save(around.active_adapter)
+        # PEFT's class goes on with a base that knows nothing of it: its weights are the same, its modules its own.
+        base = copy.deepcopy(base, {id(weight): weight for weight in base.parameters()})
         add_prefix(base, copy.copy(config))
         read_prefix(base, learnt)
     return base

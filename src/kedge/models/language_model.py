@@ -28,7 +28,8 @@ from kedge.models.loading import (
     refuse_missing_weights,
     write_weights,
 )
-from kedge.models.prefix import prefix_length
+from kedge.models.positions import max_positions
+from kedge.models.prefix import no_room, prefix_length
 from kedge.models.quantized import Quantization
 from kedge.models.role import Role
 
@@ -185,32 +186,16 @@ def read_generation_settings(model: PreTrainedModel, folder: str | Path) -> None
         model.generation_config = GenerationConfig.from_pretrained(folder)
 
 
-def max_positions(config: Any) -> int | None:
-    """The longest sequence a model of this configuration takes, in tokens."""
-    text_config = config.get_text_config()
-    rope = getattr(text_config, "rope_parameters", None) or {}
-    if rope.get("rope_type") in ("longrope", "dynamic"):
-        # Beyond it the positions of all rows depend on the longest of the batch.
-        original = rope.get("original_max_position_embeddings") or getattr(
-            text_config, "original_max_position_embeddings", None
-        )
-        if isinstance(original, int):
-            return original
-    for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length"):
-        value = getattr(text_config, name, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    return None
-
-
 def positions_of(source: str | Path, adapter: Mapping[str, Any], *, trust_remote_code: bool = False) -> int | None:
     """The longest sequence that the model in a folder or hub id will take, in tokens, with the adapter of its training.
 
     Raises:
-        ModelError: as :func:`load_config`.
+        ModelError: as :func:`load_config`. ConfigError: a prefix leaves no room for a text.
     """
     positions = max_positions(load_config(source, trust_remote_code=trust_remote_code))
     taken = adapter.get("num_virtual_tokens") or prefix_in(source)
+    if positions is not None and taken >= positions:
+        raise no_room(taken, positions)
     return None if positions is None else positions - taken
 
 

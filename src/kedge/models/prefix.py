@@ -20,6 +20,7 @@ from transformers.masking_utils import sdpa_mask
 from kedge.errors import ConfigError
 from kedge.models.bottom import layers_of
 from kedge.models.head import agree, in_eval_mode, last_hidden, trunk_of, vocabulary_rows
+from kedge.models.positions import max_positions
 
 METHOD = "prefix_tuning"
 SAVED = "prompt_embeddings"
@@ -59,8 +60,8 @@ def prefixed_attention(
     """transformers' attention by PyTorch's kernels, of queries that see the module's prefix too."""
     prefix: Any = module.prefix
     asked, given = query.shape[2], key.shape[2]
-    if attention_mask is None and asked > 1:  # causal, which the kernels take only of as many keys as queries
-        attention_mask = torch.ones(asked, given, dtype=torch.bool, device=query.device).tril(given - asked)
+    if attention_mask is None and asked > 1:  # causal from the first key on, which is how the kernels take it
+        attention_mask = torch.ones(asked, given, dtype=torch.bool, device=query.device).tril()
     if attention_mask is not None:
         seen = True if attention_mask.dtype == torch.bool else 0.0
         attention_mask = pad(attention_mask, (prefix.keys.shape[1], 0), value=seen)
@@ -114,12 +115,21 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
         if name != "num_virtual_tokens":
             said = why.get(name, f"{METHOD} has no setting but num_virtual_tokens")
             raise ConfigError(f"adapter.{name}: {said}")
-    count = given.get("num_virtual_tokens")
+    if "num_virtual_tokens" not in given:
+        raise ConfigError(f"adapter.num_virtual_tokens: missing; {METHOD} needs it, such as 20")
+    count = given["num_virtual_tokens"]
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ConfigError(
             f"adapter.num_virtual_tokens: {METHOD} needs a whole number of at least 1, such as 20; not {count!r}"
         )
     return {"num_virtual_tokens": count}
+
+
+def no_room(count: int, positions: int) -> ConfigError:
+    """A prefix takes all positions, or more."""
+    return ConfigError(
+        f"adapter.num_virtual_tokens: {count} leave no room for a text in {positions} positions; lower it"
+    )
 
 
 def add_prefix(model: PreTrainedModel, config: Any, generator: torch.Generator | None = None) -> None:
@@ -135,6 +145,9 @@ def add_prefix(model: PreTrainedModel, config: Any, generator: torch.Generator |
     """
     trunk, name, count = trunk_of(model), type(model).__name__, config.num_virtual_tokens
     refused = f"adapter.method: {METHOD} does not go with {name}"
+    positions = max_positions(model.config)
+    if positions is not None and count >= positions:
+        raise no_room(count, positions)
     if trunk.config._attn_implementation != "sdpa":
         how = trunk.config._attn_implementation
         raise ConfigError(f"{refused}, whose attention is computed by {how!r} and not by 'sdpa'; take lora")
@@ -193,17 +206,19 @@ def _tried_out(model: PreTrainedModel) -> bool:
         keys, values = (part.to(trunk.dtype).expand(2, -1, -1, -1) for part in (prefix.keys, prefix.values))
         cache.update(keys, values, number)
     seen: list[Tensor] = []
-    with in_eval_mode(model):
-        ours = last_hidden(trunk, tokens)
-        hook = _runs_layers(trunk).register_forward_hook(lambda *call: seen.append(call[-1].last_hidden_state))
-        model(input_ids=tokens, use_cache=False)
-        hook.remove()
-        places = torch.arange(5, device=trunk.device)[None]
-        trunk.config._attn_implementation = "sdpa"
-        try:
+    places = torch.arange(5, device=trunk.device)[None]
+    hook = _runs_layers(trunk).register_forward_hook(lambda *call: seen.append(call[-1].last_hidden_state))
+    try:
+        with in_eval_mode(model):
+            ours = last_hidden(trunk, tokens)
+            model(input_ids=tokens, use_cache=False)
+            trunk.config._attn_implementation = "sdpa"
             theirs = trunk(input_ids=tokens, position_ids=places, past_key_values=cache, use_cache=True)
-        finally:
-            trunk.config._attn_implementation = PREFIXED
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError):  # an architecture's own code again
+        return False
+    finally:
+        trunk.config._attn_implementation = PREFIXED
+        hook.remove()
     return all(agree(each, theirs.last_hidden_state) for each in (ours, *seen))
 
 

@@ -24,11 +24,11 @@ from kedge.errors import ModelError
 from kedge.models.adapters import adapter_of, merge
 from kedge.models.batch import attention, by_token_budget, padded
 from kedge.models.head import trunk_of, vocabulary_rows
-from kedge.models.language_model import max_positions
 from kedge.models.loading import (
     copy_weights,
     write_weights,
 )
+from kedge.models.positions import max_positions
 from kedge.models.prefix import prefix_length
 from kedge.models.reading import PLAIN, Reading
 from kedge.models.role import Role
