@@ -93,6 +93,9 @@ def is_prefix(config: Any) -> bool:
 
 def prefix_length(model: nn.Module) -> int:
     """The positions that a model's prefix takes; 0 where it has none."""
+    config: Any = model.config
+    if config._attn_implementation != PREFIXED:  # asked for with every request, and there are many modules
+        return 0
     return next((prefix.keys.shape[1] for prefix in prefixes_of(model).values()), 0)
 
 
