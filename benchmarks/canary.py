@@ -12,25 +12,21 @@ import argparse
 import math
 import random
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import torch
-import uvicorn
 from less_to_train import vader
 from workload import SHARED, prompts, show
 
 from kedge import PPO
 from kedge.serving.http.app import create_app
 from kedge.serving.http.panel import Panel
-from kedge.serving.http.run import load_service
-from kedge.serving.http.service import Service
+from kedge.serving.http.run import listening, load_service
 
 ADMIN = {"Authorization": "Bearer admin"}
 MOST = 20_000
@@ -61,22 +57,6 @@ def trained(folder: Path, sign: float, steps: int) -> Path:
     texts = list(dict.fromkeys(prompts(2048)))
     PPO(SHARED / "models/stories3M", texts, reward, settings, run=folder, progress=False).train()
     return folder
-
-
-@contextmanager
-def served(service: Service) -> Any:
-    """``http://127.0.0.1:PORT``."""
-    app = create_app(service, admin_keys=["admin"])
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 def user(url: str, name: str, openings: Sequence[str], count: int) -> None:
@@ -127,7 +107,7 @@ def main() -> None:
             str(SHARED / "models/stories3M"), name="stories", feedback=str(Path(scratch) / "feedback.db")
         )
         service.reward = Panel([Sentiment()])  # type: ignore[list-item]
-        with served(service) as url:
+        with listening(create_app(service, admin_keys=["admin"])) as url:
             for number, (name, source) in enumerate(candidates.items()):
                 rows.append((name, *decided(url, source, arguments.clients, number)))
                 print(*rows[-1], flush=True)

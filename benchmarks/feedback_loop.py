@@ -21,17 +21,15 @@ import random
 import shutil
 import statistics
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 from workload import show
 
 from kedge.config.settings import write_recipe
@@ -40,7 +38,7 @@ from kedge.recipes.jobs import sft_job
 from kedge.recipes.recipe import Recipe
 from kedge.sampling.settings import Sampling
 from kedge.serving.http.app import create_app
-from kedge.serving.http.run import load_service
+from kedge.serving.http.run import listening, load_service
 from kedge.serving.loop import Loop
 from kedge.serving.loop.heard import heard
 from kedge.storage.writing import strict_json, write_text
@@ -98,20 +96,9 @@ def chat(ticket: Ticket) -> list[dict[str, str]]:
     return [{"role": "user", "content": ticket.message}]
 
 
-@contextmanager
-def served(policy: str, database: Path) -> Iterator[str]:
+def served(policy: str, database: Path) -> AbstractContextManager[str]:
     """The address of a server of a policy that keeps what is said."""
-    service = load_service(policy, name="desk", feedback=str(database))
-    server = uvicorn.Server(uvicorn.Config(create_app(service), port=0, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(60)
+    return listening(create_app(load_service(policy, name="desk", feedback=str(database))))
 
 
 def rated(url: str, tickets: Sequence[Ticket], seed: int) -> None:

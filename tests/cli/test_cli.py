@@ -10,70 +10,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from kedge import cli
-from kedge.models.language_model import LanguageModel, load_language_model
+from kedge.models.language_model import load_language_model
 from kedge.models.reward_loading import load_reward_model
 from kedge.sampling.local.engine import Engine
 from kedge.sampling.settings import Sampling
 
-CHAT = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat on the mat"}]
 WORKERS = 'ppo.reward=[{function="rewards:%s",workers=1,time_limit=%s}]'
-PREFERENCE = {"prompt": "the ", "chosen": "cat sat", "rejected": "dog ran"}
-
-
-@pytest.fixture
-def kedge(monkeypatch, capsys, tmp_path):
-    """``kedge("ppo", "r.toml")`` in a folder of its own: ``(status, stdout, stderr)``."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        monkeypatch.setattr("sys.argv", ["kedge", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        return stopped.value.code or 0, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def world(kedge, tmp_path, tiny_lm):
-    """A model, data for every stage, a reward function and a recipe, in the current folder."""
-    tiny_lm("llama").save(tmp_path / "model")
-
-    def write(name, rows):
-        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-    write("demos.jsonl", [{"messages": CHAT}] * 8)
-    write("prefs.jsonl", [PREFERENCE] * 8)
-    write("prompts.jsonl", [{"prompt": f"the cat {i}", "answer": str(i)} for i in range(12)])
-    (tmp_path / "rewards.py").write_text(
-        "nan = float('nan')\n"
-        "def ends(prompts, completions, answer, **_): return [float(len(c)) / 9 for c in completions]\n"
-        "def too_few(prompts, completions): return [1.0]\n"
-        "def picky(completions, colour): return [1.0] * len(completions)\n"
-        "def nothing(prompts, completions): return [None] * len(prompts)\n"
-        "def bad(prompts, completions): return [nan] * len(prompts)\n"
-        "def hangs(prompts, completions): __import__('time').sleep(999)\n"
-        "def leaves(prompts, completions): __import__('os')._exit(1)\n"
-    )
-    (tmp_path / "r.toml").write_text(
-        '[sft]\nmodel = "model"\ndata = "demos.jsonl"\neval_size = 2\nbatch_size = 2\n'
-        '[reward]\nmodel = "model"\ndata = "prefs.jsonl"\neval_size = 2\nbatch_size = 2\n'
-        '[ppo]\npolicy = "model"\nprompts = "prompts.jsonl"\neval_size = 4\nreward = "rewards:ends"\n'
-        "steps = 2\nbatch_size = 4\nmini_batch_size = 2\nresponse_length = 6\nmicro_batch_tokens = 256\n"
-        '[evaluate]\npolicy = "runs/r-ppo"\nbaseline = "model"\nprompts = "prompts.jsonl"\nmetrics = ["rewards:ends"]\n'
-        "response_length = 6\n"
-    )
-    return tmp_path
-
-
-@pytest.fixture(autouse=True)
-def forget_rewards():
-    """Each test has a ``rewards.py`` of its own."""
-    import sys
-
-    sys.modules.pop("rewards", None)
-    yield
-    sys.modules.pop("rewards", None)
 
 
 def test_the_stages_one_after_another(kedge, world):
@@ -112,7 +54,6 @@ def test_plain_transformers_writes_the_same_text(kedge, world):
     kedge("ppo", "r.toml", "ppo.learning_rate=1e-2")
     lm = load_language_model("runs/r-ppo")
     [ours] = Engine(lm).generate([[5, 6, 7]], Sampling(20, temperature=0.0))
-    import torch
 
     theirs = AutoModelForCausalLM.from_pretrained("runs/r-ppo/policy").generate(
         torch.tensor([[5, 6, 7]]), max_new_tokens=20, do_sample=False
@@ -330,58 +271,6 @@ def test_what_to_label_next(kedge, world):
     assert len({row["id"] for row in rows}) == 3
     assert all(0 <= row["information"] < 0.7 for row in rows)
     assert kedge(*words, "--model", "runs/rm2")[0] == 2  # it is there
-
-
-def test_an_adapters_run_exported(kedge, world):
-    """As it was trained, or merged: then plain transformers gives what the run's own model gives."""
-    adapter = 'adapter={method="lora",target_modules="all-linear"}'
-    for stage in ("sft", "reward"):
-        assert kedge(stage, "r.toml", f"{stage}.{adapter}", f"{stage}.learning_rate=1e-2")[0] == 0
-    status, out, _ = kedge("export", "runs/r-sft", "alone")
-    assert (status, out.strip()) == (0, "alone: the adapter alone; --merge makes it a whole model")
-    assert not (world / "alone/config.json").exists()
-    assert kedge("export", "runs/r-sft", "whole", "--merge")[1].strip() == "whole: a whole model"
-    trained = load_language_model("runs/r-sft", device="cpu", merged=False)
-    tokens = torch.arange(5, 15)[None]
-    with torch.no_grad():
-        plain = AutoModelForCausalLM.from_pretrained("whole")(tokens).logits
-        assert torch.allclose(plain, trained.model(tokens).logits, atol=1e-4)
-        assert not torch.allclose(plain, AutoModelForCausalLM.from_pretrained("model")(tokens).logits, atol=1e-2)
-    status, _, err = kedge("export", "runs/r-sft", "whole", "--merge")
-    assert (status, "whole: there is something already" in err) == (2, True)
-    assert kedge("export", "runs/r-reward", "whole", "--merge", "--overwrite")[0] == 0
-    text = ["the cat"]
-    assert load_reward_model("whole", device="cpu").score(text) == pytest.approx(
-        load_reward_model("runs/r-reward", device="cpu").score(text), abs=1e-4
-    )
-
-
-def test_an_export_is_certified(kedge, world, monkeypatch):
-    """And what differs is an exit code of 1."""
-    words = ["export", "model", "out", "--overwrite", "--certify"]
-    status, out, _ = kedge(*words, "prompts.jsonl")
-    assert (status, out.splitlines()) == (0, ["out: a whole model", "transformers: the same", "http: the same"])
-    assert json.loads((world / "out/certificate.json").read_text())["prompts"] == 12
-    assert kedge("export", "out", "again", "--to", "onnx")[0] == 2
-    assert "model has kept no samples" in kedge(*words, "samples")[2]
-    write = LanguageModel.write
-
-    def spoiled(lm, folder, weights):
-        write(lm, folder, weights | {"model.norm.weight": -weights["model.norm.weight"]})
-
-    monkeypatch.setattr(LanguageModel, "write", spoiled)
-    status, out, _ = kedge(*words, "prompts.jsonl")
-    assert (status, "http: differs for 12 prompts" in out) == (1, True)
-    ways = json.loads((world / "out/certificate.json").read_text())["ways"]
-    assert [ways[name]["equal"] for name in ("memory", "transformers", "http")] == [True, False, False]
-
-
-def test_a_prefix_is_exported_as_it_is(kedge, world):
-    assert kedge("sft", "r.toml", 'sft.adapter={method="prefix_tuning",num_virtual_tokens=2}')[0] == 0
-    status, _, err = kedge("export", "runs/r-sft", "whole", "--merge")
-    assert (status, "--merge: a prefix is no part of any weight" in err) == (2, True)
-    assert not (world / "whole").exists()
-    assert kedge("export", "runs/r-sft", "alone")[1].startswith("alone: the adapter alone")
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "ppo", "evaluate"])

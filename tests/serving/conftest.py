@@ -1,4 +1,4 @@
-"""The databases that feedback is kept in: a file of SQLite, and a PostgreSQL server that the tests start."""
+"""Databases that feedback is kept in, a PostgreSQL server that the tests start among them; and a browser."""
 
 import getpass
 import importlib.util
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from browsing import CHROMIUM, QUIET
 
 PLACES = os.pathsep.join([os.environ.get("PATH", ""), *sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")))])
 
@@ -71,3 +72,46 @@ def database(request, tmp_path):
     if request.param == "sqlite":
         return str(tmp_path / "feedback.db")
     return request.getfixturevalue("postgres")(f"t{time.monotonic_ns()}")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    try:
+        from playwright.sync_api import sync_playwright
+    except ModuleNotFoundError:
+        sync_playwright = None
+    if CHROMIUM is None or sync_playwright is None:
+        say = pytest.fail if os.environ.get("CI") else pytest.skip
+        say("no browser: apt-get install chromium; pip install playwright")
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=[*QUIET])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tab(browser):
+    """``tab(url, ...)``: a page of its own. In the end: nothing ran, nothing left the server, no error was logged."""
+    faults, contexts = [], []
+
+    def opened(url, view="chat", expected=(), answers=None, **how):
+        """``expected``: what may be in the console; ``answers``: stubbed, ``{glob: function of a route}``."""
+        context = browser.new_context(**how)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(8000)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda said: said.type in ("error", "warning")
+                and not any(each in said.text for each in expected) and faults.append(said.text))  # fmt: skip
+        page.on("request", lambda asked: asked.url.startswith(f"{url}/") or faults.append(asked.url))
+        for glob, answer in (answers or {}).items():
+            page.route(glob, answer)
+        page.goto(f"{url}/#{view}")
+        return page
+
+    yield opened
+    for context in contexts:
+        for page in context.pages:
+            assert page.evaluate("window.ran") is None
+        context.close()
+    assert faults == []

@@ -1,34 +1,25 @@
 """The page in a browser: every control, and what people and models may write into it."""
 
 import json
-import os
 import re
-import shutil
-import time
 from contextlib import ExitStack
 from dataclasses import replace
 
 import httpx
 import pytest
-from listeners import listening, service_of
+from browsing import HELD, fits, given, picture, say, seen, until
+from listeners import Slow, listening, service_of
 
 from kedge.data.encode import encode_prompt
 from kedge.sampling.local.driver import Driver
 from kedge.sampling.local.engine import Engine
 from kedge.sampling.settings import Sampling
-from kedge.serving.guard.guard import Guard
-from kedge.serving.guard.rules import Rules
 from kedge.serving.http.canary import Canary, Terms
 from kedge.serving.http.page import FILES
 from kedge.serving.http.versions import Version
-from kedge.serving.people.store import Feedback, GivenAnswer, Store
+from kedge.serving.people.store import Feedback, Store
 from kedge.serving.people.tables import open_database
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-QUIET = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 HOSTILE = (
     '<img src=x onerror="window.ran=1"></script><script>window.ran=1</script>'
     "<svg onload='window.ran=1'>javascript:window.ran=1 \u202egnp.exe\u202c &lt;b&gt; " + "W" * 100
@@ -77,82 +68,9 @@ def test_the_files_need_no_key_and_nothing_from_outside(lm):
 # With one ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def browser():
-    try:
-        from playwright.sync_api import sync_playwright
-    except ModuleNotFoundError:
-        sync_playwright = None
-    if CHROMIUM is None or sync_playwright is None:
-        say = pytest.fail if os.environ.get("CI") else pytest.skip
-        say("no browser: apt-get install chromium; pip install playwright")
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=[*QUIET])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def tab(browser):
-    """``tab(url, ...)``: a page of its own. In the end: nothing ran, nothing left the server, no error was logged."""
-    faults, contexts = [], []
-
-    def opened(url, view="chat", expected=(), answers=None, **how):
-        """``expected``: what may be in the console; ``answers``: stubbed, ``{glob: function of a route}``."""
-        context = browser.new_context(**how)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(8000)
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("console", lambda said: said.type in ("error", "warning")
-                and not any(each in said.text for each in expected) and faults.append(said.text))  # fmt: skip
-        page.on("request", lambda asked: asked.url.startswith(f"{url}/") or faults.append(asked.url))
-        for glob, answer in (answers or {}).items():
-            page.route(glob, answer)
-        page.goto(f"{url}/#{view}")
-        return page
-
-    yield opened
-    for context in contexts:
-        for page in context.pages:
-            assert page.evaluate("window.ran") is None
-        context.close()
-    assert faults == []
-
-
 @pytest.fixture
 def store(tmp_path):
     return Store(open_database(tmp_path / "page.db"))
-
-
-class Slow(Engine):
-    """Takes its time over every token."""
-
-    def step(self):
-        time.sleep(0.05)
-        return super().step()
-
-
-def seen(text):
-    """As the page shows it: characters that deceive the eye are named."""
-    hidden = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
-    return re.sub(hidden, lambda found: f"U+{ord(found[0]):04X}", text)
-
-
-def fits(page):
-    return page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
-
-
-def say(page, text):
-    page.fill("#question", text)
-    page.press("#question", "Enter")
-
-
-def until(true, seconds=8.0):
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_conversation(tab, endless, store):
@@ -419,206 +337,6 @@ def test_two_answers_by_keyboard(tab, lm, store):
         page.keyboard.press("ArrowLeft")
         page.keyboard.press("s")
         assert store.counts()[1] == 6
-
-
-def ask(url, prompt="the cat", **more):
-    asked = {"model": "tiny", "prompt": prompt, "max_tokens": 12, "seed": 3} | more
-    return httpx.post(f"{url}/v1/completions", json=asked).json()["choices"][0]["text"]
-
-
-def test_the_review_queue(tab, scripted, tiny_tokenizer, store):
-    """What the guard acted on, as it is and as it was given, before what the reward models disagree about."""
-    service = service_of(scripted(encode_prompt(tiny_tokenizer, "the cat"), "sat on the red mat"), store=store)
-    colour = {"name": "colour", "on": "answer", "words": ["red"], "do": "replace", "message": "***"}
-    cat = {"name": "cats", "on": "prompt", "words": ["cat"], "do": "review"}
-    service.guard = Guard(Rules(rule=[colour, cat]))
-    store.keep(given("cmpl-9:1", text="Hm."))
-    store.measured("cmpl-9:1", 2.125)
-    fails = [1]
-
-    def busy(route):
-        if route.request.method == "POST" and fails:
-            fails.pop()
-            route.fulfill(status=503, json={"error": {"message": "the database is busy"}})
-        else:
-            route.continue_()
-
-    with listening(service, admin_keys=["admin"]) as url:
-        assert ask(url) == "sat on the *** mat"
-        until(lambda: store.awaiting_review(9)[1] == 2)
-        page = tab(url, expected=["503", "409"], answers={"**/admin/review/*/*": busy})
-        page.evaluate("sessionStorage.setItem('kedge.admin-key', '\"admin\"')")
-        page.click("#settings summary")
-        page.fill("[name=annotator]", "ann")
-        page.click("nav >> text=Review")
-        page.wait_for_selector("#queue article >> nth=1")
-        picture(page, "review")
-        assert page.locator("#queue .why").all_inner_texts() == ["The guard acted", "The reward models disagree: 2.125"]
-        reasons = page.locator("#queue li").all_inner_texts()
-        assert len(reasons) == 2
-        assert any(each.startswith("colour (replace, on the answer): ") for each in reasons)
-        assert any(each.startswith("cats (review, on the prompt): ") for each in reasons)
-        assert page.locator("#queue .answer").all_inner_texts() == ["sat on the red mat", "Hm."]
-        assert page.locator("#queue .told").all_inner_texts() == ["sat on the *** mat"]
-        assert page.locator("#queue .version").all_inner_texts() == ["v1", "v1"]
-        assert str(time.gmtime().tm_year) in page.inner_text("#queue time >> nth=0")
-        assert "null" not in page.inner_text("#queue")
-        page.click("#queue article:nth-child(1) >> text=It is bad")
-        page.wait_for_selector("text=Not kept: the database is busy")
-        page.click("#queue article:nth-child(1) summary")
-        page.fill("#queue article:nth-child(1) textarea", "lay down")
-        page.click("#queue article:nth-child(1) >> text=It is bad")
-        page.wait_for_selector("#queue article:nth-child(2)", state="detached")
-        [said] = store.rows()
-        assert (said["thumb"], said["correction"], said["annotator"], said["review"]) == (0, "lay down", "ann", 1)
-        assert said["answer_told"] == "sat on the *** mat"
-        store.review(Feedback("cmpl-9:1", thumb=1)).result(10)  # meanwhile, by somebody else
-        page.click("#queue >> text=It is good")
-        page.wait_for_selector("text=Somebody else has said it before you.")
-        page.wait_for_selector("text=Nothing is waiting.")
-        for number in range(21):
-            store.keep(given(f"more-{number}:0", held=HELD))
-        until(lambda: store.awaiting_review(9)[1] == 21)
-        page.click("#review-again")
-        page.wait_for_selector("text=These are the first of 21.")
-        assert page.locator("#queue article").count() == 20
-
-
-def test_views_that_are_not_there(tab, lm):
-    with listening(service_of(lm)) as url:
-        page = tab(url, "review", expected=["404"])
-        page.wait_for_selector("text=There is no queue here")
-        page.click("nav >> text=Board")
-        page.wait_for_selector("text=start the server with --admin-key-file")
-        page.wait_for_selector("text=Nobody's opinion is kept")
-        assert page.is_hidden("#rollback")
-
-
-HELD = [{"rule": "r", "on": "answer", "did": "replace", "reason": "words found", "matched": "0" * 64}]
-
-
-def given(name, *, days=0, version=1, source="first", text="sat", tokens=2, held=None, told=None):
-    ids = [*range(tokens)]
-    return GivenAnswer(
-        name, "tiny", version, source, None, "the cat", [1], text, ids, [-0.5] * tokens, {}, "eos", held, told,
-        time.time() - 86_400 * days,
-    )  # fmt: skip
-
-
-def picture(page, name):
-    """For people, where they ask for it: KEDGE_PICTURES=folder."""
-    if folder := os.environ.get("KEDGE_PICTURES"):
-        page.screenshot(path=f"{folder}/{name}.png", full_page=True)
-
-
-def with_two_versions(lm, store, source="runs/before"):
-    service = service_of(lm, store=store)
-    service.versions.before = Version(0, source, lm, Driver(Engine(lm)), Sampling(max_new_tokens=4))
-    return service
-
-
-def test_the_board(tab, lm, store):
-    for number, (days, version) in enumerate(((2, 1), (1, 1), (1, 2), (0, 2), (40, 1))):
-        store.keep(given(f"a{number}:0", days=days, version=version, tokens=3 + number))
-        store.take(Feedback(f"a{number}:0", thumb=number % 2, score=float(number))).result(10)
-    service = with_two_versions(lm, store)
-    with listening(service, admin_keys=["admin"]) as url:
-        page = tab(url)
-        page.evaluate("sessionStorage.setItem('kedge.admin-key', '\"admin\"')")
-        page.click("nav >> text=Board")
-        page.wait_for_selector("#quality table")
-        cards = page.locator("#versions article").all_inner_texts()
-        assert [card.split("\n")[0] for card in cards] == ["Answers now", "The one before"]
-        assert page.is_hidden("#promote")
-        assert page.locator("#quality tbody tr").count() == 4
-        newest = page.locator("#quality tbody tr >> nth=0").locator("td").all_inner_texts()
-        assert newest[1:] == ["v2", "first", "1", "6", "1", "0", "3", "1", "0", "0", "0", "0"]
-        assert page.locator(".charts figcaption").all_inner_texts() == [
-            "Thumbs that are up", "Mean score", "Tokens of an answer", "Answers",
-        ]  # fmt: skip
-        titles = page.locator(".charts figure:nth-child(2) title").all_text_contents()
-        assert sorted(title[:8] for title in titles) == ["v1 · fir"] * 2 + ["v2 · fir"] * 2
-        assert [title.rsplit(": ")[1] for title in titles] == ["0 of 1", "1 of 1", "2 of 1", "3 of 1"]
-        page.select_option("#days", "90")
-        page.wait_for_selector("#quality tbody tr >> nth=4")
-        page.click("#rollback")
-        assert "v0 (runs/before)" in page.inner_text("#confirm-text")
-        page.click("text=Leave it as it is")
-        assert service.live.number == 1
-        page.click("#rollback")
-        page.click("#confirm-yes")
-        page.wait_for_selector("text=v0 answers now.")
-        assert service.live.number == 0
-        page.click("#board-again")
-        page.wait_for_selector("#versions article:nth-child(1) >> text=runs/before")
-
-
-def test_a_version_on_trial(tab, lm, store, tmp_path):
-    """Its measures beside the present one's; let answer everybody, and ended, and what was changed in between."""
-    lm.save(tmp_path / "new")
-    service = service_of(lm, store=store)
-    with listening(service, admin_keys=["admin"]) as url:
-
-        def try_it():
-            trial = {"source": str(tmp_path / "new"), "canary": {"share": 0.5}}
-            answer = httpx.post(
-                f"{url}/admin/deploy", json=trial, headers={"Authorization": "Bearer admin"}, timeout=60
-            )
-            assert answer.status_code == 200
-
-        try_it()
-        for number in range(12):
-            ask(url, user=f"person {number}", max_tokens=3)
-        counts = [
-            arm.moments["tokens"].count for arm in (service.versions.canary.present, service.versions.canary.candidate)
-        ]
-        assert sum(counts) == 12
-        assert all(counts)
-        page = tab(url, expected=["404"])
-        page.evaluate("sessionStorage.setItem('kedge.admin-key', '\"admin\"')")
-        page.click("nav >> text=Board")
-        page.wait_for_selector("#canary table")
-        picture(page, "board")
-        assert page.locator("#versions .cards article h3").all_inner_texts() == ["Answers now"]
-        assert "50% of the people" in page.inner_text("#canary .note")
-        assert page.locator("#canary tbody th").all_inner_texts() == [
-            "Reward", "Thumbs that are up", "Held by the guard", "Tokens of an answer", "Seconds a token",
-        ]  # fmt: skip
-        tokens = page.locator("#canary tbody tr >> nth=3").locator("td").all_inner_texts()
-        assert [each.split()[1] for each in tokens[:2]] == [f"({count})" for count in counts]
-        assert re.fullmatch(r"[+-]?[\d.e+-]+ to [+-]?[\d.e+-]+", tokens[2])
-        assert page.locator("#canary tbody tr >> nth=0").locator("td").all_inner_texts() == ["", "", ""]
-        page.click("#promote")
-        assert f"v2 ({tmp_path}/new) answers everybody instead of v1 (first)" in page.inner_text("#confirm-text")
-        page.click("#confirm-no")
-        assert service.live.number == 1
-        page.click("#promote")
-        page.click("#confirm-yes")
-        page.wait_for_selector("text=v2 answers now.")
-        assert service.live.number == 2
-        assert page.is_hidden("#promote")
-        page.click("#history summary")
-        changes = page.locator("#history li").all_inner_texts()
-        assert ["promoted" in changes[0], "canary" in changes[1]] == [True, True]
-        assert str(time.gmtime().tm_year) in changes[0]
-        # A trial that ends between the question and the answer: what is confirmed is no longer what would be done.
-        try_it()
-        page.click("#board-again")
-        page.wait_for_selector("#canary table")
-        page.click("#rollback")
-        assert "v2 (" in page.inner_text("#confirm-text")
-        httpx.post(f"{url}/admin/promote", headers={"Authorization": "Bearer admin"})
-        page.click("#confirm-yes")
-        page.wait_for_selector("text=Nothing was done")
-        assert service.live.number == 3
-        try_it()
-        page.click("#board-again")
-        page.wait_for_selector("#canary table")
-        page.click("#rollback")
-        page.click("#confirm-yes")
-        page.wait_for_selector("text=v3 answers now.")
-        assert service.versions.canary is None
-        assert service.versions.history[-1]["did"] == "rolled back"
 
 
 def test_hostile_text_stays_text(tab, scripted, tiny_tokenizer, lm, store):

@@ -302,7 +302,7 @@ LESS = [
     Mutant(
         "what-peft-took-out-is-not-read",
         ADAPTERS,
-        "    there = {name: adalora.at_full_rank(name, tensor, adapter_of(model)) for name, tensor in there.items()}\n",
+        "    there = {name: adalora.at_full_rank(name, tensor, config) for name, tensor in there.items()}\n",
         "",
         RANK_TESTS,
         "an adapter that PEFT has trained cannot be loaded",

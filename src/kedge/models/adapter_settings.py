@@ -8,7 +8,7 @@ from kedge.config.settings import nearest
 from kedge.errors import ConfigError
 from kedge.models import adalora, prefix
 
-METHODS = ("lora", "ia3", "loha", "lokr", "adalora", prefix.METHOD)
+METHODS = ("lora", "ia3", "loha", "lokr", "adalora", prefix.PREFIX_TUNING)
 
 WHOLE = (
     "modules_to_save", "trainable_token_indices", "lora_bias", "layer_replication", "alora_invocation_tokens",
@@ -44,7 +44,7 @@ def peft_config(settings: Settings) -> Any:
     if method not in METHODS:
         raise ConfigError(f"adapter.method: must be one of {', '.join(METHODS)}, not {method!r}")
     kind = peft.PEFT_TYPE_TO_CONFIG_MAPPING[method.upper()]
-    if method == prefix.METHOD:
+    if method == prefix.PREFIX_TUNING:
         return kind(**prefix.checked(given))
     known: Sequence[str] = [name for name in inspect.signature(kind).parameters if name not in OWN]
     if method == "adalora":

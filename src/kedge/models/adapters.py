@@ -26,9 +26,7 @@ from kedge.errors import ConfigError, ModelError
 from kedge.models import adalora
 from kedge.models.adapter_settings import METHODS, Settings, method_of, peft_config, peft_library, trains_base
 from kedge.models.prefix import (
-    METHOD as PREFIX_TUNING,
-)
-from kedge.models.prefix import (
+    PREFIX_TUNING,
     SAVED,
     add_prefix,
     is_prefix,
@@ -282,11 +280,9 @@ def read_adapter(model: PreTrainedModel, folder: Path, *, headless: bool = False
     if not path.is_file():
         raise ModelError(f"{path}: the adapter's weights are missing")
     outer = f"{model.base_model_prefix}." if model.base_model is model else ""  # a trunk is not within another model
-    there = {
-        name.removeprefix(_outer(adapter_of(model))).removeprefix(outer): tensor
-        for name, tensor in load_file(path).items()
-    }
-    there = {name: adalora.at_full_rank(name, tensor, adapter_of(model)) for name, tensor in there.items()}
+    config, saved = adapter_of(model), load_file(path)
+    there = {name.removeprefix(_outer(config)).removeprefix(outer): tensor for name, tensor in saved.items()}
+    there = {name: adalora.at_full_rank(name, tensor, config) for name, tensor in there.items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in there.items()}
     wanted = {
         name: tuple(tensor.shape)

@@ -22,7 +22,7 @@ from kedge.models.bottom import layers_of
 from kedge.models.head import agree, in_eval_mode, last_hidden, trunk_of, vocabulary_rows
 from kedge.models.positions import max_positions
 
-METHOD = "prefix_tuning"
+PREFIX_TUNING = "prefix_tuning"
 SAVED = "prompt_embeddings"
 """PEFT's name in its files: ``[virtual tokens, layers * 2 * heads * width]``, a layer's keys before its values."""
 
@@ -116,14 +116,14 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
     }
     for name in given:
         if name != "num_virtual_tokens":
-            said = why.get(name, f"{METHOD} has no setting but num_virtual_tokens")
+            said = why.get(name, f"{PREFIX_TUNING} has no setting but num_virtual_tokens")
             raise ConfigError(f"adapter.{name}: {said}")
     if "num_virtual_tokens" not in given:
-        raise ConfigError(f"adapter.num_virtual_tokens: missing; {METHOD} needs it, such as 20")
+        raise ConfigError(f"adapter.num_virtual_tokens: missing; {PREFIX_TUNING} needs it, such as 20")
     count = given["num_virtual_tokens"]
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ConfigError(
-            f"adapter.num_virtual_tokens: {METHOD} needs a whole number of at least 1, such as 20; not {count!r}"
+            f"adapter.num_virtual_tokens: {PREFIX_TUNING} needs a whole number of at least 1, such as 20; not {count!r}"
         )
     return {"num_virtual_tokens": count}
 
@@ -147,7 +147,7 @@ def add_prefix(model: PreTrainedModel, config: Any, generator: torch.Generator |
         ConfigError: the model's attention or cache is not of the usual kind, or it has no room for so many tokens.
     """
     trunk, name, count = trunk_of(model), type(model).__name__, config.num_virtual_tokens
-    refused = f"adapter.method: {METHOD} does not go with {name}"
+    refused = f"adapter.method: {PREFIX_TUNING} does not go with {name}"
     positions = max_positions(model.config)
     if positions is not None and count >= positions:
         raise no_room(count, positions)

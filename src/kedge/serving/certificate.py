@@ -11,7 +11,6 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -96,8 +95,7 @@ def hash_of(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.gguf")]):
         with path.open("rb") as file:
-            while part := file.read(2**20):
-                digest.update(part)
+            hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
 
 
@@ -188,25 +186,12 @@ def _over_http(
 def _served(folder: Path) -> Iterator[str]:
     """The address of a server of the folder."""
     try:
-        import uvicorn
-
         from kedge.serving.http.app import create_app
-        from kedge.serving.http.run import load_service
+        from kedge.serving.http.run import listening, load_service
     except ModuleNotFoundError as error:
         raise KedgeError(f"--certify: {error.name} is not installed; pip install 'kedge[serve]'") from None
-    app = create_app(load_service(str(folder), name="m"))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        if not thread.is_alive():
-            raise KedgeError("--certify: the server of the exported folder ended before it answered")
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
+    with listening(create_app(load_service(str(folder), name="m"))) as url:
+        yield url
 
 
 def _by_llama_cpp(

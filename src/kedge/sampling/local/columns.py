@@ -21,6 +21,9 @@ class ColumnDecoder:
     rows_join = False
     """New rows may join while others are written."""
 
+    prefixes = None
+    """Nothing is remembered of what prompts begin with."""
+
     def __init__(self, model: Any) -> None:
         self.model = model
         self._extra = {"logits_to_keep": 1} if accepts(model, "logits_to_keep") else {}

@@ -234,7 +234,7 @@ class Engine(Sampler):
 
     def _in_turns(self, newcomers: list[Request]) -> list[list[Request]]:
         """Those that are taken in together: what one of them shares with another is computed once."""
-        prefixes = getattr(self._chosen_decoder(), "prefixes", None)
+        prefixes = self._chosen_decoder().prefixes
         if prefixes is None:
             return [newcomers]
         turns = prefixes.turns([request.known_ids for request in newcomers])

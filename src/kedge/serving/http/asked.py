@@ -9,13 +9,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from kedge.errors import ConfigError
 from kedge.sampling.settings import Sampling
+from kedge.serving.people.tables import is_writable
 
 Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
 def _writable(text: str) -> str:
-    """No half characters and no NUL, which no database takes."""
-    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+    if not is_writable(text):
         raise ValueError("has characters that cannot be written down")
     return text
 
@@ -148,7 +148,7 @@ class Message(Strict):
 
 
 class Schema(Strict):
-    """Of JSON. What is optional is as good as absent in OpenAI's; here all of it is held to."""
+    """Of JSON. ``name`` and ``description`` are for people; it is held to, ``strict`` or not."""
 
     name: str = Field(max_length=64)
     description: str | None = None

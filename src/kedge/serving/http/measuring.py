@@ -30,8 +30,11 @@ def measure(service: Service, answer: GivenAnswer, seconds: float) -> None:
             numbers["held"] = float(answer.held is not None)
         versions.canary.count(answer.version, **numbers)
         versions.decide()
-    panel, reviewed = service.reward, service.store is not None and service.reward is not None and service.reward.differ
-    if panel is None or not (reviewed or versions.canary is not None):
+    panel, store = service.reward, service.store
+    if panel is None:
+        return
+    reviewed = store is not None and panel.differ
+    if not reviewed and versions.canary is None:
         return
     prompt = answer.prompt
     if isinstance(prompt, list) and isinstance(prompt[0], int):
@@ -43,8 +46,8 @@ def measure(service: Service, answer: GivenAnswer, seconds: float) -> None:
         if error is not None:
             log.warning("reward models could not be asked about an answer: %s", type(error).__name__)
         elif not done.cancelled():
-            if reviewed and service.store is not None:
-                service.store.measured(answer.id, statistics.pstdev(done.result()))
+            if store is not None and panel.differ:
+                store.measured(answer.id, statistics.pstdev(done.result()))
             with suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(rewarded, statistics.fmean(done.result()))
 

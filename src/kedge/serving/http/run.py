@@ -1,11 +1,15 @@
 """From a run or model to a server that listens."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 
 import uvicorn
+from fastapi import FastAPI
 
-from kedge.errors import ConfigError
+from kedge.errors import ConfigError, KedgeError
 from kedge.models.reward_loading import load_reward_model
 from kedge.serving.guard.audit import AuditLog
 from kedge.serving.guard.guard import Guard
@@ -92,6 +96,32 @@ def read_keys(path: Path, option: str = "--api-key-file") -> list[str]:
         if not key.isascii() or not key.isprintable() or " " in key:
             raise ConfigError(f"{option}: key {number} in {path} has characters that no header may have")
     return keys
+
+
+@contextmanager
+def listening(app: FastAPI, *, port: int = 0, grace: int = GRACE) -> Iterator[str]:
+    """``http://127.0.0.1:PORT`` of a server in this process, for as long as the block lasts.
+
+    Args:
+        app: what answers.
+        port: 0: a free one.
+        grace: seconds that answers have to be written to their end.
+
+    Raises:
+        KedgeError: it ended before it answered.
+    """
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", timeout_graceful_shutdown=grace))
+    thread = Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        if not thread.is_alive():
+            raise KedgeError(f"the server on port {port} ended before it answered")
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def serve(service: Service, *, host: str, port: int, keys: Sequence[str] = (), admin_keys: Sequence[str] = ()) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import JSON, Column, Connection, Float, Integer, String, insert,
 
 from kedge.data.files import read_rows
 from kedge.errors import DataError
-from kedge.serving.people.tables import answers, feedback
+from kedge.serving.people.tables import answers, feedback, is_writable
 
 SHOWN = 8
 """Bad rows that a message names."""
@@ -200,7 +200,7 @@ def _text_or_messages(value: Any, name: str, *, tokens: bool = False) -> None:
 def _writable(text: Any, name: str) -> str:
     if not isinstance(text, str):
         raise ValueError(f"{name}: a text, not {text!r}")
-    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+    if not is_writable(text):
         raise ValueError(f"{name}: has characters that cannot be written down")
     return text
 

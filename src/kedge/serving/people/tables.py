@@ -75,6 +75,11 @@ feedback = Table(
 )
 
 
+def is_writable(text: str) -> bool:
+    """Whether every database takes it: no half characters, and no NUL."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def open_database(where: str | Path) -> Engine:
     """A database with the tables as they are now, made or migrated.
 
