@@ -387,4 +387,28 @@ LESS = [
         PREFIX_TESTS,
         "with a cache of fixed size a token sees those after it",
     ),
+    Mutant(
+        "prefix-in-peft's-own-base",
+        ADAPTERS,
+        "base = copy.deepcopy(base, {id(weight): weight for weight in base.parameters()})",
+        "pass",
+        PREFIX_TESTS,
+        "what was brought along gives something else afterwards",
+    ),
+    Mutant(
+        "prefix-longer-than-the-model",
+        PREFIXES,
+        "    if positions is not None and count >= positions:\n        raise no_room",
+        "    if False:\n        raise no_room",
+        PREFIX_TESTS,
+        "no text fits behind it, and nobody says so",
+    ),
+    Mutant(
+        "labels-of-a-classifier-unread",
+        "models/reward_loading.py",
+        "labels_in(folder) or reading.width",
+        "reading.width",
+        ADAPTER_TESTS,
+        "a classifier of several labels that PEFT has saved is refused",
+    ),
 ]

@@ -494,4 +494,20 @@ SERVING = [
         ("tests/serving/test_loop.py::test_a_stage_that_broke_off_goes_on_from_its_checkpoint",),
         "hours of training are lost with a kill",
     ),
+    Mutant(
+        "letters-in-the-wrong-order",
+        "serving/http/letters.py",
+        "self._waiting.popleft()",
+        "self._waiting.pop()",
+        HTTP,
+        "an answer's end comes before its last piece",
+    ),
+    Mutant(
+        "pieces-that-came-together-are-lost",
+        "serving/http/service.py",
+        'if text := "".join(filter(None, came)):',
+        "if text := came[0]:",
+        HTTP,
+        "a client that reads slowly loses text",
+    ),
 ]
