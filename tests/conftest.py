@@ -1,5 +1,6 @@
 """What the tests share: the real data beside the project, a tokenizer built on the spot, and tiny random models."""
 
+import gc
 import multiprocessing
 import os
 import time
@@ -61,6 +62,12 @@ CONFIGS = {
     "lfm2": _COMMON | {"num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"]},  # a mixed cache
     "kedge_lstm": _IDS | {"hidden_size": 32, "num_hidden_layers": 2, "initializer_range": 1.0},  # our own
 }
+
+
+def pytest_collection_finish():
+    """What is imported and collected lives to the end: whoever collects garbage need not walk through it each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -324,6 +324,7 @@ def test_evaluate_claims_of_its_prompts_what_is_known(kedge, world):
         pytest.param(["reward.eval_size=0"], "of 8 training pairs", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_the_doctor_says_which_pairs_it_tried(kedge, world, words, found):
     kedge("reward", "r.toml", *words)
     out = kedge("doctor", "r.toml", *words, "ppo.reward=runs/r-reward", "--json")[1]

@@ -17,6 +17,7 @@ def folder(tmp_path, tiny_lm):
     return str(tmp_path / "model")
 
 
+@pytest.mark.slow
 def test_a_small_model_fits_and_a_small_machine_does_not_hold_it(folder):
     assert plainly_fits([folder], 4096, ROOMY, trust_remote_code=False)
     assert not plainly_fits([folder], 4096, replace(ROOMY, total=2**27), trust_remote_code=False)

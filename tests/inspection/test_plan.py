@@ -55,6 +55,7 @@ def test_weights_gradients_and_optimizer_by_role(recipe):
     assert found["generate"].held["critic", "optimizer"] == held["critic", "optimizer"]
 
 
+@pytest.mark.slow
 def test_the_cache_of_the_engine_stays_through_the_update(recipe):
     found = phases(recipe(num_generations=2, mini_batch_size=16))
     # Two layers, keys and values, 16 rows, 2 heads of 8, columns rounded up to 64, 4 bytes; and positions.
@@ -71,6 +72,7 @@ def test_an_engine_writes_no_more_rows_than_it_has(recipe):
     assert cache(264) == cache(256)
 
 
+@pytest.mark.slow
 def test_a_critic_costs_what_it_is(recipe):
     separate, shared = (phases(recipe(critic=kind))["update"] for kind in ("separate", "shared"))
     none = phases(recipe(advantage_estimator="reinforce++"))["update"]
@@ -182,6 +184,7 @@ def test_under_autocast_the_sampler_holds_narrow_copies_of_the_linear_layers(rec
     assert held["policy", "weights"] == pytest.approx(WEIGHTS + (WEIGHTS - embeddings) / 2, abs=2 * SOME)
 
 
+@pytest.mark.slow
 def test_logits_are_made_by_the_memory_of_the_machine_it_is_for(recipe, monkeypatch):
     monkeypatch.setattr("kedge.models.device.FEWEST_LOGITS", 320 * 4)
 
@@ -236,6 +239,7 @@ def test_supervised_jobs(recipe, stage, role, weights):
     assert less.peak < found["train"].peak
 
 
+@pytest.mark.slow
 def test_cuda_needs_room_for_the_optimizer(recipe):
     """It works on all weights at once there: with few tokens that is the peak."""
     few = {"batch_size": 1, "mini_batch_size": 1, "response_length": 2}
@@ -272,6 +276,7 @@ def test_seconds_come_from_the_speeds(recipe):
     assert all(phase.seconds is None for phase in phases(recipe()).values())
 
 
+@pytest.mark.slow
 def test_it_is_tight_where_the_c_library_may_keep_too_much(recipe, monkeypatch):
     plan = make_plan(job(recipe()))
     for platform, device, share, tight in (
@@ -286,6 +291,7 @@ def test_it_is_tight_where_the_c_library_may_keep_too_much(recipe, monkeypatch):
         assert replace(plan, job=replace(plan.job, machine=machine)).tight is tight
 
 
+@pytest.mark.slow
 def test_advice_is_rehearsed_and_ends_where_it_fits(recipe):
     big = {"batch_size": 32, "mini_batch_size": 32, "response_length": 64, "critic": "separate", "layers": 1}
     planned = job(recipe(**big))
@@ -347,6 +353,7 @@ def test_every_table_that_trains_is_planned_and_an_error_keeps_to_its_own(recipe
     assert isinstance(found["ppo"], ModelError)
 
 
+@pytest.mark.slow
 def test_runs_of_the_same_recipe_need_not_be_there_yet(recipe, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     chain = recipe('reward.model="runs/r-sft"', 'ppo.policy="runs/r-sft"', 'ppo.reward="runs/r-reward"')
@@ -357,6 +364,7 @@ def test_runs_of_the_same_recipe_need_not_be_there_yet(recipe, monkeypatch, tmp_
         job(recipe('ppo.policy="runs/r-other"'))
 
 
+@pytest.mark.slow
 def test_another_model_takes_the_place_of_the_recipes(recipe, on_paper_model):
     small = phases(recipe())["update"].held["policy", "weights"]
     folder, _ = on_paper_model("qwen3", num_hidden_layers=4)
@@ -378,6 +386,7 @@ def test_prediction_against_a_run():
     assert 0.85 < found["predicted"] / found["used"] < 1.15
 
 
+@pytest.mark.slow
 def test_the_adapter_that_a_run_left_is_planned_as_it_is(tmp_path, tiny_lm):
     """Of another size than PEFT's usual one; and a reward model on the same base shares its trunk."""
     tiny_lm("llama").save(tmp_path / "base")

@@ -79,6 +79,7 @@ def test_the_table(kedge, recipe):
         assert words in out
 
 
+@pytest.mark.slow
 def test_advice_on_80_columns_can_be_typed_back(kedge, recipe):
     made = recipe(**BIG)
     _, out, _ = kedge("plan", made.path, "--gpu", "2.2MB")

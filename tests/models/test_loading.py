@@ -80,6 +80,7 @@ def test_attention(tiny_lm, tmp_path):
         load_language_model(tmp_path, attn_implementation="nonsense")
 
 
+@pytest.mark.slow
 def test_a_plan_knows_both(own, tmp_path, monkeypatch):
     (tmp_path / "p.jsonl").write_text('{"prompt": "the cat"}\n')
     (tmp_path / "d.jsonl").write_text('{"text": "the cat sat"}\n')

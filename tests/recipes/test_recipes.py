@@ -30,6 +30,7 @@ def test_what_is_not_there_is_said_to_be_needed(clone, name):
             jobs[stage](recipe)
 
 
+@pytest.mark.slow
 def test_the_desk_from_a_clone_alone(clone, desk):
     shutil.copytree(desk, "runs/desk")
     for file in Path("runs/desk/data").iterdir():

@@ -178,6 +178,7 @@ def test_what_no_recipe_can_say():
     assert spec_of({"model": "runs/x", "weight": 2}).said() == {"model": "runs/x", "weight": 2.0}
 
 
+@pytest.mark.slow
 def test_plans_and_critics_see_a_reward_model_in_it(installed):
     model = new_reward_model("model", device="cpu")
     model.save(installed / "rm/reward_model")

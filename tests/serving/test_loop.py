@@ -242,7 +242,7 @@ def ends(processes, path, at=None):
     return process.exitcode
 
 
-FEW = [("feedback", 5), ("reward", 5), ("ppo", 2), ("evaluate", 1), ("evaluate", 3)]
+FEW = [("reward", 5), ("ppo", 2), ("evaluate", 1), ("evaluate", 3)]
 ALL = [
     ("feedback", 5), ("reward", 1), ("reward", 5), ("reward", 9), ("ppo", 2), ("ppo", 5), ("ppo", 3), ("evaluate", 1),
     ("evaluate", 3), ("gate", 1),
@@ -335,6 +335,7 @@ def test_an_arrow_alone(made, tmp_path, monkeypatch, capsys):
     give_back()
 
 
+@pytest.mark.slow
 def test_a_version_is_tried_at_the_server(made, model, tmp_path):
     (tmp_path / "admin.txt").write_text("admin\n")
     service = service_of(load_language_model(model, device="cpu"))

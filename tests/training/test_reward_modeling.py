@@ -62,6 +62,7 @@ def test_raters_who_are_not_sure(make_rm):
         make_rm([OTHERS[1] | {"margin": -1}])
 
 
+@pytest.mark.slow
 def test_what_length_alone_explains_is_not_learnt(make_rm, tmp_path):
     """Raters who like long answers more than good ones. Scored are answers of both lengths that are good and bad."""
     rng = random.Random(0)
