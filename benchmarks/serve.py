@@ -4,8 +4,9 @@
         [--vllm /tmp/vllm/bin/python] [--transformers PYTHON]
 
 Each client asks one request after another: prompts of some 10 to 250 tokens, greedy answers of 8 to 128, streamed. All
-servers of a model are up at once and take turns. What is not installed is left out. How to install vLLM's CPU build
-stands in docs/serving.md; ``transformers serve`` wants ``transformers[serving]``.
+servers of a model are up at once and take turns; while one is asked the others are stopped. What is not installed is
+left out. How to install vLLM's CPU build stands in docs/serving.md; ``transformers serve`` wants
+``transformers[serving]``.
 """
 
 import argparse
@@ -97,7 +98,8 @@ def main() -> None:
                 speeds: dict[str, list[float]] = {name: [] for name in servers}
                 for turn in range(arguments.rounds + 1):
                     for name, server in servers.items():
-                        done, seconds = asked_by(server, clients, arguments.requests, seed=turn)
+                        with server.alone(servers.values()):
+                            done, seconds = asked_by(server, clients, arguments.requests, seed=turn)
                         if turn:
                             answers[name] += done
                             speeds[name].append(sum(each.tokens for each in done) / seconds)

@@ -8,13 +8,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
 
 import httpx
+import psutil
 from workload import SHARED
 
 READY = 900
@@ -64,10 +65,10 @@ class Served:
         with self.http.stream("POST", f"{self.url}/v1/completions", json=body) as answer:
             if answer.status_code != 200:
                 raise RuntimeError(f"{self.name}: {answer.status_code} {answer.read().decode()[:300]}")
-            for line in answer.iter_lines():
-                if not line.startswith("data: {"):
+            for line in lines(answer.iter_bytes()):
+                if not line.startswith(b"data: {"):
                     continue
-                told = json.loads(line[6:])
+                told = json.loads(line[6:], strict=False)  # vLLM leaves control characters as they are
                 if told.get("usage"):
                     counted = told["usage"]["completion_tokens"]
                 for choice in told.get("choices", ()):
@@ -81,10 +82,33 @@ class Served:
     @property
     def memory(self) -> int:
         """Bytes that its processes hold now."""
-        import psutil
+        return sum(each.memory_info().rss for each in self.processes())
 
+    def processes(self) -> list[psutil.Process]:
+        """The server's own, and those it has begun."""
         process = psutil.Process(self.pid)
-        return sum(each.memory_info().rss for each in (process, *process.children(recursive=True)))
+        return [process, *process.children(recursive=True)]
+
+    @contextmanager
+    def alone(self, others: Iterable["Served"]) -> Iterator[None]:
+        """The others stand still meanwhile: some are busy even while nobody asks them anything."""
+        still = [each for other in others if other is not self for each in other.processes()]
+        for each in still:
+            each.suspend()
+        try:
+            yield
+        finally:
+            for each in still:
+                each.resume()
+
+
+def lines(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Of a stream of events; httpx ends a line also at characters that only look like its end (U+0085, U+2028)."""
+    kept = b""
+    for part in parts:
+        *whole, kept = (kept + part).split(b"\n")
+        yield from whole
+    yield kept
 
 
 def end_in_order() -> None:

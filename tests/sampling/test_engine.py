@@ -9,6 +9,7 @@ from answers import fresh, random_prompts
 from kedge.errors import DataError
 from kedge.sampling.local.engine import Engine
 from kedge.sampling.local.request import Request
+from kedge.sampling.local.slots import SlotDecoder
 from kedge.sampling.settings import Sampling, random_stream
 
 
@@ -58,6 +59,27 @@ def test_a_request_does_not_depend_on_its_companions(lm):
     assert [c.ids for c in engine.generate(prompts[4:], sampling, seed=5, first_request=4)] == [
         c.ids for c in together[4:]
     ]
+
+
+def test_prompts_of_other_lengths_are_taken_in_apart(tiny_lm, monkeypatch):
+    """And little of what is computed is padding; who asked for what stays as it was."""
+    shapes = []
+    admit = SlotDecoder.admit
+
+    def seen(self, sequences):
+        shapes.append([len(sequence) for sequence in sequences])
+        return admit(self, sequences)
+
+    monkeypatch.setattr(SlotDecoder, "admit", seen)
+    engine, sampling = Engine(tiny_lm("llama")), Sampling(max_new_tokens=6)
+    prompts = random_prompts([3, 60, 5, 61, 110, 4])
+    engine.generate([[5, 6]], sampling)  # the model is tried out first
+    shapes.clear()
+    together = engine.generate(prompts, sampling, seed=5)
+    assert shapes == [[3, 4, 5], [60, 61], [110]]
+    for i, prompt in enumerate(prompts):
+        [alone] = engine.generate([prompt], sampling, seed=5, first_request=i)
+        assert (alone.prompt_ids, alone.ids) == (prompt, together[i].ids)
 
 
 def test_same_seed_same_draws(tiny_lm):

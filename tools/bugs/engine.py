@@ -203,6 +203,14 @@ ENGINE_BUGS = [
         "a model whose cache is another is written in slots all the same",
     ),
     Mutant(
+        "taken-in-with-any-padding",
+        ENGINE,
+        "        if groups and (len(groups[-1]) + 1) * length - tokens <= max(PADDED, tokens // 4):",
+        "        if groups:",
+        ENGINE_TESTS,
+        "one long prompt makes all the others as long",
+    ),
+    Mutant(
         "old-weights-cache",
         ENGINE,
         "        self.version = version\n        self._requeue()",

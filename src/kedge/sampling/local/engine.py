@@ -31,6 +31,10 @@ MAX_ROWS = 256
 # Prompt tokens taken in at a time, padding included, at most (or a single prompt).
 PREFILL_TOKENS = 16_384
 
+# On a CPU prompts of different lengths are taken in together while what is padded is less than this, in tokens, or less
+# than a quarter: about what a pass of its own would cost.
+PADDED = 32
+
 # Without slots a batch runs one step for each token of its longest prompt beyond its shortest; past this, or half the
 # shortest, it is cheaper to split.
 LENGTH_SPREAD = 16
@@ -233,12 +237,16 @@ class Engine(Sampler):
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def _in_turns(self, newcomers: list[Request]) -> list[list[Request]]:
-        """Those that are taken in together: what one of them shares with another is computed once."""
-        prefixes = self._chosen_decoder().prefixes
-        if prefixes is None:
-            return [newcomers]
-        turns = prefixes.turns([request.known_ids for request in newcomers])
-        return [[newcomers[index] for index in turn] for turn in turns]
+        """Those that are taken in together: what one of them shares with another is computed once, and where tokens
+        cost more than passes, few of them are padding."""
+        decoder = self._chosen_decoder()
+        turns = [newcomers]
+        if decoder.prefixes is not None:
+            found = decoder.prefixes.turns([request.known_ids for request in newcomers])
+            turns = [[newcomers[index] for index in turn] for turn in found]
+        if decoder.rows_join and self.lm.device.type == "cpu":
+            turns = [group for turn in turns for group in _of_like_length(turn)]
+        return turns
 
     def _that_fit(self) -> list[Request]:
         """Requests that there is room for, first come, first served."""
@@ -379,6 +387,21 @@ class Engine(Sampler):
         uniform = random_stream(seed, number, sampling.max_new_tokens).tolist()
         constraint = None if sampling.json_schema is None else self.schemas.begin(sampling.json_schema)
         return Request(prompt, sampling, uniform, self.lm.tokenizer, self.lm.eos_ids, constraint)
+
+
+def _of_like_length(requests: Sequence[Request]) -> list[list[Request]]:
+    """The same requests, in groups that need little padding."""
+    groups: list[list[Request]] = []
+    tokens = 0  # of the last group, without padding
+    for request in sorted(requests, key=lambda request: len(request.known_ids)):
+        length = len(request.known_ids)
+        tokens += length
+        if groups and (len(groups[-1]) + 1) * length - tokens <= max(PADDED, tokens // 4):
+            groups[-1].append(request)
+        else:
+            groups.append([request])
+            tokens = length
+    return groups
 
 
 def _likeliest(requests: Sequence[Request], tokens: Tensor, logprobs: Tensor) -> list[list[Likeliest]]:
