@@ -29,6 +29,25 @@ def canary(candidate=2, **terms):
     return Canary(version(1), version(candidate), Terms(**({"share": 0.5} | terms)))
 
 
+@pytest.mark.parametrize(
+    ("draw", "verdict"),
+    [
+        (lambda rng, which: {"held": 0, "reward": rng.gauss(which, 1)}, "promoted"),
+        (lambda rng, which: {"thumbs": 1}, "promoted"),
+        (lambda rng, which: {"thumbs": float(which == 1 or rng.random() < 0.999)}, "promoted"),
+        (lambda rng, which: {"thumbs": float(which == 1 or rng.random() < 0.5)}, "rolled back"),
+        (
+            lambda rng, which: {"reward": rng.gauss(0, 1), "held": float(which == 2 and rng.random() < 0.5)},
+            "rolled back",
+        ),
+        (lambda rng, which: {"held": 0}, None),
+    ],
+)
+def test_where_numbers_are_all_alike(draw, verdict):
+    """A guard that held nothing, and thumbs that are all up, keep nothing from being decided."""
+    assert fed(canary(), draw, 10_000)[0] == verdict
+
+
 def test_a_person_is_always_answered_by_the_same_version():
     tried = canary(share=0.1)
     people = [f"person {i}" for i in range(10_000)]

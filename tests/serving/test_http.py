@@ -2,6 +2,7 @@
 
 import json
 import math
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,8 @@ from transformers import AutoTokenizer
 from kedge.models.reward_loading import new_reward_model
 from kedge.sampling.settings import Sampling
 from kedge.serving.http.app import create_app
-from kedge.serving.http.service import Limits
+from kedge.serving.http.service import Limits, Service
+from kedge.serving.http.streams import ReadInTime
 from kedge.serving.http.told import ChatForm
 
 CHAT = [{"role": "user", "content": "the cat"}]
@@ -189,8 +191,8 @@ def test_penalties_keep_words_from_coming_back(client, lm):
         ({"n": 2.5}, "n", "valid integer"),
         ({"max_tokens": True}, "max_tokens", "valid integer"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "at most 4"),
-        ({"top_logprobs": 2}, None, "top_logprobs: only with logprobs = true"),
-        ({"stream_options": {"include_usage": True}}, None, "stream_options: only with stream = true"),
+        ({"top_logprobs": 2}, "top_logprobs", "top_logprobs: only with logprobs = true"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "stream_options: only with stream = true"),
         ({"stream": True, "stream_options": {"every": 1}}, "stream_options.every", "not supported"),
         ({"response_format": {"type": "xml"}}, "response_format.type", "'text'"),
         ({"response_format": {"type": "json_schema"}}, "response_format", "json_schema: with type"),
@@ -200,13 +202,23 @@ def test_penalties_keep_words_from_coming_back(client, lm):
             "Invalid type: no",
         ),
         ({"messages": []}, "messages", "at least 1"),
+        ({"logit_bias": {"1": 1, "01": -1}}, "logit_bias", "names a token twice"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"$ref": "#"}}}},
+            "response_format",
+            "no JSON is of this schema",
+        ),
+        *(
+            ({"messages": [{"role": "user", "content": [part]}]}, "messages.0.content", "text alone")
+            for part in ({"type": "text", "text": None}, {"type": "text", "text": "a", "cache": 1}, {"type": "text"})
+        ),
         ({"messages": [{"role": "user", "content": "a", "tool_calls": []}]}, "messages.0.tool_calls", "not supported"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content", "text alone"),
-        ({"max_tokens": 5, "max_completion_tokens": 5}, None, "max_completion_tokens says it already"),
-        ({"max_tokens": 10_000}, None, "more than the model's"),
+        ({"max_tokens": 5, "max_completion_tokens": 5}, "max_tokens", "max_completion_tokens says it already"),
+        ({"max_tokens": 10_000}, "max_tokens", "there is room for"),
         ({"max_tokens": 10**12}, "max_tokens", "less than or equal to"),
         ({"messages": [{"role": "user", "content": "cat " * 600}]}, "messages", "positions; shorten it"),
-        ({"logit_bias": {"9999": 1}}, None, "logit_bias names tokens outside"),
+        ({"logit_bias": {"9999": 1}}, "logit_bias", "logit_bias: names tokens outside"),
         ({"logit_bias": {"a": 1}}, "logit_bias", "valid integer"),
         ({"seed": 2**70}, "seed", "64 bits"),
         ({"n": 100, "max_tokens": 4}, "n", "taken at most"),
@@ -223,6 +235,30 @@ def test_what_is_wrong_is_named(lm, more, param, said):
     assert error["type"] == "invalid_request_error"
     if param is not None:
         assert error["param"].startswith(param)
+
+
+@pytest.mark.parametrize("prompt", [[], [1.0], [[]], [["a"]], {}])
+def test_what_is_no_prompt_is_named(url, prompt):
+    told = httpx.post(f"{url}/v1/completions", json={"model": "tiny", "prompt": prompt})
+    assert (told.status_code, told.json()["error"]["param"]) == (400, "prompt")
+
+
+def test_more_prompts_than_are_ever_taken_are_refused_before_they_are_read(url, monkeypatch):
+    monkeypatch.setattr(Service, "encoded", lambda *_: pytest.fail("has read one"))
+    told = httpx.post(f"{url}/v1/completions", json={"model": "tiny", "prompt": ["a"] * 10_000})
+    assert (told.status_code, told.json()["error"]["param"]) == (400, "n")
+
+
+def test_an_error_that_nobody_has_thought_of_has_that_form_too(lm, monkeypatch, caplog):
+    service = service_of(lm)
+    monkeypatch.setattr(Service, "refuse_another", lambda self, model: {}[model])
+    with listening(service) as url:
+        told = httpx.post(f"{url}/v1/completions", json={"model": "one\nERROR:forged", "prompt": "a"})
+        assert (told.status_code, told.json()["error"]["type"]) == (500, "server_error")
+        counted = httpx.get(f"{url}/metrics").text
+    assert 'kedge_requests_total{route="/v1/completions",status="500"} 1.0' in counted
+    assert "KeyError" in caplog.text
+    assert "forged" not in caplog.text
 
 
 def test_null_is_as_good_as_nothing(url):
@@ -361,6 +397,30 @@ def test_an_answer_that_takes_too_long_is_given_up(slow):
         assert json.loads(lines[-3].removeprefix("data: "))["error"]["code"] == "timeout"
         assert lines[-2] == "data: [DONE]"
         until(lambda: service.live.driver.writing == 0)
+
+
+def test_who_does_not_read_is_given_up(lm, monkeypatch):
+    """The places are free again, and the connection ends."""
+    monkeypatch.setattr(ReadInTime, "GRACE", 0.5)
+    service = service_of(lm, limits=Limits(waiting=4, seconds=1.0))
+    asked = {"model": "tiny", "prompt": "the", "n": 4, "max_tokens": 100, "logprobs": 20, "stream": True,
+             "logit_bias": {"1": -100}}  # fmt: skip
+    body = json.dumps(asked).encode()
+    with listening(service) as url, socket.socket() as reader:
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        reader.connect(("127.0.0.1", int(url.rpartition(":")[2])))
+        head = (
+            f"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        )
+        reader.sendall(f"{head}\r\n\r\n".encode() + body)
+        deadline = time.monotonic() + 10
+        busy = False
+        while time.monotonic() < deadline and not (busy and service._waiting == 0):
+            busy = busy or service._waiting == 4
+            time.sleep(0.02)
+        assert busy
+        assert service._waiting == 0
+        assert httpx.post(f"{url}/v1/completions", json=asked | {"stream": False, "max_tokens": 2}).status_code == 200
 
 
 def test_a_body_that_is_too_large(lm):

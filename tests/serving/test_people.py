@@ -11,14 +11,22 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from listeners import listening, service_of
+from listeners import Slow, listening, service_of
 
 from kedge.data.files import read_rows
 from kedge.data.records import demonstrations, preferences
 from kedge.errors import ConfigError, DataError
 from kedge.serving.people import store as people_store
 from kedge.serving.people.importing import read_feedback
-from kedge.serving.people.store import Feedback, GivenAnswer, NoSuchAnswerError, NotComparableError, NotKeptError, Store
+from kedge.serving.people.store import (
+    Feedback,
+    GivenAnswer,
+    KeyReusedError,
+    NoSuchAnswerError,
+    NotComparableError,
+    NotKeptError,
+    Store,
+)
 from kedge.serving.people.tables import answers, feedback, metadata, open_database
 from kedge.serving.people.training_data import FORMS
 
@@ -103,6 +111,16 @@ def test_what_is_sent_again_is_kept_once(store):
     assert store.counts() == (1, 5)
 
 
+def test_a_key_that_came_with_something_else_is_refused(store):
+    """And the first one stays: whoever sent the second would think that it is kept."""
+    store.keep(answer("a:0"))
+    store.take(Feedback("a:0", thumb=1, annotator="ann", key="k")).result(10)
+    for other in ({"thumb": 0, "annotator": "ann"}, {"thumb": 1, "annotator": "bob"}, {"correction": "no"}):
+        with pytest.raises(KeyReusedError, match="'k' came with other feedback"):
+            store.take(Feedback("a:0", key="k", **other)).result(10)
+    assert [(row["thumb"], row["annotator"]) for row in store.rows()] == [(1, "ann")]
+
+
 @pytest.mark.parametrize("text", ["half \ud83d", "none \0"])
 def test_what_no_database_takes_ends_nothing(store, text):
     """Whoever gets past the server's checks hears of it, and the next one is kept."""
@@ -156,9 +174,24 @@ def test_a_person_is_forgotten(store, tmp_path):
     assert store.forget("eve").result(10) == 0
     if store.engine.dialect.name != "sqlite":
         return
-    with store._reading() as connection:
-        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
     assert all(b"a secret of hers" not in path.read_bytes() for path in tmp_path.iterdir())
+
+
+def test_what_is_written_for_somebody_who_is_forgotten_meanwhile_is_not_kept(tiny_lm, tmp_path):
+    store = Store(open_database(tmp_path / "meanwhile.db"))
+    asked = {"model": "tiny", "prompt": "the", "max_tokens": 20, "logit_bias": {"1": -100}, "stream": True}
+    with listening(service_of(tiny_lm("llama"), Slow, store=store), admin_keys=["admin"]) as url:
+        with httpx.stream("POST", f"{url}/v1/completions", json=asked | {"user": "eve"}, timeout=30) as begun:
+            lines = begun.iter_lines()
+            next(lines)
+            gone = httpx.delete(f"{url}/admin/people/eve", headers={"Authorization": "Bearer admin"})
+            assert gone.json()["deleted"] == 0
+            assert [*lines][-2] == "data: [DONE]"
+        httpx.post(f"{url}/v1/completions", json=asked | {"user": "bob"}, timeout=30)
+        httpx.post(f"{url}/v1/completions", json=asked | {"user": "eve"}, timeout=30)  # asked later: she is back
+        assert store.forget("nobody").result(10) == 0  # all before it has been written
+        with store._reading() as connection:
+            assert sorted(connection.scalars(sa.select(answers.c.person))) == ["bob", "eve"]
 
 
 def test_an_answer_that_is_deleted_while_somebody_speaks_of_it(store, monkeypatch):
@@ -431,6 +464,8 @@ def test_from_an_answer_to_its_feedback(served, stream):
     answer = httpx.post(f"{url}/v1/feedback", json=given, headers={"Idempotency-Key": "once"})
     assert answer.json() == {"object": "feedback", "number": 1}
     assert httpx.post(f"{url}/v1/feedback", json=given, headers={"Idempotency-Key": "once"}).json()["number"] == 1
+    other = httpx.post(f"{url}/v1/feedback", json=given | {"thumb": "down"}, headers={"Idempotency-Key": "once"})
+    assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
     [row] = store.rows()
     assert (row["answer"], row["worse"], row["thumb"]) == (f"{name}:1", f"{name}:0", 1)
     assert (row["answer_prompt"], row["answer_person"], row["answer_version"]) == (CHAT, "eve", 1)

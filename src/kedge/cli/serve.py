@@ -66,5 +66,9 @@ def serve(
         held=held,
     )  # fmt: skip
     at = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    console.print(f"{service.name} answers at {at}/v1 ; Ctrl-C ends it", soft_wrap=True, markup=False, highlight=False)
-    listen(service, host=host, port=port, keys=keys, admin_keys=admin_keys)
+
+    def tell() -> None:
+        line = f"{service.name} answers at {at}/v1 ; Ctrl-C ends it"
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+    listen(service, host=host, port=port, keys=keys, admin_keys=admin_keys, tell=tell)

@@ -383,7 +383,7 @@ class Engine(Sampler):
                 f"are more than the model's {limit} positions; shorten the prompt or the answer"
             )
         if any(not 0 <= token < known for token, _ in sampling.logit_bias):
-            raise DataError(f"{name}: logit_bias names tokens outside 0 to {known - 1}, which the model knows")
+            raise DataError(f"logit_bias: names tokens outside 0 to {known - 1}, which the model knows")
         uniform = random_stream(seed, number, sampling.max_new_tokens).tolist()
         constraint = None if sampling.json_schema is None else self.schemas.begin(sampling.json_schema)
         return Request(prompt, sampling, uniform, self.lm.tokenizer, self.lm.eos_ids, constraint)

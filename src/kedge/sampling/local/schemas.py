@@ -87,6 +87,10 @@ class Schemas:
             raise DataError(f"response_format: {_first_line(error)}") from None
         if matcher.is_error():
             raise DataError(f"response_format: {_first_line(matcher.get_error())}")
+        begins = Constraint(matcher.deep_copy(), self._vocabulary).allowed()
+        begins[[*self._eos_ids]] = False
+        if not begins.any():
+            raise DataError("response_format: no JSON is of this schema")
         return matcher
 
 

@@ -25,7 +25,7 @@ class Trial(Strict):
 class Deployment(Strict):
     """What is to answer from now on."""
 
-    source: str = Field(min_length=1)
+    source: str = Field(min_length=1, max_length=1024)
     """A run, folder or hub id, as the server finds it."""
     canary: Trial | None = None
     """It answers a share of the people first; None: everybody at once."""

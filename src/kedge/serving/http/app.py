@@ -7,22 +7,23 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from kedge import __version__
 from kedge.data.encode import has_template
+from kedge.sampling.settings import Sampling
 from kedge.serving.http.admin import admin_routes
 from kedge.serving.http.asked import Asked, ChatAsked, CompletionAsked, ScoreAsked
-from kedge.serving.http.errors import ApiError, answer_with_errors
+from kedge.serving.http.errors import answer_with_errors, refused
 from kedge.serving.http.gate import Gate
-from kedge.serving.http.given import Given, Passing, is_tokens
+from kedge.serving.http.given import Given, Passing
 from kedge.serving.http.measuring import measure
 from kedge.serving.http.opinions import feedback_routes, given_answer
 from kedge.serving.http.page import page_routes
 from kedge.serving.http.quality import quality_routes
 from kedge.serving.http.reviewing import review_routes
 from kedge.serving.http.service import Answer, Service
-from kedge.serving.http.streams import behind, streamed, timely, unless_gone, whole_choice
+from kedge.serving.http.streams import ReadInTime, behind, streamed, timely, unless_gone, whole_choice
 from kedge.serving.http.told import ChatForm, CompletionForm, Form, usage
 from kedge.serving.http.version import Version
 
@@ -107,13 +108,22 @@ def create_app(service: Service, *, keys: Sequence[str] = (), admin_keys: Sequen
     async def answered(
         request: Request, asked: Asked, version: Version, form: Form, prompts: Sequence[Any], param: str
     ) -> Response:
+        service.refuse_more_than_ever(len(prompts) * asked.n)
         passing = Passing(service, form, asked.user)
-        prompts = await unless_gone(request, timely(service, passing.prompts(prompts, param)))
-        encoded = [x if is_tokens(x) else service.encoded(x, param) for x in prompts]
-        try:
-            sampling = asked.sampling(version.usual, service.room(encoded, param))
-        except ValueError as error:
-            raise ApiError(400, str(error), code="invalid_value") from None
+        async with version.kept():  # the guard may look longer at a prompt than a version is on trial
+            prompts = await unless_gone(request, timely(service, passing.prompts(prompts, param)))
+            encoded = await passing.encoded(prompts, param)
+            try:
+                sampling = asked.sampling(version.usual, service.room(encoded, param))
+            except ValueError as error:
+                raise refused(error) from None
+            return await responded(request, asked, version, form, passing, prompts, encoded, sampling)
+
+    async def responded(
+        request: Request, asked: Asked, version: Version, form: Form, passing: Passing, prompts: Sequence[Any],
+        encoded: list[list[int]], sampling: Sampling,
+    ) -> Response:  # fmt: skip
+        begun = time.time()
         asking = service.ask(version, encoded, sampling, asked.n, asked.seed)
 
         def give(index: int, answer: Answer) -> Given:
@@ -123,7 +133,7 @@ def create_app(service: Service, *, keys: Sequence[str] = (), admin_keys: Sequen
         def keep(given: Given) -> None:
             kept = given_answer(form, given, version, prompts[given.index // asked.n], asked.user)
             if service.store is not None:
-                service.store.keep(kept)
+                service.store.keep(kept, begun)
             measure(service, kept, time.perf_counter() - given.answer.asked)
 
         if asked.stream:
@@ -131,7 +141,7 @@ def create_app(service: Service, *, keys: Sequence[str] = (), admin_keys: Sequen
             events = streamed(service, asking, form, encoded, give, keep, counted=counted)
             first = await unless_gone(request, anext(events))  # what is refused is so before a stream has begun
             headers = {"Cache-Control": "no-cache"}
-            return StreamingResponse(behind(first, events), media_type="text/event-stream", headers=headers)
+            return ReadInTime(behind(first, events), service.limits.seconds, headers=headers)
         async with asking as answers:
             given = [give(index, answer) for index, answer in enumerate(answers)]
             texts = await unless_gone(request, timely(service, asyncio.gather(*(each.whole() for each in given))))

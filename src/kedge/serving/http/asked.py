@@ -72,7 +72,10 @@ class Asked(Strict, ABC):
     def _keys_are_texts_in_json(cls, biases: Any) -> Any:
         if not isinstance(biases, Mapping):
             return biases
-        return {int(key) if isinstance(key, str) and key.isdecimal() else key: each for key, each in biases.items()}
+        numbered = {int(key) if isinstance(key, str) and key.isdecimal() else key: each for key, each in biases.items()}
+        if len(numbered) < len(biases):
+            raise ValueError("names a token twice")
+        return numbered
 
     @field_validator("seed")
     @classmethod
@@ -104,6 +107,8 @@ class Asked(Strict, ABC):
         """
         temperature = usual.temperature if self.temperature is None else self.temperature
         wanted = min(usual.max_new_tokens, most) if self.max_tokens is None else self.max_tokens
+        if wanted > most:
+            raise ValueError(f"max_tokens: {wanted}, and behind the prompt there is room for {most}")
         # Greedy: truncation changes nothing, and a token's own log-probability is the likeliest's.
         greedy = temperature == 0
         try:
@@ -142,9 +147,12 @@ class Message(Strict):
         """Parts that are all text are one text."""
         if not isinstance(content, Sequence) or isinstance(content, str):
             return content
-        if not all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-            raise ValueError("parts of type text alone")
-        return "".join(str(part.get("text", "")) for part in content)
+        if not all(
+            isinstance(part, dict) and part.keys() == {"type", "text"} and part["type"] == "text"
+            and isinstance(part["text"], str) for part in content
+        ):  # fmt: skip
+            raise ValueError('text alone: parts of {"type": "text", "text": "..."}')
+        return "".join(part["text"] for part in content)
 
 
 class Schema(Strict):
@@ -256,4 +264,4 @@ class ScoreAsked(Strict):
     """``/v1/score``: what the reward model says of texts, or of answers to conversations."""
 
     model: str
-    input: list[str | list[Message]] = Field(min_length=1, max_length=256)
+    input: list[str | Annotated[list[Message], Field(min_length=1)]] = Field(min_length=1, max_length=256)

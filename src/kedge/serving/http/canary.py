@@ -33,7 +33,8 @@ class Measure:
 
     def is_as_good(self, found: Difference, spare: float) -> bool:
         """Whether it is sure that the new version is not worse by more than ``spare``."""
-        return found.low > -spare if self.better == "higher" else found.high < spare
+        # Where all numbers are alike, so is the spare with them: nothing.
+        return found.low >= -spare if self.better == "higher" else found.high <= spare
 
 
 MEASURES: Mapping[str, Measure] = {
@@ -152,7 +153,8 @@ class Canary:
         return difference(new, old, error=self.terms.error / len(MEASURES))
 
     def _spare(self, name: str) -> float:
-        return self.terms.margin * math.sqrt(self.present.moments[name].variance)
+        present, candidate = (arm.moments[name].variance for arm in (self.present, self.candidate))
+        return self.terms.margin * math.sqrt(present or candidate)
 
 
 def _said(found: Difference) -> str:

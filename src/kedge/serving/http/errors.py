@@ -51,10 +51,22 @@ class ApiError(Exception):
         return JSONResponse(self.body(), self.status, headers)
 
 
+def refused(error: Exception) -> ApiError:
+    """What is wrong with a request's values, of which the message names the parameter first."""
+    said = str(error)
+    name, colon, _ = said.partition(":")
+    return ApiError(400, said, param=name if colon and name.isidentifier() else None, code="invalid_value")
+
+
 def of_validation(errors: list[dict[str, Any]]) -> ApiError:
     """The first thing that is wrong with a request, named by its parameter."""
     first = errors[0]
     place = [str(part) for part in first["loc"] if part != "body"]
+    if place[:1] == ["prompt"]:  # one of several types, each of which has been tried
+        return ApiError(
+            400, "prompt: a text, tokens, or several of them, and none of these without anything in it", param="prompt",
+            code="invalid_value",
+        )  # fmt: skip
     param = ".".join(place) or None
     if first["type"] == "json_invalid":
         return ApiError(400, f"the body is no JSON: {first['ctx']['error']}")
@@ -65,7 +77,7 @@ def of_validation(errors: list[dict[str, Any]]) -> ApiError:
     if first["type"] == "missing":
         return ApiError(400, f"{param or 'the body'}: missing", param=param, code="missing_required_parameter")
     said = str(first["msg"]).removeprefix("Value error, ")
-    return ApiError(400, f"{param}: {said}" if param else said, param=param, code="invalid_value")
+    return ApiError(400, f"{param}: {said}", param=param, code="invalid_value") if param else refused(ValueError(said))
 
 
 def answer_with_errors(app: FastAPI) -> None:

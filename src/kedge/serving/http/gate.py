@@ -1,12 +1,16 @@
 """Before anything else sees a request: its key, its size; and behind it: the count of what became of it."""
 
 import hmac
+import logging
+import traceback
 from collections.abc import Mapping, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kedge.serving.http.errors import ApiError
 from kedge.serving.http.metrics import Metrics
+
+log = logging.getLogger("kedge.serving")
 
 OPEN = ("/", "/health", "/ready")
 """Answered without a key: a load balancer has none, nor has a browser before somebody types it into the page."""
@@ -37,8 +41,12 @@ class Gate:
             await self.app(scope, receive, send)
             return
 
+        begun = False
+
         async def counted(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 route = getattr(scope.get("route"), "path", "none")  # not the path, of which there are endlessly many
                 self.metrics.requests.labels(route, message["status"]).inc()
             await send(message)
@@ -49,7 +57,15 @@ class Gate:
         except ApiError as error:
             await error.response()(scope, receive, counted)
             return
-        await self.app(scope, taken, counted)
+        try:
+            await self.app(scope, taken, counted)
+        except Exception as error:  # whatever it is, the client hears of it, and the server goes on
+            where = "".join(traceback.format_tb(error.__traceback__))  # not its message, which may quote the request
+            log.error("a request failed with %s:\n%s", type(error).__name__, where)
+            if begun:
+                raise
+            message = "the server could not answer; its log says why"
+            await ApiError(500, message).response()(scope, receive, counted)
 
     def _refuse_stranger(self, scope: Scope) -> None:
         keys = next((several for path, several in self.keys.items() if scope["path"].startswith(path)), [])

@@ -19,6 +19,9 @@ from kedge.serving.http.told import FINISHED, Form
 
 log = logging.getLogger("kedge.serving")
 
+AT_ONCE = 20_000
+"""Characters that are encoded while everybody waits: some milliseconds."""
+
 
 @dataclass(eq=False)
 class Passing:
@@ -57,6 +60,21 @@ class Passing:
                     raise ApiError(400, message, param=param, code="content_filter")
             passed.append(prompt if told == texts else _with_texts(prompt, told))
         return passed
+
+    async def encoded(self, prompts: Sequence[Any], param: str) -> list[list[int]]:
+        """Token ids of each prompt; while long ones are encoded others are answered.
+
+        Raises:
+            ApiError: one cannot be encoded.
+        """
+
+        def encode() -> list[list[int]]:
+            return [x if is_tokens(x) else self.service.encoded(x, param) for x in prompts]
+
+        characters = sum(
+            len(x) if isinstance(x, str) else sum(len(m["content"]) for m in x) for x in prompts if not is_tokens(x)
+        )
+        return await asyncio.to_thread(encode) if characters > AT_ONCE else encode()
 
     def give(self, index: int, answer: Answer, asking: Asking, prompt: Any, number: int, *, grows: bool) -> "Given":
         """An answer on its way to the client.

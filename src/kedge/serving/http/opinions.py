@@ -17,6 +17,7 @@ from kedge.serving.people.store import (
     AlreadyReviewedError,
     Feedback,
     GivenAnswer,
+    KeyReusedError,
     NoSuchAnswerError,
     NotComparableError,
     NotKeptError,
@@ -47,6 +48,8 @@ async def written(order: "Future[int]") -> int:
         raise ApiError(404, str(error), param="id", code="no_such_answer") from None
     except NotComparableError as error:
         raise ApiError(400, str(error), param="better_than", code="invalid_value") from None
+    except KeyReusedError as error:
+        raise ApiError(422, str(error), param="Idempotency-Key", code="idempotency_key_reused") from None
     except AlreadyReviewedError as error:
         raise ApiError(409, str(error), param="id", code="already_reviewed") from None
     except NotKeptError as error:
@@ -87,7 +90,7 @@ def feedback_routes(service: Service) -> APIRouter:
             asked.correction,
             asked.comment,
             asked.annotator,
-            idempotency_key,
+            idempotency_key or None,
         )
         number = await written(store.take(given))
         if given.thumb is not None and service.versions.canary is not None:

@@ -1,9 +1,10 @@
 """From a run or model to a server that listens."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from socket import socket
 from threading import Thread
 
 import uvicorn
@@ -71,7 +72,7 @@ def load_service(
     versions = Versions(first, held)
     log = None if audit is None else AuditLog(audit)
     guarding = None if rules is None else Guard(rules, log, trust_remote_code=held.trust_remote_code)
-    name = name or Path(source).name
+    name = name or Path(source).name or Path(source).resolve().name
     return Service(name, versions, limits or Limits(), reward=reward, store=store, guard=guarding)
 
 
@@ -124,10 +125,40 @@ def listening(app: FastAPI, *, port: int = 0, grace: int = GRACE) -> Iterator[st
         thread.join()
 
 
-def serve(service: Service, *, host: str, port: int, keys: Sequence[str] = (), admin_keys: Sequence[str] = ()) -> None:
-    """Answer until the process is told to stop; then what is being written is written to its end."""
+class Telling(uvicorn.Server):
+    """A server that says so once it listens."""
+
+    def __init__(self, config: uvicorn.Config, tell: Callable[[], object]) -> None:
+        super().__init__(config)
+        self.tell = tell
+
+    async def startup(self, sockets: "list[socket] | None" = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self.tell()
+
+
+def serve(
+    service: Service, *, host: str, port: int, keys: Sequence[str] = (), admin_keys: Sequence[str] = (),
+    tell: Callable[[], object],
+) -> None:  # fmt: skip
+    """Answer until the process is told to stop; then what is being written is written to its end.
+
+    Args:
+        service: answers.
+        host, port: where it listens.
+        keys, admin_keys: as :func:`create_app` takes them.
+        tell: is called once it listens.
+
+    Raises:
+        KedgeError: it could not begin. SystemExit: it cannot listen there, which uvicorn has said.
+    """
     app = create_app(service, keys=keys, admin_keys=admin_keys)
-    uvicorn.run(
+    config = uvicorn.Config(
         app, host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE,
         server_header=False,
     )  # fmt: skip
+    server = Telling(config, tell)
+    server.run()
+    if not server.started:
+        raise KedgeError("the server could not begin; what uvicorn says stands above")

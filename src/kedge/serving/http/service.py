@@ -16,7 +16,7 @@ from kedge.sampling.local.driver import ClosedError, Ticket
 from kedge.sampling.settings import Sampling
 from kedge.serving.guard.guard import Guard
 from kedge.serving.http.canary import Terms
-from kedge.serving.http.errors import ApiError
+from kedge.serving.http.errors import ApiError, refused
 from kedge.serving.http.letters import Letters
 from kedge.serving.http.metrics import Metrics
 from kedge.serving.http.panel import Panel
@@ -140,6 +140,11 @@ class Service:
             message = f"model: there is no {model!r} here; there is {self.name!r}"
             raise ApiError(404, message, param="model", code="model_not_found")
 
+    def refuse_more_than_ever(self, count: int) -> None:
+        """Raise ApiError where so many answers are asked for at once that they are never taken."""
+        if count > self.limits.waiting:
+            raise ApiError(400, f"n: {count} answers are asked for, and {self.limits.waiting} taken at most", param="n")
+
     def encoded(self, prompt: Text, param: str) -> list[int]:
         """Token ids of a prompt.
 
@@ -177,8 +182,6 @@ class Service:
             ApiError: there are too many already, or they cannot be answered.
         """
         count = len(prompts) * n
-        if count > self.limits.waiting:
-            raise ApiError(400, f"n: {count} answers are asked for, and {self.limits.waiting} taken at most", param="n")
         if self._waiting + count > self.limits.waiting:
             raise ApiError(429, "the server is busy; ask again", code="queue_full", retry_after=1)
         drawn = secrets.randbits(63) if seed is None else seed
@@ -266,7 +269,7 @@ class Asking:
         try:
             ticket = self.version.driver.submit(ids, self.sampling, hear, seed=self.seed, request=number)
         except DataError as error:
-            raise ApiError(400, str(error), code="invalid_value") from None
+            raise refused(error) from None
         except ClosedError:
             raise going_down() from None
         return Answer(ticket, pieces, self.service.metrics)

@@ -3,10 +3,13 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from fastapi import Request
+from fastapi.responses import StreamingResponse
+from starlette.types import Send
 
 from kedge.serving.http.errors import ApiError
 from kedge.serving.http.given import Given
@@ -21,7 +24,7 @@ Give = Callable[[int, Answer], Given]
 
 async def streamed(
     service: Service, asking: Asking, form: Form, prompts: list[list[int]], give: Give, keep: Keep, *, counted: bool
-) -> AsyncIterator[str]:
+) -> AsyncGenerator[str, None]:
     """Server-sent events of all answers, as they are written; one that fails ends the stream with an error.
 
     Args:
@@ -48,6 +51,31 @@ async def streamed(
         except ApiError as error:
             yield event(error.body())
         yield "data: [DONE]\n\n"
+
+
+class ReadInTime(StreamingResponse):
+    """Events; who has not read them some time after they have all been written is given up, and the connection with
+    them.
+
+    Args:
+        events: server-sent.
+        seconds: they may take to be written.
+        headers: of the response.
+    """
+
+    GRACE = 5.0
+    """Seconds for what an answer that took too long is told in the end."""
+
+    def __init__(self, events: AsyncGenerator[str, None], seconds: float, *, headers: Mapping[str, str]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self.events, self.seconds = events, seconds + self.GRACE
+
+    async def stream_response(self, send: Send) -> None:
+        try:
+            async with asyncio.timeout(self.seconds):
+                await super().stream_response(send)
+        except TimeoutError:
+            await self.events.aclose()  # frees their places
 
 
 def whole_choice(form: Form, given: Given, text: str) -> dict[str, Any]:
@@ -97,11 +125,12 @@ async def together(streams: Sequence[AsyncIterator[Result]], seconds: float) -> 
             task.cancel()
 
 
-async def behind(first: Result, rest: AsyncIterator[Result]) -> AsyncIterator[Result]:
+async def behind(first: Result, rest: AsyncGenerator[Result, None]) -> AsyncGenerator[Result, None]:
     """All of it, the first one asked for already."""
-    yield first
-    async for each in rest:
-        yield each
+    async with aclosing(rest):
+        yield first
+        async for each in rest:
+            yield each
 
 
 def event(body: dict[str, Any]) -> str:

@@ -1,6 +1,8 @@
 """One model that answers, loaded and checked."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +35,8 @@ class Version:
     """How it draws where nobody says."""
     answers: int = 0
     """Of its own that somebody waits for."""
+    asking: int = 0
+    """Requests that may ask for some."""
     retired: bool = False
     """Whether it goes with the last of them."""
 
@@ -50,9 +54,20 @@ class Version:
         """For the administrator."""
         return {"version": self.number, "source": self.source, "answers": self.answers}
 
+    @asynccontextmanager
+    async def kept(self) -> AsyncIterator[None]:
+        """It stays meanwhile, retired or not: somebody is about to ask it."""
+        self.asking += 1
+        try:
+            yield
+        finally:
+            self.asking -= 1
+            if self.retired:
+                await asyncio.to_thread(self.close_if_idle)
+
     def close_if_idle(self) -> None:
         """Let it go where it is retired and nobody waits for it."""
-        if self.retired and not self.answers:
+        if self.retired and not self.answers and not self.asking:
             self.driver.close()
 
 

@@ -16,8 +16,8 @@ HISTORY = 100
 class Versions:
     """Which version answers now, which one did before, and which one is being tried.
 
-    The one before stays in memory for a way back. So there are two with their weights, and a third one while it is
-    checked or tried.
+    The one before stays in memory for a way back; one that was rolled back does not. So there are two with their
+    weights, and a third one while it is checked or tried.
 
     Args:
         first: answers from the start.
@@ -94,11 +94,11 @@ class Versions:
             self._let_go(tried)
             self._note("rolled back", tried, why)
         elif self.before is not None:
-            former = self.live
-            self.live, self.before = self.before, former
+            former, self.live, self.before = self.live, self.before, None
+            self._let_go(former)
             self._note("rolled back", former, why)
         else:
-            raise KedgeError("there is no version before this one")
+            raise KedgeError("there is no version before this one in memory; deploy the one that is wanted")
         return self.live
 
     def decide(self) -> None:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
@@ -29,6 +30,10 @@ class NotKeptError(KedgeError):
 
 class NoSuchAnswerError(NotKeptError):
     """It is about an answer that was never given, or whose person has been deleted."""
+
+
+class KeyReusedError(NotKeptError):
+    """A key that is there already came with something else."""
 
 
 class AlreadyReviewedError(NotKeptError):
@@ -91,14 +96,23 @@ class Store:
         self.lost = 0
         """Answers that could not be kept."""
         self._orders: SimpleQueue[tuple[Write, Future[Any]] | GivenAnswer | None] = SimpleQueue()
+        self._forgotten: dict[str | None, float] = {}  # and when
+        self._deleted = False  # something that a log of SQLite's may still hold
         self._closing, self._closed = Lock(), False
         self._unkept: list[GivenAnswer] = []  # the thread's own
         self._thread = Thread(target=self._write, name="feedback", daemon=True)
         self._thread.start()
 
-    def keep(self, answer: GivenAnswer) -> None:
-        """Write an answer down soon, and before any feedback that comes later."""
-        self._orders.put(answer)
+    def keep(self, answer: GivenAnswer, asked: float | None = None) -> None:
+        """Write an answer down soon, and before any feedback that comes later.
+
+        Args:
+            answer: it.
+            asked: when it was, in seconds since 1970, if not just now. Where its person has been deleted since then it
+                is not kept.
+        """
+        if (answer.created if asked is None else asked) > self._forgotten.get(answer.person, 0.0):
+            self._orders.put(answer)
 
     def take(self, given: Feedback) -> "Future[int]":
         """Write feedback down.
@@ -157,7 +171,13 @@ class Store:
         Returns:
             How many answers and feedbacks that were, once they are gone.
         """
-        return self._order(lambda connection: _forget(connection, person))
+        self._forgotten[person] = time.time()
+
+        def write(connection: Connection) -> int:
+            self._deleted = True
+            return _forget(connection, person)
+
+        return self._order(write)
 
     def rows(self) -> list[dict[str, Any]]:
         """All feedback, in the order in which it came, with the answer (``answer_...``) that it is about, and where it
@@ -252,11 +272,20 @@ class Store:
             results = [(done, NotKeptError(said)) for _, done in writes]
         else:
             self._unkept = []
+            if self._deleted:
+                self._empty_log()
         for done, result in results:
             if isinstance(result, Exception):
                 done.set_exception(result)
             else:
                 done.set_result(result)
+
+    def _empty_log(self) -> None:
+        """SQLite's: pages as they were before something was deleted; where somebody is reading them, next time."""
+        if self.engine.dialect.name == "sqlite":
+            with suppress(SQLAlchemyError), self._reading() as connection:
+                busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar_one()
+                self._deleted = bool(busy)
 
 
 def _take(connection: Connection, given: Feedback) -> int:
@@ -273,9 +302,13 @@ def _take(connection: Connection, given: Feedback) -> int:
         with connection.begin_nested():
             number = connection.execute(insert(feedback).values(**asdict(given))).inserted_primary_key
     except IntegrityError:  # that key is there already; or another server has just deleted the answer
-        number = connection.execute(select(feedback.c.number).where(feedback.c.key == given.key)).first()
-    if number is None:
-        raise NoSuchAnswerError(f"there is no answer {given.answer!r} any more")
+        known = connection.execute(select(feedback).where(feedback.c.key == given.key)).first()
+        if known is None:
+            raise NoSuchAnswerError(f"there is no answer {given.answer!r} any more") from None
+        if any(getattr(known, name) != value for name, value in asdict(given).items() if name != "created"):
+            raise KeyReusedError(f"Idempotency-Key: {given.key!r} came with other feedback before") from None
+        return int(known.number)
+    assert number is not None
     return int(number[0])
 
 
