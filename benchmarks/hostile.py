@@ -77,7 +77,9 @@ class Crowd:
     async def run(self, clients: int, until: float, kinds: Sequence[str] = ()) -> None:
         """So many of them, until a moment of ``time.monotonic``."""
         async with httpx.AsyncClient(base_url=self.url, timeout=60, limits=httpx.Limits(max_connections=None)) as http:
-            await asyncio.gather(*(self._one(http, random.Random(f"{i} {until}"), until, kinds) for i in range(clients)))
+            await asyncio.gather(
+                *(self._one(http, random.Random(f"{i} {until}"), until, kinds) for i in range(clients))
+            )
 
     async def _one(self, http: httpx.AsyncClient, rng: random.Random, until: float, kinds: Sequence[str]) -> None:
         ways = {

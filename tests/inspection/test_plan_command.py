@@ -89,6 +89,7 @@ def test_advice_on_80_columns_can_be_typed_back(kedge, recipe):
     assert kedge("plan", made.path, setting, "--gpu", "1GB")[0] == 0
 
 
+@pytest.mark.slow
 def test_json_is_one_object(kedge, recipe):
     status, out, _ = kedge(
         "plan", recipe(**BIG).path, "--json", "--gpu", "2.2MB", "--flops", "1T", "--bandwidth", "100GB"

@@ -79,7 +79,7 @@ def test_what_is_refused(tiny_lm):
     for name, value in (("presence_penalty", float("nan")), ("logit_bias", ((1, float("inf")),))):
         with pytest.raises(ConfigError, match=f"{name}: must be"):
             Sampling(**{name: value})
-    with pytest.raises(DataError, match="logit_bias names tokens outside 0 to"):
+    with pytest.raises(DataError, match="logit_bias: names tokens outside 0 to"):
         Engine(tiny_lm("llama")).generate([[5]], Sampling(logit_bias=((10_000, 1.0),)))
 
 

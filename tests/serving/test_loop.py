@@ -335,7 +335,6 @@ def test_an_arrow_alone(made, tmp_path, monkeypatch, capsys):
     give_back()
 
 
-@pytest.mark.slow
 def test_a_version_is_tried_at_the_server(made, model, tmp_path):
     (tmp_path / "admin.txt").write_text("admin\n")
     service = service_of(load_language_model(model, device="cpu"))

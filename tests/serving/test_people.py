@@ -179,7 +179,7 @@ def test_a_person_is_forgotten(store, tmp_path):
 
 def test_what_is_written_for_somebody_who_is_forgotten_meanwhile_is_not_kept(tiny_lm, tmp_path):
     store = Store(open_database(tmp_path / "meanwhile.db"))
-    asked = {"model": "tiny", "prompt": "the", "max_tokens": 20, "logit_bias": {"1": -100}, "stream": True}
+    asked = {"model": "tiny", "prompt": "the", "max_tokens": 10, "logit_bias": {"1": -100}, "stream": True}
     with listening(service_of(tiny_lm("llama"), Slow, store=store), admin_keys=["admin"]) as url:
         with httpx.stream("POST", f"{url}/v1/completions", json=asked | {"user": "eve"}, timeout=30) as begun:
             lines = begun.iter_lines()

@@ -83,7 +83,8 @@ def test_one_that_a_package_brings(tmp_path, monkeypatch):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: spelling\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[kedge.tasks]\nspell = spelling_kedge:Spell\nbroken = spelling_kedge:No\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert task_names() == ["support-desk", "spell", "broken"]
+    assert task_names()[0] == "support-desk"
+    assert task_names()[-2:] == ["spell", "broken"]
     assert find_task("spell")().prompt({"word": "cat"}) == "cat:"
     assert find_task("spelling_kedge:Spell") is find_task("spell")
     with pytest.raises(ConfigError, match=r"spelling 1\.0 brings it"):

@@ -170,6 +170,7 @@ def test_the_other_trainers_too(jobs, lines, stage):
     same_numbers(*(lines(jobs / f"runs/{n}-{stage}", "metrics.jsonl") for n in ("one", "two")))
 
 
+@pytest.mark.slow
 def test_an_error_in_one_of_them_ends_both(make_world, monkeypatch):
     """The prompt that the reward refuses is in one process's share; the other one must not wait for it."""
     monkeypatch.chdir(make_world())

@@ -35,6 +35,7 @@ from kedge.cli.screen import console
 from kedge.cli.serve import serve
 from kedge.cli.settings import settings_of
 from kedge.cli.stages import OfAPackage, command_of, help_of
+from kedge.cli.tasks import task, tasks
 from kedge.config.plugins import package_of, plugins
 from kedge.errors import KedgeError, Stopped
 from kedge.recipes.registry import STAGES, TAKEN, names
@@ -72,6 +73,8 @@ def program() -> typer.Typer:
     app.command()(runs)
     app.add_typer(new, name="new")
     app.command()(rewards)
+    app.command()(tasks)
+    app.command(cls=WithSettings)(task)
     app.command()(score)
     app.command("label-next")(label_next)
     app.command("settings")(settings_of(names()))

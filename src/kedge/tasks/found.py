@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import inspect
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ from kedge.config.plugins import Registry
 from kedge.config.settings import nearest
 from kedge.errors import ConfigError
 from kedge.rewards.foreign import import_function, is_function_path
+from kedge.tasks.labels import FinancialOpinion, NewsTitles
 from kedge.tasks.support_desk.task import SupportDesk
 from kedge.tasks.task import Task
 
-TASKS = Registry[Task]("task", Task, "kedge.tasks", {SupportDesk.name: SupportDesk})
+BUILT_IN = {task.name: task for task in (SupportDesk, FinancialOpinion, NewsTitles)}
+
+TASKS = Registry[Task]("task", Task, "kedge.tasks", BUILT_IN)
 
 
 def task_names() -> list[str]:
@@ -36,6 +40,29 @@ def find_task(what: str) -> type[Task]:
     if is_function_path(what):
         return TASKS.checked(import_function(what), f"{what}:")
     return TASKS.get(what, otherwise="; one of your own is named by its place, path/to/file.py:Class")
+
+
+def new_task(what: str, folder: Path | None = None) -> Task:
+    """A task, ready to be learnt.
+
+    Args:
+        what: as :func:`find_task` takes it.
+        folder: where its data is; None: it needs none, or knows.
+
+    Raises:
+        ConfigError: as :func:`find_task`; it needs a folder, or takes none.
+    """
+    kind = find_task(what)
+    takes = inspect.signature(kind).parameters.get("folder")
+    if takes is None:
+        if folder is not None:
+            raise ConfigError(f"--data: the task {kind.name} reads no folder; take it out")
+        return kind()
+    if folder is not None:
+        return kind(folder)  # type: ignore[call-arg]
+    if takes.default is inspect.Parameter.empty:
+        raise ConfigError(f"{kind.name}: needs --data{f', {kind.needs}' if kind.needs else ''}")
+    return kind()
 
 
 def _from_file(path: Path, name: str) -> Any:

@@ -35,6 +35,16 @@ class Task(ABC):
     """What PPO trains on, in any form that ``PPO`` takes; None: a reward model, to be learnt from the preferences."""
     metrics: RewardLike | Sequence[RewardLike] = ()
     """Judges that the training never sees, under the names that the field gives them."""
+    needs: ClassVar[str] = ""
+    """Where its data comes from and under which licence, for who has to get it; nothing where none is needed."""
+    model: ClassVar[str | Path | None] = None
+    """What training begins with: a hub id or folder; None: a new small model made for the demonstrations."""
+    new: ClassVar[Mapping[str, Any]] = {}
+    """Of that new model: arguments of :func:`kedge.tasks.starting.new_model`."""
+    sft: ClassVar[Mapping[str, Any]] = {}
+    """Settings of SFT, where ``kedge task`` runs it."""
+    ppo: ClassVar[Mapping[str, Any]] = {}
+    """Settings of PPO."""
 
     def __init_subclass__(cls, **how: Any) -> None:
         """``reward = my_function`` in a class is that function, and no method that is given the task first."""
@@ -62,11 +72,32 @@ class Task(ABC):
         """What a sceptic would answer without any learning; None: the task has no such answer."""
         return None
 
+    def measures(self, rows: Sequence[Row], answers: Sequence[str]) -> dict[str, float]:
+        """What is true of all answers together and no mean over them, such as macro-averaged F1; nothing by default.
+
+        Args:
+            rows: some of a split's.
+            answers: one to each.
+        """
+        return {}
+
     def preferences(self, split: Split) -> list[Row]:
         """Rows of ``prompt``, ``chosen`` and ``rejected``, to learn a reward model from; none by default."""
         return []
 
     # What the stages take ---------------------------------------------------------------------------------------
+
+    def all_rows(self, split: Split) -> list[Row]:
+        """The rows of a split, at least one.
+
+        Raises:
+            ConfigError: no such split. DataError: it has no rows.
+        """
+        self.refuse_unknown(split)
+        found = list(self.rows(split))
+        if not found:
+            raise DataError(f"{self.name}: no rows of split {split!r}")
+        return found
 
     def prompts(self, split: Split) -> list[dict[str, Any]]:
         """Rows for ``PPO(prompts=...)``: the prompt, and the row's other columns for the reward.
@@ -74,7 +105,7 @@ class Task(ABC):
         Raises:
             ConfigError: no such split. DataError: it has no rows, or one without a prompt.
         """
-        return self._prompts_of(self._rows(split), split)
+        return self._prompts_of(self.all_rows(split), split)
 
     def demonstrations(self, split: Split = "train") -> list[dict[str, Any]]:
         """Rows of ``prompt`` and ``completion`` for ``SFT``, of those rows that have one.
@@ -82,7 +113,7 @@ class Task(ABC):
         Raises:
             ConfigError: no such split. DataError: it has no rows.
         """
-        shown = [(self.prompt(row), self.demonstration(row)) for row in self._rows(split)]
+        shown = [(self.prompt(row), self.demonstration(row)) for row in self.all_rows(split)]
         return [
             {"prompt": prompt, "completion": answer if isinstance(prompt, str) else as_messages(answer)}
             for prompt, answer in shown
@@ -99,19 +130,20 @@ class Task(ABC):
         return scored | named_judges(several(self.metrics))
 
     def evaluate_baseline(
-        self, split: Split = "eval", *, tokenizer: str | Path | Tokenizer | None = None
+        self, split: Split = "eval", *, limit: int | None = None, tokenizer: str | Path | Tokenizer | None = None
     ) -> Evaluation:
         """The baseline's answers to the prompts of a split, judged; ``Comparison(it, ppo.after)`` compares with it.
 
         Args:
             split: which prompts.
+            limit: only so many of them, the first ones.
             tokenizer: the policy's, or where it is: answers are as long as it makes them. Without it they have no
                 tokens and no length, and a reward that takes ``completion_ids`` cannot judge them.
 
         Raises:
             ConfigError: the task has no baseline. DataError, RewardError: as the judges raise them.
         """
-        rows = self._rows(split)
+        rows = self.all_rows(split)[:limit]
         answers = [self.baseline(row) for row in rows]
         texts = [answer for answer in answers if answer is not None]
         if len(texts) < len(answers):
@@ -130,13 +162,6 @@ class Task(ABC):
         """
         if split not in get_args(Split):
             raise ConfigError(f"{self.name}: no split {split!r}; {nearest(split, list(get_args(Split)))}")
-
-    def _rows(self, split: Split) -> list[Row]:
-        self.refuse_unknown(split)
-        found = list(self.rows(split))
-        if not found:
-            raise DataError(f"{self.name}: no rows of split {split!r}")
-        return found
 
     def _prompts_of(self, rows: Sequence[Row], split: Split) -> list[dict[str, Any]]:
         found = [{**row, "prompt": self.prompt(row)} for row in rows]

@@ -146,8 +146,10 @@ def serve(
 
     Args:
         service: answers.
-        host, port: where it listens.
-        keys, admin_keys: as :func:`create_app` takes them.
+        host: where it listens.
+        port: there.
+        keys: as :func:`create_app` takes them.
+        admin_keys: also.
         tell: is called once it listens.
 
     Raises:

@@ -1,0 +1,47 @@
+"""What came of a task, for the terminal."""
+
+from rich.console import Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from kedge.data.records import plain
+from kedge.tasks.running import Result
+from kedge.tasks.task import Task
+
+LONGEST = 400
+"""Characters of a prompt or an answer that are shown."""
+
+
+def result_table(result: Result, *, title: str) -> Table:
+    """What each side's answers are worth, a line a side."""
+    table = Table(title=title, title_justify="left", caption_justify="left", header_style="bold")
+    seeds = max(len(side.answers) for side in result.sides.values())
+    times = f"{seeds} seed{'s' * (seeds > 1)}"
+    table.caption = f"{len(result.rows)} rows never trained on, {times}; 95% intervals over rows"
+    table.add_column("")
+    for name in result.measures["ppo"]:
+        table.add_column(name, justify="right")
+    for side, found in result.measures.items():
+        table.add_row(side, *(f"{each.value:.3f} [{each.low:.2f}, {each.high:.2f}]" for each in found.values()))
+    return table
+
+
+def result_examples(task: Task, result: Result, count: int) -> Group:
+    """The first rows, with what each side answered."""
+    panels = []
+    for number, row in enumerate(result.rows[:count]):
+        body = Text(_short(plain(task.prompt(row))), style="italic")
+        expected = task.demonstration(row)
+        for label, text in (
+            *((name, side.answers[0][number]) for name, side in result.sides.items()),
+            *((("expected", expected),) if expected is not None else ()),
+        ):
+            body.append(f"\n{label:9}", style="bold not italic")
+            body.append(_short(text.strip()), style="not italic")
+        panels.append(Panel(body, border_style="dim"))
+    return Group(*panels)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."

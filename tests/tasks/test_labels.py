@@ -1,0 +1,85 @@
+"""Tasks whose answer is a label: rows as people publish them, and what answers are worth."""
+
+import gzip
+
+import pytest
+
+from kedge.data.records import read_prompts
+from kedge.errors import DataError
+from kedge.evaluation.evaluate import judge_answers
+from kedge.sampling.completion import Completion
+from kedge.tasks.labels import FinancialOpinion, NewsTitles
+
+SENTENCES = """Sales rose by 12 % .@positive
+The company has an office in Espoo .@neutral
+Profit fell to EUR 3 mn .@negative
+Sales rose by 12 % .@positive
+A mail to ir@firm.fi is answered .@neutral
+"""
+
+
+@pytest.fixture
+def opinion(tmp_path):
+    (tmp_path / "Sentences_AllAgree.txt").write_text(SENTENCES)
+    return FinancialOpinion(tmp_path)
+
+
+def test_a_sentence_is_in_one_split_once(opinion):
+    train, held = ([row["text"] for row in opinion.rows(split)] for split in ("train", "eval"))
+    assert len(train) + len(held) == 4
+    assert not set(train) & set(held)
+    assert "A mail to ir@firm.fi is answered ." in [*train, *held]
+
+
+@pytest.mark.parametrize(
+    ("answers", "accuracy", "macro_f1"),
+    [
+        ([" positive", " neutral", " neutral"], 1.0, 1.0),
+        ([" Positive.", " neutral", " negative"], 2 / 3, (1 + 2 / 3 + 0) / 3),
+        ([" positive neutral negative", " positive or neutral", ""], 0.0, 0.0),  # all of them is none of them
+        ([" unpositive", " neutrally", " 中性"], 0.0, 0.0),
+    ],
+)
+def test_what_answers_are_worth(opinion, answers, accuracy, macro_f1):
+    rows = [{"text": "", "label": label} for label in ("positive", "neutral", "neutral")]
+    assert opinion.measures(rows, answers) == pytest.approx({"accuracy": accuracy, "macro_f1": macro_f1})
+    prompts = read_prompts([{"prompt": "?", **row} for row in rows])
+    judged = judge_answers(prompts, [Completion([], [], [], text, "eos") for text in answers], opinion.judges())
+    assert sum(judged.scores["score"]) / 3 == pytest.approx(accuracy)
+
+
+def test_titles_in_chinese(tmp_path):
+    (tmp_path / "dev.txt").write_text("60年铁树开花形状似玉米芯(组图)\t5\n", encoding="utf-8")
+    with gzip.open(tmp_path / "test.txt.gz", "wt", encoding="utf-8") as file:
+        file.write("同步A股首秀：港股缩量回调\t2\n")
+    titles = NewsTitles(tmp_path)
+    [row] = titles.rows("train")
+    assert (titles.prompt(row), titles.demonstration(row)) == ("60年铁树开花形状似玉米芯(组图)\n=>", " society")
+    assert list(titles.rows("eval")) == [{"text": "同步A股首秀：港股缩量回调", "label": "stocks"}]
+
+
+def test_a_folder_without_it_says_what_is_missing(tmp_path):
+    with pytest.raises(DataError, match=r"neither dev\.txt nor dev\.txt\.gz; the folder of THUCNews"):
+        next(iter(NewsTitles(tmp_path).rows("train")))
+    (tmp_path / "dev.txt").write_bytes("标题\t1\n".encode("gbk"))
+    with pytest.raises(DataError, match="is not utf-8 at byte 0"):
+        next(iter(NewsTitles(tmp_path).rows("train")))
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("task", "folder", "sizes"),
+    [(FinancialOpinion, "financial-phrasebank", (1850, 409)), (NewsTitles, "thucnews-titles", (10_000, 10_000))],
+)
+def test_the_real_rows(shared, task, folder, sizes):
+    whole = task(shared / "data" / folder)
+    assert tuple(len(list(whole.rows(split))) for split in ("train", "eval")) == sizes
+    labels = {row["label"] for row in whole.rows("eval")}
+    assert labels == set(whole.labels)
+
+
+@pytest.mark.shared
+def test_the_baseline_on_real_rows(shared):
+    opinion = FinancialOpinion(shared / "data/financial-phrasebank")
+    scores = opinion.evaluate_baseline(limit=100).scores["score"]
+    assert 0.75 < sum(scores) / 100 < 1.0
