@@ -402,8 +402,8 @@ def test_an_answer_that_takes_too_long_is_given_up(slow):
 def test_who_does_not_read_is_given_up(lm, monkeypatch):
     """The places are free again, and the connection ends."""
     monkeypatch.setattr(ReadInTime, "GRACE", 0.5)
-    service = service_of(lm, limits=Limits(waiting=4, seconds=1.0))
-    asked = {"model": "tiny", "prompt": "the", "n": 4, "max_tokens": 100, "logprobs": 20, "stream": True,
+    service = service_of(lm, limits=Limits(waiting=64, seconds=4.0))
+    asked = {"model": "tiny", "prompt": "the", "n": 64, "max_tokens": 100, "logprobs": 20, "stream": True,
              "logit_bias": {"1": -100}}  # fmt: skip
     body = json.dumps(asked).encode()
     with listening(service) as url, socket.socket() as reader:
@@ -413,10 +413,10 @@ def test_who_does_not_read_is_given_up(lm, monkeypatch):
             f"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
         )
         reader.sendall(f"{head}\r\n\r\n".encode() + body)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 20
         busy = False
         while time.monotonic() < deadline and not (busy and service._waiting == 0):
-            busy = busy or service._waiting == 4
+            busy = busy or service._waiting == 64
             time.sleep(0.02)
         assert busy
         assert service._waiting == 0

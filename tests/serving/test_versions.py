@@ -1,6 +1,7 @@
 """New weights beside the old: at once, back again, and refused."""
 
 import copy
+import asyncio
 import json
 import math
 from dataclasses import replace
@@ -161,3 +162,18 @@ def test_weights_that_take_less(lm, other, tmp_path, held, dtype):
         assert all(nats < 0 for nats in told_of(http)[1])
         for version in (service.versions.before, service.live):
             assert version.lm.model.model.layers[0].mlp.up_proj.weight.dtype == dtype
+
+
+def test_a_version_that_is_let_go_stays_while_somebody_is_about_to_ask_it(lm):
+    """The guard still looks at the prompt, say."""
+    version = service_of(lm).live
+
+    async def about_to_ask():
+        async with version.kept():
+            version.retired = True
+            version.close_if_idle()
+            assert version.driver.generate([[5, 6]], Sampling(max_new_tokens=2))
+
+    asyncio.run(about_to_ask())
+    version.driver._thread.join(10)
+    assert not version.driver._thread.is_alive()
