@@ -1,7 +1,7 @@
 """New weights beside the old: at once, back again, and refused."""
 
-import copy
 import asyncio
+import copy
 import json
 import math
 from dataclasses import replace
