@@ -94,6 +94,17 @@ class Lengths(Task):
         return {"even": sum(len(answer) % 2 == 0 for answer in answers) / len(answers)}
 
 
+def test_rows_are_from_all_of_a_split():
+    """And the same ones for whoever asks for so many."""
+    task = Lengths()
+    rows = [row["n"] for row in task.all_rows("eval", 20)]
+    assert len(set(rows)) == 20
+    assert rows == sorted(rows)
+    assert rows[0] < 25 < 75 < rows[-1]
+    assert [row["n"] for row in task.prompts("eval", 20)] == rows
+    assert len(task.all_rows("eval", 1000)) == 100
+
+
 def test_intervals_are_over_rows(tmp_path):
     """The mean of 100 ones and zeros is within 1.96 * 0.05; a second seed that says the same makes it no surer."""
     answers = ["x" * (i % 2) for i in range(100)]

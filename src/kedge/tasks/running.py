@@ -60,7 +60,7 @@ def run_task(
         task: what is learnt; it has a reward.
         folder: to work in.
         seeds: everything is done with each of them.
-        held_out: rows that are answered, at most: the first of the split.
+        held_out: rows that are answered, at most, from anywhere in the split.
         model: what to begin with; None: what the task says.
         sft: settings in place of the task's own.
         ppo: also.
@@ -74,7 +74,7 @@ def run_task(
     if task.reward is None:
         raise ConfigError(f"{task.name}: has no reward for PPO; one is learnt by kedge reward")
     stages = Stages(SFTConfig.of({**task.sft, **(sft or {})}), PPOConfig.of({**task.ppo, **(ppo or {})}), progress)
-    rows, demonstrations = task.all_rows("eval")[:held_out], task.demonstrations()
+    rows, demonstrations = task.all_rows("eval", held_out), task.demonstrations()
     if not demonstrations:
         raise DataError(f"{task.name}: no demonstrations, from which SFT would learn how to answer")
     folder = folder.expanduser()
@@ -128,7 +128,7 @@ def trained(
     SFT(start, str(data), sft, run=home / "sft", progress=stages.progress).train()
     assert task.reward is not None
     PPO(
-        home / "sft", task.prompts("train"), task.reward, ppo, eval_prompts=task.prompts("eval")[:WATCHED],
+        home / "sft", task.prompts("train"), task.reward, ppo, eval_prompts=task.prompts("eval", WATCHED),
         metrics=task.metrics, run=home / "ppo", progress=stages.progress,
     ).train()  # fmt: skip
     return {"before": start, "sft": home / "sft", "ppo": home / "ppo"}
@@ -137,7 +137,7 @@ def trained(
 def answered(task: Task, rows: Sequence[Row], policy: str | Path, sampling: Sampling) -> Evaluation:
     """A policy's greedy answers to some rows, judged."""
     lm = load_language_model(policy)
-    prompts = read_prompts(task.prompts("eval")[: len(rows)])
+    prompts = read_prompts(task.prompts("eval", len(rows)))
     return measure_policy(lm, Engine(lm), prompts, task.judges(), replace(sampling, temperature=0.0))
 
 

@@ -4,6 +4,7 @@ A task of one's own is one file with a subclass of :class:`Task`; see ``docs/tas
 """
 
 import inspect
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -87,8 +88,9 @@ class Task(ABC):
 
     # What the stages take ---------------------------------------------------------------------------------------
 
-    def all_rows(self, split: Split) -> list[Row]:
-        """The rows of a split, at least one.
+    def all_rows(self, split: Split, limit: int | None = None) -> list[Row]:
+        """The rows of a split, at least one; of more than ``limit`` so many, always the same ones, from anywhere in it:
+        files are often in the order of their labels.
 
         Raises:
             ConfigError: no such split. DataError: it has no rows.
@@ -97,15 +99,17 @@ class Task(ABC):
         found = list(self.rows(split))
         if not found:
             raise DataError(f"{self.name}: no rows of split {split!r}")
-        return found
+        if limit is None or len(found) <= limit:
+            return found
+        return [found[i] for i in sorted(random.Random(0).sample(range(len(found)), limit))]
 
-    def prompts(self, split: Split) -> list[dict[str, Any]]:
-        """Rows for ``PPO(prompts=...)``: the prompt, and the row's other columns for the reward.
+    def prompts(self, split: Split, limit: int | None = None) -> list[dict[str, Any]]:
+        """Rows for ``PPO(prompts=...)``: the prompt, and the row's other columns for the reward; of :meth:`all_rows`.
 
         Raises:
             ConfigError: no such split. DataError: it has no rows, or one without a prompt.
         """
-        return self._prompts_of(self.all_rows(split), split)
+        return self._prompts_of(self.all_rows(split, limit), split)
 
     def demonstrations(self, split: Split = "train") -> list[dict[str, Any]]:
         """Rows of ``prompt`` and ``completion`` for ``SFT``, of those rows that have one.
@@ -136,14 +140,14 @@ class Task(ABC):
 
         Args:
             split: which prompts.
-            limit: only so many of them, the first ones.
+            limit: only so many of them, as :meth:`all_rows` takes them.
             tokenizer: the policy's, or where it is: answers are as long as it makes them. Without it they have no
                 tokens and no length, and a reward that takes ``completion_ids`` cannot judge them.
 
         Raises:
             ConfigError: the task has no baseline. DataError, RewardError: as the judges raise them.
         """
-        rows = self.all_rows(split)[:limit]
+        rows = self.all_rows(split, limit)
         answers = [self.baseline(row) for row in rows]
         texts = [answer for answer in answers if answer is not None]
         if len(texts) < len(answers):
