@@ -68,7 +68,7 @@ class Served:
             for line in lines(answer.iter_bytes()):
                 if not line.startswith(b"data: {"):
                     continue
-                told = json.loads(line[6:], strict=False)  # vLLM leaves control characters as they are
+                told = json.loads(line[6:], strict=False)  # a peer leaves control characters as they are
                 if told.get("usage"):
                     counted = told["usage"]["completion_tokens"]
                 for choice in told.get("choices", ()):

@@ -17,6 +17,7 @@ import transformers
 from filelock import FileLock
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from kedge import cli
 from kedge.inspection import machine
 from kedge.models.language_model import LanguageModel, load_language_model, wrap
 from kedge.tasks.starting import new_desk
@@ -68,6 +69,19 @@ def pytest_collection_finish():
     """What is imported and collected lives to the end: whoever collects garbage need not walk through it each time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def kedge(monkeypatch, capsys):
+    """``kedge("plan", path)``: its exit status, and what it said on either side."""
+
+    def run(*words):
+        monkeypatch.setattr("sys.argv", ["kedge", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return stopped.value.code or 0, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -5,26 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from kedge import cli
 from kedge.errors import ConfigError
 from kedge.inspection import machine
 from kedge.inspection.machine import Machine, read_bytes, read_rate
 from kedge.recipes.fitting import refuse_what_cannot_fit
 
 BIG = {"batch_size": 32, "mini_batch_size": 32, "response_length": 64, "layers": 1, "micro_batch_tokens": 8192}
-
-
-@pytest.fixture
-def kedge(monkeypatch, capsys):
-    """``kedge("plan", path)``: ``(status, stdout, stderr)``."""
-
-    def run(*words):
-        monkeypatch.setattr("sys.argv", ["kedge", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        return stopped.value.code or 0, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture

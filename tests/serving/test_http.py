@@ -243,6 +243,11 @@ def test_what_is_no_prompt_is_named(url, prompt):
     assert (told.status_code, told.json()["error"]["param"]) == (400, "prompt")
 
 
+def test_a_prompt_that_is_missing_is_missing(url):
+    error = httpx.post(f"{url}/v1/completions", json={"model": "tiny"}).json()["error"]
+    assert (error["param"], error["code"]) == ("prompt", "missing_required_parameter")
+
+
 def test_more_prompts_than_are_ever_taken_are_refused_before_they_are_read(url, monkeypatch):
     monkeypatch.setattr(Service, "encoded", lambda *_: pytest.fail("has read one"))
     told = httpx.post(f"{url}/v1/completions", json={"model": "tiny", "prompt": ["a"] * 10_000})

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from kedge import cli
 from kedge.evaluation.evaluate import Evaluation
 from kedge.sampling.completion import Completion
 from kedge.tasks import Task
@@ -15,19 +14,6 @@ GUIDE = (Path(__file__).parents[2] / "docs/tasks.md").read_text(encoding="utf-8"
 SPELL = GUIDE.partition("```python\n")[2].partition("```")[0]
 SMALL = ["sft.epochs=1.0", "sft.batch_size=4", "ppo.steps=2", "ppo.batch_size=4", "ppo.mini_batch_size=4",
          "ppo.response_length=6"]  # fmt: skip
-
-
-@pytest.fixture
-def kedge(monkeypatch, capsys):
-    """``kedge("task", ...)``: its exit status, and what it said."""
-
-    def run(*words):
-        monkeypatch.setattr("sys.argv", ["kedge", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        return stopped.value.code or 0, *capsys.readouterr()
-
-    return run
 
 
 def test_one_file_from_outside(kedge, tmp_path, monkeypatch):

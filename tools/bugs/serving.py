@@ -16,7 +16,6 @@ GATE = ("tests/serving/test_loop.py::test_the_gate",)
 PENALTIES = ("tests/sampling/test_penalties.py",)
 TRIALS = ("tests/inspection/test_trials.py", "tests/inspection/test_ledger.py")
 
-VERSIONS = ("tests/serving/test_versions.py",)
 CERTIFICATE = ("tests/serving/test_certificate.py",)
 
 SERVING = [

@@ -116,7 +116,6 @@ class NewsTitles(Labelled):
     labels = (
         "finance", "realty", "stocks", "education", "science", "society", "politics", "sports", "game", "entertainment",
     )  # fmt: skip
-    grams = (1, 2)
     by_character = True
     new: ClassVar[Mapping[str, Any]] = {"vocabulary": 4000, "positions": 128}
     sft: ClassVar[Mapping[str, Any]] = {"epochs": 2.0, "batch_size": 32, "learning_rate": 2e-3, "warmup_steps": 50}

@@ -108,6 +108,7 @@ def create_app(service: Service, *, keys: Sequence[str] = (), admin_keys: Sequen
     async def answered(
         request: Request, asked: Asked, version: Version, form: Form, prompts: Sequence[Any], param: str
     ) -> Response:
+        came = time.time()
         service.refuse_more_than_ever(len(prompts) * asked.n)
         passing = Passing(service, form, asked.user)
         async with version.kept():  # the guard may look longer at a prompt than a version is on trial
@@ -117,13 +118,12 @@ def create_app(service: Service, *, keys: Sequence[str] = (), admin_keys: Sequen
                 sampling = asked.sampling(version.usual, service.room(encoded, param))
             except ValueError as error:
                 raise refused(error) from None
-            return await responded(request, asked, version, form, passing, prompts, encoded, sampling)
+            return await responded(request, asked, version, form, passing, prompts, encoded, sampling, came)
 
     async def responded(
         request: Request, asked: Asked, version: Version, form: Form, passing: Passing, prompts: Sequence[Any],
-        encoded: list[list[int]], sampling: Sampling,
+        encoded: list[list[int]], sampling: Sampling, came: float,
     ) -> Response:  # fmt: skip
-        begun = time.time()
         asking = service.ask(version, encoded, sampling, asked.n, asked.seed)
 
         def give(index: int, answer: Answer) -> Given:
@@ -133,7 +133,7 @@ def create_app(service: Service, *, keys: Sequence[str] = (), admin_keys: Sequen
         def keep(given: Given) -> None:
             kept = given_answer(form, given, version, prompts[given.index // asked.n], asked.user)
             if service.store is not None:
-                service.store.keep(kept, begun)
+                service.store.keep(kept, came)
             measure(service, kept, time.perf_counter() - given.answer.asked)
 
         if asked.stream:

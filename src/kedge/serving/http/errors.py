@@ -62,7 +62,7 @@ def of_validation(errors: list[dict[str, Any]]) -> ApiError:
     """The first thing that is wrong with a request, named by its parameter."""
     first = errors[0]
     place = [str(part) for part in first["loc"] if part != "body"]
-    if place[:1] == ["prompt"]:  # one of several types, each of which has been tried
+    if place[:1] == ["prompt"] and first["type"] != "missing":  # one of several types, each of which has been tried
         return ApiError(
             400, "prompt: a text, tokens, or several of them, and none of these without anything in it", param="prompt",
             code="invalid_value",
