@@ -42,7 +42,8 @@ def test_a_sentence_is_in_one_split_once(opinion):
 )
 def test_what_answers_are_worth(opinion, answers, accuracy, macro_f1):
     rows = [{"text": "", "label": label} for label in ("positive", "neutral", "neutral")]
-    assert opinion.measures(rows, answers) == pytest.approx({"accuracy": accuracy, "macro_f1": macro_f1})
+    said = [opinion.read(row, answer) for row, answer in zip(rows, answers, strict=True)]
+    assert opinion.measures(rows, said) == pytest.approx({"accuracy": accuracy, "macro_f1": macro_f1})
     prompts = read_prompts([{"prompt": "?", **row} for row in rows])
     judged = judge_answers(prompts, [Completion([], [], [], text, "eos") for text in answers], opinion.judges())
     assert sum(judged.scores["score"]) / 3 == pytest.approx(accuracy)

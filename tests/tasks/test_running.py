@@ -76,8 +76,11 @@ class Lengths(Task):
     def prompt(self, row):
         return f"{row['n']}"
 
-    def measures(self, rows, answers):
-        return {"even": sum(len(answer) % 2 == 0 for answer in answers) / len(answers)}
+    def read(self, row, answer):
+        return len(answer)
+
+    def measures(self, rows, said):
+        return {"even": sum(length % 2 == 0 for length in said) / len(said)}
 
 
 def test_rows_are_from_all_of_a_split():

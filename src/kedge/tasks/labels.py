@@ -1,21 +1,19 @@
 """Texts to be given one label: financial opinion in English, news titles in Chinese."""
 
-import gzip
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 from kedge.data.records import Text
-from kedge.errors import DataError
 from kedge.evaluation.metrics import mean
 from kedge.rewards.library.labels import Classification, labels_in, macro_f1_parts
 from kedge.rewards.library.optional import needed
-from kedge.tasks.task import Row, Split, Task
+from kedge.tasks.files import FolderTask
+from kedge.tasks.task import Row, Split
 
 
-class Labelled(Task):
+class Labelled(FolderTask):
     """A text is answered with its label, as a word. The reward is 1 for the right one, and 0 for all else.
 
     The baseline is TF-IDF of words and characters with logistic regression, fitted to the rows that are trained on.
@@ -29,9 +27,6 @@ class Labelled(Task):
     """Of the baseline: words, or characters where :attr:`by_character`."""
     by_character: ClassVar[bool] = False
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder).expanduser()
-
     @property
     def reward(self) -> Any:  # type: ignore[override]
         return {"kind": Classification.KIND, "labels": list(self.labels)}
@@ -42,12 +37,15 @@ class Labelled(Task):
     def demonstration(self, row: Row) -> str:
         return f" {row['label']}"
 
-    def measures(self, rows: Sequence[Row], answers: Sequence[str]) -> dict[str, float]:
-        said = [labels_in(answer, self.labels) for answer in answers]
-        one = [each[0] if len(each) == 1 else None for each in said]
+    def read(self, row: Row, answer: str) -> str | None:
+        """The one label that it names."""
+        said = labels_in(answer, self.labels)
+        return said[0] if len(said) == 1 else None
+
+    def measures(self, rows: Sequence[Row], said: Sequence[str | None]) -> dict[str, float]:
         right = [row["label"] for row in rows]
-        accuracy = mean([float(a == b) for a, b in zip(one, right, strict=True)])
-        return {"accuracy": accuracy, "macro_f1": mean(macro_f1_parts(one, right))}
+        accuracy = mean([float(a == b) for a, b in zip(said, right, strict=True)])
+        return {"accuracy": accuracy, "macro_f1": mean(macro_f1_parts(said, right))}
 
     def baseline(self, row: Row) -> str:
         return str(self._regression.predict([row["text"]])[0])
@@ -61,21 +59,6 @@ class Labelled(Task):
         rows = list(self.rows("train"))
         both = pipeline.make_pipeline(words, linear.LogisticRegression(C=10.0, max_iter=1000))
         return both.fit([row["text"] for row in rows], [row["label"] for row in rows])
-
-    def _lines(self, name: str, encoding: str = "utf-8") -> Iterator[str]:
-        """Of a file of the folder, or of it packed."""
-        path = self.folder / name
-        packed = path.with_name(f"{name}.gz")
-        try:
-            if path.is_file():
-                yield from path.read_text(encoding=encoding).splitlines()
-            else:
-                with gzip.open(packed, "rt", encoding=encoding) as file:
-                    yield from map(str.rstrip, file)
-        except FileNotFoundError:
-            raise DataError(f"{self.folder}: has neither {name} nor {packed.name}; {self.needs}") from None
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: is not {encoding} at byte {error.start}") from None
 
 
 class FinancialOpinion(Labelled):
@@ -97,7 +80,7 @@ class FinancialOpinion(Labelled):
 
     def rows(self, split: Split) -> Iterable[Row]:
         seen = set()
-        for line in self._lines("Sentences_AllAgree.txt"):
+        for line in self.lines("Sentences_AllAgree.txt"):
             text, _, label = line.strip().rpartition("@")
             if text and text not in seen:
                 seen.add(text)
@@ -122,6 +105,6 @@ class NewsTitles(Labelled):
     ppo: ClassVar[Mapping[str, Any]] = FinancialOpinion.ppo
 
     def rows(self, split: Split) -> Iterable[Row]:
-        for line in self._lines("dev.txt" if split == "train" else "test.txt"):
+        for line in self.lines("dev.txt" if split == "train" else "test.txt"):
             text, _, number = line.rpartition("\t")
             yield {"text": text, "label": self.labels[int(number)]}

@@ -50,11 +50,13 @@ def measured(task: Task, rows: Sequence[Row], side: Side) -> dict[str, Interval]
         side: the answers.
     """
 
+    said = [[task.read(row, answer) for row, answer in zip(rows, each, strict=True)] for each in side.answers]
+
     def at(places: Sequence[int]) -> dict[str, float]:
         means = {
             name: mean([scores[name][i] for scores in side.scores for i in places]) for name in side.scores[0]
         }  # fmt: skip
-        own = [task.measures([rows[i] for i in places], [answers[i] for i in places]) for answers in side.answers]
+        own = [task.measures([rows[i] for i in places], [each[i] for i in places]) for each in said]
         return means | {name: sum(each[name] for each in own) / len(own) for name in own[0]}
 
     return _with_intervals(at, len(rows))

@@ -73,12 +73,18 @@ class Task(ABC):
         """What a sceptic would answer without any learning; None: the task has no such answer."""
         return None
 
-    def measures(self, rows: Sequence[Row], answers: Sequence[str]) -> dict[str, float]:
+    def read(self, row: Row, answer: str) -> Any:
+        """What an answer says, as :meth:`measures` takes it: whatever takes time is done here, once an answer."""
+        return answer
+
+    def measures(self, rows: Sequence[Row], said: Sequence[Any]) -> dict[str, float]:
         """What is true of all answers together and no mean over them, such as macro-averaged F1; nothing by default.
 
+        It is asked hundreds of times, for the intervals.
+
         Args:
-            rows: some of a split's.
-            answers: one to each.
+            rows: some of a split's, some of them more than once.
+            said: what :meth:`read` made of the answer to each.
         """
         return {}
 
