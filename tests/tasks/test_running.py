@@ -40,12 +40,13 @@ def test_one_file_from_outside(kedge, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["support-desk"], "has no reward for PPO; one is learnt by kedge reward"),
+        (["spell.py:Mute"], "mute: has neither a reward for PPO nor preferences to learn one from"),
+        (["spell.py:Spell", "reward.epochs=2"], "reward.epochs: the reward of spell is not learnt"),
         (["opinion"], "opinion: needs --data, the folder of Financial PhraseBank"),
         (["opinion", "--data", "nowhere"], "nowhere: has neither Sentences_AllAgree.txt"),
         (["opinoin"], "did you mean 'opinion'"),
         (["spell.py:Spell", "--data", "."], "the task spell reads no folder"),
-        (["spell.py:Spell", "epochs=2"], "'epochs': a task has settings of sft and of ppo; write sft.epochs="),
+        (["spell.py:Spell", "epochs=2"], "'epochs': a task has settings of sft, reward and ppo; write sft.epochs="),
         (["spell.py:Spell", "ppo.stepps=2"], "stepps"),
         (["spell.py:Spell", "--seeds", "0"], "--seeds: at least 1"),
         (["spell.py:Spell", "--held-out", "0"], "--held-out: at least 1"),
@@ -53,7 +54,7 @@ def test_one_file_from_outside(kedge, tmp_path, monkeypatch):
 )
 def test_what_does_not_fit_is_named(kedge, tmp_path, monkeypatch, words, says):
     monkeypatch.chdir(tmp_path)
-    Path("spell.py").write_text(SPELL)
+    Path("spell.py").write_text(f"{SPELL}\n\nclass Mute(Spell):\n    name, reward = 'mute', None\n")
     status, _, err = kedge("task", *words)
     assert status == 2
     assert says in " ".join(err.split())

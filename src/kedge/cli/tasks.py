@@ -11,7 +11,8 @@ from kedge.cli.screen import console, quiet
 from kedge.errors import ConfigError
 
 Settings = Annotated[
-    list[str] | None, typer.Argument(metavar="[key=value]...", help="sft.epochs=1, ppo.kl_coef=0.1, ...")
+    list[str] | None,
+    typer.Argument(metavar="[key=value]...", help="sft.epochs=1, reward.epochs=2, ppo.kl_coef=0.1, ..."),
 ]
 
 
@@ -40,6 +41,9 @@ def task(
     seeds: Annotated[int, typer.Option(help="How often all of it is done, each time with another seed.")] = 1,
     held_out: Annotated[int, typer.Option(help="Held-out rows that are answered, at most.")] = 500,
     overwrite: Overwrite = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep the stages that are done; go on with the rest.")
+    ] = False,
 ) -> None:
     """SFT -> PPO -> answers to held-out rows, beside a baseline's."""
     quiet()
@@ -52,13 +56,13 @@ def task(
         if count < 1:
             raise ConfigError(f"{option}: at least 1, got {count}")
     settings = override({}, overrides or [])
-    if unknown := settings.keys() - {"sft", "ppo"}:
-        raise ConfigError(f"{min(unknown)!r}: a task has settings of sft and of ppo; write sft.{min(unknown)}=...")
+    if unknown := settings.keys() - {"sft", "reward", "ppo"}:
+        raise ConfigError(f"{min(unknown)!r}: a task has settings of sft, reward and ppo; write sft.{min(unknown)}=...")
     job = new_task(what, data)
     folder = run or Path("runs/tasks") / job.name
     result = run_task(
         job, folder, seeds=range(seeds), held_out=held_out, model=model, sft=settings.get("sft"),
-        ppo=settings.get("ppo"), overwrite=overwrite,
+        reward=settings.get("reward"), ppo=settings.get("ppo"), overwrite=overwrite, resume=resume,
     )  # fmt: skip
     console.print(result_table(result, title=job.name))
     console.print(result_examples(job, result, 3))

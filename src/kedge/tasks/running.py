@@ -1,23 +1,24 @@
 """A task from its rows to what was learnt: SFT, PPO, and what their answers are worth beside a baseline's."""
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from kedge.data.records import read_prompts
 from kedge.errors import ConfigError, DataError
-from kedge.evaluation.evaluate import Evaluation, measure_policy
-from kedge.models.language_model import load_language_model
+from kedge.evaluation.evaluate import Evaluation
+from kedge.rewards.build import RewardLike
 from kedge.runs.folder import RunFolder
-from kedge.sampling.local.engine import Engine
-from kedge.sampling.settings import Sampling
 from kedge.storage.writing import strict_json, write_text
+from kedge.tasks.answering import answered, best_of
 from kedge.tasks.measuring import Interval, Side, measured
 from kedge.tasks.starting import new_model
-from kedge.tasks.task import Row, Task
+from kedge.tasks.task import Row, Split, Task
+from kedge.training.loop import Trainer
 from kedge.training.ppo import PPO, PPOConfig
+from kedge.training.reward_modeling import RewardConfig, RewardModeling
 from kedge.training.sft import SFT, SFTConfig
 
 FILES = ("recipe.toml", "data", "result.json", "answers.jsonl")
@@ -27,6 +28,9 @@ HELD_OUT = 500
 WATCHED = 128
 """Of those, at most, that PPO looks at on its way."""
 
+BEST_OF = 4
+"""Answers of SFT from which a learnt reward picks one: what else the reward could be used for, with nothing trained."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -35,7 +39,8 @@ class Result:
     rows: Sequence[Row]
     """Held out, and answered."""
     sides: Mapping[str, Side]
-    """``before``, ``sft``, ``ppo``, and ``baseline`` where there is one."""
+    """``before``, ``sft``, ``ppo``; ``best of 4`` of SFT where the reward is learnt; ``baseline`` where the task has
+    one."""
     measures: Mapping[str, Mapping[str, Interval]]
     """``{side: {measure: its value}}``."""
 
@@ -48,8 +53,10 @@ def run_task(
     held_out: int = HELD_OUT,
     model: str | Path | None = None,
     sft: Mapping[str, Any] | None = None,
+    reward: Mapping[str, Any] | None = None,
     ppo: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     progress: bool = True,
 ) -> Result:
     """Learn a task in a folder: its data, ``seed-0/sft``, ``seed-0/ppo`` and so on, ``answers.jsonl``, ``result.json``.
@@ -57,38 +64,54 @@ def run_task(
     Policies answer the held-out rows greedily.
 
     Args:
-        task: what is learnt; it has a reward.
+        task: what is learnt.
         folder: to work in.
         seeds: everything is done with each of them.
         held_out: rows that are answered, at most, from anywhere in the split.
         model: what to begin with; None: what the task says.
         sft: settings in place of the task's own.
+        reward: also, of the reward model where the reward is learnt.
         ppo: also.
         overwrite: delete what is there.
+        resume: keep the stages that are done; there may be more seeds now.
         progress: show it.
 
     Raises:
-        ConfigError: the folder is there; the task has no reward or no demonstrations; settings that do not fit.
-        KedgeError: as the stages raise them.
+        ConfigError: the folder is there; the task has no reward and no preferences; settings that do not fit, or are
+            others than those that a resumed one began with.
+        DataError: no demonstrations. KedgeError: as the stages raise them.
     """
-    if task.reward is None:
-        raise ConfigError(f"{task.name}: has no reward for PPO; one is learnt by kedge reward")
-    stages = Stages(SFTConfig.of({**task.sft, **(sft or {})}), PPOConfig.of({**task.ppo, **(ppo or {})}), progress)
+    if task.reward is None and not task.preferences("train"):
+        raise ConfigError(f"{task.name}: has neither a reward for PPO nor preferences to learn one from")
+    if task.reward is not None and reward:
+        raise ConfigError(f"reward.{min(reward)}: the reward of {task.name} is not learnt; take it out")
+    stages = Stages(
+        SFTConfig.of({**task.sft, **(sft or {})}),
+        RewardConfig.of({**task.reward_modeling, **(reward or {})}),
+        PPOConfig.of({**task.ppo, **(ppo or {})}),
+        model or task.model,
+        progress,
+    )
     rows, demonstrations = task.all_rows("eval", held_out), task.demonstrations()
     if not demonstrations:
         raise DataError(f"{task.name}: no demonstrations, from which SFT would learn how to answer")
+    shown = "".join(strict_json(row) + "\n" for row in demonstrations)
     folder = folder.expanduser()
-    begins = {"task": task.name, "seeds": list(seeds), "held_out": held_out}
-    files = (*FILES, *(f"seed-{seed}" for seed in seeds))
-    run = RunFolder(folder, {"task": begins}, overwrite=overwrite, resume=None, files=files)
+    files = (*FILES, *(path.name for path in folder.glob("seed-*")))
+    run = RunFolder(folder, {"task": {"task": task.name}}, overwrite=overwrite, resume=resume, files=files)
+    run.began_with(stages.fingerprints() | {"data": hashlib.sha256(shown.encode()).hexdigest()[:16]})
     run.start()
     data = folder / "data" / "demonstrations.jsonl"
-    data.parent.mkdir()
-    write_text(data, "".join(strict_json(row) + "\n" for row in demonstrations))
+    data.parent.mkdir(exist_ok=True)
+    write_text(data, shown)
     evaluations: dict[str, list[Evaluation]] = {}
     for seed in seeds:
-        for name, policy in trained(task, stages, folder / f"seed-{seed}", data, model or task.model, seed).items():
+        policies, judge = trained(task, stages, folder / f"seed-{seed}", data, seed)
+        for name, policy in policies.items():
             evaluations.setdefault(name, []).append(answered(task, rows, policy, stages.ppo.sampling))
+        if task.reward is None:
+            best = best_of(BEST_OF, task, rows, policies["sft"], judge, stages.ppo.sampling)
+            evaluations.setdefault(f"best of {BEST_OF}", []).append(best)
     if task.baseline(rows[0]) is not None:
         evaluations["baseline"] = [task.evaluate_baseline("eval", limit=held_out)]
     sides = {name: Side.of(each) for name, each in evaluations.items()}
@@ -103,42 +126,59 @@ class Stages:
     """How a task is learnt."""
 
     sft: SFTConfig
+    reward: RewardConfig
+    """Of the reward model, where the reward is learnt."""
     ppo: PPOConfig
+    start: str | Path | None
+    """What it begins with; None: a new model of the task's sizes."""
     progress: bool
     """Whether it is shown."""
 
+    def of_seed(self, seed: int) -> "Stages":
+        """The same with another seed."""
+        settings = {name: getattr(self, name).model_copy(update={"seed": seed}) for name in ("sft", "reward", "ppo")}
+        return replace(self, **settings)
+
+    def fingerprints(self) -> dict[str, str]:
+        """What a resumed task must have in common with what is there."""
+        settings = {name: getattr(self, name).resolved() for name in ("sft", "reward", "ppo")}
+        return {"model": str(self.start), **{name: strict_json(each) for name, each in settings.items()}}
+
 
 def trained(
-    task: Task, stages: Stages, home: Path, data: Path, start: str | Path | None, seed: int
-) -> dict[str, str | Path]:
-    """The policies of one seed: ``before``, ``sft`` and ``ppo``.
+    task: Task, stages: Stages, home: Path, data: Path, seed: int
+) -> tuple[dict[str, str | Path], RewardLike | Sequence[RewardLike]]:
+    """One seed's policies, ``before``, ``sft`` and ``ppo``, and the reward; stages that are done are as they are.
 
     Args:
         task: what is learnt.
         stages: how.
         home: where.
         data: the demonstrations.
-        start: what to begin with; None: a new model of the task's sizes.
         seed: of everything.
     """
+    stages, start, progress = stages.of_seed(seed), stages.start, stages.progress
+    sft, reward, ppo = (home / name for name in ("sft", "reward", "ppo"))
     if start is None:
         start = home / "model"
-        new_model(data, start, seed=seed, **task.new)
-    sft, ppo = stages.sft.model_copy(update={"seed": seed}), stages.ppo.model_copy(update={"seed": seed})
-    SFT(start, str(data), sft, run=home / "sft", progress=stages.progress).train()
-    assert task.reward is not None
-    PPO(
-        home / "sft", task.prompts("train"), task.reward, ppo, eval_prompts=task.prompts("eval", WATCHED),
-        metrics=task.metrics, run=home / "ppo", progress=stages.progress,
-    ).train()  # fmt: skip
-    return {"before": start, "sft": home / "sft", "ppo": home / "ppo"}
+        if not start.exists():
+            new_model(data, start, seed=seed, **task.new)
+    once(sft, SFT, start, str(data), stages.sft, progress=progress)
+    judge = task.reward if task.reward is not None else reward
+    if task.reward is None:
+        pairs, held = (task.preferences(split) for split in get_args(Split))
+        once(reward, RewardModeling, sft, pairs, stages.reward, eval_data=held or None, progress=progress)
+    once(
+        ppo, PPO, sft, task.prompts("train"), judge, stages.ppo, eval_prompts=task.prompts("eval", WATCHED),
+        metrics=task.metrics, progress=progress,
+    )  # fmt: skip
+    return {"before": start, "sft": sft, "ppo": ppo}, judge
 
 
-def answered(task: Task, rows: Sequence[Row], policy: str | Path, sampling: Sampling) -> Evaluation:
-    """A policy's greedy answers to some rows, judged."""
-    lm = load_language_model(policy)
-    prompts = read_prompts(task.prompts("eval", len(rows)))
-    return measure_policy(lm, Engine(lm), prompts, task.judges(), replace(sampling, temperature=0.0))
+def once(run: Path, stage: Callable[..., Trainer], *what: Any, **how: Any) -> None:
+    """A stage, unless it is done; what was left in its midst begins anew."""
+    if not (run / "summary.json").is_file():
+        stage(*what, **how, run=run, overwrite=True).train()
 
 
 def write(result: Result, folder: Path) -> None:

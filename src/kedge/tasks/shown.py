@@ -23,7 +23,7 @@ def result_table(result: Result, *, title: str) -> Table:
     for name in result.measures["ppo"]:
         table.add_column(name, justify="right")
     for side, found in result.measures.items():
-        table.add_row(side, *(f"{each.value:.3f} [{each.low:.2f}, {each.high:.2f}]" for each in found.values()))
+        table.add_row(side, *(f"{each.value:.3f} [{each.low:.3f}, {each.high:.3f}]" for each in found.values()))
     return table
 
 
@@ -37,7 +37,7 @@ def result_examples(task: Task, result: Result, count: int) -> Group:
             *((name, side.answers[0][number]) for name, side in result.sides.items()),
             *((("expected", expected),) if expected is not None else ()),
         ):
-            body.append(f"\n{label:9}", style="bold not italic")
+            body.append(f"\n{label:10}", style="bold not italic")
             body.append(_short(text.strip()), style="not italic")
         panels.append(Panel(body, border_style="dim"))
     return Group(*panels)

@@ -44,6 +44,8 @@ class Task(ABC):
     """Of that new model: arguments of :func:`kedge.tasks.starting.new_model`."""
     sft: ClassVar[Mapping[str, Any]] = {}
     """Settings of SFT, where ``kedge task`` runs it."""
+    reward_modeling: ClassVar[Mapping[str, Any]] = {}
+    """Settings of the reward model, where the reward is learnt."""
     ppo: ClassVar[Mapping[str, Any]] = {}
     """Settings of PPO."""
 

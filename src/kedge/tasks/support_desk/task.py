@@ -1,7 +1,8 @@
 """The support desk as a task: the shape that all tasks have."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, ClassVar
 
 from kedge.data.files import read_rows
 from kedge.data.records import Text, plain
@@ -25,6 +26,15 @@ class SupportDesk(Task):
 
     name = "support-desk"
     metrics = "kedge.tasks.support_desk:gold"
+    new: ClassVar[Mapping[str, Any]] = {"positions": 256}
+    sft: ClassVar[Mapping[str, Any]] = {"epochs": 2.0, "batch_size": 8, "learning_rate": 4e-3, "warmup_steps": 50}
+    reward_modeling: ClassVar[Mapping[str, Any]] = {
+        "epochs": 1.0, "batch_size": 8, "learning_rate": 5e-4, "warmup_steps": 50, "micro_batch_tokens": 2048,
+    }  # fmt: skip
+    ppo: ClassVar[Mapping[str, Any]] = {
+        "steps": 50, "batch_size": 64, "mini_batch_size": 32, "num_ppo_epochs": 2, "response_length": 60,
+        "learning_rate": 5e-4, "kl_coef": 0.05, "critic": "separate", "critic_init": "reward", "eval_every": 10,
+    }  # fmt: skip
 
     def __init__(self, folder: str | Path = "runs/desk/data", *, seed: int = 0) -> None:
         self.folder, self.seed = Path(folder).expanduser(), seed
