@@ -117,6 +117,7 @@ def run_task(
     sides = {name: Side.of(each) for name, each in evaluations.items()}
     result = Result(rows, sides, {name: measured(task, rows, side) for name, side in sides.items()})
     write(result, folder)
+    task.keep(folder, rows, sides["ppo"].answers[0])
     run.close()
     return result
 

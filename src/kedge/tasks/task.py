@@ -94,6 +94,15 @@ class Task(ABC):
         """Rows of ``prompt``, ``chosen`` and ``rejected``, to learn a reward model from; none by default."""
         return []
 
+    def keep(self, folder: Path, rows: Sequence[Row], answers: Sequence[str]) -> None:  # noqa: B027 (most keep nothing)
+        """Write what else of PPO's answers is worth a file; nothing by default.
+
+        Args:
+            folder: of the task's run.
+            rows: held out.
+            answers: one to each, of the first seed.
+        """
+
     # What the stages take ---------------------------------------------------------------------------------------
 
     def all_rows(self, split: Split, limit: int | None = None) -> list[Row]:

@@ -1,0 +1,117 @@
+"""Small Python functions, made by a generator with their tests."""
+
+import itertools
+import operator
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+from kedge.rewards.library.code import Code
+from kedge.tasks.task import Row, Split, Task
+
+KS = range(2, 10)
+TESTS = 4
+
+
+@dataclass(frozen=True)
+class Part:
+    """Of a function: as it is said, as it is written, and what it does."""
+
+    words: str
+    code: str
+    does: Callable[[Any], Any]
+
+
+def chosen() -> list[Part]:
+    """Which numbers of a list."""
+    return [
+        Part("the numbers", "", lambda x: True),
+        Part("the even numbers", " if x % 2 == 0", lambda x: x % 2 == 0),
+        Part("the odd numbers", " if x % 2 == 1", lambda x: x % 2 == 1),
+        Part("the positive numbers", " if x > 0", lambda x: x > 0),
+        Part("the negative numbers", " if x < 0", lambda x: x < 0),
+        *(Part(f"the numbers above {k}", f" if x > {k}", partial(operator.lt, k)) for k in KS),
+        *(Part(f"the numbers below {k}", f" if x < {k}", partial(operator.gt, k)) for k in KS),
+        *(Part(f"the multiples of {k}", f" if x % {k} == 0", partial(_divides, k)) for k in KS),
+    ]
+
+
+def changed() -> list[Part]:
+    """What becomes of each."""
+    return [
+        Part("", "x", lambda x: x),
+        Part("the squares of ", "x * x", lambda x: x * x),
+        Part("the doubles of ", "2 * x", lambda x: 2 * x),
+        Part("the opposites of ", "-x", lambda x: -x),
+        Part("the absolute values of ", "abs(x)", abs),
+        *(Part(f"{k} more than ", f"x + {k}", partial(operator.add, k)) for k in KS),
+    ]
+
+
+def gathered() -> list[Part]:
+    """What is made of them all."""
+    return [
+        Part("The sum of ", "sum({})", sum),
+        Part("The largest of ", "max([{}], default=0)", lambda xs: max(xs, default=0)),
+        Part("The smallest of ", "min([{}], default=0)", lambda xs: min(xs, default=0)),
+        Part("How many different ones there are of ", "len(set({}))", lambda xs: len(set(xs))),
+        Part("A list of ", "[{}]", list),
+        Part("A sorted list of ", "sorted({})", sorted),
+        Part("A list, from the last to the first, of ", "[{}][::-1]", lambda xs: xs[::-1]),
+    ]
+
+
+class Functions(Task):
+    """Python functions of one line, written for what a docstring says; the reward is whether their tests pass.
+
+    Few have been written out; for many there are only the tests, by which PPO learns. What a held-out docstring says
+    is said by none that is trained on, though its parts are.
+
+    Args:
+        shown: docstrings with their function.
+        posed: docstrings that are trained on.
+        seed: of all that is drawn.
+    """
+
+    name = "functions"
+    reward = Code(column="tests", prefix="prompt", seconds=2.0)
+    new: ClassVar[Mapping[str, Any]] = {"vocabulary": 512, "positions": 128}
+    sft: ClassVar[Mapping[str, Any]] = {"epochs": 20.0, "batch_size": 16, "learning_rate": 2e-3, "warmup_steps": 50}
+    ppo: ClassVar[Mapping[str, Any]] = {
+        "steps": 40, "batch_size": 64, "mini_batch_size": 32, "num_ppo_epochs": 2, "response_length": 40,
+        "learning_rate": 3e-4, "kl_coef": 0.0, "eval_every": 20,
+    }  # fmt: skip
+
+    def __init__(self, *, shown: int = 200, posed: int = 2000, seed: int = 0) -> None:
+        self.shown, self.posed, self.seed = shown, posed, seed
+
+    def rows(self, split: Split) -> Iterable[Row]:
+        rng = random.Random(self.seed)
+        every = [*itertools.product(gathered(), changed(), chosen())]
+        rng.shuffle(every)
+        for number, (gather, change, choose) in enumerate(every):
+            if (number < self.posed) == (split == "train"):
+                values = f"{change.code} for x in xs{choose.code}"
+                yield {
+                    "says": f"{gather.words}{change.words}{choose.words} in xs.",
+                    "code": f"    return {gather.code.format(values)}\n",
+                    "tests": _tests(rng, gather, change, choose),
+                    "is_shown": split == "eval" or number < self.shown,
+                }
+
+    def prompt(self, row: Row) -> str:
+        return f'def f(xs):\n    """{row["says"]}"""\n'
+
+    def demonstration(self, row: Row) -> str | None:
+        return str(row["code"]) if row["is_shown"] else None
+
+
+def _tests(rng: random.Random, gather: Part, change: Part, choose: Part) -> list[str]:
+    lists = [[rng.randint(-12, 20) for _ in range(rng.randint(5, 9))] for _ in range(TESTS)]
+    return [f"assert f({xs}) == {gather.does([*map(change.does, filter(choose.does, xs))])!r}" for xs in lists]
+
+
+def _divides(k: int, x: int) -> bool:
+    return x % k == 0

@@ -1,0 +1,1 @@
+"""Tunes in ABC notation: read, judged, heard as MIDI and seen as a score."""
