@@ -11,11 +11,19 @@ from kedge.config.plugins import Registry
 from kedge.config.settings import nearest
 from kedge.errors import ConfigError
 from kedge.rewards.foreign import import_function, is_function_path
+from kedge.tasks.augmentation import Augmentation
+from kedge.tasks.functions import Functions
 from kedge.tasks.labels import FinancialOpinion, NewsTitles
+from kedge.tasks.music.task import Tunes
+from kedge.tasks.stories import Stories
+from kedge.tasks.sums import Sums
 from kedge.tasks.support_desk.task import SupportDesk
 from kedge.tasks.task import Task
 
-BUILT_IN = {task.name: task for task in (SupportDesk, FinancialOpinion, NewsTitles)}
+BUILT_IN = {
+    task.name: task
+    for task in (SupportDesk, FinancialOpinion, NewsTitles, Stories, Functions, Sums, Augmentation, Tunes)
+}
 
 TASKS = Registry[Task]("task", Task, "kedge.tasks", BUILT_IN)
 

@@ -22,6 +22,7 @@ class Labelled(FolderTask):
         folder: where the data is.
     """
 
+    primary_metric = "macro_f1"
     labels: ClassVar[tuple[str, ...]]
     grams: ClassVar[tuple[int, int]] = (1, 2)
     """Of the baseline: words, or characters where :attr:`by_character`."""
@@ -52,9 +53,9 @@ class Labelled(FolderTask):
 
     @cached_property
     def _regression(self) -> Any:
-        features = needed("sklearn.feature_extraction.text", f"the baseline of {self.name}")
-        linear = needed("sklearn.linear_model", f"the baseline of {self.name}")
-        pipeline = needed("sklearn.pipeline", f"the baseline of {self.name}")
+        features = needed("sklearn.feature_extraction.text", f"the baseline of {self.name}", "tasks")
+        linear = needed("sklearn.linear_model", f"the baseline of {self.name}", "tasks")
+        pipeline = needed("sklearn.pipeline", f"the baseline of {self.name}", "tasks")
         words = features.TfidfVectorizer(analyzer="char" if self.by_character else "word", ngram_range=self.grams)
         rows = list(self.rows("train"))
         both = pipeline.make_pipeline(words, linear.LogisticRegression(C=10.0, max_iter=1000))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from kedge.data.records import plain
 from kedge.errors import ConfigError, DataError
 from kedge.evaluation.evaluate import Evaluation
 from kedge.rewards.build import RewardLike
@@ -116,7 +117,7 @@ def run_task(
         evaluations["baseline"] = [task.evaluate_baseline("eval", limit=held_out)]
     sides = {name: Side.of(each) for name, each in evaluations.items()}
     result = Result(rows, sides, {name: measured(task, rows, side) for name, side in sides.items()})
-    write(result, folder)
+    write(task, result, folder)
     task.keep(folder, rows, sides["ppo"].answers[0])
     run.close()
     return result
@@ -182,12 +183,18 @@ def once(run: Path, stage: Callable[..., Trainer], *what: Any, **how: Any) -> No
         stage(*what, **how, run=run, overwrite=True).train()
 
 
-def write(result: Result, folder: Path) -> None:
+def write(task: Task, result: Result, folder: Path) -> None:
     """``answers.jsonl``: a held-out row a line, with what each side answered; ``result.json``: what that is worth."""
     lines = []
     for i, row in enumerate(result.rows):
         said = {name: [answers[i] for answers in side.answers] for name, side in result.sides.items()}
-        lines.append(strict_json({**row, "answers": said}))
+        lines.append(strict_json({**row, "prompt": plain(task.prompt(row)), "answers": said}))
     write_text(folder / "answers.jsonl", "\n".join(lines) + "\n")
+    about = {
+        "task": task.name,
+        "primary_metric": task.primary_metric,
+        "rows": len(result.rows),
+        "seeds": len(result.sides["ppo"].answers),
+    }
     values = {side: {name: each._asdict() for name, each in found.items()} for side, found in result.measures.items()}
-    write_text(folder / "result.json", json.dumps({"rows": len(result.rows), "measures": values}, indent=2) + "\n")
+    write_text(folder / "result.json", json.dumps(about | {"measures": values}, indent=2) + "\n")

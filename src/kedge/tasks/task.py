@@ -36,6 +36,8 @@ class Task(ABC):
     """What PPO trains on, in any form that ``PPO`` takes; None: a reward model, to be learnt from the preferences."""
     metrics: RewardLike | Sequence[RewardLike] = ()
     """Judges that the training never sees, under the names that the field gives them."""
+    primary_metric: ClassVar[str] = "score"
+    """The measure that the field compares policies by: ``score`` (the reward), a metric, or one of :meth:`measures`."""
     needs: ClassVar[str] = ""
     """Where its data comes from and under which licence, for who has to get it; nothing where none is needed."""
     model: ClassVar[str | Path | None] = None

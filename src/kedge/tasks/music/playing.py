@@ -9,7 +9,6 @@ from kedge.rewards.library.optional import needed
 from kedge.storage.writing import write_text
 from kedge.tasks.music.abc import UNIT, Bar, chord_notes
 
-EXTRA = "music"
 TICKS = 480
 """Of a crotchet."""
 MELODY, CHORDS = 90, 50
@@ -36,7 +35,7 @@ def save_midi(bars: Sequence[Bar], path: Path, *, bpm: float = 120) -> None:
     Raises:
         ConfigError: mido is not installed.
     """
-    mido = needed("mido", "MIDI files", EXTRA)
+    mido = needed("mido", "MIDI files", "tasks")
     file = mido.MidiFile(ticks_per_beat=TICKS)
     melody: list[Sound] = [
         ((note.pitch,) if note.pitch is not None else (), note.length) for bar in bars for note in bar.notes
@@ -62,7 +61,7 @@ def save_score(abc: str, path: Path) -> None:
     Raises:
         ConfigError: verovio is not installed, or resvg-py for a PNG.
     """
-    verovio = needed("verovio", "scores", EXTRA)
+    verovio = needed("verovio", "scores", "tasks")
     verovio.enableLog(verovio.LOG_OFF)
     toolkit = verovio.toolkit()
     toolkit.setOptions({"pageWidth": 2000, "adjustPageHeight": True, "scale": 60, "footer": "none", "svgViewBox": True})
@@ -71,7 +70,7 @@ def save_score(abc: str, path: Path) -> None:
     if path.suffix == ".svg":
         write_text(path, svg)
     else:
-        drawn = needed("resvg_py", "PNG files of scores", EXTRA).svg_to_bytes(svg_string=svg, background="white")
+        drawn = needed("resvg_py", "PNG files of scores", "tasks").svg_to_bytes(svg_string=svg, background="white")
         path.write_bytes(bytes(drawn))
 
 

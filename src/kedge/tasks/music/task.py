@@ -16,7 +16,7 @@ from kedge.storage.writing import write_text
 from kedge.tasks.files import FolderTask
 from kedge.tasks.music.abc import UNIT, AbcError, Bar, read_bars, written
 from kedge.tasks.music.judging import BARS, Verdict, judged, passages, plain
-from kedge.tasks.music.playing import EXTRA, abc_text, save_midi, save_score
+from kedge.tasks.music.playing import abc_text, save_midi, save_score
 from kedge.tasks.task import Row, Split
 
 GIVEN = 1
@@ -36,6 +36,7 @@ class Tunes(FolderTask):
     """
 
     name = "tunes"
+    primary_metric = "whole"
     needs = "the folder of the Nottingham Music Database with its .abc files (GPL-3.0)"
     new: ClassVar[Mapping[str, Any]] = {"vocabulary": 768, "positions": 256}
     sft: ClassVar[Mapping[str, Any]] = {"epochs": 6.0, "batch_size": 16, "learning_rate": 3e-3, "warmup_steps": 50}
@@ -47,7 +48,7 @@ class Tunes(FolderTask):
     def __init__(self, folder: str | Path) -> None:
         super().__init__(folder)
         for library in ("mido", "verovio", "resvg_py"):  # :meth:`keep` needs them, when all is done
-            needed(library, f"the task {self.name}", EXTRA)
+            needed(library, f"the task {self.name}", "tasks")
 
     def rows(self, split: Split) -> Iterable[Row]:
         return self._strains[split]

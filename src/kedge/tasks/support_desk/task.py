@@ -25,11 +25,12 @@ class SupportDesk(Task):
     """
 
     name = "support-desk"
+    primary_metric = "gold"
     metrics = "kedge.tasks.support_desk:gold"
     new: ClassVar[Mapping[str, Any]] = {"positions": 256}
-    sft: ClassVar[Mapping[str, Any]] = {"epochs": 2.0, "batch_size": 8, "learning_rate": 4e-3, "warmup_steps": 50}
+    sft: ClassVar[Mapping[str, Any]] = {"epochs": 2.0, "batch_size": 16, "learning_rate": 4e-3, "warmup_steps": 50}
     reward_modeling: ClassVar[Mapping[str, Any]] = {
-        "epochs": 1.0, "batch_size": 8, "learning_rate": 5e-4, "warmup_steps": 50, "micro_batch_tokens": 2048,
+        "epochs": 1.0, "batch_size": 32, "learning_rate": 1e-3, "warmup_steps": 25, "micro_batch_tokens": 4096,
     }  # fmt: skip
     ppo: ClassVar[Mapping[str, Any]] = {
         "steps": 50, "batch_size": 64, "mini_batch_size": 32, "num_ppo_epochs": 2, "response_length": 60,

@@ -1,0 +1,76 @@
+"""What tasks come to, as Markdown: a table for all, a table each, three examples each.
+
+    python benchmarks/tasks.py runs/tasks/*
+
+of folders that `kedge task NAME --run FOLDER` has written.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+LONGEST = 300
+"""Characters of an answer that are shown."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folders", type=Path, nargs="+")
+    folders = parser.parse_args().folders
+    results = {folder.name: json.loads((folder / "result.json").read_text()) for folder in folders}
+    print("| task | measure | before | SFT | PPO | baseline | PPO above SFT | above the baseline |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for name, result in results.items():
+        print(line(name, result["primary_metric"], result["measures"]))
+    for folder, (name, result) in zip(folders, results.items(), strict=True):
+        print(f"\n### {name}\n\n{result['rows']} held-out rows, {result['seeds']} seeds.\n")
+        print(whole(result["measures"]))
+        print(examples(folder / "answers.jsonl"))
+
+
+def line(name: str, measure: str, sides: dict[str, Any]) -> str:
+    """The measure that the field compares by, of every side."""
+    cells = [said(sides.get(side, {}).get(measure)) for side in ("before", "sft", "ppo", "baseline")]
+    ppo = sides["ppo"][measure]
+    above = [verdict(ppo, sides.get(side, {}).get(measure)) for side in ("sft", "baseline")]
+    return f"| `{name}` | {measure} | {' | '.join([*cells, *above])} |"
+
+
+def verdict(ours: dict[str, float], theirs: dict[str, float] | None) -> str:
+    if theirs is None:
+        return ""
+    if ours["low"] > theirs["high"]:
+        return "yes"
+    return "no" if ours["value"] <= theirs["value"] else "within the intervals"
+
+
+def said(each: dict[str, float] | None) -> str:
+    return "" if each is None else f"{each['value']:.3f} [{each['low']:.3f}, {each['high']:.3f}]"
+
+
+def whole(sides: dict[str, Any]) -> str:
+    names = list(sides["ppo"])
+    rows = [f"| | {' | '.join(names)} |", f"| {' | '.join(['---'] * (1 + len(names)))} |"]
+    rows += [f"| {side} | {' | '.join(said(found.get(name)) for name in names)} |" for side, found in sides.items()]
+    return "\n".join(rows)
+
+
+def examples(file: Path, count: int = 3) -> str:
+    """Rows from all over the held-out ones, with what each side of the first seed answered."""
+    rows = [json.loads(each) for each in file.read_text(encoding="utf-8").splitlines()]
+    shown = []
+    for row in rows[:: max(1, len(rows) // count)][:count]:
+        asked = "\n".join(f"    {text}" for text in row["prompt"].splitlines())
+        said_by = [f"- {side}: `{short(each[0])}`" for side, each in row["answers"].items()]
+        shown.append("\n".join(["", asked, "", *said_by]))
+    return "\n".join(shown)
+
+
+def short(text: str) -> str:
+    text = text.strip().replace("\n", " ⏎ ").replace("`", "'")
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Texts to train a classifier on: which are copies, what they are worth, and what all of them gain."""
+
+import numpy as np
+import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.neighbors import NearestCentroid
+
+from kedge.errors import DataError
+from kedge.tasks.augmentation import SHOTS, TRIED, Augmentation, is_copy
+
+KINDS = {"card_arrival": ("card", "come"), "lost_phone": ("phone", "lost"), "top_up": ("money", "add")}
+EXTRA = ("today", "again", "yet", "please", "now", "still", "here", "ever", "soon", "really")
+
+
+def rows_of(count, first):
+    for label, (thing, verb) in KINDS.items():
+        for i in range(count):
+            words = [EXTRA[(first + i) % 10], EXTRA[(first + i // 10 + 3 * i) % 10]]
+            yield f'"Why, {thing} number {i} {verb} {" ".join(words)}?",{label}'
+
+
+@pytest.fixture
+def bank(tmp_path):
+    """A shop of three intents, in the format of BANKING77."""
+    (tmp_path / "train.csv").write_text("text,category\n" + "\n".join(rows_of(40, 0)) + "\n")
+    (tmp_path / "test.csv").write_text("text,category\n" + "\n".join(rows_of(10, 5)) + "\n")
+    return Augmentation(tmp_path)
+
+
+def test_rows(bank):
+    train, held = (list(bank.rows(split)) for split in ("train", "eval"))
+    assert len(train) == 3 * SHOTS * 2
+    assert len(held) == 3 * SHOTS
+    first = held[0]
+    assert first["label"] == "card_arrival"
+    assert bank.prompt(first) == f"- {first['examples'][0]}\n- {first['examples'][1]}\n-"
+    texts = [text for row in train for text in row["examples"]]
+    assert len(set(texts)) == 3 * SHOTS
+
+
+def test_no_ordered_pair_is_in_both_splits(bank):
+    train, held = ({tuple(row["examples"]) for row in bank.rows(split)} for split in ("train", "eval"))
+    assert not train & held
+
+
+def test_demonstrations_are_neighbours_without_labels(bank):
+    shown = bank.demonstrations()
+    assert len(shown) == 3 * (40 - SHOTS - TRIED)
+    alike = 0
+    for row in shown:
+        answer = row["completion"].strip()
+        assert f"- {answer}\n" not in row["prompt"]
+        thing = next(thing for thing, _ in KINDS.values() if f" {thing} " in answer)
+        alike += row["prompt"].count(f" {thing} ")
+    assert alike > 0.6 * 2 * len(shown)  # the most like it are of its own kind; by chance a third
+    assert bank.demonstrations("eval") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "copy"),
+    [
+        ("Where is my card?", True),
+        ("where is MY card", True),
+        ("my card, where is", True),  # swapped
+        ("Where is card", True),  # deleted
+        ("Where is my new card?", False),
+        ("", True),
+        ("?!", True),
+        ("我的卡在哪里", False),
+    ],
+)
+def test_copies(text, copy):
+    assert is_copy(text, ["Where is my card?", "Card not here"]) is copy
+
+
+def test_what_a_text_is_worth(bank):
+    row = next(row for row in bank.rows("eval") if row["label"] == "card_arrival")
+    texts = ["Has the card come soon, really?", "lost phone lost phone", row["examples"][0], "", "zzz qqq"]
+    right, wrong, copy, empty, strange = bank.surer([""] * 5, texts, [row["label"]] * 5, [row["examples"]] * 5)
+    assert right > 0 > wrong
+    assert copy == empty == 0
+    assert abs(strange) < abs(wrong)
+
+
+def test_the_classifier_is_scikit_learns(bank):
+    """Nearest centroids of unit length are the nearest by cosine; accuracy with texts added."""
+    corpus, own = bank._corpus, bank._classifier
+    examples = [(text, label) for label, texts in corpus.examples.items() for text in texts]
+    more = [("card come", "card_arrival"), ("phone lost lost", "lost_phone")]
+    tfidf = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+    tfidf.fit([*(text for text, _ in examples), *corpus.unlabelled])
+    texts, labels = zip(*examples, *more, strict=True)
+    vectors = tfidf.transform(texts).toarray()
+    centroids = np.array([vectors[np.array(labels) == label].sum(0) for label in own.labels])
+    centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
+    nearest = NearestCentroid().fit(centroids, own.labels)
+    expected = nearest.score(tfidf.transform([text for text, _ in corpus.test]).toarray(), [y for _, y in corpus.test])
+    added = own.vectors([text for text, _ in more])
+    assert own.accuracy(added, [label for _, label in more]) == pytest.approx(expected)
+
+
+def test_measures(bank):
+    rows = list(bank.rows("eval"))
+    said = [bank.read(row, row["examples"][0]) for row in rows]
+    found = bank.measures(rows, said)
+    assert found["gain"] == 0  # each example once more: every centroid stays where it was
+    assert found["copies"] == 1
+    assert bank.measures(rows, [bank.read(row, f"{row['examples'][0]} zzz") for row in rows])["copies"] == 0
+
+
+def test_the_baseline_swaps_and_deletes(bank):
+    row = next(iter(bank.rows("eval")))
+    words, edited = row["examples"][0].split(), bank.baseline(row).split()
+    assert len(edited) == len(words) - 1
+    assert set(edited) < set(words)
+    assert edited == bank.baseline(row).split()
+
+
+def test_a_folder_without_it(tmp_path):
+    with pytest.raises(DataError, match=r"neither train\.csv nor train\.csv\.gz; the folder of BANKING77"):
+        list(Augmentation(tmp_path).rows("train"))
+
+
+@pytest.mark.shared
+def test_the_real_rows(shared):
+    bank = Augmentation(shared / "data/banking77")
+    assert len(list(bank.rows("train"))) == 77 * 10
+    assert len(list(bank.rows("eval"))) == 77 * 5
+    assert len(bank._corpus.test) == 3080
+    assert len(bank._corpus.tried) == 77 * TRIED
+    assert 0.4 < bank._without < 0.7

@@ -1,0 +1,75 @@
+"""School arithmetic: problems, their steps, and what answers are worth."""
+
+import re
+
+import pytest
+
+from kedge.data.records import read_prompts
+from kedge.evaluation.evaluate import judge_answers
+from kedge.sampling.completion import Completion
+from kedge.tasks.sums import PEOPLE, THINGS, UNTOLD, Sums
+
+
+def scores(task, rows, answers):
+    prompts = read_prompts([{"prompt": task.prompt(row), **row} for row in rows])
+    said = [Completion([], [], [], text, "eos") for text in answers]
+    return judge_answers(prompts, said, task.judges()).scores["score"]
+
+
+def test_steps_are_right_and_lead_to_the_result():
+    rows = [*Sums().rows("eval")]
+    assert len(rows) == 1000
+    assert {row["is_told"] for row in rows} == {True, False}
+    for row in rows:
+        lines = row["steps"].splitlines()
+        for line in lines:
+            a, sign, b, result = re.fullmatch(r"(\d+) ([+-]) (\d+) = (\d+)", line).groups()
+            assert int(result) == int(a) + (int(b) if sign == "+" else -int(b)) >= 0
+        assert lines[-1].endswith(f"= {row['result']}")
+        assert [n for n in re.findall(r"\d+", row["text"]) if n not in row["steps"].split()] == []
+
+
+def test_no_problem_is_in_both_splits():
+    def same(row):
+        """Names and things may differ."""
+        return re.sub("|".join([*PEOPLE, *THINGS]), "", row["text"])
+
+    task = Sums(shown=50, posed=500)
+    train, held = ([same(row) for row in task.rows(split)] for split in ("train", "eval"))
+    assert len(train) == 500
+    assert not set(train) & set(held)
+
+
+def test_few_are_written_out():
+    task = Sums(shown=50, posed=500)
+    assert len(task.demonstrations()) == 50
+    assert len(task.prompts("train")) == 500
+    [first, *others] = task.demonstrations()
+    assert not any("on the table" in row["prompt"] for row in others)
+    assert "on the table" in " ".join(shape for shape, _ in UNTOLD)
+    assert re.fullmatch(r".*How many are there\?\n", first["prompt"])
+    assert re.search(r"= (\d+)\n#### \1$", first["completion"])
+
+
+@pytest.mark.parametrize(
+    ("answer", "score"),
+    [
+        ("12 + 19 = 31\n31 - 14 = 17\n#### 17", 1.0),
+        ("#### 17", 1.0),
+        ("12 + 19 = 31\n31 - 14 = 18\n#### 18", 0.0),
+        ("17", 0.0),  # not where the result belongs
+        ("", 0.0),
+        ("#### 15 16 17 18", 0.0),  # all there are
+        ("#### 17 #### 18", 0.0),
+        ("#### 十七", 0.0),
+        ("#### 17" + "7" * 500, 0.0),
+    ],
+)
+def test_what_answers_are_worth(answer, score):
+    row = {"text": "Mia has 12 pens, gets 19 more and loses 14.", "result": 17}
+    assert scores(Sums(), [row], [answer]) == [score]
+
+
+def test_the_generator_draws_the_same_again():
+    assert [*Sums(posed=20).rows("train")] == [*Sums(posed=20).rows("train")]
+    assert [*Sums(posed=20).rows("train")] != [*Sums(posed=20, seed=1).rows("train")]
