@@ -7,8 +7,11 @@ import pytest
 
 from kedge.evaluation.evaluate import Evaluation
 from kedge.sampling.completion import Completion
+from kedge.sampling.settings import Sampling
 from kedge.tasks import Task
+from kedge.tasks.answering import best_of
 from kedge.tasks.measuring import Side, measured
+from kedge.tasks.starting import new_model
 
 GUIDE = (Path(__file__).parents[2] / "docs/tasks.md").read_text(encoding="utf-8")
 SPELL = GUIDE.partition("```python\n")[2].partition("```")[0]
@@ -35,6 +38,66 @@ def test_one_file_from_outside(kedge, tmp_path, monkeypatch):
     assert lines[0]["answers"]["baseline"] == [" t"]
     assert found["measures"]["baseline"]["score"]["value"] == pytest.approx((1 / 2 + 1 + 1 / 3 + 1 / 5) / 4)
     assert kedge("task", "spell.py:Spell", *SMALL)[0] == 2  # what is there is not written over
+    assert kedge("task", "spell.py:Spell", *SMALL, "ppo.steps=1", "--held-out", 2, "--overwrite")[0] == 0
+    assert {path.name for path in Path("runs/tasks/spell").glob("seed-*")} == {"seed-0"}
+
+
+POLITE = """
+
+class Polite(Spell):
+    name, reward = "polite", None
+
+    def preferences(self, split):
+        rows = self.rows(split)
+        return [{"prompt": self.prompt(r), "chosen": self.demonstration(r), "rejected": " no"} for r in rows]
+"""
+
+
+def test_a_reward_that_is_learnt_and_a_run_that_goes_on(kedge, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("spell.py").write_text(SPELL + POLITE)
+    words = ["task", "spell.py:Polite", *SMALL, "reward.batch_size=4", "--held-out", 4, "--run", "here"]
+    status, out, err = kedge(*words)
+    assert status == 0, err
+    measures = json.loads(Path("here/result.json").read_text())["measures"]
+    assert measures.keys() == {"before", "sft", "ppo", "best of 4", "baseline"}
+    assert all(each.keys() == {"exact"} for each in measures.values())  # what is learnt differs from seed to seed
+    done = {path: path.stat().st_mtime_ns for path in Path("here/seed-0").rglob("*.safetensors")}
+    assert {path.parts[2] for path in done} == {"model", "sft", "reward", "ppo"}
+
+    assert kedge(*words)[0] == 2
+    status, _, err = kedge(*words, "--resume", "sft.epochs=2.0")
+    assert status == 2
+    assert "began with another sft" in err
+    Path("here/seed-0/ppo/summary.json").unlink()  # as if it had been stopped there
+    status, out, err = kedge(*words, "--resume", "--seeds", 2)
+    assert status == 0, err
+    assert "2 seeds" in out
+    changed = {path.parts[2] for path, before in done.items() if path.stat().st_mtime_ns != before}
+    assert changed == {"ppo"}
+    assert Path("here/seed-1/ppo/summary.json").is_file()
+
+
+def test_of_several_answers_the_reward_picks_one(tmp_path):
+    """The longest of four, by a reward that likes length: at least as long as any of them."""
+
+    def lengths(prompts, completions):
+        return [float(len(text)) for text in completions]
+
+    class Long(Lengths):
+        metrics = lengths
+
+        def rows(self, split):
+            return [{"n": n} for n in range(6)]
+
+    model, texts = tmp_path / "m", tmp_path / "t.txt"
+    texts.write_text(GUIDE)
+    new_model(texts, model, hidden=16, vocabulary=300, positions=64)
+    sampling = Sampling(max_new_tokens=8)
+    rows = list(Long().rows("eval"))
+    one, four = (best_of(n, Long(), rows, model, lengths, sampling).scores["lengths"] for n in (1, 4))
+    assert all(a <= b for a, b in zip(one, four, strict=True))
+    assert sum(four) > sum(one)
 
 
 @pytest.mark.parametrize(
