@@ -30,7 +30,8 @@ def trained(tokenizer, ids, mask):
     ("prompt", "completion", "expected"),
     [
         ("the cat", " sat on", " sat on<eos>"),
-        ("the c", "at sat", None),  # merges across the seam
+        ("the c", "at sat", "at sat<eos>"),  # would merge across the seam
+        ("def f():\n", "    return 1\n", "    return 1\n<eos>"),
         ("naïve ", "☃ in the 雪", "☃ in the 雪<eos>"),
     ],
 )
@@ -38,15 +39,9 @@ def test_plain_text(tiny_tokenizer, prompt, completion, expected):
     ids, mask = encode_demonstration(tiny_tokenizer, Demonstration(prompt, completion), ends=[1])
     assert tiny_tokenizer.decode(ids) == prompt + completion + "<eos>"
     asked = encode_prompt(tiny_tokenizer, prompt)
-    if expected is None:
-        # The shared token " cat"/"cat" is trained on whole; nothing of the answer is lost.
-        [seen] = trained(tiny_tokenizer, ids, mask)
-        assert seen.endswith("at sat<eos>")
-        assert ids[: mask.index(True)] == asked[: mask.index(True)]
-    else:
-        assert ids[: len(asked)] == asked
-        assert mask == [False] * len(asked) + [True] * (len(ids) - len(asked))
-        assert trained(tiny_tokenizer, ids, mask) == [expected]
+    assert ids[: len(asked)] == asked
+    assert mask == [False] * len(asked) + [True] * (len(ids) - len(asked))
+    assert trained(tiny_tokenizer, ids, mask) == [expected]
 
 
 @pytest.mark.shared
@@ -229,3 +224,11 @@ def test_decoding_round_trip(tiny_tokenizer):
         assert decode_answer(tiny_tokenizer, tiny_tokenizer("the cat").input_ids, tiny_tokenizer(answer).input_ids) == (
             answer
         )
+
+
+@pytest.mark.shared
+def test_what_cannot_be_tokenized_apart_stays_whole(stories):
+    """SentencePiece puts a space in front of a text: "t" + "ime" is "time" only together."""
+    ids, mask = encode_demonstration(stories.tokenizer, Demonstration("Once upon a t", "ime"), ends=[2])
+    assert stories.tokenizer.decode(ids, skip_special_tokens=True) == "Once upon a time"
+    assert stories.tokenizer.decode([token for token, on in zip(ids, mask, strict=True) if on]) == "time</s>"

@@ -1,8 +1,9 @@
 """Text and chat messages to token ids, and back.
 
-One rule: the ids a model is trained on begin with exactly the ids it will be prompted with. Where a prompt ends and
-an answer begins is found in ids, by the longest common prefix, so a tokenizer that merges across the seam loses
-nothing.
+One rule: the ids a model is trained on begin with exactly the ids it will be prompted with. Where a tokenizer would
+merge a plain prompt's end with the answer's beginning (a line end and the spaces behind it, say), the answer is
+tokenized apart. Where a template renders a conversation otherwise once it is answered, an answer begins behind the
+longest common prefix.
 """
 
 import re
@@ -64,6 +65,8 @@ def encode_demonstration(
         asked = encode_prompt(tokenizer, prompt, origin=origin)
     if prompt == "" and whole[: len(asked)] != asked:
         whole = asked + whole  # a prompt of nothing is the token to begin from, which the tokenizer does not put there
+    if isinstance(prompt, str) and whole[: len(asked)] != asked:
+        whole = _apart(tokenizer, asked, str(demonstration.completion), ends) or whole
     start = answer_start(asked, whole)
     mask = [False] * start + [True] * (len(whole) - start)
     for i, message in enumerate(prompt):
@@ -99,6 +102,15 @@ def decode_answer(tokenizer: Tokenizer, prompt: Sequence[int], answer: Sequence[
         if not text.startswith(whole):
             return whole + HALF
     return text
+
+
+def _apart(tokenizer: Tokenizer, asked: list[int], answer: str, ends: Sequence[int]) -> list[int]:
+    """``asked`` and behind it an answer's own tokens, ended; nothing where the text would be another one: a
+    SentencePiece-like tokenizer puts a space in front."""
+    ids = _without_final_eos(tokenizer, tokenizer(answer, add_special_tokens=False).input_ids)
+    if decode_answer(tokenizer, asked, ids) != answer:
+        return []
+    return [*asked, *ids] if not ends or _has_ended(tokenizer, ids, ends) else [*asked, *ids, ends[0]]
 
 
 def has_template(tokenizer: Tokenizer) -> bool:

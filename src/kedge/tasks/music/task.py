@@ -38,7 +38,7 @@ class Tunes(FolderTask):
     name = "tunes"
     primary_metric = "whole"
     needs = "the folder of the Nottingham Music Database with its .abc files (GPL-3.0)"
-    new: ClassVar[Mapping[str, Any]] = {"vocabulary": 768, "positions": 256}
+    new: ClassVar[Mapping[str, Any]] = {"vocabulary": 768, "positions": 320}
     sft: ClassVar[Mapping[str, Any]] = {"epochs": 6.0, "batch_size": 16, "learning_rate": 3e-3, "warmup_steps": 50}
     ppo: ClassVar[Mapping[str, Any]] = {
         "steps": 50, "batch_size": 64, "mini_batch_size": 32, "num_ppo_epochs": 2, "response_length": 120,
