@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from kedge.rewards.library.optional import needed
-from kedge.rewards.library.words import distinct_n, normalised
+from kedge.rewards.library.words import normalised
 from kedge.tasks.files import FolderTask
 from kedge.tasks.task import Row, Split
 
@@ -94,21 +94,16 @@ class Augmentation(FolderTask):
             for text, name, given in zip(completions, label, examples, strict=True)
         ]
 
-    def read(self, row: Row, answer: str) -> tuple[str, str, bool, Any]:
-        return answer, row["label"], is_copy(answer, row["examples"]), self._classifier.vectors([answer])
+    @property
+    def metrics(self) -> Any:  # type: ignore[override]
+        return [self.gain, copies]
 
-    def measures(self, rows: Sequence[Row], said: Sequence[tuple[str, str, bool, Any]]) -> dict[str, float]:
-        texts, labels, copies, vectors = zip(*said, strict=True)
-        more = needed("scipy.sparse", self.name, "tasks").vstack(vectors)
-        return {
-            "gain": self._classifier.accuracy(more, labels) - self._without,
-            "copies": sum(copies) / len(copies),
-            "distinct_2": distinct_n(texts, 2),
-        }
-
-    @cached_property
-    def _without(self) -> float:
-        return self._classifier.accuracy(self._classifier.vectors([]), [])
+    def gain(self, prompts: Sequence[str], completions: Sequence[str], label: Sequence[str]) -> list[float]:
+        """What the accuracy on the test set gains by all the answers together, in parts: each answer stands for a share
+        of its label's test texts, and their mean is the gain."""
+        more = self._classifier.right(self._classifier.vectors(completions), label)
+        changes = more.astype(float) - self._classifier.right(self._classifier.vectors([]), [])
+        return self._classifier.shared_out(changes, label)
 
     @cached_property
     def _classifier(self) -> "Centroids":
@@ -173,10 +168,24 @@ class Centroids:
         logits[:, which] = SHARPNESS * (self._tried @ column.T)[:, 0]
         return float(_log_of_right(logits, self._right) - self._likely)
 
-    def accuracy(self, more: Any, labels: Sequence[str]) -> float:
-        """On the test set, with more texts of those labels."""
+    def right(self, more: Any, labels: Sequence[str]) -> Any:
+        """``[tests]``: which of them it names rightly, with more texts of those labels."""
         centroids = _unit(self._sums + self._summed(more, labels))
-        return float(((self._test @ centroids.T).argmax(1) == self._test_right).mean())
+        return (self._test @ centroids.T).argmax(1) == self._test_right
+
+    def shared_out(self, values: Any, labels: Sequence[str]) -> list[float]:
+        """Values of the tests, to answers of their labels, in turn: ``N / tests`` times the sum of each one's, so that
+        the mean of all N is that of the tests, where every label has an answer."""
+        sums, turns = [0.0] * len(labels), defaultdict(list)
+        for place, label in enumerate(labels):
+            turns[self.labels.index(label)].append(place)
+        met: dict[int, int] = defaultdict(int)
+        for which, value in zip(self._test_right.tolist(), values.tolist(), strict=True):
+            if which in turns:
+                places = turns[which]
+                sums[places[met[which] % len(places)]] += value
+                met[which] += 1
+        return [len(labels) * each / len(values) for each in sums]
 
     def _summed(self, vectors: Any, labels: Sequence[str]) -> Any:
         """``[labels, features]``: the sum of the vectors of each."""
@@ -187,6 +196,11 @@ class Centroids:
 
     def _pairs(self, pairs: Sequence[tuple[str, str]]) -> tuple[Any, Any]:
         return self.vectors([text for text, _ in pairs]), np.array([self.labels.index(label) for _, label in pairs])
+
+
+def copies(prompts: Sequence[str], completions: Sequence[str], examples: Sequence[Sequence[str]]) -> list[float]:
+    """Which are copies."""
+    return [float(is_copy(text, given)) for text, given in zip(completions, examples, strict=True)]
 
 
 def is_copy(text: str, examples: Sequence[str]) -> bool:

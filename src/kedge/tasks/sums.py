@@ -2,8 +2,7 @@
 
 import hashlib
 import random
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from kedge.rewards.library.mathematics import Math
@@ -30,20 +29,14 @@ KINDS = (
 """Of problems: a text, and what is to be calculated."""
 
 
-DRILLS = tuple((re.sub("[abc]", r"{\g<0>}", what), what) for _, what in KINDS)
-"""The same in bare numbers."""
-
-
 class Sums(Task):
     """School arithmetic in words, a step a line, to be answered with a number after ####, as GSM8K has it.
 
-    Demonstrations are drills in bare numbers, of which there are as many as one likes, and few problems in words that a
-    teacher has written out; of many more only the result is known, by which PPO learns. A fifth of all numbers that a
-    problem can have is held out: whatever its wording, nothing that is trained on calculates with them.
+    A teacher has written out some problems; of many more only the result is known, by which PPO learns. A fifth of all
+    numbers that a problem can have is held out: whatever its wording, nothing that is trained on calculates with them.
 
     Args:
-        drills: sums in bare numbers that are written out.
-        shown: problems in words that are.
+        shown: problems that are written out.
         posed: problems of which the result is known.
         seed: of all that is drawn.
     """
@@ -51,40 +44,32 @@ class Sums(Task):
     name = "sums"
     reward = Math(column="result", marked=True)
     new: ClassVar[Mapping[str, Any]] = {"vocabulary": 512, "positions": 128}
-    sft: ClassVar[Mapping[str, Any]] = {"epochs": 8.0, "batch_size": 16, "learning_rate": 2e-3, "warmup_steps": 50}
+    sft: ClassVar[Mapping[str, Any]] = {"epochs": 16.0, "batch_size": 16, "learning_rate": 2e-3, "warmup_steps": 50}
     ppo: ClassVar[Mapping[str, Any]] = {
-        "steps": 60, "batch_size": 256, "mini_batch_size": 128, "num_ppo_epochs": 2, "response_length": 32,
-        "learning_rate": 2e-4, "kl_coef": 0.0, "eval_every": 20,
+        "steps": 60, "batch_size": 256, "mini_batch_size": 64, "num_ppo_epochs": 2, "response_length": 32,
+        "learning_rate": 4e-4, "kl_coef": 0.0, "eval_every": 20,
     }  # fmt: skip
 
-    def __init__(self, *, drills: int = 1500, shown: int = 48, posed: int = 4000, seed: int = 0) -> None:
-        self.drills, self.shown, self.posed, self.seed = drills, shown, posed, seed
+    def __init__(self, *, shown: int = 400, posed: int = 4000, seed: int = 0) -> None:
+        self.shown, self.posed, self.seed = shown, posed, seed
 
     def rows(self, split: Split) -> Iterable[Row]:
         rng = random.Random(f"{self.seed} {split}")
         for number in range(self.posed if split == "train" else HELD):
-            yield {**_problem(rng, split, KINDS), "is_told": split == "eval" or number < self.shown}
+            yield {**_problem(rng, split), "is_told": split == "eval" or number < self.shown}
 
     def prompt(self, row: Row) -> str:
         return f"{row['text']} How many are there?\n"
-
-    def demonstrations(self, split: Split = "train") -> list[dict[str, Any]]:
-        rng = random.Random(f"{self.seed} drills")
-        bare = [_problem(rng, split, DRILLS) for _ in range(self.drills)]
-        drilled = [
-            {"prompt": f"{row['text']}\n", "completion": f"{row['steps']}\n#### {row['result']}"} for row in bare
-        ]
-        return drilled + super().demonstrations(split)
 
     def demonstration(self, row: Row) -> str | None:
         return f"{row['steps']}\n#### {row['result']}" if row["is_told"] else None
 
 
-def _problem(rng: random.Random, split: Split, kinds: Sequence[tuple[str, str]]) -> Row:
+def _problem(rng: random.Random, split: Split) -> Row:
     """Text, result, and the steps to it."""
-    shape, what = rng.choice(kinds)
+    shape, what = rng.choice(KINDS)
     while True:
-        numbers = {name: rng.randint(2, 12) for name in what.split()[::2]}
+        numbers = {name: rng.randint(1, 9) for name in what.split()[::2]}
         steps = _steps(what, numbers)
         if min(value for _, value in steps) >= 0 and _is_held(numbers.values()) == (split == "eval"):
             break

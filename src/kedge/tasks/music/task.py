@@ -111,7 +111,8 @@ class Tunes(FolderTask):
                     if (row["key"], row["music"]) not in seen:
                         seen.add((row["key"], row["music"]))
                         found["eval" if held else "train"].append({"title": title, **row})
-        return found
+        asked = {self.prompt(row) for row in found["train"]}  # tunes may begin with the same bar
+        return found | {"eval": [row for row in found["eval"] if self.prompt(row) not in asked]}
 
 
 def _strains_of(tune: str) -> Iterator[Row]:
