@@ -20,7 +20,7 @@ Entity = tuple[str, int, int]
 
 
 def entities_in(answer: str) -> set[Entity]:
-    """Those that an answer names, ``Peop 2-3; Loc 7``. What is of another form is an entity that nothing is equal to."""
+    """Those that an answer names, ``Peop 2-3; Loc 7``. What is of another form counts as one that is wrong."""
     found = set()
     for number, part in enumerate(answer.split(";")):
         if match := re.fullmatch(rf"({'|'.join(TYPES)}) (\d+)(?:-(\d+))?", part.strip()):
@@ -44,8 +44,8 @@ def entity_f1(prompts: Sequence[Any], completions: Sequence[str], entities: Sequ
 class NamedEntities(FolderTask):
     """Named entities in sentences of news: places, people, organisations and others (CoNLL04).
 
-    The words of a sentence are numbered, and the answer points to them (``Peop 2-3; Loc 7``), because small models cannot
-    spell names that they have never seen. Sentences of up to 40 words; those of *train* are trained on, those of *dev* and
+    The words of a sentence are numbered, and the answer points to them (``Peop 2-3; Loc 7``): small models cannot spell
+    names that they have never seen. Sentences of up to 40 words; those of *train* are trained on, those of *dev* and
     *test* held out. The measure is micro-averaged F1 of whole entities with their types, as CoNLL has it.
 
     The baseline looks up the names of the training sentences, the longest first, with their most frequent type.
