@@ -23,7 +23,7 @@ HELD = "#doc 3\n0\tArizona\tB-Loc\t['N']\t[0]\n1\tsued\tO\t['N']\t[1]\n2\tDennis
 def task(tmp_path):
     (tmp_path / "train.txt").write_text(SENTENCE + LONG)
     (tmp_path / "dev.txt").write_text(HELD)
-    (tmp_path / "test.txt").write_text(SENTENCE + "\n")
+    (tmp_path / "test.txt").write_text(SENTENCE + SENTENCE.replace("of", "in") + "\n")  # the first is trained on
     return NamedEntities(tmp_path)
 
 
@@ -99,6 +99,6 @@ def test_a_folder_without_it_says_what_is_missing(tmp_path):
 def test_the_real_rows(shared):
     task = NamedEntities(shared / "data/conll04")
     held = task.all_rows("eval")
-    assert (len(task.all_rows("train")), len(held)) == (722, 424)
+    assert (len(task.all_rows("train")), len(held)) == (722, 393)
     found = task.measures(held, [task.read(row, task.baseline(row)) for row in held])
-    assert found["micro_f1"] == pytest.approx(0.564, abs=0.001)
+    assert found["micro_f1"] == pytest.approx(0.529, abs=0.001)

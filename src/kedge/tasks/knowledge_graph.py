@@ -70,7 +70,7 @@ class TextToTriples(FolderTask):
 
     name = "knowledge-graph"
     needs = f"the folder of WebNLG 2017 with {ARCHIVE} (CC-BY-NC-SA-4.0)"
-    reward: ClassVar[Any] = (triple_f1, part_f1)
+    reward = (triple_f1, part_f1)
     metrics = exact
     new: ClassVar[Mapping[str, Any]] = {"vocabulary": 4000, "positions": 160}
     sft: ClassVar[Mapping[str, Any]] = {"epochs": 8.0, "batch_size": 16, "learning_rate": 3e-3, "warmup_steps": 50}

@@ -85,7 +85,7 @@ class Recommendation(FolderTask):
     name = "recommendation"
     needs = "the folder of MovieLens latest-small with movies.csv and ratings.csv (GroupLens: research)"
     reward = ndcg_at_10
-    metrics: ClassVar[Any] = (hit_at_10, hit_at_1)
+    metrics = (hit_at_10, hit_at_1)
     new: ClassVar[Mapping[str, Any]] = {"vocabulary": 1500, "positions": 64}
     sft: ClassVar[Mapping[str, Any]] = {"epochs": 2.0, "batch_size": 32, "learning_rate": 3e-3, "warmup_steps": 50}
     ppo: ClassVar[Mapping[str, Any]] = {
