@@ -1,0 +1,136 @@
+"""Named entities to be found in sentences, with their types."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+from kedge.errors import DataError
+from kedge.rewards.library.labels import f1
+from kedge.tasks.files import FolderTask
+from kedge.tasks.task import Row, Split
+
+TYPES = ("Loc", "Org", "Other", "Peop")
+LONGEST = 40
+"""Words of a sentence; longer ones are left out, so that prompts stay short."""
+
+Entity = tuple[str, int, int]
+"""Its type, its first and its last word, counted from 1."""
+
+
+def entities_in(answer: str) -> set[Entity]:
+    """Those that an answer names, ``Peop 2-3; Loc 7``. What is of another form counts as one that is wrong."""
+    found = set()
+    for number, part in enumerate(answer.split(";")):
+        if match := re.fullmatch(rf"({'|'.join(TYPES)}) (\d+)(?:-(\d+))?", part.strip()):
+            found.add((match[1], int(match[2]), int(match[3] or match[2])))
+        elif part.strip():
+            found.add(("", number, number))
+    return found
+
+
+def written(entities: Iterable[Entity]) -> str:
+    """As an answer has them, in the order of the sentence."""
+    spans = sorted(entities, key=lambda entity: entity[1:])
+    return "; ".join(f"{kind} {first}" if first == last else f"{kind} {first}-{last}" for kind, first, last in spans)
+
+
+def entity_f1(prompts: Sequence[Any], completions: Sequence[str], entities: Sequence[str], **_: Any) -> list[float]:
+    """F1 of the entities that an answer names, types and bounds being right, against those of the sentence."""
+    return [f1(entities_in(said), entities_in(right)) for said, right in zip(completions, entities, strict=True)]
+
+
+class NamedEntities(FolderTask):
+    """Named entities in sentences of news: places, people, organisations and others (CoNLL04).
+
+    The words of a sentence are numbered, and the answer points to them (``Peop 2-3; Loc 7``): small models cannot spell
+    names that they have never seen. Sentences of up to 40 words; those of *train* are trained on, those of *dev* and
+    *test* held out, but for those that are trained on. The measure is micro-averaged F1 of whole entities with their
+    types, as CoNLL has it.
+
+    The baseline looks up the names of the training sentences, the longest first, with their most frequent type.
+
+    Args:
+        folder: where the data is.
+    """
+
+    name = "entities"
+    needs = "the folder of CoNLL04 with train.txt, dev.txt and test.txt (MIT)"
+    reward = entity_f1
+    new: ClassVar[Mapping[str, Any]] = {"vocabulary": 3000, "positions": 192}
+    sft: ClassVar[Mapping[str, Any]] = {"epochs": 12.0, "batch_size": 16, "learning_rate": 3e-3, "warmup_steps": 50}
+    ppo: ClassVar[Mapping[str, Any]] = {
+        "steps": 40, "batch_size": 64, "mini_batch_size": 64, "num_ppo_epochs": 2, "response_length": 40,
+        "learning_rate": 3e-4, "kl_coef": 0.01, "eval_every": 20,
+    }  # fmt: skip
+
+    def rows(self, split: Split) -> Iterable[Row]:
+        seen = set() if split == "train" else {tuple(words) for words, _ in self._sentences("train.txt")}
+        for name in ("train.txt",) if split == "train" else ("dev.txt", "test.txt"):
+            for words, tags in self._sentences(name):
+                if len(words) <= LONGEST and tuple(words) not in seen:
+                    yield {"words": words, "entities": written(spans_of(tags))}
+
+    def prompt(self, row: Row) -> str:
+        return " ".join(f"{word} {number}" for number, word in enumerate(row["words"], 1)) + "\n=>"
+
+    def demonstration(self, row: Row) -> str:
+        return f" {row['entities']}"
+
+    def read(self, row: Row, answer: str) -> tuple[int, int, int]:
+        """How many entities are right, how many the answer names, and how many there are."""
+        said, right = entities_in(answer), entities_in(row["entities"])
+        return len(said & right), len(said), len(right)
+
+    def measures(self, rows: Sequence[Row], said: Sequence[tuple[int, int, int]]) -> dict[str, float]:
+        both, named, right = map(sum, zip(*said, strict=True))
+        return {"micro_f1": 2 * both / (named + right) if named + right else 1.0}
+
+    def baseline(self, row: Row) -> str:
+        words, found, place = row["words"], set[Entity](), 0
+        while place < len(words):
+            ends = range(min(len(words), place + max(map(len, self._known), default=0)), place, -1)
+            end = next((end for end in ends if tuple(words[place:end]) in self._known), None)
+            if end is not None:
+                found.add((self._known[tuple(words[place:end])], place + 1, end))
+            place = end or place + 1
+        return written(found)
+
+    @cached_property
+    def _known(self) -> dict[tuple[str, ...], str]:
+        """The type of every name that is trained on."""
+        counts: dict[tuple[str, ...], Counter[str]] = {}
+        for row in self.rows("train"):
+            for kind, first, last in sorted(entities_in(row["entities"])):
+                counts.setdefault(tuple(row["words"][first - 1 : last]), Counter())[kind] += 1
+        return {name: kinds.most_common(1)[0][0] for name, kinds in counts.items()}
+
+    def _sentences(self, name: str) -> Iterator[tuple[list[str], list[str]]]:
+        words: list[str] = []
+        tags: list[str] = []
+        for number, line in enumerate([*self.lines(name), "#doc"], 1):
+            if line.startswith("#doc"):
+                if words:
+                    yield words, tags
+                words, tags = [], []
+            elif line:
+                cells = line.split("\t")
+                if len(cells) < 3:
+                    raise DataError(f"{self.folder / name}: line {number} has no number, word and tag: {line!r}")
+                words.append(cells[1])
+                tags.append(cells[2])
+
+
+def spans_of(tags: Sequence[str]) -> set[Entity]:
+    """The entities of a sentence's BIO tags."""
+    found: list[Entity] = []
+    for place, tag in enumerate(tags, 1):
+        begins, _, kind = tag.partition("-")
+        if begins == "B":
+            found.append((kind, place, place))
+        elif begins == "I" and found and found[-1][0] == kind and found[-1][2] == place - 1:
+            found[-1] = (kind, found[-1][1], place)
+        elif begins == "I":
+            found.append((kind, place, place))
+    return set(found)

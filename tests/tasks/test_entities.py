@@ -1,0 +1,104 @@
+"""Named entities: rows as CoNLL04 is published, answers that point to words, and what they are worth."""
+
+import pytest
+
+from kedge.data.records import read_prompts
+from kedge.errors import DataError
+from kedge.evaluation.evaluate import judge_answers
+from kedge.sampling.completion import Completion
+from kedge.tasks.entities import NamedEntities, entities_in, spans_of, written
+
+SENTENCE = """#doc 1
+0	Dennis	B-Peop	['N']	[0]
+1	DeConcini	I-Peop	['Live_In']	[3]
+2	of	O	['N']	[2]
+3	Arizona	B-Loc	['N']	[3]
+4	.	O	['N']	[4]
+"""
+LONG = "#doc 2\n" + "".join(f"{place}\tword\tO\t['N']\t[{place}]\n" for place in range(41))
+HELD = "#doc 3\n0\tArizona\tB-Loc\t['N']\t[0]\n1\tsued\tO\t['N']\t[1]\n2\tDennis\tB-Peop\t['N']\t[2]\n"
+
+
+@pytest.fixture
+def task(tmp_path):
+    (tmp_path / "train.txt").write_text(SENTENCE + LONG)
+    (tmp_path / "dev.txt").write_text(HELD)
+    (tmp_path / "test.txt").write_text(SENTENCE + SENTENCE.replace("of", "in") + "\n")  # the first is trained on
+    return NamedEntities(tmp_path)
+
+
+def test_rows_prompt_and_demonstration(task):
+    [row] = task.rows("train")  # the long sentence is left out
+    assert task.prompt(row) == "Dennis 1 DeConcini 2 of 3 Arizona 4 . 5\n=>"
+    assert task.demonstration(row) == " Peop 1-2; Loc 4"
+    assert [len(row["words"]) for row in task.rows("eval")] == [3, 5]
+
+
+def test_the_baseline_looks_names_up(task):
+    dev, test = task.rows("eval")
+    assert task.baseline(dev) == "Loc 1"  # Dennis alone is no name that it knows
+    assert task.baseline(test) == "Peop 1-2; Loc 4"
+
+
+@pytest.mark.parametrize(
+    ("answer", "score"),
+    [
+        (" Peop 1-2; Loc 4", 1.0),
+        ("Loc 4; Peop 1-2; Loc 4", 1.0),  # named twice is named once
+        (" Peop 1-2", 2 / 3),
+        (" Peop 1; Loc 4", 0.5),  # wrong bounds are wrong
+        (" Org 1-2; Peop 4", 0.0),
+        ("", 0.0),
+        ("Peop 1-2 Loc 4", 0.0),
+        ("地点 4", 0.0),
+        ("; ".join(f"{kind} {place}" for kind in ("Loc", "Peop", "Org", "Other") for place in range(1, 6)), 2 / 22),
+        ("Peop 1-2; " * 100, 2 / 3),
+        ("Peop 1-2; Loc 4; nonsense; nonsense", 2 * 2 / 6),
+    ],
+)
+def test_what_an_answer_is_worth(task, answer, score):
+    [row] = task.rows("train")
+    [prompt] = read_prompts(task.prompts("train"))
+    judged = judge_answers([prompt], [Completion([], [], [], answer, "eos")], task.judges())
+    assert judged.scores["score"] == [pytest.approx(score)]
+    assert task.measures([row], [task.read(row, answer)])["micro_f1"] == pytest.approx(score)
+
+
+def test_micro_f1_counts_entities_and_not_sentences(task):
+    rows = [{"words": [], "entities": "Loc 1"}, {"words": [], "entities": "Peop 1-2; Org 4; Loc 6"}]
+    said = [task.read(row, answer) for row, answer in zip(rows, ["Loc 1", "Peop 1; Org 4"], strict=True)]
+    assert task.measures(rows, said)["micro_f1"] == pytest.approx(4 / 7)  # 2 right of 3 named, 4 there
+    empty = [{"words": [], "entities": ""}]
+    assert task.measures(empty, [task.read(empty[0], "")])["micro_f1"] == 1.0
+
+
+def test_micro_f1_is_that_of_seqeval(task):
+    metrics = pytest.importorskip("seqeval.metrics")
+    right = [["B-Peop", "I-Peop", "O", "B-Loc", "O"], ["B-Org", "B-Org", "I-Org", "O"], ["O", "B-Other"]]
+    said = [["B-Peop", "I-Peop", "O", "B-Org", "O"], ["B-Org", "I-Org", "I-Org", "O"], ["B-Loc", "B-Other"]]
+    rows = [{"words": [], "entities": written(spans_of(tags))} for tags in right]
+    read = [task.read(row, written(spans_of(tags))) for row, tags in zip(rows, said, strict=True)]
+    assert task.measures(rows, read)["micro_f1"] == pytest.approx(metrics.f1_score(right, said))
+
+
+def test_tags_are_spans():
+    tags = ["I-Loc", "I-Loc", "B-Loc", "O", "I-Org", "I-Peop"]
+    assert spans_of(tags) == {("Loc", 1, 2), ("Loc", 3, 3), ("Org", 5, 5), ("Peop", 6, 6)}
+    assert entities_in(written(spans_of(tags))) == spans_of(tags)
+
+
+def test_a_folder_without_it_says_what_is_missing(tmp_path):
+    with pytest.raises(DataError, match=r"neither train\.txt nor train\.txt\.gz; the folder of CoNLL04"):
+        NamedEntities(tmp_path).all_rows("train")
+    (tmp_path / "train.txt").write_text("#doc\nDennis DeConcini\n")
+    with pytest.raises(DataError, match=r"train\.txt: line 2 has no number, word and tag"):
+        NamedEntities(tmp_path).all_rows("train")
+
+
+@pytest.mark.shared
+def test_the_real_rows(shared):
+    task = NamedEntities(shared / "data/conll04")
+    held = task.all_rows("eval")
+    assert (len(task.all_rows("train")), len(held)) == (722, 393)
+    found = task.measures(held, [task.read(row, task.baseline(row)) for row in held])
+    assert found["micro_f1"] == pytest.approx(0.529, abs=0.001)
