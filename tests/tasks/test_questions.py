@@ -27,7 +27,7 @@ def made_up():
 
 
 def test_rows_are_always_the_same(made_up):
-    assert [len(rows) for rows in made_up.values()] == [6000, 1000]
+    assert [len(rows) for rows in made_up.values()] == [4000, 1000]
     assert list(Questions().rows("eval")) == made_up["eval"]
     assert {row["language"] for row in made_up["eval"]} == {"en", "zh"}
     assert all(3 <= len(list(pairs_of(row))) <= 5 for row in made_up["eval"])
@@ -97,13 +97,13 @@ def test_sliding_window():
     text = "Anna has a kite. We all know that Ben has a drum."
     # Four words wide: "Anna has kite we" is worth log 1.5 + log 2, "that Ben has drum" log 1.5 + 2 log 2.
     assert sliding_window(text, "What has Ben?", ["kite", "drum"]) == "drum"
-    assert sliding_window("小明住在北京。小红住在上海。", "小红住在哪里？", ["北京", "上海"]) == "上海"
+    assert sliding_window("小明住在北京。今天的天气真好。小红住在上海。", "小红住在哪里？", ["北京", "上海"]) == "上海"
 
 
 def test_the_baseline(made_up):
     questions = Questions()
-    right = [questions.baseline(row).strip() == row["answer"] for row in made_up["eval"][:300]]
-    assert 0.2 < sum(right) / 300 < 0.5
+    right = [questions.baseline(row).strip() == row["answer"] for row in made_up["eval"][:100]]
+    assert 0.2 < sum(right) / 100 < 0.5
 
 
 SQUAD = {

@@ -124,7 +124,7 @@ class Questions(Task):
 
     demonstrated: ClassVar[int] = 600
     """Rows with an answer to learn from."""
-    sizes: ClassVar[Mapping[Split, int]] = {"train": 6000, "eval": 1000}
+    sizes: ClassVar[Mapping[Split, int]] = {"train": 4000, "eval": 1000}
 
     def rows(self, split: Split) -> Iterable[Row]:
         seen = set()

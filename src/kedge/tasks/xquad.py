@@ -71,13 +71,7 @@ class XQuAD(FolderTask):
 
 def nearest_sentence(text: str, question: str) -> str:
     """The sentence that has most of the question's words, the rarer in the text the more."""
-    sentences = sentences_of(text)
-    count = Counter(words_of(normalised(text)))
-    asked = set(words_of(normalised(question)))
-
-    def shared(sentence: str) -> float:
-        return sum(
-            math.log(1 + 1 / count[word]) for word in asked.intersection(words_of(normalised(sentence))) if count[word]
-        )
-
-    return max(sentences, key=shared)
+    sentences = {sentence: frozenset(words_of(normalised(sentence))) for sentence in sentences_of(text)}
+    count = Counter(word for words in sentences.values() for word in words)
+    asked = frozenset(words_of(normalised(question)))
+    return max(sentences, key=lambda each: sum(math.log(1 + 1 / count[word]) for word in asked & sentences[each]))
