@@ -5,9 +5,12 @@ import gzip
 import pytest
 import sacrebleu
 
+from kedge.data.records import read_prompts
 from kedge.errors import DataError
+from kedge.evaluation.evaluate import judge_answers
+from kedge.sampling.completion import Completion
 from kedge.tasks.corpus_bleu import corpus_bleu, counts_of
-from kedge.tasks.data_to_text import DataToText, delexicalised, facts_of, said_well, slot_errors
+from kedge.tasks.data_to_text import DataToText, coverage, delexicalised, facts_of, slot_errors
 
 HEADER = "mr,ref\n"
 TRAINED = """"name[Aromi], eatType[pub], area[riverside]","Aromi is a pub by the river."
@@ -33,7 +36,7 @@ def test_sets_of_facts_are_rows(e2e):
         "facts": {"name": "NAME", "food": "FOOD", "area": "city centre"},
         "reference": ["NAME sells FOOD in the city centre."],
     }
-    shown = [row for row in e2e.rows("train") if "shown" in row]
+    shown = list(e2e.rows("train"))
     assert [row["shown"] for row in shown] == ["NAME is a KIND by the river.", "In riverside, NAME is a KIND."]
     assert shown[0]["reference"] == shown[1]["reference"] == [row["shown"] for row in shown]
     assert e2e.prompt(shown[0]) == "name NAME, eatType KIND, area riverside\n=>"
@@ -44,8 +47,7 @@ def test_what_is_held_out_is_not_trained_on(e2e):
     asked = {row["prompt"] for row in e2e.prompts("eval")}
     trained = {row["prompt"] for row in e2e.prompts("train")}
     assert asked
-    assert not asked & trained  # nor are made-up sets of the same facts
-    assert len(trained) > 1000
+    assert not asked & trained
 
 
 @pytest.mark.parametrize(
@@ -88,12 +90,16 @@ def test_ways_to_say_a_value(slot, value, texts):
     assert [slot_errors(f"NAME {text}", {"name": "NAME", slot: value}) for text in texts] == [0] * len(texts)
 
 
-def test_the_reward():
+def test_the_reward(e2e):
     good = "NAME is a KIND rated 3 out of 5 for adults only."
-    answers = [good, good, "", f"{good} " * 4, "NAME is a KIND."]
-    references = [None, [good], [good], [good], ["NAME is a KIND.", good]]
-    scores = said_well([""] * 5, answers, facts=[FACTS] * 5, reference=references)
-    assert scores == pytest.approx([1.0, 1.0, 0.0, (1.0 + 0.4) / 2, (0.5 + 1.0) / 2])
+    answers = [good, f"{good} " * 3, "NAME is a KIND.", "", "NAME, KIND, three star, adults only", "Das NAME ist gut."]
+    prompts = read_prompts([{"prompt": "?", "facts": FACTS, "reference": [good]}] * len(answers))
+    judged = judge_answers(prompts, [Completion([], [], [], text, "eos") for text in answers], e2e.judges()).scores
+    assert coverage([""] * 6, answers, facts=[FACTS] * 6) == [1.0, 1.0, 0.5, 0.0, 1.0, 0.25]
+    assert judged["score"][0] == pytest.approx(2.0)
+    assert sorted(judged["score"], reverse=True)[:3] == [judged["score"][i] for i in (0, 1, 4)]
+    assert judged["score"][1] < 1.4  # said three times
+    assert judged["score"][3] == 0.0
 
 
 def test_delexicalising():
@@ -136,7 +142,7 @@ def test_the_real_rows_and_the_baseline(shared):
     held = list(e2e.rows("eval"))
     assert len(held) == 96
     assert sum(len(row["reference"]) for row in held) == 4693
-    assert sum("shown" in row for row in e2e.rows("train")) == 3891
+    assert len(list(e2e.rows("train"))) == 3891
     assert [slot_errors(e2e.baseline(row), row["facts"]) for row in held] == [0] * 96
     whole = [row for row in held if len(row["facts"]) == 8]
     assert e2e.baseline(whole[0]).startswith(" NAME is a non-family-friendly FOOD KIND in the city centre near")

@@ -30,18 +30,9 @@ class Language(NamedTuple):
 
 LANGUAGES: Mapping[str, Language] = {
     "en": Language(
-        (
-            "Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Henry", "Iris", "Jack", "Kate", "Leo",
-            "Mary", "Nick", "Olga", "Paul",
-        ),
-        (
-            "Rome", "Paris", "Oslo", "Lima", "Cairo", "Delhi", "Tokyo", "Boston", "Madrid", "Berlin", "Sydney",
-            "Vienna",
-        ),
-        (
-            "a cat", "a dog", "a horse", "a bike", "a car", "a boat", "a piano", "a guitar", "a radio", "a camera",
-            "a kite", "a drum",
-        ),
+        ("Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Henry"),
+        ("Rome", "Paris", "Oslo", "Lima", "Cairo", "Delhi", "Tokyo", "Boston"),
+        ("a cat", "a dog", "a horse", "a bike", "a boat", "a piano", "a radio", "a kite"),
         {"lives": "{} lives in {}.", "has": "{} has {}.", "moved": "{} moved to {}."},
         {
             "lives": "Where does {} live?", "has": "What does {} have?",
@@ -51,17 +42,9 @@ LANGUAGES: Mapping[str, Language] = {
         " ",
     ),
     "zh": Language(
-        (
-            "小明", "小红", "小丽", "小刚", "小华", "小芳", "小军", "小梅", "阿强", "阿珍", "阿伟", "阿英", "老王",
-            "老李", "老张", "老陈",
-        ),
-        (
-            "北京", "上海", "广州", "南京", "杭州", "成都", "武汉", "西安", "天津", "重庆", "青岛", "大连",
-        ),
-        (
-            "一只猫", "一条狗", "一匹马", "一辆车", "一条船", "一架钢琴", "一把吉他", "一台电脑", "一本书",
-            "一把伞", "一面鼓", "一块表",
-        ),
+        ("小明", "小红", "小丽", "阿强", "阿珍", "阿伟", "老王", "老李"),
+        ("北京", "上海", "广州", "南京", "杭州", "成都", "武汉", "西安"),
+        ("一只猫", "一条狗", "一匹马", "一辆车", "一条船", "一架钢琴", "一本书", "一把伞"),
         {"lives": "{}住在{}。", "has": "{}有{}。", "moved": "{}搬到了{}。"},
         {"lives": "{}住在哪里？", "has": "{}有什么？", "who lives": "谁住在{}？", "who has": "谁有{}？"},
         "没有答案",
@@ -115,14 +98,14 @@ class Questions(Task):
     name = "questions"
     reward = ({"kind": "match"}, f1)
     metrics = ()
-    new: ClassVar[Mapping[str, Any]] = {"vocabulary": 700, "positions": 128}
-    sft: ClassVar[Mapping[str, Any]] = {"epochs": 12.0, "batch_size": 16, "learning_rate": 3e-3, "warmup_steps": 50}
+    new: ClassVar[Mapping[str, Any]] = {"vocabulary": 500, "positions": 128}
+    sft: ClassVar[Mapping[str, Any]] = {"epochs": 8.0, "batch_size": 16, "learning_rate": 3e-3, "warmup_steps": 50}
     ppo: ClassVar[Mapping[str, Any]] = {
         "steps": 120, "batch_size": 128, "mini_batch_size": 64, "num_ppo_epochs": 2, "response_length": 12,
         "learning_rate": 5e-4, "kl_coef": 0.0,
     }  # fmt: skip
 
-    demonstrated: ClassVar[int] = 600
+    demonstrated: ClassVar[int] = 1500
     """Rows with an answer to learn from."""
     sizes: ClassVar[Mapping[Split, int]] = {"train": 4000, "eval": 1000}
 
@@ -136,7 +119,7 @@ class Questions(Task):
                 return
 
     def prompt(self, row: Row) -> Text:
-        return f"{row['text']}\n{row['question']}\n=>"
+        return f" {row['text']}\n {row['question']}\n=>"
 
     def demonstration(self, row: Row) -> str | None:
         return f" {row['answer']}" if row["shown"] else None
@@ -171,11 +154,10 @@ def made_up(split: Split) -> Iterator[Row]:
         settled = [each for each in told if each[1] == "lives"]
         if settled and rng.random() < 0.4:
             mover = rng.choice(settled)
-            true[mover] = rng.choice(
-                [place for place in _allowed(mover[0], world.places, split) if place not in true.values()]
-            )
-            sentences.append(world.says["moved"].format(world.people[mover[0]], true[mover]))
-        known = rng.random() < 0.8
+            if free := [place for place in _allowed(mover[0], world.places, split) if place not in true.values()]:
+                true[mover] = rng.choice(free)
+                sentences.append(world.says["moved"].format(world.people[mover[0]], true[mover]))
+        known = rng.random() < 0.85
         person, kind = rng.choice(told if known else [each for each in true if each not in told])
         name, value = world.people[person], true[person, kind]
         if rng.random() < 0.6:
@@ -201,5 +183,5 @@ def _facts(world: Language, split: Split, rng: random.Random) -> dict[tuple[int,
 
 
 def _allowed(person: int, values: Sequence[str], split: Split) -> list[str]:
-    """A third of all pairs of a person and a value is held out."""
-    return [value for i, value in enumerate(values) if ((person + i) % 3 == 0) == (split == "eval")]
+    """Of every person three of the eight are held out, and these are others for each."""
+    return [value for i, value in enumerate(values) if ((person + i) % 8 in (0, 3, 5)) == (split == "eval")]
