@@ -11,8 +11,8 @@ from kedge.evaluation.evaluate import judge_answers
 from kedge.sampling.completion import Completion
 from kedge.tasks.translation import Translation, lexicon_of
 
-ENGLISH = "A man sleeps.\nA dog sleeps.\nA man runs.\n" + "long " * 13 + "\n"
-GERMAN = "Ein Mann schläft.\nEin Hund schläft.\nEin Mann rennt.\n" + "lang " * 13 + "\n"
+ENGLISH = "A man sleeps.\nA dog sleeps.\nA man runs.\n" + "long " * 11 + "\n"
+GERMAN = "Ein Mann schläft.\nEin Hund schläft.\nEin Mann rennt.\n" + "lang " * 11 + "\n"
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_folder_without_it_says_what_is_missing(tmp_path, captions):
 @pytest.mark.shared
 def test_the_real_rows(shared):
     captions = Translation(shared / "data/multi30k")
-    assert [len(list(captions.rows(split))) for split in ("train", "eval")] == [18_113, 634]
+    assert [len(list(captions.rows(split))) for split in ("train", "eval")] == [11_833, 412]
     some = [row for _, row in zip(range(1500), captions.rows("train"), strict=False)]
     learnt = lexicon_of([(row["text"].lower().split(), row["reference"].split()) for row in some])
     assert [learnt[word] for word in ("man", "dog", "street", "two")] == ["Mann", "Hund", "Straße", "Zwei"]

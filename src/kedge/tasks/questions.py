@@ -1,5 +1,6 @@
 """Questions about a paragraph of facts, in English and Chinese; some have no answer."""
 
+import hashlib
 import math
 import random
 from collections import Counter
@@ -25,7 +26,6 @@ class Language(NamedTuple):
     """About a person's place or thing, and for the person."""
     unknown: str
     """What is answered where the paragraph does not say."""
-    between: str
 
 
 LANGUAGES: Mapping[str, Language] = {
@@ -39,16 +39,14 @@ LANGUAGES: Mapping[str, Language] = {
             "who lives": "Who lives in {}?", "who has": "Who has {}?",
         },
         "no answer",
-        " ",
     ),
     "zh": Language(
         ("小明", "小红", "小丽", "阿强", "阿珍", "阿伟", "老王", "老李"),
         ("北京", "上海", "广州", "南京", "杭州", "成都", "武汉", "西安"),
         ("一只猫", "一条狗", "一匹马", "一辆车", "一条船", "一架钢琴", "一本书", "一把伞"),
-        {"lives": "{}住在{}。", "has": "{}有{}。", "moved": "{}搬到了{}。"},
-        {"lives": "{}住在哪里？", "has": "{}有什么？", "who lives": "谁住在{}？", "who has": "谁有{}？"},
+        {"lives": "{} 住在 {} 。", "has": "{} 有 {} 。", "moved": "{} 搬到了 {} 。"},
+        {"lives": "{} 住在 哪里 ？", "has": "{} 有 什么 ？", "who lives": "谁 住在 {} ？", "who has": "谁 有 {} ？"},
         "没有答案",
-        "",
     ),
 }  # fmt: skip
 
@@ -89,30 +87,33 @@ def sliding_window(text: str, question: str, options: Sequence[str]) -> str:
 class Questions(Task):
     """Answer a question about three to five sentences of who lives or moved where and has what, if they say it.
 
-    Rows are made up, half of them English and half Chinese. No person lives in a place or has a thing in held-out
-    paragraphs as in any that is trained on, so that nothing can be known by heart. Few rows are demonstrated, because
-    somebody would have to write them; the reward is exact match and token F1 (SQuAD, Rajpurkar et al. 2016). The
-    baseline is a sliding window (Richardson et al. 2013) over the names in the text.
+    Rows are made up, half of them English and half Chinese with spaces between the words. Who has what is drawn anew
+    for every paragraph, so that nothing can be known by heart, and held-out paragraphs are others than those that are
+    trained on. Half of the rows are demonstrated; the reward is exact match and token F1 (SQuAD, Rajpurkar et al.
+    2016). The baseline is a sliding window (Richardson et al. 2013) over the names in the text.
     """
 
     name = "questions"
     reward = ({"kind": "match"}, f1)
     metrics = ()
     new: ClassVar[Mapping[str, Any]] = {"vocabulary": 500, "positions": 128}
-    sft: ClassVar[Mapping[str, Any]] = {"epochs": 8.0, "batch_size": 16, "learning_rate": 3e-3, "warmup_steps": 50}
+    sft: ClassVar[Mapping[str, Any]] = {"epochs": 8.0, "batch_size": 16, "learning_rate": 2e-3, "warmup_steps": 50}
     ppo: ClassVar[Mapping[str, Any]] = {
         "steps": 120, "batch_size": 128, "mini_batch_size": 64, "num_ppo_epochs": 2, "response_length": 12,
         "learning_rate": 5e-4, "kl_coef": 0.0,
     }  # fmt: skip
 
-    demonstrated: ClassVar[int] = 1500
+    demonstrated: ClassVar[int] = 2000
     """Rows with an answer to learn from."""
     sizes: ClassVar[Mapping[Split, int]] = {"train": 4000, "eval": 1000}
 
     def rows(self, split: Split) -> Iterable[Row]:
         seen = set()
-        for row in made_up(split):
-            if (asked := self.prompt(row)) not in seen:
+        for row in made_up():
+            asked = str(self.prompt(row))
+            if asked not in seen and (int(hashlib.sha256(asked.encode()).hexdigest(), 16) % 5 == 0) == (
+                split == "eval"
+            ):
                 seen.add(asked)
                 yield {**row, "shown": split == "train" and len(seen) <= self.demonstrated}
             if len(seen) == self.sizes[split]:
@@ -142,21 +143,20 @@ class Questions(Task):
         return " " + sliding_window(row["text"], row["question"], new)
 
 
-def made_up(split: Split) -> Iterator[Row]:
+def made_up() -> Iterator[Row]:
     """Paragraphs with a question each, without end; always the same ones."""
-    rng = random.Random(split)
+    rng = random.Random(0)
     while True:
         language = rng.choice([*LANGUAGES])
         world = LANGUAGES[language]
-        true = _facts(world, split, rng)
+        true = _facts(world, rng)
         told = rng.sample(list(true), rng.choice((3, 4)))
         sentences = [world.says[kind].format(world.people[person], true[person, kind]) for person, kind in told]
         settled = [each for each in told if each[1] == "lives"]
         if settled and rng.random() < 0.4:
             mover = rng.choice(settled)
-            if free := [place for place in _allowed(mover[0], world.places, split) if place not in true.values()]:
-                true[mover] = rng.choice(free)
-                sentences.append(world.says["moved"].format(world.people[mover[0]], true[mover]))
+            true[mover] = rng.choice([place for place in world.places if place not in true.values()])
+            sentences.append(world.says["moved"].format(world.people[mover[0]], true[mover]))
         known = rng.random() < 0.85
         person, kind = rng.choice(told if known else [each for each in true if each not in told])
         name, value = world.people[person], true[person, kind]
@@ -165,23 +165,14 @@ def made_up(split: Split) -> Iterator[Row]:
         else:
             question, answer = world.asks[f"who {kind}"].format(value), name
         yield {
-            "language": language, "text": world.between.join(sentences), "question": question,
+            "language": language, "text": " ".join(sentences), "question": question,
             "answer": answer if known else world.unknown, "known": known,
         }  # fmt: skip
 
 
-def _facts(world: Language, split: Split, rng: random.Random) -> dict[tuple[int, Relation], str]:
+def _facts(world: Language, rng: random.Random) -> dict[tuple[int, Relation], str]:
     """Where three people live and what they have, all of it different."""
-    true: dict[tuple[int, Relation], str] = {}
     people = rng.sample(range(len(world.people)), 3)
-    kinds: Sequence[tuple[Relation, Sequence[str]]] = (("lives", world.places), ("has", world.things))
-    for kind, values in kinds:
-        for person in people:
-            free = [value for value in _allowed(person, values, split) if value not in true.values()]
-            true[person, kind] = rng.choice(free)
-    return true
-
-
-def _allowed(person: int, values: Sequence[str], split: Split) -> list[str]:
-    """Of every person three of the eight are held out, and these are others for each."""
-    return [value for i, value in enumerate(values) if ((person + i) % 8 in (0, 3, 5)) == (split == "eval")]
+    homes, things = rng.sample(world.places, 3), rng.sample(world.things, 3)
+    lives: dict[tuple[int, Relation], str] = {(who, "lives"): home for who, home in zip(people, homes, strict=True)}
+    return lives | {(who, "has"): thing for who, thing in zip(people, things, strict=True)}
