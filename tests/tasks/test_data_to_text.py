@@ -96,7 +96,7 @@ def test_the_reward(e2e):
     prompts = read_prompts([{"prompt": "?", "facts": FACTS, "reference": [good]}] * len(answers))
     judged = judge_answers(prompts, [Completion([], [], [], text, "eos") for text in answers], e2e.judges()).scores
     assert coverage([""] * 6, answers, facts=[FACTS] * 6) == [1.0, 1.0, 0.5, 0.0, 1.0, 0.25]
-    assert judged["score"][0] == pytest.approx(2.0)
+    assert judged["score"][0] == pytest.approx(1.5)
     assert sorted(judged["score"], reverse=True)[:3] == [judged["score"][i] for i in (0, 1, 4)]
     assert judged["score"][1] < 1.4  # said three times
     assert judged["score"][3] == 0.0

@@ -18,7 +18,7 @@ def made_up():
 
 
 def test_rows_are_always_the_same(made_up):
-    assert [len(rows) for rows in made_up.values()] == [8000, 1000]
+    assert [len(rows) for rows in made_up.values()] == [20_000, 1000]
     assert list(Questions().rows("eval")) == made_up["eval"]
     assert {row["language"] for row in made_up["eval"]} == {"en", "zh"}
     sentences = [row["text"].count(".") + row["text"].count("。") for row in made_up["eval"]]
