@@ -102,7 +102,7 @@ class DataToText(FolderTask):
     new: ClassVar[Mapping[str, Any]] = {"vocabulary": 1200, "positions": 160}
     sft: ClassVar[Mapping[str, Any]] = {"epochs": 3.0, "batch_size": 16, "learning_rate": 2e-3, "warmup_steps": 50}
     ppo: ClassVar[Mapping[str, Any]] = {
-        "steps": 40, "batch_size": 128, "mini_batch_size": 64, "num_ppo_epochs": 2, "response_length": 64,
+        "steps": 30, "batch_size": 128, "mini_batch_size": 64, "num_ppo_epochs": 2, "response_length": 64,
         "learning_rate": 4e-4, "lr_scheduler_type": "constant", "kl_coef": 0.01,
         "critic": "separate", "critic_learning_rate": 1e-3,
     }  # fmt: skip

@@ -14,8 +14,8 @@ class Summaries(FolderTask):
     """Sum up a dialogue in a sentence or two (DialogSum, Chen et al. 2021).
 
     The published dev set is trained on, the test set with its three references is held out; of each dialogue the first
-    words only. From 500 dialogues a small model learns how summaries are worded and little of what is said;
-    ``--model`` begins with a better one. The reward is ROUGE-1 and ROUGE-L, the baseline the first sentences.
+    words only. 500 dialogues are few for a small model from nothing; ``--model`` begins with a better one. The reward
+    is ROUGE-1 and ROUGE-L, the baseline the first sentences.
     """
 
     name = "summaries"

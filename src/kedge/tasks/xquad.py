@@ -18,10 +18,9 @@ class XQuAD(FolderTask):
     """Answer a question about a paragraph of Wikipedia with some words of it (XQuAD, Artetxe et al. 2020).
 
     Every fifth article is held out, in both languages; there is no published split. The policy reads the one sentence
-    that shares most with the question, which has the answer in 3 of 4 cases. A thousand questions are far too few
-    for a small model from nothing, and it answers with what is often right, such as a number in the sentence;
-    ``--model`` begins with a better one. The reward is exact match and token F1, the baseline a sliding window over
-    all runs of up to three words that are not the question's.
+    that shares most with the question. A thousand questions are few for a small model from nothing; ``--model`` begins
+    with a better one. The reward is exact match and token F1, the baseline a sliding window over all runs of up to
+    three words that are not the question's.
     """
 
     name = "xquad"
