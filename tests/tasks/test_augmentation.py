@@ -6,7 +6,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.neighbors import NearestCentroid
 
 from kedge.errors import DataError
-from kedge.tasks.augmentation import SHOTS, TRIED, Augmentation, is_copy
+from kedge.tasks.augmentation import SHOTS, TRIED, Augmentation, copies, is_copy
 
 KINDS = {"card_arrival": ("card", "come"), "lost_phone": ("phone", "lost"), "top_up": ("money", "add")}
 EXTRA = ("today", "again", "yet", "please", "now", "still", "here", "ever", "soon", "really")
@@ -96,16 +96,28 @@ def test_the_classifier_is_scikit_learns(bank):
     nearest = NearestCentroid().fit(centroids, own.labels)
     expected = nearest.score(tfidf.transform([text for text, _ in corpus.test]).toarray(), [y for _, y in corpus.test])
     added = own.vectors([text for text, _ in more])
-    assert own.accuracy(added, [label for _, label in more]) == pytest.approx(expected)
+    assert own.right(added, [label for _, label in more]).mean() == pytest.approx(expected)
 
 
-def test_measures(bank):
+def test_the_gain_is_shared_out(bank):
+    """Its mean over all answers is what the accuracy on all tests gains."""
     rows = list(bank.rows("eval"))
-    said = [bank.read(row, row["examples"][0]) for row in rows]
-    found = bank.measures(rows, said)
-    assert found["gain"] == 0  # each example once more: every centroid stays where it was
-    assert found["copies"] == 1
-    assert bank.measures(rows, [bank.read(row, f"{row['examples'][0]} zzz") for row in rows])["copies"] == 0
+    labels = [row["label"] for row in rows]
+    assert (
+        bank.gain([""] * 15, [row["examples"][0] for row in rows], labels) == [0.0] * 15
+    )  # centroids stay as they are
+    wrong = ["phone lost" if label == "card_arrival" else "card come" for label in labels]
+    own = bank._classifier
+    before, after = (own.right(own.vectors(texts), labels[: len(texts)]).mean() for texts in ([], wrong))
+    gains = bank.gain([""] * 15, wrong, labels)
+    assert after < before
+    assert sum(gains) / 15 == pytest.approx(after - before)
+
+
+def test_copies_are_counted(bank):
+    rows = list(bank.rows("eval"))[:2]
+    given = [row["examples"] for row in rows]
+    assert copies(["", ""], [given[0][0], f"{given[1][0]} zzz"], given) == [1.0, 0.0]
 
 
 def test_the_baseline_swaps_and_deletes(bank):
@@ -128,4 +140,4 @@ def test_the_real_rows(shared):
     assert len(list(bank.rows("eval"))) == 77 * 5
     assert len(bank._corpus.test) == 3080
     assert len(bank._corpus.tried) == 77 * TRIED
-    assert 0.4 < bank._without < 0.7
+    assert 0.4 < bank._classifier.right(bank._classifier.vectors([]), []).mean() < 0.7

@@ -51,8 +51,8 @@ class Augmentation(FolderTask):
     new: ClassVar[Mapping[str, Any]] = {"vocabulary": 2000, "positions": 320}
     sft: ClassVar[Mapping[str, Any]] = {"epochs": 2.0, "batch_size": 16, "learning_rate": 3e-3, "warmup_steps": 50}
     ppo: ClassVar[Mapping[str, Any]] = {
-        "steps": 60, "batch_size": 128, "mini_batch_size": 64, "num_ppo_epochs": 2, "response_length": 28,
-        "learning_rate": 3e-4, "kl_coef": 0.02, "eval_every": 20,
+        "steps": 150, "batch_size": 128, "mini_batch_size": 64, "num_ppo_epochs": 2, "response_length": 28,
+        "learning_rate": 3e-4, "kl_coef": 0.02, "critic": "separate", "critic_learning_rate": 1e-3, "eval_every": 50,
     }  # fmt: skip
 
     def rows(self, split: Split) -> Iterable[Row]:

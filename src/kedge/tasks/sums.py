@@ -46,8 +46,9 @@ class Sums(Task):
     new: ClassVar[Mapping[str, Any]] = {"vocabulary": 512, "positions": 128}
     sft: ClassVar[Mapping[str, Any]] = {"epochs": 16.0, "batch_size": 16, "learning_rate": 2e-3, "warmup_steps": 50}
     ppo: ClassVar[Mapping[str, Any]] = {
-        "steps": 60, "batch_size": 256, "mini_batch_size": 64, "num_ppo_epochs": 2, "response_length": 32,
-        "learning_rate": 4e-4, "kl_coef": 0.0, "eval_every": 20,
+        "steps": 100, "batch_size": 512, "mini_batch_size": 128, "num_ppo_epochs": 1, "response_length": 32,
+        "learning_rate": 1.5e-4, "lr_scheduler_type": "constant", "kl_coef": 0.0, "lam": 1.0,
+        "critic": "separate", "critic_learning_rate": 1e-3, "eval_every": 25,
     }  # fmt: skip
 
     def __init__(self, *, shown: int = 400, posed: int = 4000, seed: int = 0) -> None:

@@ -41,8 +41,8 @@ class Tunes(FolderTask):
     new: ClassVar[Mapping[str, Any]] = {"vocabulary": 768, "positions": 320}
     sft: ClassVar[Mapping[str, Any]] = {"epochs": 6.0, "batch_size": 16, "learning_rate": 3e-3, "warmup_steps": 50}
     ppo: ClassVar[Mapping[str, Any]] = {
-        "steps": 50, "batch_size": 64, "mini_batch_size": 32, "num_ppo_epochs": 2, "response_length": 120,
-        "learning_rate": 3e-4, "kl_coef": 0.02, "eval_every": 10,
+        "steps": 120, "batch_size": 64, "mini_batch_size": 32, "num_ppo_epochs": 2, "response_length": 120,
+        "learning_rate": 3e-4, "kl_coef": 0.02, "critic": "separate", "critic_learning_rate": 1e-3, "eval_every": 40,
     }  # fmt: skip
 
     def __init__(self, folder: str | Path) -> None:
