@@ -19,7 +19,7 @@ def test_rows():
     train, held = (list(task.rows(split)) for split in ("train", "eval"))
     assert (len(train), len(held)) == (2000, 639)
     assert not {row["says"] for row in train} & {row["says"] for row in held}
-    assert len(task.demonstrations()) == 200
+    assert len(task.demonstrations()) == 40
     assert len({row["says"] for row in [*train, *held]}) == 2639
 
 

@@ -78,13 +78,13 @@ class Functions(Task):
     name = "functions"
     reward = Code(column="tests", prefix="prompt", seconds=2.0)
     new: ClassVar[Mapping[str, Any]] = {"vocabulary": 512, "positions": 128}
-    sft: ClassVar[Mapping[str, Any]] = {"epochs": 20.0, "batch_size": 16, "learning_rate": 2e-3, "warmup_steps": 50}
+    sft: ClassVar[Mapping[str, Any]] = {"epochs": 40.0, "batch_size": 8, "learning_rate": 2e-3, "warmup_steps": 50}
     ppo: ClassVar[Mapping[str, Any]] = {
         "steps": 40, "batch_size": 64, "mini_batch_size": 32, "num_ppo_epochs": 2, "response_length": 40,
         "learning_rate": 2e-4, "kl_coef": 0.0, "critic": "separate", "critic_learning_rate": 1e-3, "eval_every": 20,
     }  # fmt: skip
 
-    def __init__(self, *, shown: int = 200, posed: int = 2000, seed: int = 0) -> None:
+    def __init__(self, *, shown: int = 40, posed: int = 2000, seed: int = 0) -> None:
         self.shown, self.posed, self.seed = shown, posed, seed
 
     def rows(self, split: Split) -> Iterable[Row]:

@@ -1,13 +1,16 @@
-"""What can be said of a tune without taste: it is in time, in its key, in harmony, comes home, and has a form."""
+"""What can be said of a tune without taste: it is in time, in its key, in harmony, moves, comes home, has a form."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 from kedge.tasks.music.abc import AbcError, Bar, chord_notes, read_bars, scale, tonic
 
 BARS = 8
 """Of a strain."""
+MOVING = 2 / 3
+"""Of the time; in the tunes of the database it is nearly always more."""
 COPIED = 4
 """Bars in a row that make a copy of another tune."""
 
@@ -29,23 +32,25 @@ class Verdict:
     """1 where the last note is that of the key."""
     form: float
     """1 where some bars come again, and not too many."""
+    motion: float
+    """1 where the pitch changes from note to note at least :data:`MOVING` of the time, less in proportion."""
     original: float
     """1 where no :data:`COPIED` bars in a row stand in another tune."""
 
     @property
     def score(self) -> float:
         """What is asked for, at once: time first, without which there is no tune."""
-        return self.bars * (self.key + self.harmony + self.ending + self.form + self.original) / 5
+        return self.bars * (self.key + self.harmony + self.ending + self.form + self.motion + self.original) / 6
 
     @property
     def whole(self) -> float:
         """1 where nothing is wrong with it: a note outside of the key in eight, and a bar in seven that begins beside
         its chord, are none."""
-        exact = self.bars == self.ending == self.form == self.original == 1
+        exact = self.bars == self.ending == self.form == self.motion == self.original == 1
         return float(exact and self.key >= 7 / 8 and self.harmony >= 6 / 7)
 
 
-NOTHING = Verdict(0, 0, 0, 0, 0, 0)
+NOTHING = Verdict(0, 0, 0, 0, 0, 0, 0)
 
 
 def judged(opening: str, music: str, key: str, metre: Fraction, known: frozenset[tuple[str, ...]]) -> Verdict:
@@ -77,8 +82,14 @@ def judged(opening: str, music: str, key: str, metre: Fraction, known: frozenset
         harmony=_in_harmony(own),
         ending=float(pitches[-1] % 12 == tonic(key)),
         form=float(len(set(texts)) in _FORMS),
+        motion=_motion(pitches),
         original=float(known.isdisjoint(passages(texts))),
     )
+
+
+def _motion(pitches: Sequence[int]) -> float:
+    moves = [a != b for a, b in pairwise(pitches)]
+    return min(1.0, sum(moves) / len(moves) / MOVING) if moves else 0.0
 
 
 def passages(bars: Sequence[str]) -> set[tuple[str, ...]]:

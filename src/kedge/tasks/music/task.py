@@ -29,14 +29,13 @@ _METRES: Mapping[str, str] = {"C": "4/4", "C|": "2/2"}
 class Tunes(FolderTask):
     """The first bar of a folk tune is gone on with, in ABC notation with chords, to a strain of eight bars.
 
-    The reward wants bars that add up, notes of the key and of the chords, an end on the key's own note, bars that come
-    again, and no copy of a tune that was trained on. Strains are those of the Nottingham Music Database that are of one
-    metre, key and voice, and in time, without their upbeats. A fifth of the tunes is held out, by a hash of their
-    titles: there is no published split.
+    The reward wants bars that add up, notes of the key and of the chords, motion, bars that come again, an end on the
+    key's own note, and no copy of a tune that was trained on. Strains are those of the Nottingham Music Database that
+    are of one metre, key and voice, and in time, without their upbeats. A fifth of the tunes is held out, by a hash of
+    their titles, but for those that begin as one of the others: there is no published split.
     """
 
     name = "tunes"
-    primary_metric = "whole"
     needs = "the folder of the Nottingham Music Database with its .abc files (GPL-3.0)"
     new: ClassVar[Mapping[str, Any]] = {"vocabulary": 768, "positions": 320}
     sft: ClassVar[Mapping[str, Any]] = {"epochs": 6.0, "batch_size": 16, "learning_rate": 3e-3, "warmup_steps": 50}
