@@ -6,7 +6,7 @@ from kedge.data.records import read_prompts
 from kedge.errors import DataError
 from kedge.evaluation.evaluate import judge_answers
 from kedge.sampling.completion import Completion
-from kedge.tasks.entities import NamedEntities, entities_in, spans_of, written
+from kedge.tasks.entities import NamedEntities, entities_in, names_in, spans_of, written
 
 SENTENCE = """#doc 1
 0	Dennis	B-Peop	['N']	[0]
@@ -29,29 +29,30 @@ def task(tmp_path):
 
 def test_rows_prompt_and_demonstration(task):
     [row] = task.rows("train")  # the long sentence is left out
-    assert task.prompt(row) == "Dennis 1 DeConcini 2 of 3 Arizona 4 . 5\n=>"
-    assert task.demonstration(row) == " Peop 1-2; Loc 4"
+    assert task.prompt(row) == "[1 Dennis DeConcini] of [4 Arizona] .\n=>"
+    assert task.demonstration(row) == " Peop 1; Loc 4"
     assert [len(row["words"]) for row in task.rows("eval")] == [3, 5]
 
 
 def test_the_baseline_looks_names_up(task):
     dev, test = task.rows("eval")
     assert task.baseline(dev) == "Loc 1"  # Dennis alone is no name that it knows
-    assert task.baseline(test) == "Peop 1-2; Loc 4"
+    assert task.baseline(test) == "Peop 1; Loc 4"
 
 
 @pytest.mark.parametrize(
     ("answer", "score"),
     [
         (" Peop 1-2; Loc 4", 1.0),
+        (" Peop 1; Loc 4", 1.0),  # the name that begins there
         ("Loc 4; Peop 1-2; Loc 4", 1.0),  # named twice is named once
         (" Peop 1-2", 2 / 3),
-        (" Peop 1; Loc 4", 0.5),  # wrong bounds are wrong
+        (" Peop 2; Loc 4", 0.5),  # wrong bounds are wrong
         (" Org 1-2; Peop 4", 0.0),
         ("", 0.0),
         ("Peop 1-2 Loc 4", 0.0),
         ("地点 4", 0.0),
-        ("; ".join(f"{kind} {place}" for kind in ("Loc", "Peop", "Org", "Other") for place in range(1, 6)), 2 / 22),
+        ("; ".join(f"{kind} {place}" for kind in ("Loc", "Peop", "Org", "Other") for place in range(1, 6)), 4 / 22),
         ("Peop 1-2; " * 100, 2 / 3),
         ("Peop 1-2; Loc 4; nonsense; nonsense", 2 * 2 / 6),
     ],
@@ -65,10 +66,10 @@ def test_what_an_answer_is_worth(task, answer, score):
 
 
 def test_micro_f1_counts_entities_and_not_sentences(task):
-    rows = [{"words": [], "entities": "Loc 1"}, {"words": [], "entities": "Peop 1-2; Org 4; Loc 6"}]
+    rows = [{"names": [], "entities": entities} for entities in ("Loc 1", "Peop 1-2; Org 4; Loc 6")]
     said = [task.read(row, answer) for row, answer in zip(rows, ["Loc 1", "Peop 1; Org 4"], strict=True)]
     assert task.measures(rows, said)["micro_f1"] == pytest.approx(4 / 7)  # 2 right of 3 named, 4 there
-    empty = [{"words": [], "entities": ""}]
+    empty = [{"names": [], "entities": ""}]
     assert task.measures(empty, [task.read(empty[0], "")])["micro_f1"] == 1.0
 
 
@@ -76,9 +77,30 @@ def test_micro_f1_is_that_of_seqeval(task):
     metrics = pytest.importorskip("seqeval.metrics")
     right = [["B-Peop", "I-Peop", "O", "B-Loc", "O"], ["B-Org", "B-Org", "I-Org", "O"], ["O", "B-Other"]]
     said = [["B-Peop", "I-Peop", "O", "B-Org", "O"], ["B-Org", "I-Org", "I-Org", "O"], ["B-Loc", "B-Other"]]
-    rows = [{"words": [], "entities": written(spans_of(tags))} for tags in right]
+    rows = [{"names": [], "entities": written(spans_of(tags))} for tags in right]
     read = [task.read(row, written(spans_of(tags))) for row, tags in zip(rows, said, strict=True)]
     assert task.measures(rows, read)["micro_f1"] == pytest.approx(metrics.f1_score(right, said))
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("Lee Harvey Oswald shot Kennedy", [(1, 3), (5, 5)]),
+        ("In Dallas , Texas", [(2, 2), (4, 4)]),
+        ("President Bush and the Warren Commission", [(2, 2), (5, 6)]),
+        ("nothing at all", []),
+        ("The", []),
+        ("Rome", [(1, 1)]),
+    ],
+)
+def test_what_may_be_names(text, names):
+    assert names_in(text.split()) == names
+
+
+def test_what_is_no_name_is_not_demonstrated(task):
+    row = {"words": ["the", "Ides", "of", "March"], "names": [(2, 2), (4, 4)], "entities": "Other 2-4; Loc 4"}
+    assert task.demonstration(row) == " Loc 4"
+    assert task.read(row, "Other 2-4; Loc 4") == (2, 2, 2)
 
 
 def test_tags_are_spans():

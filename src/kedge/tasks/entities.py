@@ -15,39 +15,72 @@ TYPES = ("Loc", "Org", "Other", "Peop")
 LONGEST = 40
 """Words of a sentence; longer ones are left out, so that prompts stay short."""
 
+BEFORE_NAMES = frozenset((
+    "A", "An", "The", "This", "In", "On", "At", "By", "For", "From", "To", "Of", "And", "But", "As", "It", "He", "She",
+    "They", "We", "If", "When", "After", "President", "Sen.", "Rep.", "Gov.", "Gen.", "Mr.", "Mrs.", "Dr.",
+))  # fmt: skip
+"""Words with capitals that begin sentences, or stand before names."""
+
+Span = tuple[int, int]
+"""First and last word, counted from 1."""
 Entity = tuple[str, int, int]
 """Its type, its first and its last word, counted from 1."""
 
 
-def entities_in(answer: str) -> set[Entity]:
-    """Those that an answer names, ``Peop 2-3; Loc 7``. What is of another form counts as one that is wrong."""
-    found = set()
+def entities_in(answer: str, names: Sequence[Span] = ()) -> set[Entity]:
+    """Those that an answer names, ``Peop 2; Loc 7-8``. What is of another form counts as one that is wrong.
+
+    Args:
+        answer: a type and a place each. A place alone is the name that begins there, or else one word.
+        names: their first and last words.
+    """
+    found, ends = set(), dict(names)
     for number, part in enumerate(answer.split(";")):
         if match := re.fullmatch(rf"({'|'.join(TYPES)}) (\d+)(?:-(\d+))?", part.strip()):
-            found.add((match[1], int(match[2]), int(match[3] or match[2])))
+            first = int(match[2])
+            found.add((match[1], first, int(match[3] or ends.get(first, first))))
         elif part.strip():
             found.add(("", number, number))
     return found
 
 
-def written(entities: Iterable[Entity]) -> str:
+def written(entities: Iterable[Entity], names: Sequence[Span] = ()) -> str:
     """As an answer has them, in the order of the sentence."""
-    spans = sorted(entities, key=lambda entity: entity[1:])
-    return "; ".join(f"{kind} {first}" if first == last else f"{kind} {first}-{last}" for kind, first, last in spans)
+    spans, ends = sorted(entities, key=lambda entity: entity[1:]), dict(names)
+    return "; ".join(
+        f"{kind} {first}" if ends.get(first, first) == last else f"{kind} {first}-{last}" for kind, first, last in spans
+    )
 
 
-def entity_f1(prompts: Sequence[Any], completions: Sequence[str], entities: Sequence[str], **_: Any) -> list[float]:
+def names_in(words: Sequence[str]) -> list[Span]:
+    """What may be names: words in a row with capitals, without what comes before names and is none."""
+    found: list[Span] = []
+    for place, word in enumerate(words, 1):
+        if word[:1].isupper() and word not in BEFORE_NAMES:
+            begins = not found or found[-1][1] < place - 1
+            found[-1:] = [*found[-1:], (place, place)] if begins else [(found[-1][0], place)]
+    return found
+
+
+def entity_f1(
+    prompts: Sequence[Any],
+    completions: Sequence[str],
+    entities: Sequence[str],
+    names: Sequence[Sequence[Span]],
+    **_: Any,
+) -> list[float]:
     """F1 of the entities that an answer names, types and bounds being right, against those of the sentence."""
-    return [f1(entities_in(said), entities_in(right)) for said, right in zip(completions, entities, strict=True)]
+    asked = zip(completions, entities, names, strict=True)
+    return [f1(entities_in(said, spans), entities_in(right, spans)) for said, right, spans in asked]
 
 
 class NamedEntities(FolderTask):
     """Named entities in sentences of news: places, people, organisations and others (CoNLL04).
 
-    The words of a sentence are numbered, and the answer points to them (``Peop 2-3; Loc 7``): small models cannot spell
-    names that they have never seen. Sentences of up to 40 words; those of *train* are trained on, those of *dev* and
-    *test* held out, but for those that are trained on. The measure is micro-averaged F1 of whole entities with their
-    types, as CoNLL has it.
+    What has capitals stands in brackets, with the number of its first word, and the answer points there (``Peop 2; Loc
+    7``): small models cannot spell names that they have never seen. Seven entities in ten are such names, and no more
+    can be found. Sentences of up to 40 words; those of *train* are trained on, those of *dev* and *test* held out, but
+    for those that are trained on. The measure is micro-averaged F1 of whole entities with their types, as CoNLL has it.
 
     The baseline looks up the names of the training sentences, the longest first, with their most frequent type.
 
@@ -56,13 +89,14 @@ class NamedEntities(FolderTask):
     """
 
     name = "entities"
+    primary_metric = "micro_f1"
     needs = "the folder of CoNLL04 with train.txt, dev.txt and test.txt (MIT)"
     reward = entity_f1
     new: ClassVar[Mapping[str, Any]] = {"vocabulary": 3000, "positions": 192}
-    sft: ClassVar[Mapping[str, Any]] = {"epochs": 12.0, "batch_size": 16, "learning_rate": 3e-3, "warmup_steps": 50}
+    sft: ClassVar[Mapping[str, Any]] = {"epochs": 8.0, "batch_size": 16, "learning_rate": 3e-3, "warmup_steps": 50}
     ppo: ClassVar[Mapping[str, Any]] = {
-        "steps": 40, "batch_size": 64, "mini_batch_size": 64, "num_ppo_epochs": 2, "response_length": 40,
-        "learning_rate": 3e-4, "kl_coef": 0.01, "eval_every": 20,
+        "steps": 60, "batch_size": 128, "mini_batch_size": 64, "num_ppo_epochs": 2, "response_length": 40,
+        "learning_rate": 2e-4, "kl_coef": 0.01, "critic": "separate", "critic_learning_rate": 1e-3, "eval_every": 20,
     }  # fmt: skip
 
     def rows(self, split: Split) -> Iterable[Row]:
@@ -70,17 +104,25 @@ class NamedEntities(FolderTask):
         for name in ("train.txt",) if split == "train" else ("dev.txt", "test.txt"):
             for words, tags in self._sentences(name):
                 if len(words) <= LONGEST and tuple(words) not in seen:
-                    yield {"words": words, "entities": written(spans_of(tags))}
+                    names = names_in(words)
+                    yield {"words": words, "names": names, "entities": written(spans_of(tags), names)}
 
     def prompt(self, row: Row) -> str:
-        return " ".join(f"{word} {number}" for number, word in enumerate(row["words"], 1)) + "\n=>"
+        words = dict(enumerate(row["words"], 1))
+        for first, last in row["names"]:
+            words[first] = f"[{first} {words[first]}"
+            words[last] += "]"
+        return " ".join(words.values()) + "\n=>"
 
     def demonstration(self, row: Row) -> str:
-        return f" {row['entities']}"
+        """Of the entities those that are names in brackets."""
+        spans = set(map(tuple, row["names"]))
+        known = [each for each in entities_in(row["entities"], row["names"]) if each[1:] in spans]
+        return f" {written(known, row['names'])}"
 
     def read(self, row: Row, answer: str) -> tuple[int, int, int]:
         """How many entities are right, how many the answer names, and how many there are."""
-        said, right = entities_in(answer), entities_in(row["entities"])
+        said, right = (entities_in(text, row["names"]) for text in (answer, row["entities"]))
         return len(said & right), len(said), len(right)
 
     def measures(self, rows: Sequence[Row], said: Sequence[tuple[int, int, int]]) -> dict[str, float]:
@@ -95,14 +137,14 @@ class NamedEntities(FolderTask):
             if end is not None:
                 found.add((self._known[tuple(words[place:end])], place + 1, end))
             place = end or place + 1
-        return written(found)
+        return written(found, row["names"])
 
     @cached_property
     def _known(self) -> dict[tuple[str, ...], str]:
         """The type of every name that is trained on."""
         counts: dict[tuple[str, ...], Counter[str]] = {}
         for row in self.rows("train"):
-            for kind, first, last in sorted(entities_in(row["entities"])):
+            for kind, first, last in sorted(entities_in(row["entities"], row["names"])):
                 counts.setdefault(tuple(row["words"][first - 1 : last]), Counter())[kind] += 1
         return {name: kinds.most_common(1)[0][0] for name, kinds in counts.items()}
 
