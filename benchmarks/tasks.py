@@ -30,19 +30,21 @@ def main() -> None:
 
 
 def line(name: str, measure: str, sides: dict[str, Any]) -> str:
-    """The measure that the field compares by, of every side."""
+    """The measure that the field compares by, of every side; a minus in front: the smaller the better."""
+    smaller, measure = measure.startswith("-"), measure.removeprefix("-")
     cells = [said(sides.get(side, {}).get(measure)) for side in ("before", "sft", "ppo", "baseline")]
     ppo = sides["ppo"][measure]
-    above = [verdict(ppo, sides.get(side, {}).get(measure)) for side in ("sft", "baseline")]
+    above = [verdict(ppo, sides.get(side, {}).get(measure), smaller) for side in ("sft", "baseline")]
     return f"| `{name}` | {measure} | {' | '.join([*cells, *above])} |"
 
 
-def verdict(ours: dict[str, float], theirs: dict[str, float] | None) -> str:
+def verdict(ours: dict[str, float], theirs: dict[str, float] | None, smaller: bool) -> str:
     if theirs is None:
         return ""
-    if ours["low"] > theirs["high"]:
+    better, worse = (theirs, ours) if smaller else (ours, theirs)
+    if better["low"] > worse["high"]:
         return "yes"
-    return "no" if ours["value"] <= theirs["value"] else "within the intervals"
+    return "no" if better["value"] <= worse["value"] else "within the intervals"
 
 
 def said(each: dict[str, float] | None) -> str:

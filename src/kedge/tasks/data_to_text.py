@@ -96,6 +96,7 @@ class DataToText(FolderTask):
     """
 
     name = "data-to-text"
+    primary_metric = "-slot_error_rate"
     needs = "the folder of E2E NLG with devset.csv and testset_w_refs.csv (CC-BY-SA-4.0)"
     reward = (coverage, {"kind": "bleu", "weight": 0.5})
     metrics = ({"kind": "chrf"}, {"kind": "rouge"})

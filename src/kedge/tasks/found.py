@@ -12,18 +12,29 @@ from kedge.config.settings import nearest
 from kedge.errors import ConfigError
 from kedge.rewards.foreign import import_function, is_function_path
 from kedge.tasks.augmentation import Augmentation
+from kedge.tasks.data_to_text import DataToText
+from kedge.tasks.entities import NamedEntities
 from kedge.tasks.functions import Functions
+from kedge.tasks.knowledge_graph import TextToTriples
 from kedge.tasks.labels import FinancialOpinion, NewsTitles
 from kedge.tasks.music.task import Tunes
+from kedge.tasks.questions import Questions
+from kedge.tasks.recommendation import Recommendation
 from kedge.tasks.stories import Stories
+from kedge.tasks.summaries import Summaries
 from kedge.tasks.sums import Sums
 from kedge.tasks.support_desk.task import SupportDesk
 from kedge.tasks.task import Task
+from kedge.tasks.translation import Translation
+from kedge.tasks.xquad import XQuAD
 
 BUILT_IN = {
     task.name: task
-    for task in (SupportDesk, FinancialOpinion, NewsTitles, Stories, Functions, Sums, Augmentation, Tunes)
-}
+    for task in (
+        SupportDesk, Recommendation, FinancialOpinion, NewsTitles, NamedEntities, TextToTriples, Translation, Questions,
+        XQuAD, DataToText, Summaries, Stories, Functions, Sums, Augmentation, Tunes,
+    )
+}  # fmt: skip
 
 TASKS = Registry[Task]("task", Task, "kedge.tasks", BUILT_IN)
 

@@ -69,6 +69,7 @@ class TextToTriples(FolderTask):
     """
 
     name = "knowledge-graph"
+    primary_metric = "triple_f1"
     needs = f"the folder of WebNLG 2017 with {ARCHIVE} (CC-BY-NC-SA-4.0)"
     reward = (triple_f1, part_f1)
     metrics = exact

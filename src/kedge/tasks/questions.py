@@ -56,8 +56,9 @@ class Questions(Task):
     """
 
     name = "questions"
+    primary_metric = "match"
     reward = ({"kind": "match"}, f1)
-    metrics = ()
+    metrics = ({"kind": "match"}, f1)
     new: ClassVar[Mapping[str, Any]] = {"vocabulary": 450, "hidden": 64, "positions": 128}
     sft: ClassVar[Mapping[str, Any]] = {"epochs": 4.0, "batch_size": 64, "learning_rate": 5e-3, "warmup_steps": 50}
     ppo: ClassVar[Mapping[str, Any]] = {

@@ -19,9 +19,10 @@ class Summaries(FolderTask):
     """
 
     name = "summaries"
+    primary_metric = "rougeL"
     needs = "the folder of DialogSum with dialogsum.dev.jsonl and dialogsum.test.jsonl (CC-BY-NC-SA-4.0)"
     reward = ({"kind": "rouge", "measure": "rouge1", "name": "rouge1"}, {"kind": "rouge", "name": "rougeL"})
-    metrics = ({"kind": "rouge", "measure": "rouge2", "name": "rouge2"},)
+    metrics = (*reward, {"kind": "rouge", "measure": "rouge2", "name": "rouge2"})
     new: ClassVar[Mapping[str, Any]] = {"vocabulary": 3000, "positions": 256}
     sft: ClassVar[Mapping[str, Any]] = {"epochs": 8.0, "batch_size": 16, "learning_rate": 2e-3, "warmup_steps": 50}
     ppo: ClassVar[Mapping[str, Any]] = {

@@ -37,7 +37,8 @@ class Task(ABC):
     metrics: RewardLike | Sequence[RewardLike] = ()
     """Judges that the training never sees, under the names that the field gives them."""
     primary_metric: ClassVar[str] = "score"
-    """The measure that the field compares policies by: ``score`` (the reward), a metric, or one of :meth:`measures`."""
+    """The measure that the field compares policies by: ``score`` (the reward), a metric, or one of :meth:`measures`; a
+    minus in front: the smaller the better."""
     needs: ClassVar[str] = ""
     """Where its data comes from and under which licence, for who has to get it; nothing where none is needed."""
     model: ClassVar[str | Path | None] = None

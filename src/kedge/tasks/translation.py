@@ -24,6 +24,7 @@ class Translation(FolderTask):
     """
 
     name = "translation"
+    primary_metric = "chrf"
     needs = "the folder of Multi30k with train.en, train.de, test_2016_flickr.en and .de (non-commercial)"
     reward = (
         {"kind": "chrf"},

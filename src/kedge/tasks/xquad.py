@@ -24,8 +24,10 @@ class XQuAD(FolderTask):
     """
 
     name = "xquad"
+    primary_metric = "f1"
     needs = "the folder of XQuAD with xquad.en.json and xquad.zh.json (CC-BY-SA-4.0)"
     reward = ({"kind": "match"}, f1)
+    metrics = ({"kind": "match"}, f1)
     new: ClassVar[Mapping[str, Any]] = {"vocabulary": 4000, "positions": 384}
     sft: ClassVar[Mapping[str, Any]] = {"epochs": 3.0, "batch_size": 16, "learning_rate": 2e-3, "warmup_steps": 50}
     ppo: ClassVar[Mapping[str, Any]] = {
