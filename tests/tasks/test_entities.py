@@ -30,30 +30,37 @@ def task(tmp_path):
 
 def test_rows_prompt_and_demonstration(task):
     [row] = task.rows("train")  # the long sentence is left out
-    assert task.prompt(row) == "[1 Dennis DeConcini] of [4 Arizona] .\n=>"
-    assert task.demonstration(row) == " Peop 1; Loc 4"
+    assert task.prompt(row) == "[1 Dennis DeConcini] of [2 Arizona] .\n=>"
+    assert task.demonstration(row) == " 1 Peop 2 Loc"
     assert [len(row["words"]) for row in task.rows("eval")] == [3, 5]
 
 
 def test_the_baseline_looks_names_up(task):
     dev, test = task.rows("eval")
     assert task.baseline(dev) == "Loc 1"  # Dennis alone is no name that it knows
-    assert task.baseline(test) == "Peop 1; Loc 4"
+    assert task.baseline(test) == "Peop 1-2; Loc 4"
 
 
 @pytest.mark.parametrize(
     ("answer", "score"),
     [
         (" Peop 1-2; Loc 4", 1.0),
-        (" Peop 1; Loc 4", 1.0),  # the name that begins there
+        (" 1 Peop 2 Loc", 1.0),  # the names in brackets
+        ("2 Loc 1 Peop", 1.0),
+        (" 1 - 2 Loc", 2 / 3),
+        (" 1 Peop 2 Loc 3 Loc", 4 / 5),  # there is no third
+        (" 1 Peop 1 Org 2 Loc", 0.5),  # the last counts
+        (" 1 - 2 -", 0.0),
+        (" 1 Peop 2", 0.0),
+        (" 1 Peop, 2 Loc", 0.0),
         ("Loc 4; Peop 1-2; Loc 4", 1.0),  # named twice is named once
         (" Peop 1-2", 2 / 3),
-        (" Peop 2; Loc 4", 0.5),  # wrong bounds are wrong
+        (" Peop 1; Loc 4", 0.5),  # wrong bounds are wrong
         (" Org 1-2; Peop 4", 0.0),
         ("", 0.0),
         ("Peop 1-2 Loc 4", 0.0),
         ("地点 4", 0.0),
-        ("; ".join(f"{kind} {place}" for kind in ("Loc", "Peop", "Org", "Other") for place in range(1, 6)), 4 / 22),
+        ("; ".join(f"{kind} {place}" for kind in ("Loc", "Peop", "Org", "Other") for place in range(1, 6)), 2 / 22),
         ("Peop 1-2; " * 100, 2 / 3),
         ("Peop 1-2; Loc 4; nonsense; nonsense", 2 * 2 / 6),
     ],
@@ -71,7 +78,8 @@ def test_micro_f1_counts_entities_and_not_sentences(task):
     said = [task.read(row, answer) for row, answer in zip(rows, ["Loc 1", "Peop 1; Org 4"], strict=True)]
     assert task.measures(rows, said)["micro_f1"] == pytest.approx(4 / 7)  # 2 right of 3 named, 4 there
     empty = [{"names": [], "entities": ""}]
-    assert task.measures(empty, [task.read(empty[0], "")])["micro_f1"] == 1.0
+    for nothing in ("", " -"):
+        assert task.measures(empty, [task.read(empty[0], nothing)])["micro_f1"] == 1.0
 
 
 def test_micro_f1_is_that_of_seqeval(task):
@@ -97,9 +105,10 @@ def test_what_may_be_names(text, names):
     assert names_in(text.split()) == names
 
 
-def test_what_is_no_name_is_not_demonstrated(task):
+def test_what_is_in_no_bracket_is_not_demonstrated(task):
     row = {"words": ["the", "Ides", "of", "March"], "names": [(2, 2), (4, 4)], "entities": "Other 2-4; Loc 4"}
-    assert task.demonstration(row) == " Loc 4"
+    assert task.demonstration(row) == " 1 - 2 Loc"
+    assert task.demonstration({**row, "names": []}) == " -"
     assert task.read(row, "Other 2-4; Loc 4") == (2, 2, 2)
 
 

@@ -28,28 +28,32 @@ Entity = tuple[str, int, int]
 
 
 def entities_in(answer: str, names: Sequence[Span] = ()) -> set[Entity]:
-    """Those that an answer names, ``Peop 2; Loc 7-8``. What is of another form counts as one that is wrong.
+    """Those that an answer names: ``1 Peop 2 - 3 Loc`` says what each name in brackets is, ``Peop 2-3; Loc 7`` which
+    words are what, ``-`` that there are none. What is of another form counts as one that is wrong.
 
     Args:
-        answer: a type and a place each. A place alone is the name that begins there, or else one word.
+        answer: in either form.
         names: their first and last words.
     """
-    found, ends = set(), dict(names)
+    if re.fullmatch(rf"(\s*\d+ ({'|'.join(TYPES)}|-))+\s*", answer):
+        kinds = {int(number): kind for number, kind in re.findall(r"(\d+) (\S+)", answer)}
+        known = dict(enumerate(names, 1))
+        return {(kind, *known.get(number, (-number, 0))) for number, kind in kinds.items() if kind != "-"}
+    found = set[Entity]()
+    if answer.strip() == "-":
+        return found
     for number, part in enumerate(answer.split(";")):
         if match := re.fullmatch(rf"({'|'.join(TYPES)}) (\d+)(?:-(\d+))?", part.strip()):
-            first = int(match[2])
-            found.add((match[1], first, int(match[3] or ends.get(first, first))))
+            found.add((match[1], int(match[2]), int(match[3] or match[2])))
         elif part.strip():
             found.add(("", number, number))
     return found
 
 
-def written(entities: Iterable[Entity], names: Sequence[Span] = ()) -> str:
-    """As an answer has them, in the order of the sentence."""
-    spans, ends = sorted(entities, key=lambda entity: entity[1:]), dict(names)
-    return "; ".join(
-        f"{kind} {first}" if ends.get(first, first) == last else f"{kind} {first}-{last}" for kind, first, last in spans
-    )
+def written(entities: Iterable[Entity]) -> str:
+    """As words that are something, in the order of the sentence."""
+    spans = sorted(entities, key=lambda entity: entity[1:])
+    return "; ".join(f"{kind} {first}" if first == last else f"{kind} {first}-{last}" for kind, first, last in spans)
 
 
 def names_in(words: Sequence[str]) -> list[Span]:
@@ -77,9 +81,9 @@ def entity_f1(
 class NamedEntities(FolderTask):
     """Named entities in sentences of news: places, people, organisations and others (CoNLL04).
 
-    What has capitals stands in brackets, with the number of its first word, and the answer points there (``Peop 2; Loc
-    7``): small models cannot spell names that they have never seen. Seven entities in ten are such names, and no more
-    can be found. Sentences of up to 40 words; those of *train* are trained on, those of *dev* and *test* held out, but
+    What has capitals stands in numbered brackets, and the answer says what each is (``1 Peop 2 - 3 Loc``): small models
+    cannot spell names that they have never seen, nor count words. Seven entities in ten are such names; no others can
+    be found. Sentences of up to 40 words; those of *train* are trained on, those of *dev* and *test* held out, but
     for those that are trained on. The measure is micro-averaged F1 of whole entities with their types, as CoNLL has it.
 
     The baseline looks up the names of the training sentences, the longest first, with their most frequent type.
@@ -105,20 +109,20 @@ class NamedEntities(FolderTask):
             for words, tags in self._sentences(name):
                 if len(words) <= LONGEST and tuple(words) not in seen:
                     names = names_in(words)
-                    yield {"words": words, "names": names, "entities": written(spans_of(tags), names)}
+                    yield {"words": words, "names": names, "entities": written(spans_of(tags))}
 
     def prompt(self, row: Row) -> str:
         words = dict(enumerate(row["words"], 1))
-        for first, last in row["names"]:
-            words[first] = f"[{first} {words[first]}"
+        for number, (first, last) in enumerate(row["names"], 1):
+            words[first] = f"[{number} {words[first]}"
             words[last] += "]"
         return " ".join(words.values()) + "\n=>"
 
     def demonstration(self, row: Row) -> str:
-        """Of the entities those that are names in brackets."""
-        spans = set(map(tuple, row["names"]))
-        known = [each for each in entities_in(row["entities"], row["names"]) if each[1:] in spans]
-        return f" {written(known, row['names'])}"
+        kinds = {(first, last): kind for kind, first, last in entities_in(row["entities"])}
+        return (
+            "".join(f" {number} {kinds.get(tuple(name), '-')}" for number, name in enumerate(row["names"], 1)) or " -"
+        )
 
     def read(self, row: Row, answer: str) -> tuple[int, int, int]:
         """How many entities are right, how many the answer names, and how many there are."""
@@ -137,14 +141,14 @@ class NamedEntities(FolderTask):
             if end is not None:
                 found.add((self._known[tuple(words[place:end])], place + 1, end))
             place = end or place + 1
-        return written(found, row["names"])
+        return written(found)
 
     @cached_property
     def _known(self) -> dict[tuple[str, ...], str]:
         """The type of every name that is trained on."""
         counts: dict[tuple[str, ...], Counter[str]] = {}
         for row in self.rows("train"):
-            for kind, first, last in sorted(entities_in(row["entities"], row["names"])):
+            for kind, first, last in sorted(entities_in(row["entities"])):
                 counts.setdefault(tuple(row["words"][first - 1 : last]), Counter())[kind] += 1
         return {name: kinds.most_common(1)[0][0] for name, kinds in counts.items()}
 
