@@ -100,11 +100,30 @@ def test_of_several_answers_the_reward_picks_one(tmp_path):
     assert sum(four) > sum(one)
 
 
+MISFITS = """
+
+class Mute(Spell):
+    name, reward = "mute", None
+
+
+class Long(Spell):
+    def __init__(self, length, *others, folder=None, **more):
+        self.length = length
+
+
+class Same(Spell):
+    def rows(self, split):
+        return super().rows("train")
+"""
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
         (["spell.py:Mute"], "mute: has neither a reward for PPO nor preferences to learn one from"),
         (["spell.py:Spell", "reward.epochs=2"], "reward.epochs: the reward of spell is not learnt"),
+        (["spell.py:Long"], "its class must be given length; only a folder is"),
+        (["spell.py:Same"], "row 1: this held-out prompt is a training prompt too, and 9 more are"),
         (["opinion"], "opinion: needs --data, the folder of Financial PhraseBank"),
         (["opinion", "--data", "nowhere"], "nowhere: has neither Sentences_AllAgree.txt"),
         (["opinoin"], "did you mean 'opinion'"),
@@ -117,7 +136,7 @@ def test_of_several_answers_the_reward_picks_one(tmp_path):
 )
 def test_what_does_not_fit_is_named(kedge, tmp_path, monkeypatch, words, says):
     monkeypatch.chdir(tmp_path)
-    Path("spell.py").write_text(f"{SPELL}\n\nclass Mute(Spell):\n    name, reward = 'mute', None\n")
+    Path("spell.py").write_text(SPELL + MISFITS)
     status, _, err = kedge("task", *words)
     assert status == 2
     assert says in " ".join(err.split())

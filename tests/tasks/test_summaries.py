@@ -14,13 +14,16 @@ from kedge.tasks.summaries import Summaries
 TALK = "#Person1#: Is Ann here?\n#Person2#: No, she is ill.\n#Person1#: " + "Oh " * 100
 SUMMARIES = ["Ann is ill.", "#Person2# says Ann is ill.", "Ann is not here."]
 
+HELD = TALK.replace("Ann", "Ben", 1)
+
 
 @pytest.fixture
 def dialogues(tmp_path):
     train = {"fname": "dev_0", "dialogue": TALK, "summary": SUMMARIES[0], "topic": "illness"}
-    held = {"fname": "test_0", "dialogue": TALK} | {f"summary{i}": text for i, text in enumerate(SUMMARIES, start=1)}
+    held = {"fname": "test_0", "dialogue": HELD} | {f"summary{i}": text for i, text in enumerate(SUMMARIES, start=1)}
     (tmp_path / "dialogsum.dev.jsonl").write_text(json.dumps(train) + "\n")
-    (tmp_path / "dialogsum.test.jsonl").write_text(json.dumps(held) + "\n")
+    lines = [json.dumps(row) for row in (held, {**held, "dialogue": f"{TALK} Bye."})]
+    (tmp_path / "dialogsum.test.jsonl").write_text("\n".join(lines) + "\n")
     return Summaries(tmp_path)
 
 
@@ -30,9 +33,9 @@ def test_rows(dialogues):
     assert dialogues.demonstration(row) == " Ann is ill."
     assert dialogues.prompt(row).startswith("#Person1#: Is Ann here? #Person2#: No, she is ill. #Person1#: Oh Oh")
     assert len(dialogues.prompt(row).split()) == dialogues.words + 1
-    [held] = dialogues.rows("eval")
+    [held] = dialogues.rows("eval")  # the other one begins as one that is trained on
     assert held["reference"] == SUMMARIES
-    assert dialogues.baseline(held) == " #Person1#: Is Ann here? #Person2#: No, she is ill."
+    assert dialogues.baseline(held) == " #Person1#: Is Ben here? #Person2#: No, she is ill."
 
 
 @pytest.mark.parametrize(
@@ -65,6 +68,6 @@ def test_a_folder_without_it_says_what_is_missing(tmp_path, dialogues):
 def test_the_real_rows(shared):
     dialogues = Summaries(shared / "data/dialogsum")
     held = list(dialogues.rows("eval"))
-    assert [len(list(dialogues.rows("train"))), len(held)] == [500, 500]
+    assert [len(list(dialogues.rows("train"))), len(held)] == [500, 493]
     assert {len(row["reference"]) for row in held} == {3}
     assert dialogues.baseline(held[0]).startswith(" #Person1#: Ms. Dawson, I need you to take a dictation for me.")

@@ -69,10 +69,13 @@ def new_task(what: str, folder: Path | None = None) -> Task:
         folder: where its data is; None: it needs none, or knows.
 
     Raises:
-        ConfigError: as :func:`find_task`; it needs a folder, or takes none.
+        ConfigError: as :func:`find_task`; it needs a folder, or takes none, or wants something else.
     """
     kind = find_task(what)
-    takes = inspect.signature(kind).parameters.get("folder")
+    parameters = inspect.signature(kind).parameters
+    if others := [each.name for each in parameters.values() if each.name != "folder" and _is_required(each)]:
+        raise ConfigError(f"{what}: its class must be given {', '.join(others)}; only a folder is; make them optional")
+    takes = parameters.get("folder")
     if takes is None:
         if folder is not None:
             raise ConfigError(f"--data: the task {kind.name} reads no folder; take it out")
@@ -82,6 +85,11 @@ def new_task(what: str, folder: Path | None = None) -> Task:
     if takes.default is inspect.Parameter.empty:
         raise ConfigError(f"{kind.name}: needs --data{f', {kind.needs}' if kind.needs else ''}")
     return kind()
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    collects = parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return parameter.default is inspect.Parameter.empty and not collects
 
 
 def _from_file(path: Path, name: str) -> Any:

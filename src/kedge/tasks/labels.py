@@ -92,7 +92,7 @@ class FinancialOpinion(Labelled):
 class NewsTitles(Labelled):
     """Which of ten sections a Chinese news title stands in (THUCNews, Sun et al. 2016).
 
-    Published splits: titles of *dev* are trained on, those of *test* are held out.
+    Published splits: titles of *dev* are trained on, those of *test* are held out, but for eight that are in both.
     """
 
     name = "news-titles"
@@ -106,6 +106,8 @@ class NewsTitles(Labelled):
     ppo: ClassVar[Mapping[str, Any]] = FinancialOpinion.ppo
 
     def rows(self, split: Split) -> Iterable[Row]:
+        seen = {row["text"] for row in self.rows("train")} if split == "eval" else set()
         for line in self.lines("dev.txt" if split == "train" else "test.txt"):
             text, _, number = line.rpartition("\t")
-            yield {"text": text, "label": self.labels[int(number)]}
+            if text not in seen:
+                yield {"text": text, "label": self.labels[int(number)]}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from kedge.data.records import plain
+from kedge.data.records import plain, read_prompts
 from kedge.errors import ConfigError, DataError
 from kedge.evaluation.evaluate import Evaluation
 from kedge.rewards.build import RewardLike
@@ -19,6 +19,7 @@ from kedge.tasks.starting import new_model
 from kedge.tasks.task import Row, Split, Task
 from kedge.training.loop import Trainer
 from kedge.training.ppo import PPO, PPOConfig
+from kedge.training.ppo.prompts import refuse_overlap
 from kedge.training.reward_modeling import RewardConfig, RewardModeling
 from kedge.training.sft import SFT, SFTConfig
 
@@ -80,7 +81,7 @@ def run_task(
     Raises:
         ConfigError: the folder is there; the task has no reward and no preferences; settings that do not fit, or are
             others than those that a resumed one began with.
-        DataError: no demonstrations. KedgeError: as the stages raise them.
+        DataError: no demonstrations; a held-out prompt is trained on. KedgeError: as the stages raise them.
     """
     if task.reward is None and not task.preferences("train"):
         raise ConfigError(f"{task.name}: has neither a reward for PPO nor preferences to learn one from")
@@ -96,6 +97,9 @@ def run_task(
     rows, demonstrations = task.all_rows("eval", held_out), task.demonstrations()
     if not demonstrations:
         raise DataError(f"{task.name}: no demonstrations, from which SFT would learn how to answer")
+    asked = read_prompts(task.prompts("eval", held_out))
+    for trained_on in (task.prompts("train"), demonstrations):
+        refuse_overlap(read_prompts(trained_on), asked)
     shown = "".join(strict_json(row) + "\n" for row in demonstrations)
     folder = folder.expanduser()
     files = (*FILES, *(path.name for path in folder.glob("seed-*")))

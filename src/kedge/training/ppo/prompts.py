@@ -41,7 +41,7 @@ def split_prompts(
     train = read_prompts(source, columns)
     if eval_source is not None:
         evaluation = read_prompts(eval_source, columns)
-        _refuse_overlap(train, evaluation)
+        refuse_overlap(train, evaluation)
     else:
         # Split by text: a prompt that stands in the data twice is on one side only.
         unique = list({plain(prompt.text): prompt for prompt in train}.values())
@@ -82,7 +82,12 @@ def prepare_prompts(
     return encoded, encoded_aside, notes + more_notes
 
 
-def _refuse_overlap(train: Sequence[Prompt], evaluation: Sequence[Prompt]) -> None:
+def refuse_overlap(train: Sequence[Prompt], evaluation: Sequence[Prompt]) -> None:
+    """Raise where a held-out prompt is trained on.
+
+    Raises:
+        DataError: naming the first.
+    """
     seen = {plain(prompt.text) for prompt in train}
     both = [prompt for prompt in evaluation if plain(prompt.text) in seen]
     if both:
