@@ -50,8 +50,8 @@ def test_rows_prompt_and_demonstration(task):
     first, second, third = task.rows("train")
     assert task.prompt(first) == "Ajoblanco is from Spain.\n=>"
     assert task.demonstration(first) == " Ajoblanco | country | Spain"
-    assert task.demonstration(second) is None  # a quarter is demonstrated
-    assert len(task.demonstrations()) == 1
+    assert second["triples"] == first["triples"]  # two texts say it
+    assert len(task.demonstrations()) == 3
     assert third["triples"] == "Ajoblanco | mainIngredient | Bread, garlic"
     [held] = task.rows("eval")
     assert task.demonstration(held) == " Ajoblanco | country | Spain\nSpain | leaderName | Felipe VI"
