@@ -49,6 +49,7 @@ def test_the_baseline_looks_names_up(task):
         ("2 Loc 1 Peop", 1.0),
         (" 1 - 2 Loc", 2 / 3),
         (" 1 Peop 2 Loc 3 Loc", 4 / 5),  # there is no third
+        (" 1 Peop 2 Loc 3 Peop", 4 / 5),
         (" 1 Peop 1 Org 2 Loc", 0.5),  # the last counts
         (" 1 - 2 -", 0.0),
         (" 1 Peop 2", 0.0),

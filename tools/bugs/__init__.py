@@ -15,6 +15,7 @@ from bugs.rewards import REWARDS
 from bugs.seams import SEAMS
 from bugs.serving import SERVING
 from bugs.surviving import SURVIVING
+from bugs.tasks import TASKS
 from bugs.together import TOGETHER
 from bugs.training import TRAINING
 from bugs.trust_region import TRUST_REGION
@@ -29,5 +30,5 @@ __all__ = ["MUTANTS", "Mutant"]
 MUTANTS = [
     *CORE, *LOSSES_MUTANTS, *LOWER, *ENGINE_BUGS, *REWARDS, *SURVIVING, *TRAINING, *PPO, *UPDATE_MUTANTS, *TOGETHER,
     *TRUST_REGION, *LOOP_BUGS, *WATCHING, *CONTROL, *PLAN, *UNSEEN, *SEAMS, *RECIPE_BUGS, *LESS, *WORTH, *SERVING,
-    *TRYING,
+    *TRYING, *TASKS,
 ]  # fmt: skip

@@ -55,8 +55,8 @@ class TextToTriples(FolderTask):
     Entries of one or two triples, a row for each of their texts. Published splits: *train* is trained on, and *test*
     held out where its category is one of those trained on (the challenge's seen categories), but for texts in both.
 
-    PPO is paid for whole triples, and for their parts. The measure is micro-averaged F1 of whole triples. The baseline knows all triples that are trained on, and gives
-    those whose subject and object stand in the text.
+    PPO is paid for whole triples, and for their parts. The measure is micro-averaged F1 of whole triples. The baseline
+    knows all triples that are trained on, and gives those whose subject and object stand in the text.
 
     Args:
         folder: where the data is.
