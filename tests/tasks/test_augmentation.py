@@ -75,7 +75,7 @@ def test_copies(text, copy):
 
 def test_what_a_text_is_worth(bank):
     row = next(row for row in bank.rows("eval") if row["label"] == "lost_phone")
-    texts = ["Lost phone, phone number lost!", "card come card come", row["examples"][0], "", "zzz qqq"]
+    texts = ["Lost phone, alas, phone number lost!", "card come card come", row["examples"][0], "", "zzz qqq"]
     right, wrong, copy, empty, strange = bank.surer([""] * 5, texts, [row["label"]] * 5, [row["examples"]] * 5)
     assert right > 0 > wrong
     assert copy == empty == 0
