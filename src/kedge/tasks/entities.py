@@ -87,9 +87,6 @@ class NamedEntities(FolderTask):
     for those that are trained on. The measure is micro-averaged F1 of whole entities with their types, as CoNLL has it.
 
     The baseline looks up the names of the training sentences, the longest first, with their most frequent type.
-
-    Args:
-        folder: where the data is.
     """
 
     name = "entities"

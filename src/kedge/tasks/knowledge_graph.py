@@ -57,9 +57,6 @@ class TextToTriples(FolderTask):
 
     PPO is paid for whole triples, and for their parts. The measure is micro-averaged F1 of whole triples. The baseline
     knows all triples that are trained on, and gives those whose subject and object stand in the text.
-
-    Args:
-        folder: where the data is.
     """
 
     name = "knowledge-graph"

@@ -17,9 +17,6 @@ class Labelled(FolderTask):
     """A text is answered with its label, as a word. The reward is 1 for the right one, and 0 for all else.
 
     The baseline is TF-IDF of words and characters with logistic regression, fitted to the rows that are trained on.
-
-    Args:
-        folder: where the data is.
     """
 
     primary_metric = "macro_f1"

@@ -62,9 +62,6 @@ class Recommendation(FolderTask):
     users' likes, and the one to beat.
 
     A title is written as one word of letters (``PulpFiction``), so that a tokenizer made for these has a token for it.
-
-    Args:
-        folder: where the data is.
     """
 
     name = "recommendation"
