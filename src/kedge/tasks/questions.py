@@ -1,6 +1,5 @@
 """Questions about a paragraph of facts, in English and Chinese; some have no answer."""
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +9,7 @@ from kedge.data.records import Text
 from kedge.evaluation.metrics import mean
 from kedge.rewards.library.words import mentions, normalised, words_of
 from kedge.tasks.paragraphs import LANGUAGES, made_up
-from kedge.tasks.task import Row, Split, Task
+from kedge.tasks.task import Row, Split, Task, held_out
 
 
 def token_f1(answer: str, right: str) -> float:
@@ -74,9 +73,7 @@ class Questions(Task):
         seen = set()
         for row in made_up():
             asked = str(self.prompt(row))
-            if asked not in seen and (int(hashlib.sha256(asked.encode()).hexdigest(), 16) % 5 == 0) == (
-                split == "eval"
-            ):
+            if asked not in seen and held_out(asked) == (split == "eval"):
                 seen.add(asked)
                 yield {**row, "shown": split == "train" and len(seen) <= self.demonstrated}
             if len(seen) == self.sizes[split]:

@@ -1,12 +1,11 @@
 """Word problems of school arithmetic, made by a generator."""
 
-import hashlib
 import random
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from kedge.rewards.library.mathematics import Math
-from kedge.tasks.task import Row, Split, Task
+from kedge.tasks.task import Row, Split, Task, held_out
 
 PEOPLE = ("Tom", "Mia", "Ben", "Lea", "Sam", "Zoe", "Max", "Eva")
 HELD = 1000
@@ -72,7 +71,7 @@ def _problem(rng: random.Random, split: Split) -> Row:
     while True:
         numbers = {name: rng.randint(1, 9) for name in what.split()[::2]}
         steps = _steps(what, numbers)
-        if min(value for _, value in steps) >= 0 and _is_held(numbers.values()) == (split == "eval"):
+        if min(value for _, value in steps) >= 0 and held_out(str([*numbers.values()])) == (split == "eval"):
             break
     p, q = rng.sample(PEOPLE, 2)
     text = shape.format(p=p, q=q, t=rng.choice(THINGS), **numbers)
@@ -88,7 +87,3 @@ def _steps(what: str, numbers: Mapping[str, int]) -> list[tuple[str, int]]:
         steps.append((f"{value} {sign} {numbers[name]} = {then}", then))
         value = then
     return steps
-
-
-def _is_held(numbers: Iterable[int]) -> bool:
-    return int(hashlib.sha256(str([*numbers]).encode()).hexdigest(), 16) % 5 == 0

@@ -1,6 +1,5 @@
 """Folk tunes, to be gone on with."""
 
-import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -17,7 +16,7 @@ from kedge.tasks.files import FolderTask
 from kedge.tasks.music.abc import UNIT, AbcError, Bar, read_bars, written
 from kedge.tasks.music.judging import BARS, Verdict, judged, passages, plain
 from kedge.tasks.music.playing import abc_text, save_midi, save_score
-from kedge.tasks.task import Row, Split
+from kedge.tasks.task import Row, Split, held_out
 
 GIVEN = 1
 """Bars of a strain that the policy is given."""
@@ -105,7 +104,7 @@ class Tunes(FolderTask):
         for file in files:
             for tune in re.split(r"(?m)^(?=X:)", file.read_text(encoding="latin-1"))[1:]:
                 title = next(iter(re.findall(r"(?m)^T:\s*(.*?)\s*$", tune)), tune)
-                held = int(hashlib.sha256(title.encode()).hexdigest(), 16) % 5 == 0
+                held = held_out(title)
                 for row in _strains_of(tune):
                     if (row["key"], row["music"]) not in seen:
                         seen.add((row["key"], row["music"]))
