@@ -59,8 +59,9 @@ def whole(sides: dict[str, Any]) -> str:
 
 
 def examples(file: Path, count: int = 3) -> str:
-    """Rows from all over the held-out ones, with what each side of the first seed answered."""
-    rows = [json.loads(each) for each in file.read_text(encoding="utf-8").splitlines()]
+    """Rows from all over the held-out ones at which SFT and PPO differ, with what each side's first seed answered."""
+    every = [json.loads(each) for each in file.read_text(encoding="utf-8").splitlines()]
+    rows = [row for row in every if row["answers"]["sft"][0] != row["answers"]["ppo"][0]] or every
     shown = []
     for row in rows[:: max(1, len(rows) // count)][:count]:
         asked = "\n".join(f"    {text}" for text in row["prompt"].splitlines())

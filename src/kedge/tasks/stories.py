@@ -55,8 +55,8 @@ class Stories(Task):
     needs = "the folder of a model that writes English stories, such as one trained on TinyStories (CDLA-Sharing-1.0)"
     sft: ClassVar[Mapping[str, Any]] = {"epochs": 2.0, "batch_size": 16, "learning_rate": 5e-4, "warmup_steps": 20}
     ppo: ClassVar[Mapping[str, Any]] = {
-        "steps": 40, "batch_size": 64, "mini_batch_size": 32, "num_ppo_epochs": 2, "response_length": 72,
-        "learning_rate": 2e-5, "kl_coef": 0.02, "eval_every": 20,
+        "steps": 60, "batch_size": 64, "mini_batch_size": 32, "num_ppo_epochs": 2, "response_length": 72,
+        "learning_rate": 3e-5, "kl_coef": 0.02, "critic": "separate", "critic_learning_rate": 3e-4, "eval_every": 20,
     }  # fmt: skip
 
     def __init__(self, folder: str | Path, *, written: int = 800, seed: int = 0) -> None:
