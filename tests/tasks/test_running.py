@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from kedge.evaluation.evaluate import Evaluation
+from kedge.data.records import read_prompts
+from kedge.evaluation.evaluate import Evaluation, measure_policy
+from kedge.models.language_model import load_language_model
 from kedge.sampling.completion import Completion
+from kedge.sampling.local.engine import Engine
 from kedge.sampling.settings import Sampling
 from kedge.tasks import Task
-from kedge.tasks.answering import best_of
+from kedge.tasks.answering import answered, best_of
 from kedge.tasks.measuring import Side, measured
 from kedge.tasks.starting import new_model
 
@@ -78,7 +81,31 @@ def test_a_reward_that_is_learnt_and_a_run_that_goes_on(kedge, tmp_path, monkeyp
     assert Path("here/seed-1/ppo/summary.json").is_file()
 
 
-def test_of_several_answers_the_reward_picks_one(tmp_path):
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "t.txt").write_text(GUIDE)
+    new_model(folder / "t.txt", folder / "m", hidden=16, vocabulary=300, positions=64)
+    return folder / "m"
+
+
+def test_answers_are_at_the_tasks_temperature(model):
+    sampling = Sampling(max_new_tokens=8)
+    said = {}
+    for temperature in (0.0, 1.0):
+        task = Lengths()
+        task.temperature = temperature
+        said[temperature] = [
+            each.text for each in answered(task, task.all_rows("eval", 6), model, sampling).completions
+        ]
+    lm = load_language_model(model)
+    prompts = read_prompts(Lengths().prompts("eval", 6))
+    greedy = measure_policy(lm, Engine(lm), prompts, {}, Sampling(max_new_tokens=8, temperature=0.0))
+    assert said[0.0] == [each.text for each in greedy.completions]
+    assert said[1.0] != said[0.0]
+
+
+def test_of_several_answers_the_reward_picks_one(model):
     """The longest of four, by a reward that likes length: at least as long as any of them."""
 
     def lengths(prompts, completions):
@@ -90,9 +117,6 @@ def test_of_several_answers_the_reward_picks_one(tmp_path):
         def rows(self, split):
             return [{"n": n} for n in range(6)]
 
-    model, texts = tmp_path / "m", tmp_path / "t.txt"
-    texts.write_text(GUIDE)
-    new_model(texts, model, hidden=16, vocabulary=300, positions=64)
     sampling = Sampling(max_new_tokens=8)
     rows = list(Long().rows("eval"))
     one, four = (best_of(n, Long(), rows, model, lengths, sampling).scores["lengths"] for n in (1, 4))

@@ -63,6 +63,14 @@ TASKS = [
         "--resume trains what is done anew",
     ),
     Mutant(
+        "answers-at-any-temperature",
+        "tasks/answering.py",
+        "replace(sampling, temperature=task.temperature)",
+        "sampling",
+        RUNNING,
+        "held-out rows are answered as rollouts are",
+    ),
+    Mutant(
         "best-of-is-the-first",
         "tasks/answering.py",
         "of_one.index(max(of_one))",

@@ -14,7 +14,7 @@ from kedge.tasks.task import Row, Task
 
 
 def answered(task: Task, rows: Sequence[Row], policy: str | Path, sampling: Sampling) -> Evaluation:
-    """Its greedy answers.
+    """Its answers, at the task's temperature.
 
     Args:
         task: whose metrics judge them.
@@ -24,7 +24,7 @@ def answered(task: Task, rows: Sequence[Row], policy: str | Path, sampling: Samp
     """
     lm = load_language_model(policy)
     prompts = read_prompts(task.prompts("eval", len(rows)))
-    return measure_policy(lm, Engine(lm), prompts, task.judges(), replace(sampling, temperature=0.0))
+    return measure_policy(lm, Engine(lm), prompts, task.judges(), replace(sampling, temperature=task.temperature))
 
 
 def best_of(

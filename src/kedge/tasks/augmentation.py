@@ -47,6 +47,7 @@ class Augmentation(FolderTask):
 
     name = "augmentation"
     primary_metric = "gain"
+    temperature = 1.0
     needs = "the folder of BANKING77 with train.csv and test.csv (CC-BY-4.0)"
     new: ClassVar[Mapping[str, Any]] = {"vocabulary": 2000, "positions": 320}
     sft: ClassVar[Mapping[str, Any]] = {"epochs": 2.0, "batch_size": 16, "learning_rate": 3e-3, "warmup_steps": 50}

@@ -63,7 +63,7 @@ def run_task(
 ) -> Result:
     """Learn a task in a folder: its data, ``seed-0/sft``, ``seed-0/ppo`` and so on, ``answers.jsonl``, ``result.json``.
 
-    Policies answer the held-out rows greedily.
+    Policies answer the held-out rows at the task's temperature.
 
     Args:
         task: what is learnt.

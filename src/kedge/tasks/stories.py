@@ -52,6 +52,7 @@ class Stories(Task):
 
     name = "stories"
     primary_metric = "all_three"
+    temperature = 1.0
     needs = "the folder of a model that writes English stories, such as one trained on TinyStories (CDLA-Sharing-1.0)"
     sft: ClassVar[Mapping[str, Any]] = {"epochs": 2.0, "batch_size": 16, "learning_rate": 5e-4, "warmup_steps": 20}
     ppo: ClassVar[Mapping[str, Any]] = {

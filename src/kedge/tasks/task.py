@@ -45,6 +45,8 @@ class Task(ABC):
     primary_metric: ClassVar[str] = "score"
     """The measure that the field compares policies by: ``score`` (the reward), a metric, or one of :meth:`measures`; a
     minus in front: the smaller the better."""
+    temperature: ClassVar[float] = 0.0
+    """At which policies answer held-out rows: 0, greedily, where one answer is right; 1 where many are good."""
     needs: ClassVar[str] = ""
     """Where its data comes from and under which licence, for who has to get it; nothing where none is needed."""
     model: ClassVar[str | Path | None] = None

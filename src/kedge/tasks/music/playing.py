@@ -1,5 +1,6 @@
 """A tune to be heard, as MIDI, and to be seen, as a score."""
 
+import sys
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -70,7 +71,9 @@ def save_score(abc: str, path: Path) -> None:
     if path.suffix == ".svg":
         write_text(path, svg)
     else:
-        drawn = needed("resvg_py", "PNG files of scores", "tasks").svg_to_bytes(svg_string=svg, background="white")
+        serif = "DejaVu Serif" if sys.platform == "linux" else None  # which has no Times New Roman
+        resvg = needed("resvg_py", "PNG files of scores", "tasks")
+        drawn = resvg.svg_to_bytes(svg_string=svg, background="white", serif_family=serif)
         path.write_bytes(bytes(drawn))
 
 

@@ -35,6 +35,7 @@ class Tunes(FolderTask):
     """
 
     name = "tunes"
+    temperature = 1.0
     needs = "the folder of the Nottingham Music Database with its .abc files (GPL-3.0)"
     new: ClassVar[Mapping[str, Any]] = {"vocabulary": 768, "positions": 320}
     sft: ClassVar[Mapping[str, Any]] = {"epochs": 6.0, "batch_size": 16, "learning_rate": 3e-3, "warmup_steps": 50}
