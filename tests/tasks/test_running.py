@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from kedge.data.records import read_prompts
+from kedge.errors import DataError
 from kedge.evaluation.evaluate import Evaluation, measure_policy
 from kedge.models.language_model import load_language_model
 from kedge.sampling.completion import Completion
@@ -14,7 +15,9 @@ from kedge.sampling.settings import Sampling
 from kedge.tasks import Task
 from kedge.tasks.answering import answered, best_of
 from kedge.tasks.measuring import Side, measured
+from kedge.tasks.running import run_task
 from kedge.tasks.starting import new_model
+from kedge.tasks.support_desk.task import SupportDesk
 
 GUIDE = (Path(__file__).parents[2] / "docs/tasks.md").read_text(encoding="utf-8")
 SPELL = GUIDE.partition("```python\n")[2].partition("```")[0]
@@ -199,6 +202,29 @@ def test_rows_are_from_all_of_a_split():
     assert rows[0] < 25 < 75 < rows[-1]
     assert [row["n"] for row in task.prompts("eval", 20)] == rows
     assert len(task.all_rows("eval", 1000)) == 100
+
+
+class Split(Lengths):
+    def measures(self, rows, said):
+        return {"none": float("nan"), "few": 1.0 if 0 in [row["n"] for row in rows] else float("nan")}
+
+
+def test_what_is_not_there_is_not_measured():
+    """And draws without it do not count."""
+    said = Evaluation([], [Completion([], [], [], "x", "eos")] * 100, {"score": [float("nan")] * 100}, None)
+    task = Split()
+    assert measured(task, list(task.rows("eval")), Side.of([said])) == {"few": (1.0, 1.0, 1.0)}
+
+
+def test_demonstrations_are_held_apart_whatever_their_form():
+    """The desk's are messages, and so are its prompts."""
+    desk = SupportDesk.__new__(SupportDesk)
+    chat = [{"role": "user", "content": "hello"}]
+    desk.rows = lambda split: [{"prompt": chat if split == "eval" else [{"role": "user", "content": "bye"}]}]
+    desk.preferences = lambda split: [{"chosen": "a", "rejected": "b"}]
+    desk.demonstrations = lambda: [{"messages": [*chat, {"role": "assistant", "content": "hi"}]}]
+    with pytest.raises(DataError, match="this held-out prompt is a training prompt too"):
+        run_task(desk, Path("nowhere"))
 
 
 def test_intervals_are_over_rows(tmp_path):

@@ -67,6 +67,8 @@ def test_demonstrations_grant_what_they_were_asked_for(shared):
         fields = dict(line.split(": ", 1) for line in row["prompt"].splitlines() if ": " in line)
         said = granted(row["completion"], fields["Words"].split(", "), fields["Mood"], int(fields["Sentences"]))
         assert said["words"] == said["mood"] == 1
+    held = {task.prompt(row) for row in task.rows("eval")}
+    assert not held & {row["prompt"] for row in Stories(shared / "models/stories260K", written=200).demonstrations()}
     assert task.demonstrations("eval") == []
     assert shown == Stories(shared / "models/stories260K", written=40).demonstrations()
 

@@ -23,7 +23,7 @@ TASKS = [
         "SFT teaches an answer whose first token merged with the prompt's last one: no prompt ever asks for that",
     ),
     Mutant(
-        "seeds-resampled-apart",
+        "intervals-of-fewer-rows",
         "tasks/measuring.py",
         "    rng = random.Random(0)\n",
         "    rng = random.Random(0)\n    count = max(1, count // 4)\n",
@@ -41,8 +41,8 @@ TASKS = [
     Mutant(
         "overlap-goes-by",
         "tasks/running.py",
-        "        refuse_overlap(read_prompts(trained_on), asked)\n",
-        "        read_prompts(trained_on)\n",
+        '    refuse_overlap([*read_prompts(task.prompts("train")), *answered_to], ',
+        "    refuse_overlap([], ",
         RUNNING,
         "held-out rows are trained on, and the results are about memory",
     ),

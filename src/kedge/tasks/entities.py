@@ -82,8 +82,8 @@ class NamedEntities(FolderTask):
     """Named entities in sentences of news: places, people, organisations and others (CoNLL04).
 
     What has capitals stands in numbered brackets, and the answer says what each is (``1 Peop 2 - 3 Loc``): small models
-    cannot spell names that they have never seen, nor count words. Seven entities in ten are such names; no others can
-    be found. Sentences of up to 40 words; those of *train* are trained on, those of *dev* and *test* held out, but
+    cannot spell names that they have never seen, nor count words. Two entities in three are such names; no others
+    can be found. Sentences of up to 40 words; those of *train* are trained on, those of *dev* and *test* held out, but
     for those that are trained on. The measure is micro-averaged F1 of whole entities with their types, as CoNLL has it.
 
     The baseline looks up the names of the training sentences, the longest first, with their most frequent type.

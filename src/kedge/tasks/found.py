@@ -81,7 +81,7 @@ def new_task(what: str, folder: Path | None = None) -> Task:
             raise ConfigError(f"--data: the task {kind.name} reads no folder; take it out")
         return kind()
     if folder is not None:
-        return kind(folder)  # type: ignore[call-arg]
+        return kind(folder=folder)  # type: ignore[call-arg]
     if takes.default is inspect.Parameter.empty:
         raise ConfigError(f"{kind.name}: needs --data{f', {kind.needs}' if kind.needs else ''}")
     return kind()

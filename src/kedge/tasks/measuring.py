@@ -1,5 +1,6 @@
 """What a side's answers are worth, with how sure that is."""
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -68,7 +69,9 @@ def _with_intervals(at: Callable[[Sequence[int]], dict[str, float]], count: int)
     drawn = [at(rng.choices(range(count), k=count)) for _ in range(DRAWS)]
     found = {}
     for name, value in whole.items():
-        values = sorted(each[name] for each in drawn)
-        cut = round((1 - LEVEL) / 2 * DRAWS)
+        values = sorted(each[name] for each in drawn if not math.isnan(each[name]))
+        if not values or math.isnan(value):
+            continue  # nothing there that it measures
+        cut = round((1 - LEVEL) / 2 * len(values))
         found[name] = Interval(value, values[cut], values[-1 - cut])
     return found

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from kedge.data.records import plain, read_prompts
+from kedge.data.files import rows_of
+from kedge.data.records import Prompt, plain, read_prompts
+from kedge.data.records import demonstrations as read_demonstrations
 from kedge.errors import ConfigError, DataError
 from kedge.evaluation.evaluate import Evaluation
 from kedge.rewards.build import RewardLike
@@ -28,7 +30,7 @@ HELD_OUT = 500
 """Rows of ``eval`` that are answered, at most."""
 
 WATCHED = 128
-"""Of those, at most, that PPO looks at on its way."""
+"""Held-out rows, at most, that PPO looks at on its way."""
 
 BEST_OF = 4
 """Answers of SFT from which a learnt reward picks one: what else the reward could be used for, with nothing trained."""
@@ -97,9 +99,8 @@ def run_task(
     rows, demonstrations = task.all_rows("eval", held_out), task.demonstrations()
     if not demonstrations:
         raise DataError(f"{task.name}: no demonstrations, from which SFT would learn how to answer")
-    asked = read_prompts(task.prompts("eval", held_out))
-    for trained_on in (task.prompts("train"), demonstrations):
-        refuse_overlap(read_prompts(trained_on), asked)
+    answered_to = [Prompt(each.prompt, origin=each.origin) for each in read_demonstrations(rows_of(demonstrations))]
+    refuse_overlap([*read_prompts(task.prompts("train")), *answered_to], read_prompts(task.prompts("eval")))
     shown = "".join(strict_json(row) + "\n" for row in demonstrations)
     folder = folder.expanduser()
     files = (*FILES, *(path.name for path in folder.glob("seed-*")))

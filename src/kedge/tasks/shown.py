@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kedge.data.records import plain
+from kedge.tasks.measuring import Interval
 from kedge.tasks.running import Result
 from kedge.tasks.task import Task
 
@@ -20,10 +21,11 @@ def result_table(result: Result, *, title: str) -> Table:
     times = f"{seeds} seed{'s' * (seeds > 1)}"
     table.caption = f"{len(result.rows)} rows never trained on, {times}; 95% intervals over rows"
     table.add_column("")
-    for name in result.measures["ppo"]:
+    names = dict.fromkeys(name for found in result.measures.values() for name in found)
+    for name in names:
         table.add_column(name, justify="right")
     for side, found in result.measures.items():
-        table.add_row(side, *(f"{each.value:.3f} [{each.low:.3f}, {each.high:.3f}]" for each in found.values()))
+        table.add_row(side, *(_said(found.get(name)) for name in names))
     return table
 
 
@@ -41,6 +43,10 @@ def result_examples(task: Task, result: Result, count: int) -> Group:
             body.append(_short(text.strip()), style="not italic")
         panels.append(Panel(body, border_style="dim"))
     return Group(*panels)
+
+
+def _said(each: Interval | None) -> str:
+    return "" if each is None else f"{each.value:.3f} [{each.low:.3f}, {each.high:.3f}]"
 
 
 def _short(text: str) -> str:

@@ -119,7 +119,9 @@ class Stories(Task):
         told = measure_policy(lm, Engine(lm), prompts, {}, Sampling(max_new_tokens=72), seed=self.seed)
         texts = [f"{prompt.text}{said.text}" for prompt, said in zip(prompts, told.completions, strict=True)]
         rows = [row for text in texts for row in _wishes_of(text, rng)]
-        return [{"prompt": self.prompt(row), "completion": f" {row['text']}"} for row in rows]
+        held = {self.prompt(row) for row in self.rows("eval")}
+        asked = [(self.prompt(row), row["text"]) for row in rows]
+        return [{"prompt": prompt, "completion": f" {text}"} for prompt, text in asked if prompt not in held]
 
 
 def wishes(
@@ -151,5 +153,5 @@ def _wishes_of(text: str, rng: random.Random) -> Iterator[Row]:
     words = [word for word in WORDS if mentions(beginning.lower(), word)]
     moods = [mood for mood, sign in MOODS.items() if vader(beginning) * sign >= CLEAR]
     if words and moods and len(told) == count and _ENDS.search(told[-1]):
-        chosen = rng.sample(words, min(2, len(words)))
+        chosen = sorted(rng.sample(words, min(2, len(words))))  # as in all wishes
         yield {"words": chosen, "mood": moods[0], "sentences": count, "text": beginning}
