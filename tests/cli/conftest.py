@@ -4,24 +4,15 @@ import json
 
 import pytest
 
-from kedge import cli
-
 CHAT = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat on the mat"}]
 PREFERENCE = {"prompt": "the ", "chosen": "cat sat", "rejected": "dog ran"}
 
 
 @pytest.fixture
-def kedge(monkeypatch, capsys, tmp_path):
+def kedge(kedge, monkeypatch, tmp_path):
     """``kedge("ppo", "r.toml")`` in a folder of its own: ``(status, stdout, stderr)``."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        monkeypatch.setattr("sys.argv", ["kedge", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        return stopped.value.code or 0, *capsys.readouterr()
-
-    return run
+    return kedge
 
 
 @pytest.fixture

@@ -4,28 +4,21 @@ import json
 import os
 import shutil
 import signal
+from functools import partial
 
 import pytest
 import torch
 from PIL import Image
 
-from kedge import cli
 from kedge.control import Agent, evaluate_policy, job
 from kedge.control.update import AgentUpdate
 
 
 @pytest.fixture
-def kedge(tmp_path, monkeypatch, capsys):
+def kedge(kedge, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-
-    def run(*words):
-        monkeypatch.setattr("sys.argv", ["kedge", "control", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        return stopped.value.code or 0, *capsys.readouterr()
-
-    return run
+    return partial(kedge, "control")
 
 
 def test_an_id(kedge, tmp_path):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from kedge import cli
 from kedge.cli.app import program
 from kedge.errors import ConfigError
 from kedge.recipes.fitting import plans
@@ -58,7 +57,7 @@ class CountStage(Stage):
 
 
 @pytest.fixture
-def kedge(monkeypatch, capsys, tmp_path):
+def kedge(kedge, monkeypatch, tmp_path):
     """``kedge("count", "r.toml")`` where the stage is installed: ``(status, stdout, stderr)``."""
     monkeypatch.chdir(tmp_path)
     site = tmp_path / "site"
@@ -73,13 +72,7 @@ def kedge(monkeypatch, capsys, tmp_path):
         '[count]\ntext = "the cat sat"\n[sft]\nmodel = "model"\ndata = "d.jsonl"\n[control]\nenv = "CartPole-v1"\n'
     )
 
-    def run(*words):
-        monkeypatch.setattr("sys.argv", ["kedge", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        return stopped.value.code or 0, *capsys.readouterr()
-
-    return run
+    return kedge
 
 
 def test_its_command_leaves_a_run(kedge, tmp_path):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from kedge import cli
 from kedge.data.records import Prompt
 from kedge.errors import ConfigError, RewardError
 from kedge.evaluation.evaluate import judge_answers
@@ -116,17 +115,6 @@ def test_a_file_that_changes_is_another_reward(tmp_path):
     assert before == build_reward(Facts(file=path)).parts[0][1].fingerprint()
     path.write_text("subject,relation,object\nFrance,capital,Lyon\n")
     assert before != build_reward(Facts(file=path)).parts[0][1].fingerprint()
-
-
-@pytest.fixture
-def kedge(monkeypatch, capsys):
-    def run(*words):
-        monkeypatch.setattr("sys.argv", ["kedge", *words])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        return stopped.value.code or 0, *capsys.readouterr()
-
-    return run
 
 
 def test_the_command(kedge):

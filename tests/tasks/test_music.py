@@ -229,6 +229,13 @@ def test_the_best_tune_is_kept(tunes, tmp_path):
     assert (tmp_path / "best.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_where_no_answer_is_a_tune_none_is_kept(tunes, tmp_path):
+    row = {"title": "x", "metre": "2/4", "key": "G", "opening": OPENING, "music": MUSIC}
+    tunes.__dict__["_strains"] = {"train": [], "eval": [row]}
+    tunes.keep(tmp_path, [row], ["la la la"])
+    assert not [*tmp_path.glob("best.*")]
+
+
 def test_a_score_as_svg(tmp_path):
     save_score(abc_text("x", "2/4", "G", MUSIC), tmp_path / "a.svg")
     assert "<svg" in (tmp_path / "a.svg").read_text()

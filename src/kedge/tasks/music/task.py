@@ -78,9 +78,12 @@ class Tunes(FolderTask):
         return {"whole": mean([verdict.whole for verdict in said]), **parts}
 
     def keep(self, folder: Path, rows: Sequence[Row], answers: Sequence[str]) -> None:
-        """The best tune: ``best.abc``, and to be heard and seen ``best.mid`` and ``best.png``."""
+        """The best tune: ``best.abc``, and to be heard and seen ``best.mid`` and ``best.png``; nothing where none has a
+        bar that is in time."""
         said = [self.read(*each) for each in zip(rows, answers, strict=True)]
         best = max(range(len(rows)), key=lambda i: (said[i].whole, said[i].score, said[i].harmony))
+        if not said[best].bars:
+            return
         row = rows[best]
         music = f"{row['opening']}|{answers[best].strip().strip('|')}"
         abc = abc_text(f"after the first bar of {row['title']}", row["metre"], row["key"], music)
