@@ -8,6 +8,7 @@ from bugs.loop import LOOP_BUGS
 from bugs.losses import LOSSES_MUTANTS
 from bugs.lower import LOWER
 from bugs.mutant import Mutant
+from bugs.people import PEOPLES
 from bugs.plan import PLAN
 from bugs.ppo import PPO
 from bugs.recipes import RECIPE_BUGS
@@ -30,5 +31,5 @@ __all__ = ["MUTANTS", "Mutant"]
 MUTANTS = [
     *CORE, *LOSSES_MUTANTS, *LOWER, *ENGINE_BUGS, *REWARDS, *SURVIVING, *TRAINING, *PPO, *UPDATE_MUTANTS, *TOGETHER,
     *TRUST_REGION, *LOOP_BUGS, *WATCHING, *CONTROL, *PLAN, *UNSEEN, *SEAMS, *RECIPE_BUGS, *LESS, *WORTH, *SERVING,
-    *TRYING, *TASKS,
+    *PEOPLES, *TRYING, *TASKS,
 ]  # fmt: skip

@@ -302,7 +302,7 @@ TRAINER_MUTANTS = [
     Mutant(
         "overlap-not-refused",
         "training/ppo/prompts.py",
-        "        _refuse_overlap(train, evaluation)\n",
+        "        refuse_overlap(train, evaluation)\n",
         "",
         ("tests/training/test_ppo_prompts.py",),
         "held-out prompts may be training prompts",

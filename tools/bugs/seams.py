@@ -155,8 +155,8 @@ SEAMS = [
     Mutant(
         "baseline-on-the-training-rows",
         "tasks/task.py",
-        "rows = self._rows(split)\n        answers",
-        'rows = self._rows("train")\n        answers',
+        "rows = self.all_rows(split, limit)\n        answers",
+        'rows = self.all_rows("train", limit)\n        answers',
         ("tests/tasks/test_task.py",),
         "the baseline answers other prompts than it is judged on",
     ),

@@ -1,21 +1,13 @@
-"""Bugs of the server, and of what people say of its answers."""
+"""Bugs of the server."""
 
 from bugs.mutant import Mutant
 
 HTTP = ("tests/serving/test_http.py",)
 VERSIONS = ("tests/serving/test_versions.py",)
-PEOPLE = ("tests/serving/test_people.py",)
-WATCH = ("tests/serving/test_watch.py",)
 GUARD = ("tests/serving/test_guard.py",)
-AUDIT = ("tests/serving/test_audit.py",)
-REVIEW = ("tests/serving/test_review.py",)
 ROUNDS = ("tests/serving/test_loop.py::test_rounds_begin_from_what_was_accepted_and_from_new_feedback",)
-TRIAL = ("tests/serving/test_loop.py::test_a_version_is_tried_at_the_server",)
-MATERIAL = ("tests/serving/test_loop.py::test_the_material_of_a_round",)
-GATE = ("tests/serving/test_loop.py::test_the_gate",)
 PENALTIES = ("tests/sampling/test_penalties.py",)
 TRIALS = ("tests/inspection/test_trials.py", "tests/inspection/test_ledger.py")
-
 CERTIFICATE = ("tests/serving/test_certificate.py",)
 
 SERVING = [
@@ -164,56 +156,6 @@ SERVING = [
         "each deployment leaves a model in memory",
     ),
     Mutant(
-        "feedback-twice",
-        "serving/people/store.py",
-        "insert(feedback).values(**asdict(given))",
-        'insert(feedback).values(**asdict(given) | {"key": None})',
-        PEOPLE,
-        "a request that is sent again is an error, or counts twice",
-    ),
-    Mutant(
-        "one-wrong-feedback-takes-the-others-along",
-        "serving/people/store.py",
-        "                    except (NotKeptError, DataError) as error:  # before anything of it was written\n"
-        "                        results.append((done, error))\n",
-        "                    except (NotKeptError, DataError) as error:\n"
-        "                        raise SQLAlchemyError(str(error)) from None\n",
-        PEOPLE,
-        "what is wrong with one feedback undoes those beside it",
-    ),
-    Mutant(
-        "a-writer-that-only-reads-at-first",
-        "serving/people/tables.py",
-        'connection.exec_driver_sql("BEGIN IMMEDIATE")',
-        'connection.exec_driver_sql("BEGIN")',
-        PEOPLE,
-        "of two servers on one database one hears that it is busy",
-    ),
-    Mutant(
-        "answers-dropped-while-the-disk-is-full",
-        "serving/people/store.py",
-        "        else:\n            self._unkept = []\n",
-        "        self._unkept = []\n",
-        PEOPLE,
-        "answers are lost when the database cannot be written",
-    ),
-    Mutant(
-        "what-others-said-of-a-person-stays",
-        "serving/people/store.py",
-        "said = or_(feedback.c.annotator == person, feedback.c.answer.in_(theirs), feedback.c.worse.in_(theirs))",
-        "said = feedback.c.annotator == person",
-        PEOPLE,
-        "of a person who is deleted something stays, or the deletion fails",
-    ),
-    Mutant(
-        "the-worse-one-is-chosen",
-        "serving/people/training_data.py",
-        'yield _pair(row["answer_prompt"], row["answer_text"], row["worse_text"], [row])',
-        'yield _pair(row["answer_prompt"], row["worse_text"], row["answer_text"], [row])',
-        PEOPLE,
-        "training prefers what people found worse",
-    ),
-    Mutant(
         "strides-make-no-difference",
         "inspection/trials.py",
         "return value.shape, value.stride(), value.dtype",
@@ -228,46 +170,6 @@ SERVING = [
         "new = size",
         TRIALS,
         "memory that was used before costs as much as new memory",
-    ),
-    Mutant(
-        "text-leaves-before-it-is-looked-at",
-        "serving/guard/watch.py",
-        "return self._until(len(self.text) - self.hold) if",
-        "return self._until(len(self.text)) if",
-        WATCH,
-        "the beginning of what a rule stops leaves in a stream",
-    ),
-    Mutant(
-        "what-reaches-into-the-held-is-cut",
-        "serving/guard/watch.py",
-        "while any(hit.start < place < hit.end for hit in hits):",
-        "while False:",
-        WATCH,
-        "half of what a rule replaces is settled, and the other half given",
-    ),
-    Mutant(
-        "two-messages-for-what-overlaps",
-        "serving/guard/watch.py",
-        'if hit.start >= done else ""',
-        'if True else ""',
-        WATCH,
-        "where two rules overlap both messages are given",
-    ),
-    Mutant(
-        "the-next-rule-is-asked-about-what-was-said",
-        "serving/guard/watch.py",
-        "spans(finder.pattern, self.text, self._settled, self.seconds)",
-        "spans(finder.pattern, self.text[self._settled :], 0, self.seconds)",
-        WATCH,
-        "a pattern does not see what stands before it",
-    ),
-    Mutant(
-        "any-word-within-a-word",
-        "serving/guard/finding.py",
-        'before = rf"(?<![^\\W{UNSPACED}])" if _joins(first) else ""',
-        'before = ""',
-        WATCH,
-        "the end of a word is taken for a word",
     ),
     Mutant(
         "log-probabilities-of-what-was-stopped",
@@ -310,22 +212,6 @@ SERVING = [
         "a special token within a word keeps it from being found",
     ),
     Mutant(
-        "a-reward-that-breaks-opens-the-gate",
-        "serving/guard/judging.py",
-        'return failed(rule, on, f"{type(error).__name__}; the server\'s log says more", text)',
-        "return None",
-        GUARD,
-        "what a broken reward should have judged passes",
-    ),
-    Mutant(
-        "names-in-the-log",
-        "serving/guard/guard.py",
-        "None if case.user is None else digest(case.user)",
-        "case.user",
-        GUARD,
-        "the log must be changed when a person is deleted",
-    ),
-    Mutant(
         "blocked-and-written-on",
         "serving/http/given.py",
         "                    self._asking.version.driver.cancel(self.answer.ticket)\n",
@@ -334,164 +220,12 @@ SERVING = [
         "a stream that is blocked goes on to its end unheard",
     ),
     Mutant(
-        "lines-need-not-follow",
-        "serving/guard/audit.py",
-        'if entry.get("previous") != self.head:',
-        "if False:",
-        AUDIT,
-        "a line that was written anew does not show",
-    ),
-    Mutant(
-        "any-spelling-will-do",
-        "serving/guard/audit.py",
-        "if not isinstance(entry, dict) or _spelled(entry) != line:",
-        "if not isinstance(entry, dict):",
-        AUDIT,
-        "a byte may be added to a line",
-    ),
-    Mutant(
-        "told-before-it-is-on-disk",
-        "serving/guard/audit.py",
-        "                os.fsync(self._file)\n",
-        "",
-        AUDIT,
-        "a decision that was told may be lost with the power",
-    ),
-    Mutant(
-        "a-torn-line-stays",
-        "serving/guard/audit.py",
-        "            if rest:\n                self._cut_back()\n",
-        "",
-        AUDIT,
-        "after a kill the log can never be read again",
-    ),
-    Mutant(
-        "liked-unseen",
-        "serving/people/training_data.py",
-        'return row["answer_told"] is None or bool(row["review"])',
-        "return True",
-        REVIEW,
-        "training takes what was said of a message for what was said of an answer",
-    ),
-    Mutant(
-        "reviewed-twice",
-        "serving/people/store.py",
-        "update(answers).where(is_it, answers.c.reviewed.is_(None))",
-        "update(answers).where(is_it)",
-        REVIEW,
-        "two reviewers judge one answer, each unaware of the other",
-    ),
-    Mutant(
-        "agreement-first",
-        "serving/people/store.py",
-        "answers.c.disagreement.desc()",
-        "answers.c.disagreement",
-        REVIEW,
-        "people look first where reward models agree",
-    ),
-    Mutant(
-        "old-feedback-is-new",
-        "serving/loop/loop.py",
-        "len({*said.numbers} - {*before})",
-        "len({*said.numbers})",
-        ROUNDS,
-        "a round begins without a word that the one before had not heard",
-    ),
-    Mutant(
-        "refused-and-gone-on-from",
-        "serving/loop/loop.py",
-        'for each in self.rounds if each.state == "accepted"]',
-        'for each in self.rounds if each.state in ("accepted", "refused")]',
-        ROUNDS,
-        "what did not come through the gate is where the next round begins",
-    ),
-    Mutant(
         "always-from-the-first",
         "recipes/loop_table.py",
         '"policy": policy, "prompts"',
         '"policy": self.policy, "prompts"',
         ROUNDS,
         "every round begins from the first version",
-    ),
-    Mutant(
-        "half-of-a-negative-score",
-        "serving/loop/gate.py",
-        "before - (1 - gate.keep) * abs(before)",
-        "gate.keep * before",
-        GATE,
-        "of a negative score, what must be kept is more than what there was",
-    ),
-    Mutant(
-        "no-score-is-good-enough",
-        "serving/loop/gate.py",
-        "needed is not None and after is not None and after >= needed",
-        "needed is None or after is None or after >= needed",
-        GATE,
-        "a judge that says nothing lets everything through",
-    ),
-    Mutant(
-        "trained-on-what-is-asked-at-the-gate",
-        "serving/loop/material.py",
-        "_once([*ours, *mixed])",
-        "_once([*ours, *kept_back, *mixed])",
-        MATERIAL,
-        "the gate asks what PPO was trained on",
-    ),
-    Mutant(
-        "tokens-are-read-as-words",
-        "serving/loop/heard.py",
-        'preferences(self.rows) if is_words(pair["prompt"])',
-        "preferences(self.rows)",
-        MATERIAL,
-        "a prompt of token ids is written into data that wants texts",
-    ),
-    Mutant(
-        "tried-twice",
-        "serving/loop/trial.py",
-        "    if found is None:\n",
-        "    if True:\n",
-        TRIAL,
-        "a loop that was killed after it had asked for a trial asks again",
-    ),
-    Mutant(
-        "rolled-back-and-accepted",
-        "serving/loop/rounds.py",
-        '"rolled back": "refused"',
-        '"rolled back": "accepted"',
-        TRIAL,
-        "the next round begins from what people were spared",
-    ),
-    Mutant(
-        "taken-in-twice",
-        "serving/people/importing.py",
-        'if given["key"] in keys or _content(given) in contents:',
-        'if given["key"] in keys:',
-        PEOPLE,
-        "a file that is read again doubles what it says",
-    ),
-    Mutant(
-        "two-raters-are-one",
-        "serving/people/importing.py",
-        'f"import:{digest}:{alike[digest]}"',
-        'f"import:{digest}"',
-        PEOPLE,
-        "who says the same as another is not heard",
-    ),
-    Mutant(
-        "both-minds-of-one-person",
-        "serving/people/training_data.py",
-        'if row["thumb"] is not None and last.get(place, row["number"]) == row["number"]:',
-        'if row["thumb"] is not None:',
-        PEOPLE,
-        "a thumb that was taken back makes preferences",
-    ),
-    Mutant(
-        "broken-off-and-begun-anew",
-        "serving/loop/rounds.py",
-        "overwrite=not goes_on, resume=goes_on",
-        "overwrite=True, resume=False",
-        ("tests/serving/test_loop.py::test_a_stage_that_broke_off_goes_on_from_its_checkpoint",),
-        "hours of training are lost with a kill",
     ),
     Mutant(
         "letters-in-the-wrong-order",
@@ -532,30 +266,6 @@ SERVING = [
         "pass",
         HTTP,
         "one request with 200,000 prompts stops the server for seconds",
-    ),
-    Mutant(
-        "kept-of-somebody-who-was-forgotten",
-        "serving/people/store.py",
-        "self._forgotten[person] = time.time()",
-        "pass",
-        PEOPLE,
-        "answers that are being written for a person come into the database after they were deleted",
-    ),
-    Mutant(
-        "deleted-and-still-in-the-log",
-        "serving/people/store.py",
-        'connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")',
-        'connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")',
-        PEOPLE,
-        "what a person said stays on the disk",
-    ),
-    Mutant(
-        "a-key-stands-for-anything",
-        "serving/people/store.py",
-        'for name, value in asdict(given).items() if name != "created"',
-        'for name, value in asdict(given).items() if name == "key"',
-        PEOPLE,
-        "other feedback with a key that is there is lost, and its sender told that it is kept",
     ),
     Mutant(
         "rolled-back-and-back-again",
