@@ -32,9 +32,10 @@ def main() -> None:
 def line(name: str, measure: str, sides: dict[str, Any]) -> str:
     """The measure that the field compares by, of every side; a minus in front: the smaller the better."""
     smaller, measure = measure.startswith("-"), measure.removeprefix("-")
-    cells = [said(sides.get(side, {}).get(measure)) for side in ("before", "sft", "ppo", "baseline")]
-    ppo = sides["ppo"][measure]
-    above = [verdict(ppo, sides.get(side, {}).get(measure), smaller) for side in ("sft", "baseline")]
+    baseline = "baseline" if "baseline" in sides else "sft"  # of what nobody could answer without learning
+    cells = [said(sides[side].get(measure)) for side in ("before", "sft", "ppo", "baseline") if side in sides]
+    cells += [] if "baseline" in sides else ["SFT"]
+    above = [verdict(sides["ppo"][measure], sides[side].get(measure), smaller) for side in ("sft", baseline)]
     return f"| `{name}` | {measure} | {' | '.join([*cells, *above])} |"
 
 

@@ -50,13 +50,15 @@ def test_what_answers_are_worth(opinion, answers, accuracy, macro_f1):
 
 
 def test_titles_in_chinese(tmp_path):
-    (tmp_path / "dev.txt").write_text("60年铁树开花形状似玉米芯(组图)\t5\n", encoding="utf-8")
+    lines = ["60年铁树开花形状似玉米芯(组图)\t5\n", "金证顾问：过山车行情意味着什么\t2\n"]
+    (tmp_path / "dev.txt").write_text("".join(lines), encoding="utf-8")
     with gzip.open(tmp_path / "test.txt.gz", "wt", encoding="utf-8") as file:
         file.write("同步A股首秀：港股缩量回调\t2\n")
     titles = NewsTitles(tmp_path)
-    [row] = titles.rows("train")
+    row, other = titles.rows("train")
     assert (titles.prompt(row), titles.demonstration(row)) == ("60年铁树开花形状似玉米芯(组图)\n=>", " society")
-    assert list(titles.rows("eval")) == [{"text": "同步A股首秀：港股缩量回调", "label": "stocks"}]
+    assert (other["label"], titles.demonstration(other)) == ("stocks", None), "one in ten is demonstrated"
+    assert list(titles.rows("eval")) == [{"text": "同步A股首秀：港股缩量回调", "label": "stocks", "shown": False}]
 
 
 def test_a_folder_without_it_says_what_is_missing(tmp_path):
