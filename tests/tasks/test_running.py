@@ -43,15 +43,23 @@ def test_one_file_from_outside(kedge, tmp_path, monkeypatch):
         assert len(answers) == (1 if name == "baseline" else 2)
     assert lines[0]["answers"]["baseline"] == [" t"]
     assert found["measures"]["baseline"]["score"]["value"] == pytest.approx((1 / 2 + 1 + 1 / 3 + 1 / 5) / 4)
+    both = found["by_seed"]["ppo"]["score"]
+    assert sum(both) / 2 == pytest.approx(found["measures"]["ppo"]["score"]["value"])
     assert kedge("task", "spell.py:Spell", *SMALL)[0] == 2  # what is there is not written over
     assert kedge("task", "spell.py:Spell", *SMALL, "ppo.steps=1", "--held-out", 2, "--overwrite")[0] == 0
     assert {path.name for path in Path("runs/tasks/spell").glob("seed-*")} == {"seed-0"}
+    began = json.loads(Path("runs/tasks/spell/fingerprints.json").read_text())
+    assert json.loads(began["ppo"])["steps"] == 1  # and not what the one before began with
+    Path("spell.py").write_text(SPELL.replace("WORDS[:10] if", "WORDS[:9] if"))
+    status, _, err = kedge("task", "spell.py:Spell", *SMALL, "ppo.steps=1", "--held-out", 2, "--resume")
+    assert status == 2
+    assert "began with another demonstrations, train rows" in err
 
 
 POLITE = """
 
 class Polite(Spell):
-    name, reward = "polite", None
+    name, reward, primary_metric = "polite", None, "exact"
 
     def preferences(self, split):
         rows = self.rows(split)
@@ -141,6 +149,25 @@ class Long(Spell):
 class Same(Spell):
     def rows(self, split):
         return super().rows("train")
+
+
+class Typo(Spell):
+    primary_metric = "-exakt"
+
+
+class Sets(Spell):
+    def rows(self, split):
+        return [{**row, "letters": set(row["word"])} for row in super().rows(split)]
+
+
+class Answers(Spell):
+    def rows(self, split):
+        return [{**row, "answers": 1} for row in super().rows(split)]
+
+
+class Silent(Spell):
+    def baseline(self, row):
+        return " t" if row["word"] == "to" else None
 """
 
 
@@ -151,6 +178,12 @@ class Same(Spell):
         (["spell.py:Spell", "reward.epochs=2"], "reward.epochs: the reward of spell is not learnt"),
         (["spell.py:Long"], "its class must be given length; only a folder is"),
         (["spell.py:Same"], "row 1: this held-out prompt is a training prompt too, and 9 more are"),
+        (["spell.py:Typo"], "primary_metric: no '-exakt'; did you mean 'exact'"),
+        (["spell.py:Sets"], "row 1, column 'letters': Object of type set is not JSON serializable"),
+        (["spell.py:Answers"], "row 1: call the column 'answers' something else"),
+        (["spell.py:Silent"], "no baseline for 3 of 4 rows"),
+        (["spell.py:Spell", "ppo.seed=7"], "ppo.seed: the seeds are 0, 1, ... for all stages alike"),
+        (["spell.py:Spell", "ppo.best_metric=eval/score"], "ppo.best_metric: would choose by the rows that are rep"),
         (["opinion"], "opinion: needs --data, the folder of Financial PhraseBank"),
         (["opinion", "--data", "nowhere"], "nowhere: has neither Sentences_AllAgree.txt"),
         (["opinoin"], "did you mean 'opinion'"),
@@ -225,6 +258,23 @@ def test_demonstrations_are_held_apart_whatever_their_form():
     desk.demonstrations = lambda: [{"messages": [*chat, {"role": "assistant", "content": "hi"}]}]
     with pytest.raises(DataError, match="this held-out prompt is a training prompt too"):
         run_task(desk, Path("nowhere"))
+
+
+class Documents(Lengths):
+    def group(self, row):
+        return row["n"] // 10
+
+
+def test_rows_of_a_document_are_drawn_together():
+    """Ten documents whose rows agree are as sure as ten rows, and not as a hundred."""
+    answers = ["x" * (i // 10 % 2) for i in range(100)]
+    scores = {"score": [float(i // 10 % 2) for i in range(100)]}
+    said = Evaluation([], [Completion([], [], [], text, "eos") for text in answers], scores, None)
+    task = Documents()
+    for found in measured(task, list(task.rows("eval")), Side.of([said])).values():
+        assert found.value == pytest.approx(0.5)
+        assert found.low == pytest.approx(0.2, abs=0.11)
+        assert found.high == pytest.approx(0.8, abs=0.11)
 
 
 def test_intervals_are_over_rows(tmp_path):

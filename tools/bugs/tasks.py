@@ -25,8 +25,8 @@ TASKS = [
     Mutant(
         "intervals-of-fewer-rows",
         "tasks/measuring.py",
-        "    rng = random.Random(0)\n",
-        "    rng = random.Random(0)\n    count = max(1, count // 4)\n",
+        "rng.choices(groups, k=len(groups))",
+        "rng.choices(groups, k=max(1, len(groups) // 4))",
         RUNNING,
         "intervals of a quarter of the rows",
     ),

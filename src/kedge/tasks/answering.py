@@ -18,12 +18,12 @@ def answered(task: Task, rows: Sequence[Row], policy: str | Path, sampling: Samp
 
     Args:
         task: whose metrics judge them.
-        rows: what is asked: so many of the held-out ones.
+        rows: what is asked, held out.
         policy: hub id, folder or run.
         sampling: but for its temperature.
     """
     lm = load_language_model(policy)
-    prompts = read_prompts(task.prompts("eval", len(rows)))
+    prompts = read_prompts(task.prompts_of(rows, "eval"))
     return measure_policy(lm, Engine(lm), prompts, task.judges(), replace(sampling, temperature=task.temperature))
 
 
@@ -40,13 +40,13 @@ def best_of(
     Args:
         count: answers to each.
         task: whose metrics judge the one.
-        rows: what is asked: so many of the held-out ones.
+        rows: what is asked, held out.
         policy: hub id, folder or run.
         reward: what chooses.
         sampling: as they are drawn.
     """
     lm, judges = load_language_model(policy), {"score": build_reward(reward)}
-    prompts = read_prompts(task.prompts("eval", len(rows)))
+    prompts = read_prompts(task.prompts_of(rows, "eval"))
     engine = Engine(lm)
     drawn = [measure_policy(lm, engine, prompts, judges, sampling, seed=seed) for seed in range(count)]
     scores = zip(*(each.scores["score"] for each in drawn), strict=True)

@@ -1,31 +1,36 @@
 """A task from its rows to what was learnt: SFT, PPO, and what their answers are worth beside a baseline's."""
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from kedge.config.settings import nearest
 from kedge.data.files import rows_of
 from kedge.data.records import Prompt, plain, read_prompts
 from kedge.data.records import demonstrations as read_demonstrations
 from kedge.errors import ConfigError, DataError
 from kedge.evaluation.evaluate import Evaluation
 from kedge.rewards.build import RewardLike
+from kedge.runs.fingerprints import of_rows, of_settings
 from kedge.runs.folder import RunFolder
 from kedge.storage.writing import strict_json, write_text
 from kedge.tasks.answering import answered, best_of
-from kedge.tasks.measuring import Interval, Side, measured
+from kedge.tasks.measuring import Interval, Side, measured, of_each_seed
 from kedge.tasks.starting import new_model
 from kedge.tasks.task import Row, Split, Task
+from kedge.training.fingerprints import of_rewards
 from kedge.training.loop import Trainer
 from kedge.training.ppo import PPO, PPOConfig
 from kedge.training.ppo.prompts import refuse_overlap
 from kedge.training.reward_modeling import RewardConfig, RewardModeling
 from kedge.training.sft import SFT, SFTConfig
 
-FILES = ("recipe.toml", "data", "result.json", "answers.jsonl")
+FILES = ("recipe.toml", "fingerprints.json", "data", "result.json", "answers.jsonl", "kept")
+ANSWERS = "answers"
+"""The column of ``answers.jsonl`` with what each side answered."""
+
 HELD_OUT = 500
 """Rows of ``eval`` that are answered, at most."""
 
@@ -47,6 +52,8 @@ class Result:
     one."""
     measures: Mapping[str, Mapping[str, Interval]]
     """``{side: {measure: its value}}``."""
+    by_seed: Mapping[str, Mapping[str, Sequence[float]]]
+    """``{side: {measure: [seeds]}}``."""
 
 
 def run_task(
@@ -63,7 +70,8 @@ def run_task(
     resume: bool = False,
     progress: bool = True,
 ) -> Result:
-    """Learn a task in a folder: its data, ``seed-0/sft``, ``seed-0/ppo`` and so on, ``answers.jsonl``, ``result.json``.
+    """Learn a task in a folder: its data, ``seed-0/sft``, ``seed-0/ppo`` and so on, ``answers.jsonl``, ``result.json``,
+    and in ``kept`` what the task keeps.
 
     Policies answer the held-out rows at the task's temperature.
 
@@ -81,14 +89,19 @@ def run_task(
         progress: show it.
 
     Raises:
-        ConfigError: the folder is there; the task has no reward and no preferences; settings that do not fit, or are
-            others than those that a resumed one began with.
+        ConfigError: the folder is there; the task has no reward and no preferences, or its primary metric is none of
+            its measures; settings that do not fit, or are others than those that a resumed one began with.
         DataError: no demonstrations; a held-out prompt is trained on. KedgeError: as the stages raise them.
     """
     if task.reward is None and not task.preferences("train"):
         raise ConfigError(f"{task.name}: has neither a reward for PPO nor preferences to learn one from")
     if task.reward is not None and reward:
         raise ConfigError(f"reward.{min(reward)}: the reward of {task.name} is not learnt; take it out")
+    for stage, settings in {"sft": sft, "reward": reward, "ppo": ppo}.items():
+        if settings and "seed" in settings:
+            raise ConfigError(f"{stage}.seed: the seeds are 0, 1, ... for all stages alike; take it out, see --seeds")
+        if settings and settings.get("best_metric"):
+            raise ConfigError(f"{stage}.best_metric: would choose by the rows that are reported; take it out")
     stages = Stages(
         SFTConfig.of({**task.sft, **(sft or {})}),
         RewardConfig.of({**task.reward_modeling, **(reward or {})}),
@@ -97,35 +110,87 @@ def run_task(
         progress,
     )
     rows, demonstrations = task.all_rows("eval", held_out), task.demonstrations()
-    if not demonstrations:
-        raise DataError(f"{task.name}: no demonstrations, from which SFT would learn how to answer")
-    answered_to = [Prompt(each.prompt, origin=each.origin) for each in read_demonstrations(rows_of(demonstrations))]
-    refuse_overlap([*read_prompts(task.prompts("train")), *answered_to], read_prompts(task.prompts("eval")))
+    refuse_unfit(task, rows, demonstrations)
     shown = "".join(strict_json(row) + "\n" for row in demonstrations)
     folder = folder.expanduser()
     files = (*FILES, *(path.name for path in folder.glob("seed-*")))
     run = RunFolder(folder, {"task": {"task": task.name}}, overwrite=overwrite, resume=resume, files=files)
-    run.began_with(stages.fingerprints() | {"data": hashlib.sha256(shown.encode()).hexdigest()[:16]})
+    run.began_with(stages.fingerprints() | fingerprints(task, demonstrations))
     run.start()
     data = folder / "data" / "demonstrations.jsonl"
     data.parent.mkdir(exist_ok=True)
     write_text(data, shown)
+    homes = {seed: folder / f"seed-{seed}" for seed in seeds}
+    baseline = []
+    if task.baseline(rows[0]) is not None:  # before the training, should it be at fault
+        tokenizer = beginning(task, stages, homes[seeds[0]], data, seeds[0])
+        baseline = [task.evaluate_baseline("eval", limit=held_out, tokenizer=tokenizer)]
     evaluations: dict[str, list[Evaluation]] = {}
-    for seed in seeds:
-        policies, judge = trained(task, stages, folder / f"seed-{seed}", data, seed)
+    for seed, home in homes.items():
+        policies, judge = trained(task, stages, home, data, seed)
         for name, policy in policies.items():
             evaluations.setdefault(name, []).append(answered(task, rows, policy, stages.ppo.sampling))
         if task.reward is None:
             best = best_of(BEST_OF, task, rows, policies["sft"], judge, stages.ppo.sampling)
             evaluations.setdefault(f"best of {BEST_OF}", []).append(best)
-    if task.baseline(rows[0]) is not None:
-        evaluations["baseline"] = [task.evaluate_baseline("eval", limit=held_out)]
+    if baseline:
+        evaluations["baseline"] = baseline
     sides = {name: Side.of(each) for name, each in evaluations.items()}
-    result = Result(rows, sides, {name: measured(task, rows, side) for name, side in sides.items()})
+    result = Result(
+        rows,
+        sides,
+        {name: measured(task, rows, side) for name, side in sides.items()},
+        {name: of_each_seed(task, rows, side) for name, side in sides.items()},
+    )
     write(task, result, folder)
-    task.keep(folder, rows, sides["ppo"].answers[0])
+    kept = folder / "kept"
+    kept.mkdir(exist_ok=True)
+    task.keep(kept, rows, sides["ppo"].answers[0])
     run.close()
     return result
+
+
+def refuse_unfit(task: Task, rows: Sequence[Row], demonstrations: Sequence[Row]) -> None:
+    """Raise before anything is trained rather than at the end.
+
+    Args:
+        task: what is to be learnt.
+        rows: that will be answered.
+        demonstrations: of the task.
+
+    Raises:
+        DataError: no demonstrations; a held-out prompt is trained on; a row that cannot be written. ConfigError: the
+            task's primary metric is none of its measures.
+    """
+    if not demonstrations:
+        raise DataError(f"{task.name}: no demonstrations, from which SFT would learn how to answer")
+    answered_to = [Prompt(each.prompt, origin=each.origin) for each in read_demonstrations(rows_of(demonstrations))]
+    refuse_overlap([*read_prompts(task.prompts("train")), *answered_to], read_prompts(task.prompts("eval")))
+    for number, row in enumerate(rows, start=1):
+        for column, value in row.items():
+            try:
+                strict_json(value)
+            except TypeError as error:
+                raise DataError(f"{task.name}: row {number}, column {column!r}: {error}; make it plain") from None
+        if ANSWERS in row:
+            raise DataError(f"{task.name}: row {number}: call the column {ANSWERS!r} something else, answers go there")
+    names = [*task.judges(), *task.measures(rows, [task.read(row, "") for row in rows])]
+    if task.primary_metric.removeprefix("-") not in names:
+        raise ConfigError(
+            f"{task.name}: primary_metric: no {task.primary_metric!r}; {nearest(task.primary_metric, names)}"
+        )
+
+
+def fingerprints(task: Task, demonstrations: Sequence[Row]) -> dict[str, str]:
+    """What else a resumed task must have in common with what is there: its rows, its rewards and its new model."""
+    rewards = [("reward" if name == "score" else "metric", by) for name, by in task.judges().items()]
+    return {
+        "demonstrations": of_rows(demonstrations),
+        **{f"{split} rows": of_rows(task.prompts(split)) for split in get_args(Split)},
+        **{f"{split} preferences": of_rows(task.preferences(split)) for split in get_args(Split)},
+        "new model": of_settings(task.new),
+        **dict(of_rewards(rewards)),
+    }
 
 
 @dataclass(frozen=True)
@@ -164,12 +229,9 @@ def trained(
         data: the demonstrations.
         seed: of everything.
     """
-    stages, start, progress = stages.of_seed(seed), stages.start, stages.progress
+    start = beginning(task, stages, home, data, seed)
+    stages, progress = stages.of_seed(seed), stages.progress
     sft, reward, ppo = (home / name for name in ("sft", "reward", "ppo"))
-    if start is None:
-        start = home / "model"
-        if not start.exists():
-            new_model(data, start, seed=seed, **task.new)
     once(sft, SFT, start, str(data), stages.sft, progress=progress)
     judge = task.reward if task.reward is not None else reward
     if task.reward is None:
@@ -180,6 +242,16 @@ def trained(
         metrics=task.metrics, progress=progress,
     )  # fmt: skip
     return {"before": start, "sft": sft, "ppo": ppo}, judge
+
+
+def beginning(task: Task, stages: Stages, home: Path, data: Path, seed: int) -> str | Path:
+    """What a seed begins with; a new model is made where none is there yet."""
+    if stages.start is not None:
+        return stages.start
+    model = home / "model"
+    if not model.exists():
+        new_model(data, model, seed=seed, **task.new)
+    return model
 
 
 def once(run: Path, stage: Callable[..., Trainer], *what: Any, **how: Any) -> None:
@@ -193,7 +265,7 @@ def write(task: Task, result: Result, folder: Path) -> None:
     lines = []
     for i, row in enumerate(result.rows):
         said = {name: [answers[i] for answers in side.answers] for name, side in result.sides.items()}
-        lines.append(strict_json({**row, "prompt": plain(task.prompt(row)), "answers": said}))
+        lines.append(strict_json({**row, "prompt": plain(task.prompt(row)), ANSWERS: said}))
     write_text(folder / "answers.jsonl", "\n".join(lines) + "\n")
     about = {
         "task": task.name,
@@ -202,4 +274,5 @@ def write(task: Task, result: Result, folder: Path) -> None:
         "seeds": len(result.sides["ppo"].answers),
     }
     values = {side: {name: each._asdict() for name, each in found.items()} for side, found in result.measures.items()}
-    write_text(folder / "result.json", json.dumps(about | {"measures": values}, indent=2) + "\n")
+    about |= {"measures": values, "by_seed": result.by_seed}
+    write_text(folder / "result.json", json.dumps(about, indent=2) + "\n")

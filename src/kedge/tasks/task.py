@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import FunctionType
 from typing import Any, ClassVar, Literal, get_args
@@ -41,7 +41,8 @@ class Task(ABC):
     reward: RewardLike | Sequence[RewardLike] | None = None
     """What PPO trains on, in any form that ``PPO`` takes; None: a reward model, to be learnt from the preferences."""
     metrics: RewardLike | Sequence[RewardLike] = ()
-    """Judges that the training never sees, under the names that the field gives them."""
+    """Judges of which PPO is told nothing, or parts of the reward by themselves; under the names that the field gives
+    them."""
     primary_metric: ClassVar[str] = "score"
     """The measure that the field compares policies by: ``score`` (the reward), a metric, or one of :meth:`measures`; a
     minus in front: the smaller the better."""
@@ -101,6 +102,11 @@ class Task(ABC):
         """
         return {}
 
+    def group(self, row: Row) -> Hashable | None:
+        """What a row has in common with others that resemble it, such as its document: the bootstrap draws these
+        together. None: nothing, a row is drawn by itself."""
+        return None
+
     def preferences(self, split: Split) -> list[Row]:
         """Rows of ``prompt``, ``chosen`` and ``rejected``, to learn a reward model from; none by default."""
         return []
@@ -109,7 +115,7 @@ class Task(ABC):
         """Write what else of PPO's answers is worth a file; nothing by default.
 
         Args:
-            folder: of the task's run.
+            folder: ``kept`` of the task's run.
             rows: held out.
             answers: one to each, of the first seed.
         """
@@ -137,7 +143,7 @@ class Task(ABC):
         Raises:
             ConfigError: no such split. DataError: it has no rows, or one without a prompt.
         """
-        return self._prompts_of(self.all_rows(split, limit), split)
+        return self.prompts_of(self.all_rows(split, limit), split)
 
     def demonstrations(self, split: Split = "train") -> list[dict[str, Any]]:
         """Rows of ``prompt`` and ``completion`` for ``SFT``, of those rows that have one.
@@ -180,7 +186,7 @@ class Task(ABC):
         texts = [answer for answer in answers if answer is not None]
         if len(texts) < len(answers):
             raise ConfigError(f"{self.name}: no baseline for {len(answers) - len(texts)} of {len(answers)} rows")
-        prompts = read_prompts(self._prompts_of(rows, split))
+        prompts = read_prompts(self.prompts_of(rows, split))
         if isinstance(tokenizer, str | Path):
             tokenizer = load_tokenizer(tokenizer, key="tokenizer")
         completions = [_said(prompt.text, text, tokenizer) for prompt, text in zip(prompts, texts, strict=True)]
@@ -195,7 +201,12 @@ class Task(ABC):
         if split not in get_args(Split):
             raise ConfigError(f"{self.name}: no split {split!r}; {nearest(split, list(get_args(Split)))}")
 
-    def _prompts_of(self, rows: Sequence[Row], split: Split) -> list[dict[str, Any]]:
+    def prompts_of(self, rows: Sequence[Row], split: Split) -> list[dict[str, Any]]:
+        """The same of these rows.
+
+        Raises:
+            DataError: one has no prompt.
+        """
         found = [{**row, "prompt": self.prompt(row)} for row in rows]
         for number, row in enumerate(found, start=1):
             if not row["prompt"]:
