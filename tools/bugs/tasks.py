@@ -230,4 +230,12 @@ TASKS = [
         TRIPLES,
         "lines of another form are triples",
     ),
+    Mutant(
+        "points-one-off",
+        "tasks/knowledge_graph.py",
+        "all(0 <= point < len(names) for point in points)",
+        "all(point < len(names) for point in points)",
+        TRIPLES,
+        "the name before the first is the last",
+    ),
 ]

@@ -1,52 +1,91 @@
 """Sentences from which the triples of a knowledge graph are to be read."""
 
-import tarfile
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import PurePath
 from typing import Any, ClassVar
-from xml.etree import ElementTree
 
-from kedge.errors import DataError
 from kedge.rewards.library.labels import f1
 from kedge.rewards.library.words import mentions, normalised
+from kedge.tasks.brackets import Place, bracketed
 from kedge.tasks.files import FolderTask
 from kedge.tasks.task import Row, Split
+from kedge.tasks.webnlg import ARCHIVE, Entry, entries
 
-ARCHIVE = "webnlg_challenge_2017.tar.gz"
 LARGEST = 2
 """Triples of an entry; larger ones are left out, so that texts stay short."""
+LONGEST = 12
+"""Words of a name that is looked for in texts."""
 
 Triple = tuple[str, str, str]
 
-
-def triples_in(answer: str) -> set[Triple]:
-    """The triples that an answer gives, ``subject | relation | object`` a line. Case and punctuation do not count; a
-    line of another form is a triple that is in no graph."""
-    lines = [
-        [normalised(part, articles=True) for part in line.split("|")] for line in answer.splitlines() if line.strip()
-    ]
-    return {(parts[0], parts[1], parts[2]) if len(parts) == 3 else ("", "", " | ".join(parts)) for parts in lines}
+_POINTED = re.compile(r"\s*(\d+) (.+) (\d+)\s*")
 
 
-def triple_f1(prompts: Sequence[Any], completions: Sequence[str], triples: Sequence[str], **_: Any) -> list[float]:
+def said_in(answer: str, names: Sequence[str]) -> set[Triple]:
+    """The triples that an answer gives.
+
+    ``1 country 2; 2 leader 3`` points at the names in a text, ``Spain | country | Europe`` gives one a line in full.
+    Case and punctuation do not count. What is of another form is a triple that is in no graph.
+
+    Args:
+        answer: in either form.
+        names: what stands in the text's brackets.
+    """
+    if "|" in answer:
+        return triples_of(answer)
+    found = set()
+    for part in filter(str.strip, re.split(r"[;\n]", answer)):
+        match = _POINTED.fullmatch(part)
+        points = [int(match[1]) - 1, int(match[3]) - 1] if match else []
+        if match and all(0 <= point < len(names) for point in points):
+            found.add((_plain(names[points[0]]), _plain(match[2]), _plain(names[points[1]])))
+        else:
+            found.add(("", "", part))
+    return found
+
+
+def triples_of(lines: str) -> set[Triple]:
+    """Those that are given in full; a line of another form is a triple that is in no graph."""
+    found = [[_plain(part) for part in line.split("|")] for line in lines.splitlines() if line.strip()]
+    return {(parts[0], parts[1], parts[2]) if len(parts) == 3 else ("", "", " | ".join(parts)) for parts in found}
+
+
+def triple_f1(
+    prompts: Sequence[Any],
+    completions: Sequence[str],
+    triples: Sequence[str],
+    names: Sequence[Sequence[str]],
+    **_: Any,
+) -> list[float]:
     """F1 of an answer's triples against those of the graph."""
-    return [f1(triples_in(said), triples_in(right)) for said, right in zip(completions, triples, strict=True)]
+    asked = zip(completions, triples, names, strict=True)
+    return [f1(said_in(said, there), triples_of(right)) for said, right, there in asked]
 
 
-def part_f1(prompts: Sequence[Any], completions: Sequence[str], triples: Sequence[str], **_: Any) -> list[float]:
+def part_f1(
+    prompts: Sequence[Any],
+    completions: Sequence[str],
+    triples: Sequence[str],
+    names: Sequence[Sequence[str]],
+    **_: Any,
+) -> list[float]:
     """The same for subjects, relations and objects by themselves: what is nearly right is worth something."""
-    return [f1(_parts(said), _parts(right)) for said, right in zip(completions, triples, strict=True)]
+    asked = zip(completions, triples, names, strict=True)
+    return [f1(_parts(said_in(said, there)), _parts(triples_of(right))) for said, right, there in asked]
 
 
-def _parts(triples: str) -> set[tuple[int, str]]:
-    return {(place, part) for triple in triples_in(triples) for place, part in enumerate(triple)}
-
-
-def exact(prompts: Sequence[Any], completions: Sequence[str], triples: Sequence[str], **_: Any) -> list[float]:
+def exact(
+    prompts: Sequence[Any],
+    completions: Sequence[str],
+    triples: Sequence[str],
+    names: Sequence[Sequence[str]],
+    **_: Any,
+) -> list[float]:
     """Whether they are those of the graph, all of them and no others."""
-    return [float(triples_in(said) == triples_in(right)) for said, right in zip(completions, triples, strict=True)]
+    asked = zip(completions, triples, names, strict=True)
+    return [float(said_in(said, there) == triples_of(right)) for said, right, there in asked]
 
 
 class TextToTriples(FolderTask):
@@ -55,8 +94,13 @@ class TextToTriples(FolderTask):
     Entries of one or two triples, a row for each of their texts. Published splits: *train* is trained on, and *test*
     held out where its category is one of those trained on (the challenge's seen categories), but for texts in both.
 
-    PPO is paid for whole triples, and for their parts. The measure is micro-averaged F1 of whole triples. The baseline
-    knows all triples that are trained on, and gives those whose subject and object stand in the text.
+    Names of the graph that is trained on, and numbers, stand in numbered brackets, as an entity linker would mark them,
+    and the answer points at them: ``1 country 2``. Four triples in five of the held-out ones can be said so.
+
+    Somebody has annotated a quarter of the entries, and these are the demonstrations; of the others one learns how much
+    of an answer is in the graph: PPO is paid for whole triples and for their parts. The measure is micro-averaged F1 of
+    whole triples. The baseline knows all triples that are trained on, and gives those whose subject and object stand in
+    the text.
     """
 
     name = "knowledge-graph"
@@ -65,24 +109,48 @@ class TextToTriples(FolderTask):
     reward = (triple_f1, part_f1)
     metrics = exact
     new: ClassVar[Mapping[str, Any]] = {"vocabulary": 4000, "positions": 160}
-    sft: ClassVar[Mapping[str, Any]] = {"epochs": 4.0, "batch_size": 16, "learning_rate": 3e-3, "warmup_steps": 50}
+    sft: ClassVar[Mapping[str, Any]] = {"epochs": 8.0, "batch_size": 16, "learning_rate": 2e-3, "warmup_steps": 50}
     ppo: ClassVar[Mapping[str, Any]] = {
-        "steps": 50, "batch_size": 256, "mini_batch_size": 128, "num_ppo_epochs": 1, "response_length": 40,
-        "learning_rate": 1e-4, "kl_coef": 0.01, "critic": "separate", "critic_learning_rate": 1e-3, "eval_every": 25,
+        "steps": 60, "batch_size": 256, "mini_batch_size": 64, "num_ppo_epochs": 1, "response_length": 16,
+        "learning_rate": 2e-4, "kl_coef": 0.01, "critic": "separate", "critic_learning_rate": 1e-3, "eval_every": 20,
     }  # fmt: skip
+    shown_every: ClassVar[int] = 4
+    """One entry in so many is demonstrated."""
 
     def rows(self, split: Split) -> Iterable[Row]:
-        return self._rows["train" if split == "train" else "test"]
+        """Texts, their names in brackets, and their triples."""
+        chosen = self._train if split == "train" else self._held_out
+        for number, entry in enumerate(chosen):
+            shown = split == "train" and number % self.shown_every == 0
+            for text in entry.texts:
+                words = text.split()
+                places = self._names_in(words)
+                names = [" ".join(words[first - 1 : last]) for first, last in places]
+                yield {
+                    "text": text, "marked": bracketed(words, places), "names": names,
+                    "triples": "\n".join(entry.triples), "category": entry.category, "shown": shown,
+                }  # fmt: skip
 
     def prompt(self, row: Row) -> str:
-        return f"{row['text']}\n=>"
+        return f"{row['marked']}\n=>"
 
-    def demonstration(self, row: Row) -> str:
-        return f" {row['triples']}"
+    def demonstration(self, row: Row) -> str | None:
+        """What can be said by pointing; nothing where that is no triple."""
+        number = {_plain(name): place for place, name in reversed([*enumerate(row["names"], 1)])}
+        said = []
+        for line in row["triples"].splitlines() if row["shown"] else ():
+            subject, relation, object = line.split(" | ")
+            ends = number.get(_plain(subject)), number.get(_plain(object))
+            if all(ends):
+                said.append(f"{ends[0]} {relation} {ends[1]}")
+        return f" {'; '.join(said)}" if said else None
+
+    def group(self, row: Row) -> Hashable:
+        return row["triples"]
 
     def read(self, row: Row, answer: str) -> tuple[int, int, int]:
         """How many triples are right, how many the answer gives, and how many there are."""
-        said, right = triples_in(answer), triples_in(row["triples"])
+        said, right = said_in(answer, row["names"]), triples_of(row["triples"])
         return len(said & right), len(said), len(right)
 
     def measures(self, rows: Sequence[Row], said: Sequence[tuple[int, int, int]]) -> dict[str, float]:
@@ -90,7 +158,7 @@ class TextToTriples(FolderTask):
         return {"triple_f1": 2 * both / (given + right)}
 
     def baseline(self, row: Row) -> str:
-        text = normalised(row["text"], articles=True)
+        text = _plain(row["text"])
         names = [name for name in self._by_subject if name in text and mentions(text, name)]
         known = [
             (subject, relation, object)
@@ -100,47 +168,58 @@ class TextToTriples(FolderTask):
         ]
         return "\n".join(" | ".join(triple) for triple in known)
 
+    def _names_in(self, words: Sequence[str]) -> list[Place]:
+        """The longest known names, from the left, and numbers."""
+        found: list[Place] = []
+        place = 0
+        while place < len(words):
+            for end in range(min(len(words), place + LONGEST), place, -1):
+                name = _plain(" ".join(words[place:end]))
+                if name in self._nodes or (end == place + 1 and re.search(r"\d", name)):
+                    found.append((place + 1, end))
+                    place = end
+                    break
+            else:
+                place += 1
+        return found
+
     @cached_property
     def _by_subject(self) -> dict[str, list[tuple[str, str]]]:
         """The triples that are trained on."""
         found: dict[str, dict[tuple[str, str], None]] = defaultdict(dict)
-        for row in self.rows("train"):
-            for subject, relation, object in sorted(triples_in(row["triples"])):
+        for entry in self._train:
+            for subject, relation, object in sorted(triples_of("\n".join(entry.triples))):
                 found[subject][relation, object] = None
         return {subject: list(pairs) for subject, pairs in found.items()}
 
     @cached_property
-    def _rows(self) -> dict[str, list[Row]]:
-        """By split. The seen categories are those of *train*."""
-        found: dict[str, list[Row]] = {"train": [], "test": []}
-        for split, entry in self._entries():
-            triples = "\n".join(map(readable, entry.iterfind("modifiedtripleset/mtriple")))
-            texts = [text for lex in entry.iterfind("lex") if (text := " ".join((lex.text or "").split()))]
-            found[split] += [{"text": text, "triples": triples, "category": entry.get("category")} for text in texts]
-        seen, read = ({row[column] for row in found["train"]} for column in ("category", "text"))
-        held = [row for row in found["test"] if row["category"] in seen and row["text"] not in read]
-        return {"train": found["train"], "test": held}
+    def _nodes(self) -> set[str]:
+        """Names of the graph that is trained on."""
+        return {node for subject, pairs in self._by_subject.items() for node in (subject, *(end for _, end in pairs))}
 
-    def _entries(self) -> Iterator[tuple[str, ElementTree.Element]]:
-        path = self.folder / ARCHIVE
-        try:
-            with tarfile.open(path) as archive:
-                for member in archive:
-                    parts = PurePath(member.name).parts
-                    file = archive.extractfile(member) if member.name.endswith(".xml") else None
-                    if file is None or len(parts) < 2 or parts[1] not in ("train", "test"):
-                        continue
-                    for entry in ElementTree.parse(file).iterfind("entries/entry"):
-                        if int(entry.get("size", 0)) <= LARGEST:
-                            yield parts[1], entry
-        except FileNotFoundError:
-            raise DataError(f"{self.folder}: has no {ARCHIVE}; {self.needs}") from None
-        except (tarfile.TarError, EOFError, ElementTree.ParseError) as error:
-            raise DataError(f"{path}: is broken: {error}; {self.needs}") from None
+    @cached_property
+    def _train(self) -> list[Entry]:
+        return [entry for entry in self._entries if entry.split == "train"]
+
+    @cached_property
+    def _held_out(self) -> list[Entry]:
+        """Of the categories that are trained on, with the texts that are not."""
+        categories = {entry.category for entry in self._train}
+        read = {normalised(text) for entry in self._train for text in entry.texts}
+        return [
+            entry._replace(texts=tuple(text for text in entry.texts if normalised(text) not in read))
+            for entry in self._entries
+            if entry.split == "test" and entry.category in categories
+        ]
+
+    @cached_property
+    def _entries(self) -> list[Entry]:
+        return [entry for entry in entries(self.folder, self.needs) if len(entry.triples) <= LARGEST]
 
 
-def readable(triple: ElementTree.Element) -> str:
-    """``Aarhus_Airport | runwayName | "10R/28L"`` without underscores and quotation marks."""
-    return " | ".join(
-        " ".join(part.replace("_", " ").replace('"', "").split()) for part in (triple.text or "").split("|")
-    )
+def _plain(name: str) -> str:
+    return normalised(name, articles=True)
+
+
+def _parts(triples: Iterable[Triple]) -> set[tuple[int, str]]:
+    return {(place, part) for triple in triples for place, part in enumerate(triple)}
