@@ -112,6 +112,8 @@ def test_math_in_a_thread_and_its_settings():
     thread.join()
     assert found == [True]
     assert Math(marked=True)(["it is 4", "#### 4"], answer=["4", "4"]) == [0, 1]
+    assert Math(marked=True)(["\\boxed{2/4}", "\\boxed{3 + 4}"], answer=["\\frac{1}{2}", "7"]) == [1, 0]
+    assert Math()(["#### 3 + 4"], answer=["7"]) == [1]
     with pytest.raises(RewardError, match="column 'answer' has no result in it: '#### '"):
         Math()(["4"], answer=["#### "])
 

@@ -1,5 +1,8 @@
 """Functions of one line: what is asked, what is right, and what their tests let through."""
 
+import ast
+import copy
+
 import pytest
 
 from kedge.data.records import read_prompts
@@ -38,6 +41,76 @@ def test_every_demonstration_passes_its_tests():
         exec(f"def f(xs):\n{row['code']}", space)
         for test in row["tests"]:
             exec(test, space)
+
+
+NEIGHBOURS = {ast.Gt: ast.GtE, ast.Lt: ast.LtE, ast.Eq: ast.NotEq}
+ANY = [[], *([x] for x in range(-30, 31)), [1, 1], [2, -2], [0, 3], [0, -3], [7, 3, 5, 9], [*range(-40, 41)]]
+
+
+def nearly(code):
+    """Functions with one constant more or less by one, or one comparison that is another."""
+    whole = ast.parse(f"def f(xs):\n{code}")
+    for place, node in enumerate(ast.walk(whole)):
+        if isinstance(node, ast.Constant):
+            changes = [("value", node.value - 1), ("value", node.value + 1)]
+        elif isinstance(node, ast.Compare):
+            changes = [("ops", [NEIGHBOURS[type(node.ops[0])]()])]
+        else:
+            changes = []
+        for key, value in changes:
+            other = copy.deepcopy(whole)
+            setattr([*ast.walk(other)][place], key, value)
+            yield ast.unparse(ast.fix_missing_locations(other))
+
+
+def function(code):
+    space = {}
+    exec(code, space)
+    return space["f"]
+
+
+def said(f, xs):
+    try:
+        return f(xs)
+    except (ZeroDivisionError, ValueError) as error:
+        return type(error)
+
+
+def test_functions_that_are_nearly_right_fail():
+    """But for those that do the same: the sum of what is above 0 is that of what is not below it."""
+    survivors = 0
+    for row in (row for split in ("train", "eval") for row in Functions().rows(split)):
+        right = function(f"def f(xs):\n{row['code']}")
+        tests = [(call.left.args[0], call.comparators[0]) for call in (ast.parse(t).body[0].test for t in row["tests"])]
+        asked = [(ast.literal_eval(xs), ast.literal_eval(value)) for xs, value in tests]
+        for code in nearly(row["code"]):
+            f = function(code)
+            if all(said(f, xs) == value for xs, value in asked):
+                assert all(said(f, xs) == said(right, xs) for xs in ANY), (row["says"], code)
+                survivors += 1
+    assert survivors < 700
+
+
+def test_sets_are_told_from_lists():
+    for row in Functions().rows("eval"):
+        lists = [ast.literal_eval(ast.parse(test).body[0].test.left.args[0]) for test in row["tests"]]
+        assert len(lists[-1]) > len(set(lists[-1])), row["says"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "    return sum(-x for x in xs if x % 8 == 0)\n",
+        "    return sum(-x for x in xs if x % 2 == 0)\n",
+        "    return sum(-x for x in set(xs) if x % 4 == 0)\n",
+        "    return sum(-abs(x) for x in xs if x % 4 == 0)\n",
+        "    return -4\n",
+    ],
+)
+def test_what_is_wrong_otherwise_fails(wrong):
+    says = "The sum of the opposites of the multiples of 4 in xs."
+    [row] = [row for split in ("train", "eval") for row in Functions().rows(split) if row["says"] == says]
+    assert scores(Functions(), [row, row], [wrong, row["code"]]) == [0.0, 1.0]
 
 
 @pytest.mark.parametrize(

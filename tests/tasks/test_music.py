@@ -13,7 +13,7 @@ from kedge.errors import DataError
 from kedge.evaluation.evaluate import judge_answers
 from kedge.sampling.completion import Completion
 from kedge.tasks.music.abc import AbcError, chord_notes, read_bars, scale, tonic
-from kedge.tasks.music.judging import judged
+from kedge.tasks.music.judging import judged, plain
 from kedge.tasks.music.playing import abc_text, save_midi, save_score
 from kedge.tasks.music.task import Tunes
 
@@ -88,7 +88,7 @@ def test_an_accidental_ends_with_its_bar():
     assert [note.pitch for note in [*first.notes, *second.notes]] == [61, 61, 60]
 
 
-@pytest.mark.parametrize("music", ["A hello", "A2/0", "(7ABc", "[ce]", "A\n%remark", "歌", '"G', "H"])
+@pytest.mark.parametrize("music", ["A hello", "A2/0", "A0", "z0/2", "(7ABc", "[ce]", "A\n%remark", "歌", '"G', "H"])
 def test_what_is_no_music(music):
     with pytest.raises(AbcError):
         read_bars(music, "C")
@@ -152,6 +152,30 @@ def test_what_is_wrong_with_a_tune(music, part, value):
     assert getattr(said, part) == pytest.approx(value)
     assert said.whole == 0
     assert said.score < 1
+
+
+@pytest.mark.parametrize(
+    ("music", "bars"),
+    [
+        ("z4|z4|z4|z2z2|zz3|z4|G4", 1 / 7),
+        ("zzzG|" * 6 + '"G"G4', 1 / 7),
+        (MUSIC.replace("A2d2", "A2z2", 1), 1),  # half of a bar may be silent
+        (MUSIC.replace("A2d2", "Az3", 1), 6 / 7),
+    ],
+)
+def test_silence_is_no_music(music, bars):
+    assert verdict(music).bars == pytest.approx(bars)
+
+
+def test_a_rest_that_is_split_is_the_same_bar():
+    bars = read_bars("z4|z2z2|zzz2|Gz3|Gzz2|G2z2|GGz2", "G")
+    assert [plain(bar) for bar in bars] == [
+        "None:1/2", "None:1/2", "None:1/2", "67:1/8 None:3/8", "67:1/8 None:3/8", "67:1/4 None:1/4",
+        "67:1/8 67:1/8 None:1/4",
+    ]  # fmt: skip
+    silent = judged('"D"A8', 'z8|z8|z8|z4z4|z2z6|z8|"D"A4D4|', "D", Fraction(4, 4), frozenset())
+    assert (silent.bars, silent.form) == (1 / 7, 0)
+    assert silent.score == pytest.approx(5 / 42)
 
 
 @pytest.mark.parametrize("hostile", ["", "|||", "z4|" * 7, "I cannot sing", "A" * 5000, "[GBd]4", "一二三"])
@@ -246,6 +270,19 @@ def test_a_folder_without_tunes(tmp_path):
         list(Tunes(tmp_path).rows("train"))
 
 
+@pytest.mark.parametrize("head", ["M:none\nL:1/8", "M:4/0\nL:1/8", "M:2/4\nL:1/0", "M:2/4\nL:crotchet"])
+def test_free_time_is_left_out(tmp_path, head):
+    (tmp_path / "a.abc").write_text(FILE + f"\n\nX:5\nT:Free\n{head}\nK:G\n" + "GABc|" * 8, encoding="latin-1")
+    titles = {row["title"] for split in ("train", "eval") for row in Tunes(tmp_path).rows(split)}
+    assert titles == {"The First", "The Fourth"}
+
+
+def test_files_without_a_strain(tmp_path):
+    (tmp_path / "a.abc").write_text("T:No number\nM:2/4\nK:G\n" + "GABc|" * 8)
+    with pytest.raises(DataError, match=r"no strain of 8 bars .* X, M and K in 1 \.abc files, such as a\.abc"):
+        list(Tunes(tmp_path).rows("train"))
+
+
 @pytest.mark.shared
 def test_the_real_tunes(shared):
     tunes = Tunes(shared / "data/nottingham-abc")
@@ -256,5 +293,6 @@ def test_the_real_tunes(shared):
     said = [tunes.read(row, row["music"]) for row in held]
     found = tunes.measures(held, said)
     assert found["bars"] == 1
+    assert sum(verdict.score for verdict in said) / 240 == pytest.approx(0.894, abs=0.001)
     assert found["key"] > 0.95
     assert found["original"] > 0.95

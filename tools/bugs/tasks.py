@@ -185,7 +185,7 @@ TASKS = [
     Mutant(
         "numbers-held-out-are-not",
         "tasks/sums.py",
-        'and held_out(str([*numbers.values()])) == (split == "eval"):',
+        'and held_out(str(sorted(numbers.values()))) == (split == "eval"):',
         "and True:",
         SUMS,
         "held-out problems calculate with what was trained on",

@@ -13,6 +13,7 @@ from kedge.tasks.task import Row, Split, Task
 
 KS = range(2, 10)
 TESTS = 4
+"""Of each function on lists of any numbers; those about its own numbers are added."""
 
 
 @dataclass(frozen=True)
@@ -22,19 +23,24 @@ class Part:
     words: str
     code: str
     does: Callable[[Any], Any]
+    edges: tuple[int, ...] = ()
+    """Numbers that a function which is nearly right chooses wrongly."""
 
 
 def chosen() -> list[Part]:
     """Which numbers of a list."""
     return [
         Part("the numbers", "", lambda x: True),
-        Part("the even numbers", " if x % 2 == 0", lambda x: x % 2 == 0),
-        Part("the odd numbers", " if x % 2 == 1", lambda x: x % 2 == 1),
-        Part("the positive numbers", " if x > 0", lambda x: x > 0),
-        Part("the negative numbers", " if x < 0", lambda x: x < 0),
-        *(Part(f"the numbers above {k}", f" if x > {k}", partial(operator.lt, k)) for k in KS),
-        *(Part(f"the numbers below {k}", f" if x < {k}", partial(operator.gt, k)) for k in KS),
-        *(Part(f"the multiples of {k}", f" if x % {k} == 0", partial(_divides, k)) for k in KS),
+        Part("the even numbers", " if x % 2 == 0", lambda x: x % 2 == 0, (-1, 0, 1, 2)),
+        Part("the odd numbers", " if x % 2 == 1", lambda x: x % 2 == 1, (-1, 0, 1, 2)),
+        Part("the positive numbers", " if x > 0", lambda x: x > 0, (-1, 0, 1)),
+        Part("the negative numbers", " if x < 0", lambda x: x < 0, (-1, 0, 1)),
+        *(Part(f"the numbers above {k}", f" if x > {k}", partial(operator.lt, k), (k - 1, k, k + 1)) for k in KS),
+        *(Part(f"the numbers below {k}", f" if x < {k}", partial(operator.gt, k), (k - 1, k, k + 1)) for k in KS),
+        *(
+            Part(f"the multiples of {k}", f" if x % {k} == 0", partial(_divides, k), (-k, k - 1, k, k + 1, 2 * k))
+            for k in KS
+        ),
     ]
 
 
@@ -109,8 +115,18 @@ class Functions(Task):
 
 
 def _tests(rng: random.Random, gather: Part, change: Part, choose: Part) -> list[str]:
-    lists = [[rng.randint(-12, 20) for _ in range(rng.randint(5, 9))] for _ in range(TESTS)]
+    lists = [_numbers(rng, -12, 20) for _ in range(TESTS)]
+    lists += [[], *([edge] for edge in choose.edges), _numbers(rng, -20, -1), _numbers(rng, 1, 20)]
+    # Twice the same number, and one with its opposite, tell sets from lists and squares from doubles.
+    first, second, *rest = _numbers(rng, -12, 20)
+    crowd = [first, first, second, -second, *rest, *choose.edges]
+    rng.shuffle(crowd)
+    lists.append(crowd)
     return [f"assert f({xs}) == {gather.does([*map(change.does, filter(choose.does, xs))])!r}" for xs in lists]
+
+
+def _numbers(rng: random.Random, lowest: int, highest: int) -> list[int]:
+    return [rng.randint(lowest, highest) for _ in range(rng.randint(5, 9))]
 
 
 def _divides(k: int, x: int) -> bool:

@@ -10,29 +10,32 @@ from kedge.tasks.task import Row, Split, Task, held_out
 PEOPLE = ("Tom", "Mia", "Ben", "Lea", "Sam", "Zoe", "Max", "Eva")
 HELD = 1000
 """Problems that are held out."""
-THINGS = ("apples", "books", "coins", "cards", "shells", "stamps", "pens", "cakes")
+THINGS = ("apple", "book", "coin", "card", "shell", "stamp", "pen", "cake")
 KINDS = (
     ("{p} has {a} {t} and gets {b} more.", "a + b"),
-    ("{p} had {a} {t}, of which {q} took {b}.", "a - b"),
-    ("There are {a} {t} here and {b} there.", "a + b"),
-    ("{b} of the {a} {t} on the table fall down.", "a - b"),
+    ("{p} had {a} {t}, and {q} took {b} away.", "a - b"),
+    ("{p} sees {a} {t} here and {b} there.", "a + b"),
+    ("{p} takes {b} out of a box with {a} {t}.", "a - b"),
     ("{p} has {a} {t}, gets {b} more and loses {c}.", "a + b - c"),
     ("{p} has {a} {t}, gives {b} to {q} and finds {c}.", "a - b + c"),
     ("{p} has {a} {t}. {q} brings {b}, and then {c} more.", "a + b + c"),
-    ("{p} has {a} {t}. {b} break, and {c} are lost.", "a - b - c"),
-    ("{p} sells {b} of {a} {t} and buys {c}.", "a - b + c"),
-    ("From a box of {a} {t}, {p} takes {b} and {q} takes {c}.", "a - b - c"),
-    ("{p} picks {a} {t}, {q} picks {b}, and {c} are bad.", "a + b - c"),
-    ("{a} {t} come on Monday, {b} on Tuesday, {c} on Friday.", "a + b + c"),
+    ("{p} has {a} {t}, breaks {b} and loses {c}.", "a - b - c"),
+    ("{p} sells {b} and buys {c}, having had {a} {t} before.", "a - b + c"),
+    ("From a box with {a} {t}, {p} takes {b} and {q} takes {c}.", "a - b - c"),
+    ("{p} picks {a} {t}, {q} picks {b}, and they lose {c}.", "a + b - c"),
+    ("{p} gets {a} {t} on Monday, {b} on Tuesday, {c} on Friday.", "a + b + c"),
 )
-"""Of problems: a text, and what is to be calculated."""
+"""Of problems: a text, and what is to be calculated. No verb goes by a number, and only ``{a}`` has a thing behind it:
+any number reads rightly there."""
 
 
 class Sums(Task):
     """School arithmetic in words, a step a line, to be answered with a number after ####, as GSM8K has it.
 
-    A teacher has written out some problems; of many more only the result is known, by which PPO learns. A fifth of all
-    numbers that a problem can have is held out: whatever its wording, nothing that is trained on calculates with them.
+    A teacher has written out some problems; of many more only the result is known, by which PPO learns. What is held
+    out are combinations: a fifth of all the twos and threes of numbers that a problem can have. No problem that is
+    trained on has just these numbers, whatever its wording and their order; a single step of it, such as 2 + 5 = 7, may
+    be seen within a longer one.
 
     Args:
         shown: problems that are written out.
@@ -71,10 +74,11 @@ def _problem(rng: random.Random, split: Split) -> Row:
     while True:
         numbers = {name: rng.randint(1, 9) for name in what.split()[::2]}
         steps = _steps(what, numbers)
-        if min(value for _, value in steps) >= 0 and held_out(str([*numbers.values()])) == (split == "eval"):
+        if min(value for _, value in steps) >= 0 and held_out(str(sorted(numbers.values()))) == (split == "eval"):
             break
     p, q = rng.sample(PEOPLE, 2)
-    text = shape.format(p=p, q=q, t=rng.choice(THINGS), **numbers)
+    thing = rng.choice(THINGS)
+    text = shape.format(p=p, q=q, t=thing if numbers["a"] == 1 else f"{thing}s", **numbers)
     return {"text": text, "steps": "\n".join(step for step, _ in steps), "result": steps[-1][1]}
 
 

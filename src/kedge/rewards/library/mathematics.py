@@ -32,7 +32,8 @@ def comes_to(text: str, expected: str, *, marked: bool = False) -> bool:
         text: an answer. Its result stands after the last ``####`` (GSM8K), else in the last ``\\boxed{}``, else it is
             the last number or formula.
         expected: a number or formula, or a whole solution that has it in one of these places.
-        marked: a result counts only after ``####`` or in ``\\boxed{}``.
+        marked: a result counts only after ``####`` or in ``\\boxed{}``; where the expected one is a plain number, as
+            GSM8K's are, as a plain number only: ``#### 2 + 5`` is not yet worked out.
     """
     mine, right = result_of(text, marked=marked), result_of(expected)
     if mine is None or right is None:
@@ -40,6 +41,8 @@ def comes_to(text: str, expected: str, *, marked: bool = False) -> bool:
     numbers = as_number(mine), as_number(right)
     if None not in numbers:
         return numbers[0] == numbers[1]
+    if marked and numbers[1] is not None:
+        return False
     return not _ENORMOUS.search(mine) and _equal(right, mine)
 
 
@@ -104,7 +107,8 @@ class Math(TextSpec):
     column: str = "answer"
     """Of the data: a number, formula, or whole solution with ``####`` or a box; or a list, any of it right."""
     marked: bool = False
-    """A result counts only after ``####`` or in ``\\boxed{}``, and not as the last number of a text."""
+    """A result counts only after ``####`` or in ``\\boxed{}``, not as the last number of a text; and where a plain
+    number is expected, as a plain number only: ``#### 2 + 5`` does not count as 7."""
 
     def wanted(self) -> Mapping[str, str]:
         return {"column": self.column}

@@ -45,6 +45,11 @@ class Bar:
         """In whole notes."""
         return sum((note.length for note in self.notes), Fraction())
 
+    @property
+    def sounding(self) -> Fraction:
+        """The length without rests."""
+        return sum((note.length for note in self.notes if note.pitch is not None), Fraction())
+
 
 class AbcError(ValueError):
     """What is written is no tune."""
@@ -157,10 +162,10 @@ def _pitch(note: str, in_key: dict[str, int], altered: dict[str, int]) -> int | 
 def _length(text: str) -> Fraction:
     """``3/2``, ``/2``, ``//``, ``2`` or nothing."""
     above, slash, below = text.partition("/")
-    under = int(below) if below.isdigit() else 2 ** (1 + len(below)) if slash else 1
-    if not under:
+    over, under = int(above or 1), int(below) if below.isdigit() else 2 ** (1 + len(below)) if slash else 1
+    if not over or not under:
         raise AbcError(f"no length {text!r}")
-    return Fraction(int(above or 1), under)
+    return Fraction(over, under)
 
 
 def _length_text(length: Fraction) -> str:

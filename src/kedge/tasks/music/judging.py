@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from kedge.tasks.music.abc import AbcError, Bar, chord_notes, read_bars, scale, tonic
 
@@ -11,6 +11,8 @@ BARS = 8
 """Of a strain."""
 MOVING = 2 / 3
 """Of the time; in the tunes of the database it is nearly always more."""
+SOUNDING = Fraction(1, 2)
+"""Of a bar; in the tunes of the database it is nearly always more. Silence is in any key, and beside no chord."""
 COPIED = 4
 """Bars in a row that make a copy of another tune."""
 
@@ -23,7 +25,8 @@ class Verdict:
     """Shares, 0..1."""
 
     bars: float
-    """Of the bars that were to be written, those that are as long as the metre says; bars too many count as wrong."""
+    """Of the bars that were to be written, those that are as long as the metre says, at least :data:`SOUNDING` of it no
+    rest; bars too many count as wrong."""
     key: float
     """Of the notes, those of the key."""
     harmony: float
@@ -73,7 +76,8 @@ def judged(opening: str, music: str, key: str, metre: Fraction, known: frozenset
     if not pitches:
         return NOTHING
     wanted = BARS - len(given)
-    right = sum(bar.length == metre for bar in own[:wanted]) / max(wanted, len(own))
+    in_time = [bar.length == metre and bar.sounding >= SOUNDING * metre for bar in own[:wanted]]
+    right = sum(in_time) / max(wanted, len(own))
     in_key = {step % 12 for step in scale(key).values()}
     texts = [plain(bar) for bar in [*given, *own]]
     return Verdict(
@@ -98,8 +102,12 @@ def passages(bars: Sequence[str]) -> set[tuple[str, ...]]:
 
 
 def plain(bar: Bar) -> str:
-    """What is played in a bar: melody and rhythm, however it is written."""
-    return " ".join(f"{note.pitch}:{note.length}" for note in bar.notes)
+    """What is played in a bar: melody and rhythm, however it is written; rests in a row are one."""
+    sounds = [
+        (pitch, [sum((note.length for note in notes), Fraction())] if pitch is None else [n.length for n in notes])
+        for pitch, notes in ((pitch, [*group]) for pitch, group in groupby(bar.notes, key=lambda note: note.pitch))
+    ]
+    return " ".join(f"{pitch}:{length}" for pitch, lengths in sounds for length in lengths)
 
 
 def _in_harmony(bars: Sequence[Bar]) -> float:

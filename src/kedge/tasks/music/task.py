@@ -22,6 +22,7 @@ GIVEN = 1
 """Bars of a strain that the policy is given."""
 
 _STRAIN_ENDS = re.compile(r"\|\||:\|:?|::|\|:|\|\]|\|?\s*\[2")
+_FRACTION = re.compile(r"[1-9]\d{0,3}/[1-9]\d{0,3}")
 _METRES: Mapping[str, str] = {"C": "4/4", "C|": "2/2"}
 
 
@@ -113,6 +114,9 @@ class Tunes(FolderTask):
                     if (row["key"], row["music"]) not in seen:
                         seen.add((row["key"], row["music"]))
                         found["eval" if held else "train"].append({"title": title, **row})
+        if not seen:
+            what = f"no strain of {BARS} bars in time with the fields X, M and K in {len(files)} .abc files"
+            raise DataError(f"{self.folder}: {what}, such as {files[0].name}; {self.needs}")
         asked = {self.prompt(row) for row in found["train"]}  # tunes may begin with the same bar
         return found | {"eval": [row for row in found["eval"] if self.prompt(row) not in asked]}
 
@@ -124,6 +128,8 @@ def _strains_of(tune: str) -> Iterator[Row]:
     if len(head) < len(fields_of) or not {"M", "K"} <= head.keys():
         return
     metre = _METRES.get(head["M"], head["M"])
+    if not all(_FRACTION.fullmatch(text) for text in (metre, head.get("L", "1/8"))):
+        return  # M:none is free time
     unit = Fraction(head["L"]) if "L" in head else (UNIT if Fraction(metre) >= Fraction(3, 4) else UNIT / 2)
     lines = [line.partition("%")[0].rstrip("\\") for line in tune.splitlines() if not re.match(r"[A-Za-z]:", line)]
     for strain in _STRAIN_ENDS.split("".join(lines)):
