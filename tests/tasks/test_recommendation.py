@@ -52,10 +52,9 @@ def test_the_prompt_and_the_lists(task):
         "FilmW FilmX FilmY\n=>"
     )
     # Both like C and D, one B and E. What they liked last, A and B and E and F, does not count.
-    assert task.baseline(row).split()[:5] == film(*"CDBEA")
-    assert task.demonstration(row) == task.baseline(row)
+    assert task.demonstration(row).split()[:5] == film(*"CDBEA")
     # Ada likes F to J, and C, D, E: of those E has the fewest other likers.
-    assert task.neighbours(row).split()[:4] == film(*"ECDA")
+    assert task.baseline(row).split()[:4] == film(*"ECDA")
 
 
 def judged(task, row, answer):
@@ -116,7 +115,7 @@ def test_the_real_rows(shared):
     assert (len(task.all_rows("train")), len(held)) == (8583, 977)
     relevant = [row["relevant"] for row in held]
     found = {}
-    for rank in (task.baseline, task.neighbours):
+    for rank in (task.demonstration, task.baseline):
         scores = ndcg_at_10(held, [rank(row) for row in held], relevant)
         found[rank.__name__] = sum(scores) / len(held)
-    assert found == pytest.approx({"baseline": 0.309, "neighbours": 0.461}, abs=0.001)
+    assert found == pytest.approx({"demonstration": 0.309, "baseline": 0.461}, abs=0.001)

@@ -58,13 +58,13 @@ class Recommendation(FolderTask):
 
     The demonstrations are the lists of a system that is in use, and shows what most people like: SFT comes to do as it
     does. Better lists nobody has written. The reward is NDCG@10 by what users liked next, and half of the share of the
-    candidates' genres that the list has. The baseline is that system, too; :meth:`neighbours` is item-kNN, from all
-    users' likes, and the one to beat.
+    candidates' genres that the list has. The baseline is item-kNN (Sarwar et al. 2001), from all users' likes.
 
     A title is written as one word of letters (``PulpFiction``), so that a tokenizer made for these has a token for it.
     """
 
     name = "recommendation"
+    primary_metric = "ndcg_at_10"
     needs = "the folder of MovieLens latest-small with movies.csv and ratings.csv (GroupLens: research)"
     new: ClassVar[Mapping[str, Any]] = {"vocabulary": 1500, "positions": 64}
     sft: ClassVar[Mapping[str, Any]] = {"epochs": 3.0, "batch_size": 32, "learning_rate": 3e-3, "warmup_steps": 50}
@@ -108,14 +108,11 @@ class Recommendation(FolderTask):
         ]
 
     def demonstration(self, row: Row) -> str:
-        return self.baseline(row)
-
-    def baseline(self, row: Row) -> str:
         """What most users like."""
         return self._best(row, {film: float(len(self._likers[film])) for film in row["candidates"]})
 
-    def neighbours(self, row: Row) -> str:
-        """Item-kNN (Sarwar et al. 2001): the films that have most likers in common with those five, by the cosine."""
+    def baseline(self, row: Row) -> str:
+        """The films that have most likers in common with those five, by the cosine."""
         return self._best(row, {
             film: sum(_cosine(self._likers[film], self._likers[other]) for other in row["liked"])
             for film in row["candidates"]
