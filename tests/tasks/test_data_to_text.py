@@ -65,6 +65,11 @@ def test_what_is_held_out_is_not_trained_on(e2e):
         ("NAME " * 30, 3),
         ("NAME ist eine Kneipe.", 3),
         ("Named KINDLY", 4),
+        ("NAME is not a KIND, not rated 3 out of 5, and not family-friendly.", 2),  # both denied
+        ("NAME is a KIND, average, with a rating of 3 out of 5, for adults.", 0),  # the word besides the number
+        ("NAME is an average KIND for adults.", 1),  # the word alone
+        ("NAME is a KIND with 3 out of 5 stars, unsuitable for children.", 0),
+        ("NAME is a KIND with 3 out of 5  stars. It is not cheap and family-friendly.", 1),
     ],
 )
 def test_slot_errors(text, errors):
@@ -82,12 +87,52 @@ def test_slot_errors(text, errors):
         ("customer rating", "high", ["highly rated", "a high customer rating"]),
         ("customer rating", "average", ["an average rating"]),
         ("area", "city centre", ["in the center of the city", "central"]),
-        ("familyFriendly", "yes", ["good for kids", "family friendly"]),
+        ("priceRange", "cheap", ["is not expensive", "is low in price", "isn't too expensive", "has a low price"]),
+        ("priceRange", "less than £20", ["costs less than 20 pounds", "£20 or less", "is cheap, under £20"]),
+        ("priceRange", "more than £30", ["above 30 euros", "has high prices of £30 or more"]),
+        ("priceRange", "moderate", ["has average prices", "The prices are average.", "is fairly priced"]),
+        ("customer rating", "high", ["Customers rate it highly.", "is highly recommended", "has top-rated dishes"]),
+        ("customer rating", "low", ["has a low rating", "Customers rate it poorly.", "has low reviews"]),
+        ("customer rating", "average", ["has moderate ratings"]),
+        ("familyFriendly", "yes", ["good for kids", "family friendly", "not cheap but family-friendly"]),
+        ("familyFriendly", "no", ["child free", "unsuitable for children", "for adults", "Don't bring the kids."]),
         ("familyFriendly", "no", ["non family-friendly", "Families are not welcome.", "isn't for children"]),
     ],
 )
 def test_ways_to_say_a_value(slot, value, texts):
     assert [slot_errors(f"NAME {text}", {"name": "NAME", slot: value}) for text in texts] == [0] * len(texts)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "is not near NEAR",
+        "isn't close to NEAR",
+        "is not cheap",
+        "is not by the river",
+        "has no FOOD",
+        "doesn't serve FOOD",
+    ],
+)
+def test_what_is_denied_is_not_said(text):
+    """Neither the fact nor another: what is asked for is an error, what is not asked for is none."""
+    facts = {"near": "NEAR", "priceRange": "cheap", "area": "riverside", "food": "FOOD"}
+    assert slot_errors(f"NAME {text}.", {"name": "NAME"}) == 0
+    assert slot_errors(f"NAME {text}.", {"name": "NAME", **facts}) == 4
+
+
+def test_words_beside_each_other_are_for_bleu_to_punish(e2e):
+    facts = {"name": "NAME", "near": "NEAR", "eatType": "KIND", "food": "FOOD", "area": "riverside"}
+    facts |= {"priceRange": "cheap", "customer rating": "high", "familyFriendly": "yes"}
+    salad, good = "NAME NEAR KIND FOOD river cheap high rat family", "NAME is a cheap KIND near NEAR by the river."
+    assert slot_errors(salad, facts) == 0
+    prompts = read_prompts(
+        [{"prompt": "?", "facts": facts, "reference": [f"{good} Families rate its FOOD highly."]}] * 2
+    )
+    answers = [Completion([], [], [], text, "eos") for text in (salad, f"{good} Its FOOD is rated high by families.")]
+    bad, fine = judge_answers(prompts, answers, e2e.judges()).scores["score"]
+    assert bad < 1.05
+    assert fine > 1.2
 
 
 def test_the_reward(e2e):
@@ -144,5 +189,7 @@ def test_the_real_rows_and_the_baseline(shared):
     assert sum(len(row["reference"]) for row in held) == 4693
     assert len(list(e2e.rows("train"))) == 3891
     assert [slot_errors(e2e.baseline(row), row["facts"]) for row in held] == [0] * 96
+    errors = [slot_errors(text, row["facts"]) > 0 for row in held for text in row["reference"]]
+    assert sum(errors) / 4693 == pytest.approx(0.405, abs=0.005)  # people leave facts out, and get some wrong
     whole = [row for row in held if len(row["facts"]) == 8]
     assert e2e.baseline(whole[0]).startswith(" NAME is a non-family-friendly FOOD KIND in the city centre near")

@@ -4,10 +4,10 @@ import pytest
 from seqeval.metrics import f1_score
 
 from kedge.data.records import read_prompts
-from kedge.errors import DataError
+from kedge.errors import DataError, RewardError
 from kedge.evaluation.evaluate import judge_answers
 from kedge.sampling.completion import Completion
-from kedge.tasks.entities import NamedEntities, entities_in, names_in, spans_of, written
+from kedge.tasks.entities import NamedEntities, entities_in, entity_f1, names_in, spans_of, written
 
 SENTENCE = """#doc 1
 0	Dennis	B-Peop	['N']	[0]
@@ -125,6 +125,23 @@ def test_a_folder_without_it_says_what_is_missing(tmp_path):
     (tmp_path / "train.txt").write_text("#doc\nDennis DeConcini\n")
     with pytest.raises(DataError, match=r"train\.txt: line 2 has no number, word and tag"):
         NamedEntities(tmp_path).all_rows("train")
+
+
+@pytest.mark.parametrize("tag", ["B-Per", "Peop", "B", "b-Peop", "E-Loc", ""])
+def test_a_tag_that_is_none(tmp_path, tag):
+    (tmp_path / "train.txt").write_text(SENTENCE.replace("B-Peop", tag))
+    said = rf"train\.txt: line 2, third cell: tag '{tag}' is not O, or B- or I- and one of Loc, Org, Other, Peop"
+    with pytest.raises(DataError, match=said):
+        NamedEntities(tmp_path).all_rows("train")
+
+
+@pytest.mark.parametrize("answer", ["I do not know", "Per 1", "1 Per", ";;", "Loc", "0 Loc", "-1 Loc", "Loc 1-"])
+def test_nonsense_is_never_right(answer):
+    for right in ("Loc 1", "Peop 1; Loc 2"):
+        assert entity_f1([""], [answer], entities=[right], names=[[(1, 1)]]) == [0.0]
+    for wrong in ("Per 1", "Peop 1; I do not know"):
+        with pytest.raises(RewardError, match=rf"entities '{wrong}' are not written as"):
+            entity_f1([""], [answer], entities=[wrong], names=[[(1, 1)]])
 
 
 @pytest.mark.shared

@@ -132,6 +132,12 @@ def test_rows_in_squads_format(xquad):
     assert [row["answer"] for row in xquad.rows("train")] == [["Jo1"], ["Jo2"], ["Jo3"], ["Jo4"]] * 2
 
 
+def test_what_the_sentence_does_not_say_is_not_demonstrated(xquad):
+    row = {"text": "Its mayor is Jo0.", "question": "Who is the mayor?", "answer": ["Ann", "Jo0"]}
+    assert xquad.demonstration(row) == " Jo0"
+    assert xquad.demonstration({**row, "answer": ["Ann"]}) is None
+
+
 def test_the_sentence_that_is_read():
     text = "巴黎在法国。罗马是意大利的首都。"
     assert nearest_sentence(text, "意大利的首都是哪里？") == "罗马是意大利的首都"
@@ -156,6 +162,7 @@ def test_the_real_rows(shared):
     train, held = (list(xquad.rows(split)) for split in ("train", "eval"))
     assert len(train) + len(held) == 2 * 1190
     said = [any(answer in row["text"] for answer in row["answer"]) for row in held]
-    assert sum(said) / len(said) > 0.7
+    assert (sum(said), len(said)) == (472, 582)
+    assert len(xquad.demonstrations()) == 1423
     scores = f1(["?"] * 60, [xquad.baseline(row) for row in held[:60]], [row["answer"] for row in held[:60]])
     assert sum(scores) / 60 > 0.1

@@ -42,7 +42,8 @@ class Augmentation(FolderTask):
     SFT learns to write a text like its two neighbours from texts without labels. The reward is how much surer of 20
     labelled texts a class the classifier is once it has the new one too, and nothing for a copy; ``gain`` is what the
     accuracy on the published test set gains by all answers together. The classifier is the nearest centroid of TF-IDF
-    vectors (Rocchio 1971). The baseline is easy data augmentation (Wei and Zou 2019): a swap, and a deletion.
+    vectors (Rocchio 1971). The baseline is easy data augmentation (Wei and Zou 2019) of the first text: a swap, a
+    deletion, and an insertion; the word that is inserted is the second text's, without which it would be a copy.
     """
 
     name = "augmentation"
@@ -72,12 +73,14 @@ class Augmentation(FolderTask):
 
     def baseline(self, row: Row) -> str:
         rng = random.Random(" ".join(row["examples"]))
-        words = row["examples"][0].split()
-        if len(words) < 2:
-            return " ".join(words)
-        i, j = rng.sample(range(len(words)), 2)
-        words[i], words[j] = words[j], words[i]
-        del words[rng.randrange(len(words))]
+        first, second = row["examples"]
+        words, known = first.split(), set(normalised(first).split())
+        if len(words) > 1:
+            i, j = rng.sample(range(len(words)), 2)
+            words[i], words[j] = words[j], words[i]
+            del words[rng.randrange(len(words))]
+        if new := [word for word in second.split() if normalised(word) and normalised(word) not in known]:
+            words.insert(rng.randint(0, len(words)), rng.choice(new))
         return " ".join(words)
 
     @property
@@ -103,7 +106,7 @@ class Augmentation(FolderTask):
 
     def gain(self, prompts: Sequence[str], completions: Sequence[str], label: Sequence[str]) -> list[float]:
         """What the accuracy on the test set gains by all the answers together, in parts: each answer stands for a share
-        of its label's test texts, and their mean is the gain."""
+        of its label's test texts, all of them for those of labels without an answer, and their mean is the gain."""
         more = self._classifier.right(self._classifier.vectors(completions), label)
         changes = more.astype(float) - self._classifier.right(self._classifier.vectors([]), [])
         return self._classifier.shared_out(changes, label)
@@ -177,17 +180,22 @@ class Centroids:
         return (self._test @ centroids.T).argmax(1) == self._test_right
 
     def shared_out(self, values: Any, labels: Sequence[str]) -> list[float]:
-        """Values of the tests, to answers of their labels, in turn: ``N / tests`` times the sum of each one's, so that
-        the mean of all N is that of the tests, where every label has an answer."""
+        """Values of the tests, to answers of their labels, in turn, and evenly to all where a label has no answer: an
+        answer takes tests away from other labels, too. ``N / tests`` times the sum of each one's, so that the mean of
+        all N is that of the tests."""
         sums, turns = [0.0] * len(labels), defaultdict(list)
         for place, label in enumerate(labels):
             turns[self.labels.index(label)].append(place)
         met: dict[int, int] = defaultdict(int)
+        elsewhere = 0.0
         for which, value in zip(self._test_right.tolist(), values.tolist(), strict=True):
             if which in turns:
                 places = turns[which]
                 sums[places[met[which] % len(places)]] += value
                 met[which] += 1
+            else:
+                elsewhere += value
+        sums = [each + elsewhere / len(labels) for each in sums]
         return [len(labels) * each / len(values) for each in sums]
 
     def _summed(self, vectors: Any, labels: Sequence[str]) -> Any:
@@ -207,7 +215,8 @@ def copies(prompts: Sequence[str], completions: Sequence[str], examples: Sequenc
 
 
 def is_copy(text: str, examples: Sequence[str]) -> bool:
-    """Whether it has nothing but the words of one of the examples, or nothing at all."""
+    """Whether it has nothing but words of one of the examples, in any order, or nothing at all: one word left out would
+    else be a cheap way to be paid for copying."""
     words = set(normalised(text).split())
     return not words or any(words <= set(normalised(example).split()) for example in examples)
 

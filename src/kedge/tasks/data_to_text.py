@@ -14,38 +14,63 @@ from kedge.tasks.task import Row, Split
 PLACES = {"name": "NAME", "near": "NEAR", "eatType": "KIND", "food": "FOOD"}
 """Slots whose values the policy neither sees nor says: it writes these words, and the values are put in after."""
 
-_STARS = r"( stars?)? ?(out )?(of|/) ?(5|five)"
-_RATED = r"\brat(ed|ing|ings)( is| are| of)? (as )?"
-_JUDGED = r"(customer |quality )?(rat|review|scor|recommend|regard)"
-_PRICES = r"\bpric(es?|ing|ed)( range)?( is| are)?( in| on)?( the)? "
+_NOT = r"\b(?:not|no|non|never|without|cannot|\w+n['’]t)\b"
+_BETWEEN = (
+    "all|an?|any|as|at|be|by|close|find|great|have|having|in|located|near|offer|on|overly|particularly|priced|quite|rated"
+    "|really|sell|serve|situated|so|that|the|to|too|very"
+)
+_DENIED = re.compile(rf"{_NOT}(?: (?:{_BETWEEN}))* $", re.IGNORECASE)
+"""What stands before something that is not so."""
+
+_STARS = r"(?: stars?)? ?(?:out )?(?:of|/) ?(?:5|five)"
+_STAR = r"[ -]star"
+_RATED = r"\brat(?:e|ed|es|ing|ings)(?: it| is| are| of| was| them)*(?: as| very| quite| so)* "
+_JUDGED = r"(?:customer |quality |user )*(?:satisfaction )?(?:rat|rank|review|scor|recommend|regard)"
+_PRICES = r"\bpric(?:es?|ing|ed)(?: range)?(?: is| are| of)?(?: in| on| at)?(?: the)?(?: quite| very| fairly)? "
+_POUNDS = r"(?:£ ?|e|gbp ?)?"
 
 SAID: Mapping[str, Mapping[str, str]] = {
     "area": {
         "riverside": r"\briver",
-        "city centre": r"\bcity|\btown|\bcent(re|er|ral)\b",
+        "city centre": r"\bcity|\btown|\bcent(?:re|er|ral)\b",
     },
     "priceRange": {
-        "cheap": rf"\bcheap|\binexpensive|\blow(er)?[ -](cost|pric)|\baffordabl|{_PRICES}low\b",
-        "less than £20": r"(less than|under|below|lower than|cheaper than|up to) ?£ ?20\b",
-        "moderate": r"\bmoderate|\bmid[ -]?(dle|range|price)|\breasonabl|\baverage(ly)?[ -]price|\bmedium",
-        "£20-25": r"20 ?(-|–|to|and) ?£? ?25\b",
-        "high": rf"\bhigh(er|ly)?[ -](end|cost|pric)|{_PRICES}high|\bexpensive|\bpricey",
-        "more than £30": r"(more than|over|above|at least|higher than) ?£ ?30\b|£ ?30 (or|and) (more|up|over)",
+        "cheap": rf"\bcheap|\binexpensive|\blow(?:er)?[ -](?:in )?(?:cost|pric)|\baffordabl|\bbudget|{_PRICES}low\b"
+        rf"|{_NOT}(?: (?:{_BETWEEN}))* (?:expensive|pricey)",
+        "less than £20": rf"(?:less th[ae][nt]|under|below|lower than|cheaper than|up to|no more than) {_POUNDS}20\b"
+        r"|20 (?:pounds )?(?:or|and) (?:less|under|below|lower)",
+        "moderate": rf"\bmoderate(?!(?:ly)? {_JUDGED})|\bmid[ -]?(?:dle|range|pric)|\breasonabl|\bfair(?:ly)? pric"
+        rf"|\baverage(?:ly)?[ -](?:pric|cost)|\bmedium|{_PRICES}(?:average|fair)",
+        "£20-25": r"20 ?(?:pounds )?(?:-|–|to|and) ?£? ?25\b",
+        "high": rf"\bhigh(?:er|ly)?[ -](?:end|cost|pric)|{_PRICES}high|\bexpensive|\bpricey",
+        "more than £30": rf"(?:more th[ae]n|over|above|at least|higher than|upwards of|exceed\w*) {_POUNDS}30\b"
+        r"|30 (?:pounds )?(?:or|and) (?:more|up|over|above|higher)|\b30\+",
     },
     "customer rating": {
-        "low": rf"\blow(er|ly)?[ -]{_JUDGED}|{_RATED}(low|poor)|\bpoor",
-        "1 out of 5": rf"\b(1|one){_STARS}|\b(1|one)[ -]star",
-        "average": r"\baverage(?!(ly)?[ -]price)",
-        "3 out of 5": rf"\b(3|three){_STARS}|\b(3|three)[ -]star",
-        "high": rf"\bhigh(er|ly)?[ -]{_JUDGED}|{_RATED}high|\bwell[ -]rated",
-        "5 out of 5": rf"\b(5|five){_STARS}|\b(5|five)[ -]star",
+        "low": rf"\blow(?:er|ly)?[ -]{_JUDGED}|{_RATED}(?:low|poor|bad)|\bpoor|\bbad(?:ly)? {_JUDGED}",
+        "1 out of 5": rf"\b(?:1|one){_STARS}|\b(?:1|one){_STAR}",
+        "average": r"(?<!price )(?<!prices )(?<!prices are )(?<!range )(?<!range is )\baverage"
+        rf"(?!(?:ly)?[ -](?:pric|cost|meal))|\bmoderate(?:ly)? {_JUDGED}",
+        "3 out of 5": rf"\b(?:3|three){_STARS}|\b(?:3|three){_STAR}",
+        "high": rf"\bhigh(?:er|ly)?[ -]{_JUDGED}|{_RATED}high|\bwell[ -]rated|\btop[ -]rated",
+        "5 out of 5": rf"\b(?:5|five){_STARS}|(?<!of )(?<!/)\b(?:5|five){_STAR}",
     },
 }
 """How people say a value: patterns of lower-case text."""
+WORDS: Mapping[str, str] = {
+    "less than £20": "cheap", "£20-25": "moderate", "more than £30": "high",
+    "1 out of 5": "low", "3 out of 5": "average", "5 out of 5": "high",
+}  # fmt: skip
+"""What may be said besides a number: a high rating of 5 out of 5. Alone it does not say which."""
 
-_FAMILIES = r"\b(famil|child|kid)"
-_NOT = r"\b(not|no|non|isn.t|aren.t|doesn.t|don.t|without|never|adults?|un)\b"
-_REFUSED = rf"{_NOT}[^.]{{0,40}}?{_FAMILIES}|{_FAMILIES}\w*[ -](\w+ )?(not|un)|\badults?[ -]only"
+_FAMILIES = r"\b(?:famil|child|kid)"
+_REFUSED = (
+    rf"{_NOT}(?:[ -]+(?!(?:and|but|is|it|with)\b)[\w'’]+){{0,6}}?[ -]+{_FAMILIES}"
+    rf"|{_FAMILIES}\w*(?: (?:and|or|with) \w+)?(?: \w+)?(?: not\b| ?{_NOT})"
+    rf"|{_FAMILIES}\w*(?: are| is)?[ -](?:free\b|un|prohibited|forbidden|discouraged)"
+    rf"|\bun(?:fit|friendly|suit|welcom)\w* (?:for|to) (?:\w+ )?{_FAMILIES}|\badults?[ -]only|\bonly (?:for )?adults"
+)
+"""How people say that families are not welcome."""
 
 
 def facts_of(mr: str) -> dict[str, str]:
@@ -62,20 +87,32 @@ def delexicalised(text: str, facts: Mapping[str, str]) -> str:
 
 
 def slot_errors(text: str, facts: Mapping[str, str]) -> int:
-    """Slots that are not said, or said wrongly, or said though there is no such fact."""
-    named = [bool(re.search(rf"\b{place}\b", text)) == (slot in facts) for slot, place in PLACES.items()]
+    """Slots that are not said, said wrongly or denied, or said though there is no such fact (the slot error rate of
+    Dušek et al. 2019, by patterns of our own). Words beside each other that make no sentence are not found out: ``NAME
+    NEAR KIND river cheap`` says what it says, and BLEU, the other part of the reward, pays it little."""
+    text = " ".join(text.split())
     said = text.casefold()
-    values = {slot: {value for value, way in ways.items() if re.search(way, said)} for slot, ways in SAID.items()}
+    named = [_is_said(rf"\b{place}\b", text) == (slot in facts) for slot, place in PLACES.items()]
+    values = {slot: {value for value, way in ways.items() if _is_said(way, said)} for slot, ways in SAID.items()}
     values["familyFriendly"] = said_of_families(said)
-    right = [those == ({facts[slot]} if slot in facts else set()) for slot, those in values.items()]
+    right = [
+        slot in facts and those - {WORDS.get(facts[slot])} == {facts[slot]} if those else slot not in facts
+        for slot, those in values.items()
+    ]
     return [*named, *right].count(False)
+
+
+def _is_said(way: str, text: str) -> bool:
+    return any(not _DENIED.search(text[: match.start()]) for match in re.finditer(way, text))
 
 
 def said_of_families(said: str) -> set[str]:
     """``{"yes"}``, ``{"no"}``, or nothing."""
     if re.search(_REFUSED, said):
         return {"no"}
-    return {"yes"} if re.search(_FAMILIES, said) else set()
+    if re.search(_FAMILIES, said):
+        return {"yes"}
+    return {"no"} if re.search(r"\badults?\b", said) else set()
 
 
 def coverage(

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
-from kedge.errors import DataError
+from kedge.errors import DataError, RewardError
 from kedge.rewards.library.labels import f1
 from kedge.tasks.files import FolderTask
 from kedge.tasks.task import Row, Split
 
 TYPES = ("Loc", "Org", "Other", "Peop")
+_TAG = re.compile(rf"O|[BI]-({'|'.join(TYPES)})")
 LONGEST = 40
 """Words of a sentence; longer ones are left out, so that prompts stay short."""
 
@@ -73,9 +74,18 @@ def entity_f1(
     names: Sequence[Sequence[Span]],
     **_: Any,
 ) -> list[float]:
-    """F1 of the entities that an answer names, types and bounds being right, against those of the sentence."""
-    asked = zip(completions, entities, names, strict=True)
-    return [f1(entities_in(said, spans), entities_in(right, spans)) for said, right, spans in asked]
+    """F1 of the entities that an answer names, types and bounds being right, against those of the sentence.
+
+    Raises:
+        RewardError: those of the sentence are not written as entities are.
+    """
+    found = []
+    for said, right, spans in zip(completions, entities, names, strict=True):
+        expected = entities_in(right, spans)
+        if any(not kind for kind, *_ in expected):  # else any nonsense would be as good
+            raise RewardError(f"entities {right!r} are not written as 'Peop 2-3; Loc 7' is, of {', '.join(TYPES)}")
+        found.append(f1(entities_in(said, spans), expected))
+    return found
 
 
 class NamedEntities(FolderTask):
@@ -161,6 +171,9 @@ class NamedEntities(FolderTask):
                 cells = line.split("\t")
                 if len(cells) < 3:
                     raise DataError(f"{self.folder / name}: line {number} has no number, word and tag: {line!r}")
+                if not _TAG.fullmatch(cells[2]):
+                    known = f"O, or B- or I- and one of {', '.join(TYPES)}"
+                    raise DataError(f"{self.folder / name}: line {number}, third cell: tag {cells[2]!r} is not {known}")
                 words.append(cells[1])
                 tags.append(cells[2])
 

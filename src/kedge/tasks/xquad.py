@@ -18,7 +18,8 @@ class XQuAD(FolderTask):
     """Answer a question about a paragraph of Wikipedia with some words of it (XQuAD, Artetxe et al. 2020).
 
     Every fifth article is held out, in both languages; there is no published split. The policy reads the one sentence
-    that shares most with the question. A thousand questions are few for a small model from nothing; ``--model`` begins
+    that shares most with the question. It has an answer for 472 of the 582 rows that are held out (81 %): no policy can
+    answer the others word for word, but by chance; of those that are trained on, they are not demonstrated. A thousand questions are few for a small model from nothing; ``--model`` begins
     with a better one. The reward is exact match and token F1, the baseline a sliding window over all runs of up to
     three words that are not the question's.
     """
@@ -52,8 +53,8 @@ class XQuAD(FolderTask):
     def prompt(self, row: Row) -> Text:
         return f"{row['text']}\n{row['question']}\n=>"
 
-    def demonstration(self, row: Row) -> str:
-        return f" {row['answer'][0]}"
+    def demonstration(self, row: Row) -> str | None:
+        return next((f" {answer}" for answer in row["answer"] if answer in row["text"]), None)
 
     def baseline(self, row: Row) -> str:
         words = words_of(normalised(row["text"]))
