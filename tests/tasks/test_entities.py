@@ -33,6 +33,13 @@ def test_rows_prompt_and_demonstration(task):
     assert task.prompt(row) == "[1 Dennis DeConcini] of [2 Arizona] .\n=>"
     assert task.demonstration(row) == " 1 Peop 2 Loc"
     assert [len(row["words"]) for row in task.rows("eval")] == [3, 5]
+    assert task.demonstrations("eval") == []
+
+
+@pytest.mark.shared
+def test_one_sentence_in_six_is_demonstrated(shared):
+    task = NamedEntities(shared / "data/conll04")
+    assert (len(task.demonstrations()), len(task.all_rows("train"))) == (116, 694)
 
 
 def test_the_baseline_looks_names_up(task):
@@ -108,6 +115,7 @@ def test_what_may_be_names(text, names):
 
 def test_what_is_in_no_bracket_is_not_demonstrated(task):
     row = {"words": ["the", "Ides", "of", "March"], "names": [(2, 2), (4, 4)], "entities": "Other 2-4; Loc 4"}
+    row["shown"] = True
     assert task.demonstration(row) == " 1 - 2 Loc"
     assert task.demonstration({**row, "names": []}) == " -"
     assert task.read(row, "Other 2-4; Loc 4") == (2, 2, 2)
