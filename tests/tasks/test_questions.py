@@ -156,6 +156,23 @@ def test_a_folder_without_it_says_what_is_missing(tmp_path, xquad):
         next(iter(xquad.rows("train")))
 
 
+@pytest.mark.parametrize(
+    ("article", "said"),
+    [
+        ({"paragraphs": []}, "no questions"),
+        ({"title": "x"}, "KeyError.'paragraphs'"),
+        ({"paragraphs": [{**SQUAD["data"][0]["paragraphs"][0], "context": " "}]}, "an empty context"),
+        ({"paragraphs": [{"context": "x", "qas": [{"question": "Who?", "answers": []}]}]}, "or no answer, by .*'Who"),
+        ({"paragraphs": [{"context": "x", "qas": [{"answers": []}]}]}, "KeyError.'question'"),
+        ("x", "TypeError"),
+    ],
+)
+def test_an_article_of_another_form(tmp_path, xquad, article, said):
+    (tmp_path / "xquad.en.json").write_text(json.dumps({"data": [SQUAD["data"][0], article]}))
+    with pytest.raises(DataError, match=rf"xquad\.en\.json: article 2 of its data is not in SQuAD's format: .*{said}"):
+        list(xquad.rows("train"))
+
+
 @pytest.mark.shared
 def test_the_real_rows(shared):
     xquad = XQuAD(shared / "data/xquad")

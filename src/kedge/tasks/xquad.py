@@ -40,15 +40,16 @@ class XQuAD(FolderTask):
 
     def rows(self, split: Split) -> Iterable[Row]:
         for language in self.languages:
-            for number, article in enumerate(self._articles(f"xquad.{language}.json")):
+            name = f"xquad.{language}.json"
+            for number, article in enumerate(self._articles(name)):
                 if (number % 5 == 0) == (split == "eval"):
-                    for paragraph in article["paragraphs"]:
-                        for asked in paragraph["qas"]:
-                            yield {
-                                "text": nearest_sentence(paragraph["context"], asked["question"]),
-                                "question": asked["question"],
-                                "answer": [answer["text"] for answer in asked["answers"]],
-                            }
+                    try:
+                        yield from _rows_of(article)
+                    except (ValueError, KeyError, TypeError) as error:
+                        what = f"article {number + 1} of its data is not in SQuAD's format: {error!r}"
+                        raise DataError(
+                            f"{self.folder / name}: {what}; mend it or leave it out; {self.needs}"
+                        ) from None
 
     def prompt(self, row: Row) -> Text:
         return f"{row['text']}\n{row['question']}\n=>"
@@ -69,6 +70,19 @@ class XQuAD(FolderTask):
             return list(json.loads("\n".join(self.lines(name)))["data"])
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{self.folder / name}: is not in SQuAD's format: {error!r}; {self.needs}") from None
+
+
+def _rows_of(article: Mapping[str, Any]) -> list[Row]:
+    rows: list[Row] = []
+    for paragraph in article["paragraphs"]:
+        for asked in paragraph["qas"]:
+            context, question, answers = paragraph["context"], asked["question"], [a["text"] for a in asked["answers"]]
+            if not answers or not all(str(text).strip() for text in (context, question, *answers)):
+                raise ValueError(f"an empty context or question, or no answer, by question {question!r}")
+            rows.append({"text": nearest_sentence(context, question), "question": question, "answer": answers})
+    if not rows:
+        raise ValueError("no questions")
+    return rows
 
 
 def nearest_sentence(text: str, question: str) -> str:
