@@ -147,6 +147,22 @@ def test_a_folder_without_it(tmp_path):
         list(Augmentation(tmp_path).rows("train"))
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("train.csv", "text,label\nHi,x\n", "line 1: has no column 'category', but 'text', 'label'; name its columns"),
+        ("train.csv", "", "line 1: has no column 'text', but nothing"),
+        ("train.csv", "text,category\nHi,x\nHo,x\n", "only 2 texts of category 'x': 5 are examples"),
+        ("train.csv", "text,category\nHi,\n", "line 2: nothing in column 'category'"),
+        ("test.csv", "text,category\nHi,top_up\nHi,top_upp\n", "line 3: train.csv has no category 'top_upp'; did you"),
+    ],
+)
+def test_files_of_another_form(bank, tmp_path, name, content, said):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=rf"{name}: {said}.*; the folder of BANKING77"):
+        list(bank.rows("train"))
+
+
 @pytest.mark.shared
 def test_the_real_rows(shared):
     bank = Augmentation(shared / "data/banking77")

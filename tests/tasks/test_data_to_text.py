@@ -177,8 +177,25 @@ def test_a_folder_without_it_says_what_is_missing(tmp_path):
     with pytest.raises(DataError, match=r"neither testset_w_refs\.csv nor testset_w_refs\.csv\.gz; the folder of E2E"):
         next(iter(DataToText(tmp_path).rows("train")))
     (tmp_path / "testset_w_refs.csv").write_text("text\nhello\n")
-    with pytest.raises(DataError, match=r"testset_w_refs\.csv: row 2 has no mr"):
+    with pytest.raises(DataError, match=r"testset_w_refs\.csv: line 1: has no column 'mr', but 'text'"):
         next(iter(DataToText(tmp_path).rows("eval")))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("name The Mill,It is there.", r"line 3: column 'mr' has no name\[\.\.\.\]: 'name The Mill'; write facts as"),
+        ('"area[riverside]",It is there.', r"line 3: column 'mr' has no name"),
+        ("name[The Mill],", "line 3: nothing in column 'ref'"),
+        (",It is there.", "line 3: nothing in column 'mr'"),
+        ("name[The Mill]", "line 3: nothing in column 'ref'"),
+        ('"name[The Mill]" x,"It', "is no CSV in or behind line 2: .*; mend its quotes"),
+    ],
+)
+def test_a_row_that_is_none(tmp_path, line, said):
+    (tmp_path / "testset_w_refs.csv").write_text(f"{HEADER}{HELD}{line}\n")
+    with pytest.raises(DataError, match=rf"testset_w_refs\.csv: {said}.*; the folder of E2E"):
+        list(DataToText(tmp_path).rows("eval"))
 
 
 @pytest.mark.shared

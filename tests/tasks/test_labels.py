@@ -69,6 +69,32 @@ def test_a_folder_without_it_says_what_is_missing(tmp_path):
         next(iter(NewsTitles(tmp_path).rows("train")))
 
 
+@pytest.mark.parametrize("line", ["标题\tabc", "", "标题", "标题\t10", "标题\t-1", "标题 1", "\t1", "标题\t１"])
+def test_a_title_that_is_none(tmp_path, line):
+    (tmp_path / "dev.txt").write_text(f"标题\t1\n{line}\n", encoding="utf-8")
+    said = (
+        "no text" if line == "\t1" else f"'{line.rpartition(chr(9))[2]}' behind the last tab is no number from 0 to 9"
+    )
+    with pytest.raises(DataError, match=rf"dev\.txt: line 2: {said}.*; the folder of THUCNews"):
+        list(NewsTitles(tmp_path).rows("train"))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("Sales rose .", "no @ between text and label: 'Sales rose .'; mend the line or leave it out"),
+        ("", "no @ between text and label"),
+        ("Sales rose .@postive", "no label 'postive'; did you mean 'positive'"),
+        ("Sales rose .@", "no label ''"),
+        ("@positive", "no text"),
+    ],
+)
+def test_a_sentence_that_is_none(tmp_path, line, said):
+    (tmp_path / "Sentences_AllAgree.txt").write_text(f"Fine .@neutral\n{line}\n")
+    with pytest.raises(DataError, match=rf"Sentences_AllAgree\.txt: line 2: {said}.*; the folder of Financial"):
+        list(FinancialOpinion(tmp_path).rows("train"))
+
+
 @pytest.mark.shared
 @pytest.mark.parametrize(
     ("task", "folder", "sizes"),

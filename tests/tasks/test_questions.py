@@ -156,13 +156,30 @@ def test_a_folder_without_it_says_what_is_missing(tmp_path, xquad):
         next(iter(xquad.rows("train")))
 
 
+@pytest.mark.parametrize(
+    ("article", "said"),
+    [
+        ({"paragraphs": []}, "no questions"),
+        ({"title": "x"}, "KeyError.'paragraphs'"),
+        ({"paragraphs": [{**SQUAD["data"][0]["paragraphs"][0], "context": " "}]}, "an empty context"),
+        ({"paragraphs": [{"context": "x", "qas": [{"question": "Who?", "answers": []}]}]}, "or no answer, by .*'Who"),
+        ({"paragraphs": [{"context": "x", "qas": [{"answers": []}]}]}, "KeyError.'question'"),
+        ("x", "TypeError"),
+    ],
+)
+def test_an_article_of_another_form(tmp_path, xquad, article, said):
+    (tmp_path / "xquad.en.json").write_text(json.dumps({"data": [SQUAD["data"][0], article]}))
+    with pytest.raises(DataError, match=rf"xquad\.en\.json: article 2 of its data is not in SQuAD's format: .*{said}"):
+        list(xquad.rows("train"))
+
+
 @pytest.mark.shared
 def test_the_real_rows(shared):
     xquad = XQuAD(shared / "data/xquad")
     train, held = (list(xquad.rows(split)) for split in ("train", "eval"))
     assert len(train) + len(held) == 2 * 1190
     said = [any(answer in row["text"] for answer in row["answer"]) for row in held]
-    assert (sum(said), len(said)) == (472, 582)
-    assert len(xquad.demonstrations()) == 1423
+    assert (sum(said), len(said)) == (473, 582)
+    assert len(xquad.demonstrations()) == 1422
     scores = f1(["?"] * 60, [xquad.baseline(row) for row in held[:60]], [row["answer"] for row in held[:60]])
     assert sum(scores) / 60 > 0.1

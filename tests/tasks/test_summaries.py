@@ -61,9 +61,26 @@ def test_what_summaries_are_worth(dialogues, answer, rouge1, rouge2):
 def test_a_folder_without_it_says_what_is_missing(tmp_path, dialogues):
     with pytest.raises(DataError, match=r"neither dialogsum\.dev\.jsonl nor .*; the folder of DialogSum"):
         next(iter(Summaries(tmp_path / "other").rows("train")))
-    (tmp_path / "dialogsum.dev.jsonl").write_text('{"text": 1}\n')
-    with pytest.raises(DataError, match=r"dialogsum\.dev\.jsonl: line 1 is not DialogSum's"):
-        next(iter(dialogues.rows("train")))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"text": 1}', "is not DialogSum's: no 'dialogue', or no 'summary' nor"),
+        ('{"dialogue": "A: Hi."}', "is not DialogSum's: no 'dialogue', or no 'summary' nor"),
+        ('{"dialogue": ["A: Hi."], "summary": "Hi."}', r"'dialogue' is no text: \['A: Hi\.'\]"),
+        ('{"dialogue": "A: Hi.", "summary": null}', "'summary' is no text: None"),
+        ('{"dialogue": " ", "summary": "Hi."}', "'dialogue' is no text: ' '"),
+        ('"Hi."', "is not DialogSum's"),
+        ("", "is not DialogSum's: no JSON"),
+    ],
+)
+def test_a_row_that_is_none(tmp_path, dialogues, line, said):
+    (tmp_path / "dialogsum.dev.jsonl").write_text(f'{{"dialogue": "A: Hi.", "summary": "Hi."}}\n{line}\n')
+    with pytest.raises(
+        DataError, match=rf"dialogsum\.dev\.jsonl: line 2: {said}.*; mend the line .*; the folder of Dia"
+    ):
+        list(dialogues.rows("train"))
 
 
 @pytest.mark.shared

@@ -1,6 +1,5 @@
 """More training texts for a classifier that has five a class."""
 
-import csv
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from kedge.config.settings import nearest
+from kedge.errors import DataError
 from kedge.rewards.library.optional import needed
 from kedge.rewards.library.words import normalised
 from kedge.tasks.files import FolderTask
@@ -130,16 +131,28 @@ class Augmentation(FolderTask):
 
     @cached_property
     def _corpus(self) -> Corpus:
-        rows = [(each["text"].strip(), each["category"]) for each in csv.DictReader(self.lines("train.csv"))]
-        test = [(each["text"].strip(), each["category"]) for each in csv.DictReader(self.lines("test.csv"))]
+        rows, test = self._labelled("train.csv"), self._labelled("test.csv")
         random.Random(0).shuffle(rows)
         of: dict[str, list[str]] = defaultdict(list)
-        for text, label in rows:
+        for text, label, _ in rows:
             of[label].append(text)
+        for label, texts in of.items():
+            if len(texts) <= SHOTS:
+                what = f"only {len(texts)} texts of category {label!r}: {SHOTS} are examples, more are for the reward"
+                raise DataError(f"{self.folder / 'train.csv'}: {what}; add some, or leave its lines out; {self.needs}")
+        for _, label, line in test:
+            if label not in of:
+                raise self.refused("test.csv", line, f"train.csv has no category {label!r}", nearest(label, list(of)))
         tried = [(text, label) for label in sorted(of) for text in of[label][SHOTS : SHOTS + TRIED]]
         rest = [text for label in sorted(of) for text in of[label][SHOTS + TRIED :]]
         random.Random(1).shuffle(rest)
-        return Corpus({label: of[label][:SHOTS] for label in sorted(of)}, tried, rest[:4000], test)
+        return Corpus(
+            {label: of[label][:SHOTS] for label in sorted(of)}, tried, rest[:4000], [each[:2] for each in test]
+        )
+
+    def _labelled(self, name: str) -> list[tuple[str, str, int]]:
+        """Texts, their categories, and in which line they stand."""
+        return [(row["text"].strip(), row["category"], line) for line, row in self.table(name, ("text", "category"))]
 
 
 class Centroids:

@@ -1,12 +1,10 @@
 """Facts about a restaurant to be said in a sentence (E2E NLG)."""
 
-import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from kedge.data.records import Text
-from kedge.errors import DataError
 from kedge.tasks.corpus_bleu import Counts, corpus_bleu, counts_of
 from kedge.tasks.files import FolderTask
 from kedge.tasks.task import Row, Split
@@ -173,10 +171,11 @@ class DataToText(FolderTask):
     def _sets(self, name: str) -> dict[Text, Any]:
         """By their prompt."""
         sets: dict[Text, Any] = {}
-        for number, line in enumerate(csv.DictReader(self.lines(name)), start=2):
-            if not line.get("mr") or not line.get("ref"):
-                raise DataError(f"{self.folder / name}: row {number} has no mr or no ref; {self.needs}")
+        for number, line in self.table(name, ("mr", "ref")):
             facts = facts_of(line["mr"])
+            if "name" not in facts:
+                what = f"column 'mr' has no name[...]: {line['mr']!r}"
+                raise self.refused(name, number, what, "write facts as name[The Mill], area[riverside]")
             row = {"facts": {slot: PLACES.get(slot, value) for slot, value in facts.items()}, "reference": []}
             sets.setdefault(self.prompt(row), row)["reference"].append(delexicalised(line["ref"], facts))
         return sets

@@ -1,7 +1,8 @@
 """Tasks whose rows stand in files that somebody publishes."""
 
+import csv
 import gzip
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kedge.errors import DataError
@@ -35,3 +36,34 @@ class FolderTask(Task):
             raise DataError(f"{path}: is not {encoding} at byte {error.start}") from None
         except (EOFError, gzip.BadGzipFile) as error:
             raise DataError(f"{packed}: is broken: {error}; {self.needs}") from None
+
+    def table(self, name: str, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+        """Of a CSV file of the folder: the number of the line where a row ends, and these columns of it.
+
+        Raises:
+            DataError: as of :meth:`lines`; a column is missing, or a row has nothing in one.
+        """
+        reader = csv.DictReader(self.lines(name), strict=True)
+        try:
+            if missing := [column for column in columns if column not in (reader.fieldnames or ())]:
+                has = ", ".join(map(repr, reader.fieldnames or ())) or "nothing"
+                raise self.refused(name, 1, f"has no column {missing[0]!r}, but {has}", "name its columns in that line")
+            for row in reader:
+                for column in columns:
+                    if not (row[column] or "").strip():
+                        raise self.refused(name, reader.line_num, f"nothing in column {column!r}")
+                yield reader.line_num, {column: row[column] for column in columns}
+        except csv.Error as error:
+            what = f"is no CSV in or behind line {reader.line_num}: {error}; mend its quotes"
+            raise DataError(f"{self.folder / name}: {what}; {self.needs}") from None
+
+    def refused(self, name: str, line: int, what: str, fix: str = "mend the line or leave it out") -> DataError:
+        """The error of a line: what is wrong with it, and what to do.
+
+        Args:
+            name: of the file.
+            line: counted from 1.
+            what: is the matter.
+            fix: what to do.
+        """
+        return DataError(f"{self.folder / name}: line {line}: {what}; {fix}; {self.needs}")

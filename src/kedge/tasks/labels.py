@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
+from kedge.config.settings import nearest
 from kedge.data.records import Text
 from kedge.evaluation.metrics import mean
 from kedge.rewards.library.labels import Classification, labels_in, macro_f1_parts
@@ -47,6 +48,18 @@ class Labelled(FolderTask):
     def baseline(self, row: Row) -> str:
         return str(self._regression.predict([row["text"]])[0])
 
+    def labelled(self, name: str, line: int, text: str, label: str) -> Row:
+        """A row of a file, of a text and one of :attr:`labels`.
+
+        Raises:
+            DataError: it is neither.
+        """
+        if not text:
+            raise self.refused(name, line, "no text")
+        if label not in self.labels:
+            raise self.refused(name, line, f"no label {label!r}", nearest(label, list(self.labels)))
+        return {"text": text, "label": label}
+
     @cached_property
     def _regression(self) -> Any:
         features = needed("sklearn.feature_extraction.text", f"the baseline of {self.name}", "tasks")
@@ -76,13 +89,16 @@ class FinancialOpinion(Labelled):
     }  # fmt: skip
 
     def rows(self, split: Split) -> Iterable[Row]:
-        seen = set()
-        for line in self.lines("Sentences_AllAgree.txt"):
-            text, _, label = line.strip().rpartition("@")
-            if text and text not in seen:
+        name, seen = "Sentences_AllAgree.txt", set()
+        for number, line in enumerate(self.lines(name), start=1):
+            text, at, label = line.strip().rpartition("@")
+            if not at:
+                raise self.refused(name, number, f"no @ between text and label: {line!r}")
+            row = self.labelled(name, number, text.strip(), label)
+            if text not in seen:
                 seen.add(text)
                 if held_out(text) == (split == "eval"):
-                    yield {"text": text.strip(), "label": label}
+                    yield row
 
 
 class NewsTitles(Labelled):
@@ -94,7 +110,7 @@ class NewsTitles(Labelled):
     """
 
     name = "news-titles"
-    needs = "the folder of THUCNews titles with class.txt, dev.txt and test.txt (research)"
+    needs = "the folder of THUCNews titles with dev.txt and test.txt (research)"
     labels = (
         "finance", "realty", "stocks", "education", "science", "society", "politics", "sports", "game", "entertainment",
     )  # fmt: skip
@@ -108,14 +124,19 @@ class NewsTitles(Labelled):
     }  # fmt: skip
     shown_every: ClassVar[int] = 10
     """One title in so many is demonstrated."""
+    _numbers: ClassVar[Mapping[str, str]] = {str(number): label for number, label in enumerate(labels)}
 
     def rows(self, split: Split) -> Iterable[Row]:
         seen = {row["text"] for row in self.rows("train")} if split == "eval" else set()
-        for place, line in enumerate(self.lines("dev.txt" if split == "train" else "test.txt")):
+        name = "dev.txt" if split == "train" else "test.txt"
+        for place, line in enumerate(self.lines(name)):
             text, _, number = line.rpartition("\t")
-            shown = split == "train" and place % self.shown_every == 0
+            if number not in self._numbers:
+                what = f"{number!r} behind the last tab is no number from 0 to {len(self.labels) - 1}"
+                raise self.refused(name, place + 1, what, "write text, tab and number")
+            row = self.labelled(name, place + 1, text, self._numbers[number])
             if text not in seen:
-                yield {"text": text, "label": self.labels[int(number)], "shown": shown}
+                yield {**row, "shown": split == "train" and place % self.shown_every == 0}
 
     def demonstration(self, row: Row) -> str | None:
         return super().demonstration(row) if row["shown"] else None

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from kedge.data.records import Text
-from kedge.errors import DataError
 from kedge.tasks.files import FolderTask
 from kedge.tasks.task import Row, Split
 
@@ -43,10 +42,16 @@ class Summaries(FolderTask):
         for number, line in enumerate(self.lines(name), start=1):
             try:
                 row = json.loads(line)
-                keys = [key for key in ("summary", "summary1", "summary2", "summary3") if key in row]
-                yield {"dialogue": row["dialogue"], "reference": [row[key] for key in keys]}
-            except (ValueError, KeyError, TypeError) as error:
-                raise DataError(f"{self.folder / name}: line {number} is not DialogSum's: {error!r}") from None
+            except ValueError as error:
+                raise self.refused(name, number, f"is not DialogSum's: no JSON: {error}") from None
+            keys = ("summary", "summary1", "summary2", "summary3")
+            texts = {key: row[key] for key in ("dialogue", *keys) if key in row} if isinstance(row, dict) else {}
+            if "dialogue" not in texts or len(texts) < 2:
+                what = "is not DialogSum's: no 'dialogue', or no 'summary' nor 'summary1' to 'summary3'"
+                raise self.refused(name, number, what)
+            if wrong := [key for key, text in texts.items() if not isinstance(text, str) or not text.strip()]:
+                raise self.refused(name, number, f"{wrong[0]!r} is no text: {texts[wrong[0]]!r}")
+            yield {"dialogue": texts.pop("dialogue"), "reference": [*texts.values()]}
 
     def prompt(self, row: Row) -> Text:
         return " ".join(row["dialogue"].split()[: self.words]) + "\n=>"

@@ -18,10 +18,10 @@ class XQuAD(FolderTask):
     """Answer a question about a paragraph of Wikipedia with some words of it (XQuAD, Artetxe et al. 2020).
 
     Every fifth article is held out, in both languages; there is no published split. The policy reads the one sentence
-    that shares most with the question. It has an answer for 472 of the 582 rows that are held out (81 %): no policy can
-    answer the others word for word, but by chance; of those that are trained on, they are not demonstrated. A thousand questions are few for a small model from nothing; ``--model`` begins
-    with a better one. The reward is exact match and token F1, the baseline a sliding window over all runs of up to
-    three words that are not the question's.
+    that shares most with the question. It has an answer for 473 of the 582 rows that are held out (81 %): no policy can
+    answer the others word for word, but by chance; of those that are trained on, they are not demonstrated. A thousand
+    questions are few for a small model from nothing; ``--model`` begins with a better one. The reward is exact match
+    and token F1, the baseline a sliding window over all runs of up to three words that are not the question's.
     """
 
     name = "xquad"
@@ -40,15 +40,16 @@ class XQuAD(FolderTask):
 
     def rows(self, split: Split) -> Iterable[Row]:
         for language in self.languages:
-            for number, article in enumerate(self._articles(f"xquad.{language}.json")):
+            name = f"xquad.{language}.json"
+            for number, article in enumerate(self._articles(name)):
                 if (number % 5 == 0) == (split == "eval"):
-                    for paragraph in article["paragraphs"]:
-                        for asked in paragraph["qas"]:
-                            yield {
-                                "text": nearest_sentence(paragraph["context"], asked["question"]),
-                                "question": asked["question"],
-                                "answer": [answer["text"] for answer in asked["answers"]],
-                            }
+                    try:
+                        yield from _rows_of(article)
+                    except (ValueError, KeyError, TypeError) as error:
+                        what = f"article {number + 1} of its data is not in SQuAD's format: {error!r}"
+                        raise DataError(
+                            f"{self.folder / name}: {what}; mend it or leave it out; {self.needs}"
+                        ) from None
 
     def prompt(self, row: Row) -> Text:
         return f"{row['text']}\n{row['question']}\n=>"
@@ -71,9 +72,26 @@ class XQuAD(FolderTask):
             raise DataError(f"{self.folder / name}: is not in SQuAD's format: {error!r}; {self.needs}") from None
 
 
+def _rows_of(article: Mapping[str, Any]) -> list[Row]:
+    rows: list[Row] = []
+    for paragraph in article["paragraphs"]:
+        for asked in paragraph["qas"]:
+            context, question, answers = paragraph["context"], asked["question"], [a["text"] for a in asked["answers"]]
+            if not answers or not all(str(text).strip() for text in (context, question, *answers)):
+                raise ValueError(f"an empty context or question, or no answer, by question {question!r}")
+            rows.append({"text": nearest_sentence(context, question), "question": question, "answer": answers})
+    if not rows:
+        raise ValueError("no questions")
+    return rows
+
+
 def nearest_sentence(text: str, question: str) -> str:
     """The sentence that has most of the question's words, the rarer in the text the more."""
     sentences = {sentence: frozenset(words_of(normalised(sentence))) for sentence in sentences_of(text)}
     count = Counter(word for words in sentences.values() for word in words)
     asked = frozenset(words_of(normalised(question)))
-    return max(sentences, key=lambda each: sum(math.log(1 + 1 / count[word]) for word in asked & sentences[each]))
+
+    def shared(sentence: str) -> float:  # rounded once: sets have another order in every process, and ties would differ
+        return math.fsum(math.log(1 + 1 / count[word]) for word in asked & sentences[sentence])
+
+    return max(sentences, key=shared)
