@@ -1,6 +1,7 @@
 """Films to recommend: rows as MovieLens is published, lists and what they are worth."""
 
 import math
+import re
 
 import pytest
 
@@ -105,6 +106,27 @@ def test_titles_as_one_word(title, word):
 
 def test_a_folder_without_it_says_what_is_missing(tmp_path):
     with pytest.raises(DataError, match=r"neither ratings\.csv nor ratings\.csv\.gz; the folder of MovieLens"):
+        Recommendation(tmp_path).all_rows("train")
+
+
+@pytest.mark.parametrize(
+    ("ratings", "says"),
+    [
+        (
+            "user,movieId,rating,timestamp\n1,1,5,0\n",
+            "ratings.csv: line 1: has no column 'userId', but 'user', 'movieId'",
+        ),
+        (
+            "userId,movieId,rating,timestamp\n1,1,five,0\n",
+            "line 2: could not convert string to float: 'five'",
+        ),
+        ("userId,movieId,rating,timestamp\n1,1,5,\n", "line 2: nothing in column 'timestamp'"),
+    ],
+)
+def test_ratings_that_are_none(tmp_path, ratings, says):
+    (tmp_path / "ratings.csv").write_text(ratings)
+    (tmp_path / "movies.csv").write_text("movieId,title,genres\n1,Speed (1994),Action\n")
+    with pytest.raises(DataError, match=re.escape(says)):
         Recommendation(tmp_path).all_rows("train")
 
 

@@ -1,13 +1,12 @@
 """Films to be ranked for a user, from those that the user liked lately."""
 
-import csv
 import math
 import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from kedge.rewards.library.ranking import ndcg
 from kedge.tasks.files import FolderTask
@@ -23,6 +22,16 @@ HELD, AHEAD = 2, 5
 """Latest likes of each user, which are held out; likes in a list that is trained on, where there are as many."""
 
 DIGITS = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
+
+
+class Rating(NamedTuple):
+    """One user's of one film."""
+
+    time: int
+    """Seconds since 1970."""
+    user: str
+    film: str
+    stars: float
 
 
 def listed_in(answer: str) -> list[str]:
@@ -125,14 +134,22 @@ class Recommendation(FolderTask):
         return " " + " ".join(sorted(row["candidates"], key=lambda film: (-worth[film], film))[:LISTED])
 
     @cached_property
-    def _ratings(self) -> list[dict[str, str]]:
-        return list(csv.DictReader(self.lines("ratings.csv")))
+    def _ratings(self) -> list[Rating]:
+        """The oldest first."""
+        found = []
+        for line, row in self.table("ratings.csv", ("userId", "movieId", "rating", "timestamp")):
+            try:
+                found.append(Rating(int(row["timestamp"]), row["userId"], row["movieId"], float(row["rating"])))
+            except ValueError as error:
+                raise self.refused("ratings.csv", line, str(error)) from None
+        return sorted(found, key=lambda rating: rating.time)
 
     @cached_property
     def _films(self) -> dict[str, tuple[str, list[str]]]:
         """Title and genres by id."""
-        counts = Counter(row["movieId"] for row in self._ratings)
-        films = [row for row in csv.DictReader(self.lines("movies.csv")) if counts[row["movieId"]] >= RATINGS]
+        counts = Counter(rating.film for rating in self._ratings)
+        table = self.table("movies.csv", ("movieId", "title", "genres"))
+        films = [row for _, row in table if counts[row["movieId"]] >= RATINGS]
         words = Counter(one_word(film["title"]) for film in films)
         found = {}
         for film in films:
@@ -148,18 +165,18 @@ class Recommendation(FolderTask):
     @cached_property
     def _rated(self) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}
-        for row in self._ratings:
-            if row["movieId"] in self._films:
-                found.setdefault(row["userId"], set()).add(self._films[row["movieId"]][0])
+        for rating in self._ratings:
+            if rating.film in self._films:
+                found.setdefault(rating.user, set()).add(self._films[rating.film][0])
         return found
 
     @cached_property
     def _likes(self) -> dict[str, list[str]]:
         """What each user liked, the oldest first."""
         found: dict[str, list[str]] = {user: [] for user in self._rated}
-        for row in sorted(self._ratings, key=lambda row: int(row["timestamp"])):
-            if float(row["rating"]) >= STARS and row["movieId"] in self._films:
-                found[row["userId"]].append(self._films[row["movieId"]][0])
+        for rating in self._ratings:
+            if rating.stars >= STARS and rating.film in self._films:
+                found[rating.user].append(self._films[rating.film][0])
         return found
 
     @cached_property
