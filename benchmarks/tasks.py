@@ -18,14 +18,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", type=Path, nargs="+")
     folders = parser.parse_args().folders
-    results = {folder.name: json.loads((folder / "result.json").read_text()) for folder in folders}
+    results = [(folder, json.loads((folder / "result.json").read_text())) for folder in folders]
     print("| task | measure | before | SFT | PPO | baseline | PPO above SFT | above the baseline |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for name, result in results.items():
-        print(line(name, result["primary_metric"], result["measures"]))
-    for folder, (name, result) in zip(folders, results.items(), strict=True):
-        print(f"\n### {name}\n\n{result['rows']} held-out rows, {result['seeds']} seeds.\n")
+    for folder, result in results:
+        print(line(folder.name, result["primary_metric"], result["measures"]))
+    for folder, result in results:
+        print(f"\n### {folder.name}\n\n{result['rows']} held-out rows, {result['seeds']} seeds.\n")
         print(whole(result["measures"]))
+        print(f"\n{seeds(result['primary_metric'].removeprefix('-'), result['by_seed'])}")
         print(examples(folder / "answers.jsonl"))
 
 
@@ -57,6 +58,13 @@ def whole(sides: dict[str, Any]) -> str:
     rows = [f"| | {' | '.join(names)} |", f"| {' | '.join(['---'] * (1 + len(names)))} |"]
     rows += [f"| {side} | {' | '.join(said(found.get(name)) for name in names)} |" for side, found in sides.items()]
     return "\n".join(rows)
+
+
+def seeds(measure: str, by_seed: dict[str, dict[str, list[float]]]) -> str:
+    """The measure, seed for seed."""
+    shown = {"sft": "SFT", "ppo": "PPO"}
+    each = [f"{name} {', '.join(f'{x:.3f}' for x in by_seed[side][measure])}" for side, name in shown.items()]
+    return f"Seed for seed, {measure}: {'; '.join(each)}."
 
 
 def examples(file: Path, count: int = 3) -> str:

@@ -25,8 +25,13 @@ def test_rows_are_always_the_same(made_up):
     assert (min(sentences), max(sentences)) == (3, 5)
 
 
+def facts_of(text):
+    return frozenset(sentence.strip() for sentence in text.replace("。", ".").split(".") if sentence.strip())
+
+
 def test_held_out_paragraphs_are_others(made_up):
-    trained, held = ({row["text"] + row["question"] for row in made_up[split]} for split in ("train", "eval"))
+    """Also where the same facts are told in another order, or something else is asked of them."""
+    trained, held = ({facts_of(row["text"]) for row in made_up[split]} for split in ("train", "eval"))
     assert not trained & held
     world = LANGUAGES["en"]
     homes = {(name, place) for row in made_up["train"] for name in world.people for place in world.places

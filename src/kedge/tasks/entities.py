@@ -10,6 +10,7 @@ from kedge.errors import DataError, RewardError
 from kedge.rewards.library.labels import f1
 from kedge.tasks.brackets import Place, bracketed
 from kedge.tasks.files import FolderTask
+from kedge.tasks.micro_f1 import Counts, counts_of, micro_f1
 from kedge.tasks.task import Row, Split
 
 TYPES = ("Loc", "Org", "Other", "Peop")
@@ -136,14 +137,11 @@ class NamedEntities(FolderTask):
             "".join(f" {number} {kinds.get(tuple(name), '-')}" for number, name in enumerate(row["names"], 1)) or " -"
         )
 
-    def read(self, row: Row, answer: str) -> tuple[int, int, int]:
-        """How many entities are right, how many the answer names, and how many there are."""
-        said, right = (entities_in(text, row["names"]) for text in (answer, row["entities"]))
-        return len(said & right), len(said), len(right)
+    def read(self, row: Row, answer: str) -> Counts:
+        return counts_of(*(entities_in(text, row["names"]) for text in (answer, row["entities"])))
 
-    def measures(self, rows: Sequence[Row], said: Sequence[tuple[int, int, int]]) -> dict[str, float]:
-        both, named, right = map(sum, zip(*said, strict=True))
-        return {"micro_f1": 2 * both / (named + right) if named + right else 1.0}
+    def measures(self, rows: Sequence[Row], said: Sequence[Counts]) -> dict[str, float]:
+        return {"micro_f1": micro_f1(said)}
 
     def baseline(self, row: Row) -> str:
         words, found, place = row["words"], set[Entity](), 0

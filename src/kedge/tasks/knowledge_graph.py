@@ -10,6 +10,7 @@ from kedge.rewards.library.labels import f1
 from kedge.rewards.library.words import mentions, normalised
 from kedge.tasks.brackets import Place, bracketed
 from kedge.tasks.files import FolderTask
+from kedge.tasks.micro_f1 import Counts, counts_of, micro_f1
 from kedge.tasks.task import Row, Split
 from kedge.tasks.webnlg import ARCHIVE, Entry, entries
 
@@ -148,14 +149,11 @@ class TextToTriples(FolderTask):
     def group(self, row: Row) -> Hashable:
         return row["triples"]
 
-    def read(self, row: Row, answer: str) -> tuple[int, int, int]:
-        """How many triples are right, how many the answer gives, and how many there are."""
-        said, right = said_in(answer, row["names"]), triples_of(row["triples"])
-        return len(said & right), len(said), len(right)
+    def read(self, row: Row, answer: str) -> Counts:
+        return counts_of(said_in(answer, row["names"]), triples_of(row["triples"]))
 
-    def measures(self, rows: Sequence[Row], said: Sequence[tuple[int, int, int]]) -> dict[str, float]:
-        both, given, right = map(sum, zip(*said, strict=True))
-        return {"triple_f1": 2 * both / (given + right)}
+    def measures(self, rows: Sequence[Row], said: Sequence[Counts]) -> dict[str, float]:
+        return {"triple_f1": micro_f1(said)}
 
     def baseline(self, row: Row) -> str:
         text = _plain(row["text"])

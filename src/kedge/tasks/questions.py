@@ -73,7 +73,8 @@ class Questions(Task):
         seen = set()
         for row in made_up():
             asked = str(self.prompt(row))
-            if asked not in seen and held_out(asked) == (split == "eval"):
+            facts = " ".join(sorted(str(row["text"]).split()))  # in whatever order they are told
+            if asked not in seen and held_out(facts) == (split == "eval"):
                 seen.add(asked)
                 yield {**row, "shown": split == "train" and len(seen) <= self.demonstrated}
             if len(seen) == self.sizes[split]:
