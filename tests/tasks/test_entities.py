@@ -42,6 +42,12 @@ def test_one_sentence_in_six_is_demonstrated(shared):
     assert (len(task.demonstrations()), len(task.all_rows("train"))) == (121, 722)
 
 
+def test_a_sentence_that_is_trained_on_is_not_held_out_in_another_spelling(task, tmp_path):
+    (tmp_path / "dev.txt").write_text(SENTENCE.replace("\tof\t", "\tOF\t").replace("\t.\t", "\t!\t"))
+    (tmp_path / "test.txt").write_text(HELD)
+    assert [row["words"][0] for row in task.rows("eval")] == ["Arizona"]
+
+
 def test_the_baseline_looks_names_up(task):
     dev, test = task.rows("eval")
     assert task.baseline(dev) == "Loc 1"  # Dennis alone is no name that it knows
@@ -156,6 +162,6 @@ def test_nonsense_is_never_right(answer):
 def test_the_real_rows(shared):
     task = NamedEntities(shared / "data/conll04")
     held = task.all_rows("eval")
-    assert (len(task.all_rows("train")), len(held)) == (722, 393)
+    assert (len(task.all_rows("train")), len(held)) == (722, 391)
     found = task.measures(held, [task.read(row, task.baseline(row)) for row in held])
-    assert found["micro_f1"] == pytest.approx(0.529, abs=0.001)
+    assert found["micro_f1"] == pytest.approx(0.526, abs=0.001)

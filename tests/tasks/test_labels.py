@@ -61,6 +61,30 @@ def test_titles_in_chinese(tmp_path):
     assert list(titles.rows("eval")) == [{"text": "同步A股首秀：港股缩量回调", "label": "stocks", "shown": False}]
 
 
+def test_what_is_trained_on_is_not_held_out_in_another_spelling(tmp_path):
+    """Case, spacing, punctuation, width and numbers; one other word makes another title."""
+    (tmp_path / "dev.txt").write_text("3月22日：Nokia 新机\t4\n2010\t4\n", encoding="utf-8")
+    held = [
+        "3月22日：NOKIA新机\t4",
+        "12月1日 nokia，新机！\t4",
+        "3月22日：Ｎokia 新机\t4",
+        "3月22日：Nokia 老机\t4",
+        "2011\t4",
+    ]
+    (tmp_path / "test.txt").write_text("\n".join(held), encoding="utf-8")
+    assert [row["text"] for row in NewsTitles(tmp_path).rows("eval")] == ["3月22日：Nokia 老机", "2011"]
+
+
+def test_a_sentence_with_another_amount_is_not_held_out(tmp_path):
+    sentences = [f"Sales rose by {n} % .@positive" for n in range(40)] + [
+        f"Sales, fell {'a' * n}@neutral" for n in range(40)
+    ]
+    (tmp_path / "Sentences_AllAgree.txt").write_text("\n".join(sentences))
+    train, held = (list(FinancialOpinion(tmp_path).rows(split)) for split in ("train", "eval"))
+    assert {row["label"] for row in train} == {"positive", "neutral"}
+    assert {row["label"] for row in held} == {"neutral"}
+
+
 def test_a_folder_without_it_says_what_is_missing(tmp_path):
     with pytest.raises(DataError, match=r"neither dev\.txt nor dev\.txt\.gz; the folder of THUCNews"):
         next(iter(NewsTitles(tmp_path).rows("train")))
@@ -98,7 +122,7 @@ def test_a_sentence_that_is_none(tmp_path, line, said):
 @pytest.mark.shared
 @pytest.mark.parametrize(
     ("task", "folder", "sizes"),
-    [(FinancialOpinion, "financial-phrasebank", (1850, 409)), (NewsTitles, "thucnews-titles", (10_000, 9_992))],
+    [(FinancialOpinion, "financial-phrasebank", (1850, 401)), (NewsTitles, "thucnews-titles", (10_000, 9_962))],
 )
 def test_the_real_rows(shared, task, folder, sizes):
     whole = task(shared / "data" / folder)

@@ -136,7 +136,7 @@ TASKS = [
     ),
     Mutant(
         "tried-on-another-label",
-        "tasks/augmentation.py",
+        "tasks/centroids.py",
         "        which = self.labels.index(label)\n        column",
         "        which = 0\n        column",
         AUGMENTATION,
@@ -144,7 +144,7 @@ TASKS = [
     ),
     Mutant(
         "gain-of-some-tests",
-        "tasks/augmentation.py",
+        "tasks/centroids.py",
         "[len(labels) * each / len(values) for each in sums]",
         "[each / len(values) for each in sums]",
         AUGMENTATION,

@@ -3,7 +3,6 @@
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -11,8 +10,8 @@ import numpy as np
 
 from kedge.config.settings import nearest
 from kedge.errors import DataError
-from kedge.rewards.library.optional import needed
 from kedge.rewards.library.words import normalised
+from kedge.tasks.centroids import Centroids, Corpus
 from kedge.tasks.files import FolderTask
 from kedge.tasks.task import Row, Split
 
@@ -20,21 +19,6 @@ SHOTS = 5
 """Labelled texts a class that the classifier has."""
 TRIED = 20
 """Labelled texts a class on which the reward tries it."""
-SHARPNESS = 10.0
-"""Of the classifier: cosines are multiplied by it before the softmax."""
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """Texts of customers, by what they are for."""
-
-    examples: Mapping[str, Sequence[str]]
-    """``{label: SHOTS}``."""
-    tried: Sequence[tuple[str, str]]
-    """``(text, label)``, for the reward."""
-    unlabelled: Sequence[str]
-    test: Sequence[tuple[str, str]]
-    """``(text, label)``, of the published split."""
 
 
 class Augmentation(FolderTask):
@@ -113,7 +97,7 @@ class Augmentation(FolderTask):
         return self._classifier.shared_out(changes, label)
 
     @cached_property
-    def _classifier(self) -> "Centroids":
+    def _classifier(self) -> Centroids:
         return Centroids(self._corpus)
 
     @cached_property
@@ -155,73 +139,6 @@ class Augmentation(FolderTask):
         return [(row["text"].strip(), row["category"], line) for line, row in self.table(name, ("text", "category"))]
 
 
-class Centroids:
-    """The nearest centroid of TF-IDF vectors, with and without further texts.
-
-    Args:
-        corpus: whose examples it is fitted to.
-    """
-
-    def __init__(self, corpus: Corpus) -> None:
-        features = needed("sklearn.feature_extraction.text", "augmentation", "tasks")
-        self.labels = list(corpus.examples)
-        examples = [text for texts in corpus.examples.values() for text in texts]
-        self._tfidf = features.TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
-        self._tfidf.fit([*examples, *corpus.unlabelled])
-        own = [label for label, texts in corpus.examples.items() for _ in texts]
-        self._sums = self._summed(self.vectors(examples), own)
-        self._tried, self._right = self._pairs(corpus.tried)
-        self._test, self._test_right = self._pairs(corpus.test)
-        self._logits = SHARPNESS * (self._tried @ _unit(self._sums).T)
-        self._likely = _log_of_right(self._logits, self._right)
-
-    def vectors(self, texts: Sequence[str]) -> Any:
-        """``[texts, features]``, sparse, each of length 1."""
-        return self._tfidf.transform(texts) if len(texts) else self._tfidf.transform(["x"])[:0]
-
-    def gain(self, text: str, label: str) -> float:
-        """What a text of that label adds to the mean log-probability, nats, of the right labels of those tried."""
-        which = self.labels.index(label)
-        column = _unit(self._sums[which : which + 1] + self.vectors([text]).toarray())
-        logits = self._logits.copy()
-        logits[:, which] = SHARPNESS * (self._tried @ column.T)[:, 0]
-        return float(_log_of_right(logits, self._right) - self._likely)
-
-    def right(self, more: Any, labels: Sequence[str]) -> Any:
-        """``[tests]``: which of them it names rightly, with more texts of those labels."""
-        centroids = _unit(self._sums + self._summed(more, labels))
-        return (self._test @ centroids.T).argmax(1) == self._test_right
-
-    def shared_out(self, values: Any, labels: Sequence[str]) -> list[float]:
-        """Values of the tests, to answers of their labels, in turn, and evenly to all where a label has no answer: an
-        answer takes tests away from other labels, too. ``N / tests`` times the sum of each one's, so that the mean of
-        all N is that of the tests."""
-        sums, turns = [0.0] * len(labels), defaultdict(list)
-        for place, label in enumerate(labels):
-            turns[self.labels.index(label)].append(place)
-        met: dict[int, int] = defaultdict(int)
-        elsewhere = 0.0
-        for which, value in zip(self._test_right.tolist(), values.tolist(), strict=True):
-            if which in turns:
-                places = turns[which]
-                sums[places[met[which] % len(places)]] += value
-                met[which] += 1
-            else:
-                elsewhere += value
-        sums = [each + elsewhere / len(labels) for each in sums]
-        return [len(labels) * each / len(values) for each in sums]
-
-    def _summed(self, vectors: Any, labels: Sequence[str]) -> Any:
-        """``[labels, features]``: the sum of the vectors of each."""
-        sparse = needed("scipy.sparse", "augmentation", "tasks")
-        where = [self.labels.index(label) for label in labels]
-        shape = (len(self.labels), len(labels))
-        return (sparse.csr_matrix((np.ones(len(labels)), (where, range(len(labels)))), shape) @ vectors).toarray()
-
-    def _pairs(self, pairs: Sequence[tuple[str, str]]) -> tuple[Any, Any]:
-        return self.vectors([text for text, _ in pairs]), np.array([self.labels.index(label) for _, label in pairs])
-
-
 def copies(prompts: Sequence[str], completions: Sequence[str], examples: Sequence[Sequence[str]]) -> list[float]:
     """Which are copies."""
     return [float(is_copy(text, given)) for text, given in zip(completions, examples, strict=True)]
@@ -236,13 +153,3 @@ def is_copy(text: str, examples: Sequence[str]) -> bool:
 
 def _prompt(examples: Sequence[str]) -> str:
     return "".join(f"- {text}\n" for text in examples) + "-"
-
-
-def _unit(rows: Any) -> Any:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
-
-
-def _log_of_right(logits: Any, right: Any) -> float:
-    top = logits.max(1, keepdims=True)
-    total = top[:, 0] + np.log(np.exp(logits - top).sum(1))
-    return float((logits[np.arange(len(right)), right] - total).mean())

@@ -2,11 +2,13 @@
 
 import csv
 import gzip
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from kedge.errors import DataError
-from kedge.tasks.task import Task
+from kedge.rewards.library.words import normalised
+from kedge.tasks.task import Row, Task
 
 
 class FolderTask(Task):
@@ -56,6 +58,17 @@ class FolderTask(Task):
         except csv.Error as error:
             what = f"is no CSV in or behind line {reader.line_num}: {error}; mend its quotes"
             raise DataError(f"{self.folder / name}: {what}; {self.needs}") from None
+
+    def unseen(self, rows: Iterable[Row], text: Callable[[Row], str]) -> Iterator[Row]:
+        """Those whose text is none that is trained on, in whatever case, spacing and punctuation, and with whatever
+        numbers: a sentence with another date or amount is known by heart."""
+
+        def plain(row: Row) -> str:
+            words = normalised(text(row), articles=True)
+            return re.sub(r"[\W\d_]", "", words) or words
+
+        seen = {plain(row) for row in self.rows("train")}
+        return (row for row in rows if plain(row) not in seen)
 
     def refused(self, name: str, line: int, what: str, fix: str = "mend the line or leave it out") -> DataError:
         """The error of a line: what is wrong with it, and what to do.
