@@ -79,7 +79,8 @@ def said(f, xs):
 def test_functions_that_are_nearly_right_fail():
     """But for those that do the same: the sum of what is above 0 is that of what is not below it."""
     survivors = 0
-    for row in (row for split in ("train", "eval") for row in Functions().rows(split)):
+    every = [row for split in ("train", "eval") for row in Functions().rows(split)]
+    for row in every[::5]:
         right = function(f"def f(xs):\n{row['code']}")
         tests = [(call.left.args[0], call.comparators[0]) for call in (ast.parse(t).body[0].test for t in row["tests"])]
         asked = [(ast.literal_eval(xs), ast.literal_eval(value)) for xs, value in tests]
@@ -88,7 +89,7 @@ def test_functions_that_are_nearly_right_fail():
             if all(said(f, xs) == value for xs, value in asked):
                 assert all(said(f, xs) == said(right, xs) for xs in ANY), (row["says"], code)
                 survivors += 1
-    assert survivors < 700
+    assert survivors < 140
 
 
 def test_sets_are_told_from_lists():

@@ -2,9 +2,9 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from kedge.rewards.library.labels import f1
 from kedge.rewards.library.words import mentions, normalised
@@ -112,16 +112,22 @@ class TextToTriples(FolderTask):
     new: ClassVar[Mapping[str, Any]] = {"vocabulary": 4000, "positions": 160}
     sft: ClassVar[Mapping[str, Any]] = {"epochs": 8.0, "batch_size": 16, "learning_rate": 2e-3, "warmup_steps": 50}
     ppo: ClassVar[Mapping[str, Any]] = {
-        "steps": 60, "batch_size": 256, "mini_batch_size": 64, "num_ppo_epochs": 1, "response_length": 16,
-        "learning_rate": 2e-4, "kl_coef": 0.01, "critic": "separate", "critic_learning_rate": 1e-3, "eval_every": 20,
+        "steps": 150, "batch_size": 256, "mini_batch_size": 128, "num_ppo_epochs": 1, "response_length": 16,
+        "learning_rate": 4e-4, "kl_coef": 0.01, "critic": "separate", "critic_learning_rate": 1e-3, "eval_every": 50,
     }  # fmt: skip
     shown_every: ClassVar[int] = 4
     """One entry in so many is demonstrated."""
 
     def rows(self, split: Split) -> Iterable[Row]:
+        return self._rows[split]
+
+    @cached_property
+    def _rows(self) -> Mapping[Split, list[Row]]:
+        return {split: [*self._rows_of(split)] for split in get_args(Split)}
+
+    def _rows_of(self, split: Split) -> Iterator[Row]:
         """Texts, their names in brackets, and their triples."""
-        chosen = self._train if split == "train" else self._held_out
-        for number, entry in enumerate(chosen):
+        for number, entry in enumerate(self._train if split == "train" else self._held_out):
             shown = split == "train" and number % self.shown_every == 0
             for text in entry.texts:
                 words = text.split()
@@ -169,10 +175,11 @@ class TextToTriples(FolderTask):
     def _names_in(self, words: Sequence[str]) -> list[Place]:
         """The longest known names, from the left, and numbers."""
         found: list[Place] = []
+        plain = [_plain(word) for word in words]
         place = 0
         while place < len(words):
             for end in range(min(len(words), place + LONGEST), place, -1):
-                name = _plain(" ".join(words[place:end]))
+                name = " ".join(filter(None, plain[place:end]))
                 if name in self._nodes or (end == place + 1 and re.search(r"\d", name)):
                     found.append((place + 1, end))
                     place = end
@@ -192,8 +199,9 @@ class TextToTriples(FolderTask):
 
     @cached_property
     def _nodes(self) -> set[str]:
-        """Names of the graph that is trained on."""
-        return {node for subject, pairs in self._by_subject.items() for node in (subject, *(end for _, end in pairs))}
+        """Names of the graph that is trained on, each word by itself made plain."""
+        ends = (part for entry in self._train for triple in entry.triples for part in triple.split(" | ")[::2])
+        return {" ".join(filter(None, map(_plain, end.split()))) for end in ends}
 
     @cached_property
     def _train(self) -> list[Entry]:
