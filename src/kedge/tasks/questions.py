@@ -61,8 +61,9 @@ class Questions(Task):
     new: ClassVar[Mapping[str, Any]] = {"vocabulary": 450, "hidden": 64, "positions": 128}
     sft: ClassVar[Mapping[str, Any]] = {"epochs": 4.0, "batch_size": 64, "learning_rate": 5e-3, "warmup_steps": 50}
     ppo: ClassVar[Mapping[str, Any]] = {
-        "steps": 80, "batch_size": 256, "mini_batch_size": 128, "num_ppo_epochs": 2, "response_length": 12,
-        "learning_rate": 1e-3, "kl_coef": 0.0, "entropy_coef": 0.01, "critic": "separate", "critic_learning_rate": 2e-3,
+        "steps": 40, "batch_size": 256, "mini_batch_size": 128, "num_ppo_epochs": 1, "response_length": 12,
+        "learning_rate": 2e-4, "lam": 1.0, "kl_coef": 0.01, "critic": "separate", "critic_learning_rate": 1e-3,
+        "eval_every": 20,
     }  # fmt: skip
 
     demonstrated: ClassVar[int] = 16_000

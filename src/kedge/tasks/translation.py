@@ -34,7 +34,7 @@ class Translation(FolderTask):
     new: ClassVar[Mapping[str, Any]] = {"vocabulary": 4000, "hidden": 128, "layers": 3, "positions": 160}
     sft: ClassVar[Mapping[str, Any]] = {"epochs": 3.0, "batch_size": 16, "learning_rate": 2e-3, "warmup_steps": 50}
     ppo: ClassVar[Mapping[str, Any]] = {
-        "steps": 60, "batch_size": 256, "mini_batch_size": 128, "num_ppo_epochs": 1, "response_length": 32,
+        "steps": 40, "batch_size": 256, "mini_batch_size": 128, "num_ppo_epochs": 1, "response_length": 32,
         "learning_rate": 1e-4, "kl_coef": 0.01, "critic": "separate", "critic_learning_rate": 1e-3, "eval_every": 20,
     }  # fmt: skip
 
