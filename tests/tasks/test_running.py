@@ -182,7 +182,7 @@ class Silent(Spell):
         (["spell.py:Sets"], "row 1, column 'letters': Object of type set is not JSON serializable"),
         (["spell.py:Answers"], "row 1: call the column 'answers' something else"),
         (["spell.py:Silent"], "no baseline for 3 of 4 rows"),
-        (["spell.py:Spell", "ppo.seed=7"], "ppo.seed: the seeds are 0, 1, ... for all stages alike"),
+        (["spell.py:Spell", "ppo.seed=7"], "ppo.seed: the seeds are 0, 1, ... for all stages; take it out"),
         (["spell.py:Spell", "ppo.best_metric=eval/score"], "ppo.best_metric: would choose by the rows that are rep"),
         (["opinion"], "opinion: needs --data, the folder of Financial PhraseBank"),
         (["opinion", "--data", "nowhere"], "nowhere: has neither Sentences_AllAgree.txt"),

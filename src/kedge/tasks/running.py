@@ -6,31 +6,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from kedge.config.settings import nearest
-from kedge.data.files import rows_of
-from kedge.data.records import Prompt, plain, read_prompts
-from kedge.data.records import demonstrations as read_demonstrations
-from kedge.errors import ConfigError, DataError
+from kedge.data.records import plain
+from kedge.errors import ConfigError
 from kedge.evaluation.evaluate import Evaluation
 from kedge.rewards.build import RewardLike
-from kedge.runs.fingerprints import of_rows, of_settings
 from kedge.runs.folder import RunFolder
 from kedge.storage.writing import strict_json, write_text
 from kedge.tasks.answering import answered, best_of
+from kedge.tasks.checking import ANSWERS, fingerprints, refuse_unfit
 from kedge.tasks.measuring import Interval, Side, measured, of_each_seed
 from kedge.tasks.starting import new_model
 from kedge.tasks.task import Row, Split, Task
-from kedge.training.fingerprints import of_rewards
 from kedge.training.loop import Trainer
 from kedge.training.ppo import PPO, PPOConfig
-from kedge.training.ppo.prompts import refuse_overlap
 from kedge.training.reward_modeling import RewardConfig, RewardModeling
 from kedge.training.sft import SFT, SFTConfig
 
 FILES = ("recipe.toml", "fingerprints.json", "data", "result.json", "answers.jsonl", "kept")
-ANSWERS = "answers"
-"""The column of ``answers.jsonl`` with what each side answered."""
-
 HELD_OUT = 500
 """Rows of ``eval`` that are answered, at most."""
 
@@ -97,18 +89,7 @@ def run_task(
         raise ConfigError(f"{task.name}: has neither a reward for PPO nor preferences to learn one from")
     if task.reward is not None and reward:
         raise ConfigError(f"reward.{min(reward)}: the reward of {task.name} is not learnt; take it out")
-    for stage, settings in {"sft": sft, "reward": reward, "ppo": ppo}.items():
-        if settings and "seed" in settings:
-            raise ConfigError(f"{stage}.seed: the seeds are 0, 1, ... for all stages alike; take it out, see --seeds")
-        if settings and settings.get("best_metric"):
-            raise ConfigError(f"{stage}.best_metric: would choose by the rows that are reported; take it out")
-    stages = Stages(
-        SFTConfig.of({**task.sft, **(sft or {})}),
-        RewardConfig.of({**task.reward_modeling, **(reward or {})}),
-        PPOConfig.of({**task.ppo, **(ppo or {})}),
-        model or task.model,
-        progress,
-    )
+    stages = Stages.of(task, {"sft": sft, "reward": reward, "ppo": ppo}, model, progress)
     rows, demonstrations = task.all_rows("eval", held_out), task.demonstrations()
     refuse_unfit(task, rows, demonstrations)
     shown = "".join(strict_json(row) + "\n" for row in demonstrations)
@@ -150,49 +131,6 @@ def run_task(
     return result
 
 
-def refuse_unfit(task: Task, rows: Sequence[Row], demonstrations: Sequence[Row]) -> None:
-    """Raise before anything is trained rather than at the end.
-
-    Args:
-        task: what is to be learnt.
-        rows: that will be answered.
-        demonstrations: of the task.
-
-    Raises:
-        DataError: no demonstrations; a held-out prompt is trained on; a row that cannot be written. ConfigError: the
-            task's primary metric is none of its measures.
-    """
-    if not demonstrations:
-        raise DataError(f"{task.name}: no demonstrations, from which SFT would learn how to answer")
-    answered_to = [Prompt(each.prompt, origin=each.origin) for each in read_demonstrations(rows_of(demonstrations))]
-    refuse_overlap([*read_prompts(task.prompts("train")), *answered_to], read_prompts(task.prompts("eval")))
-    for number, row in enumerate(rows, start=1):
-        for column, value in row.items():
-            try:
-                strict_json(value)
-            except TypeError as error:
-                raise DataError(f"{task.name}: row {number}, column {column!r}: {error}; make it plain") from None
-        if ANSWERS in row:
-            raise DataError(f"{task.name}: row {number}: call the column {ANSWERS!r} something else, answers go there")
-    names = [*task.judges(), *task.measures(rows, [task.read(row, "") for row in rows])]
-    if task.primary_metric.removeprefix("-") not in names:
-        raise ConfigError(
-            f"{task.name}: primary_metric: no {task.primary_metric!r}; {nearest(task.primary_metric, names)}"
-        )
-
-
-def fingerprints(task: Task, demonstrations: Sequence[Row]) -> dict[str, str]:
-    """What else a resumed task must have in common with what is there: its rows, its rewards and its new model."""
-    rewards = [("reward" if name == "score" else "metric", by) for name, by in task.judges().items()]
-    return {
-        "demonstrations": of_rows(demonstrations),
-        **{f"{split} rows": of_rows(task.prompts(split)) for split in get_args(Split)},
-        **{f"{split} preferences": of_rows(task.preferences(split)) for split in get_args(Split)},
-        "new model": of_settings(task.new),
-        **dict(of_rewards(rewards)),
-    }
-
-
 @dataclass(frozen=True)
 class Stages:
     """How a task is learnt."""
@@ -205,6 +143,29 @@ class Stages:
     """What it begins with; None: a new model of the task's sizes."""
     progress: bool
     """Whether it is shown."""
+
+    @classmethod
+    def of(
+        cls, task: Task, settings: Mapping[str, Mapping[str, Any] | None], model: str | Path | None, progress: bool
+    ) -> "Stages":
+        """As the task says, but for these settings of ``sft``, ``reward`` and ``ppo``, and this model.
+
+        Raises:
+            ConfigError: settings that do not fit.
+        """
+        given = {stage: each or {} for stage, each in settings.items()}
+        for stage, each in given.items():
+            if "seed" in each:
+                raise ConfigError(f"{stage}.seed: the seeds are 0, 1, ... for all stages; take it out, see --seeds")
+            if each.get("best_metric"):
+                raise ConfigError(f"{stage}.best_metric: would choose by the rows that are reported; take it out")
+        return cls(
+            SFTConfig.of({**task.sft, **given["sft"]}),
+            RewardConfig.of({**task.reward_modeling, **given["reward"]}),
+            PPOConfig.of({**task.ppo, **given["ppo"]}),
+            model or task.model,
+            progress,
+        )
 
     def of_seed(self, seed: int) -> "Stages":
         """The same with another seed."""
