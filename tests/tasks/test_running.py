@@ -178,7 +178,7 @@ class Silent(Spell):
         (["spell.py:Spell", "reward.epochs=2"], "reward.epochs: the reward of spell is not learnt"),
         (["spell.py:Long"], "its class must be given length; only a folder is"),
         (["spell.py:Same"], "row 1: this held-out prompt is a training prompt too, and 9 more are"),
-        (["spell.py:Typo"], "primary_metric: no '-exakt'; did you mean 'exact'"),
+        (["spell.py:Typo", *SMALL], "primary_metric: no '-exakt'; did you mean 'exact'"),
         (["spell.py:Sets"], "row 1, column 'letters': Object of type set is not JSON serializable"),
         (["spell.py:Answers"], "row 1: call the column 'answers' something else"),
         (["spell.py:Silent"], "no baseline for 3 of 4 rows"),
