@@ -24,7 +24,7 @@ def main() -> None:
     for folder, result in results:
         print(line(folder.name, result["primary_metric"], result["measures"]))
     for folder, result in results:
-        print(f"\n### {folder.name}\n\n{result['rows']} held-out rows, {result['seeds']} seeds.\n")
+        print(f"\n### {folder.name}\n\nHeld-out rows: {result['rows']}. Seeds: {result['seeds']}.\n")
         print(whole(result["measures"]))
         print(f"\n{seeds(result['primary_metric'].removeprefix('-'), result['by_seed'])}")
         print(examples(folder / "answers.jsonl"))
@@ -36,12 +36,12 @@ def line(name: str, measure: str, sides: dict[str, Any]) -> str:
     baseline = "baseline" if "baseline" in sides else "sft"  # of what nobody could answer without learning
     cells = [said(sides[side].get(measure)) for side in ("before", "sft", "ppo", "baseline") if side in sides]
     cells += [] if "baseline" in sides else ["SFT"]
-    above = [verdict(sides["ppo"][measure], sides[side].get(measure), smaller) for side in ("sft", baseline)]
+    above = [verdict(sides["ppo"].get(measure), sides[side].get(measure), smaller) for side in ("sft", baseline)]
     return f"| `{name}` | {measure} | {' | '.join([*cells, *above])} |"
 
 
-def verdict(ours: dict[str, float], theirs: dict[str, float] | None, smaller: bool) -> str:
-    if theirs is None:
+def verdict(ours: dict[str, float] | None, theirs: dict[str, float] | None, smaller: bool) -> str:
+    if ours is None or theirs is None:
         return ""
     better, worse = (theirs, ours) if smaller else (ours, theirs)
     if better["low"] > worse["high"]:

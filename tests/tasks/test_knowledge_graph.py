@@ -58,8 +58,8 @@ def test_rows_prompt_and_demonstration(task):
     assert task.group(first) == task.group(second) != task.group(third)
     assert third["triples"] == "Ajoblanco | mainIngredient | Bread, garlic"
     assert task.prompt(third) == "[1 Ajoblanco] has [2 bread, garlic] in it.\n=>"
-    assert task.demonstration(third) is None, "one entry in four is demonstrated"
-    assert task.demonstration({**third, "shown": True}) == " 1 mainIngredient 2"
+    assert task.demonstration(third) == " 1 mainIngredient 2"
+    assert [*map(task.is_demonstrated, (first, second, third))] == [True, True, False], "one entry in four is"
     [held] = task.rows("eval")
     assert task.prompt(held) == "Felipe VI leads [1 Spain] since [2 2014.]\n=>"  # a name that no training triple has
     assert task.demonstration(held) is None

@@ -8,6 +8,7 @@ from kedge.data.records import read_prompts
 from kedge.errors import DataError
 from kedge.evaluation.evaluate import judge_answers
 from kedge.sampling.completion import Completion
+from kedge.tasks.files import FolderTask
 from kedge.tasks.labels import FinancialOpinion, NewsTitles
 
 SENTENCES = """Sales rose by 12 % .@positive
@@ -57,7 +58,8 @@ def test_titles_in_chinese(tmp_path):
     titles = NewsTitles(tmp_path)
     row, other = titles.rows("train")
     assert (titles.prompt(row), titles.demonstration(row)) == ("60年铁树开花形状似玉米芯(组图)\n=>", " society")
-    assert (other["label"], titles.demonstration(other)) == ("stocks", None), "one in ten is demonstrated"
+    assert titles.demonstration(other) == " stocks"
+    assert [*map(titles.is_demonstrated, (row, other))] == [True, False], "one in ten is"
     assert list(titles.rows("eval")) == [{"text": "同步A股首秀：港股缩量回调", "label": "stocks", "shown": False}]
 
 
@@ -89,8 +91,27 @@ def test_a_folder_without_it_says_what_is_missing(tmp_path):
     with pytest.raises(DataError, match=r"neither dev\.txt nor dev\.txt\.gz; the folder of THUCNews"):
         next(iter(NewsTitles(tmp_path).rows("train")))
     (tmp_path / "dev.txt").write_bytes("标题\t1\n".encode("gbk"))
-    with pytest.raises(DataError, match="is not utf-8 at byte 0"):
+    with pytest.raises(DataError, match="is not utf-8 at byte 0; convert it"):
         next(iter(NewsTitles(tmp_path).rows("train")))
+    with pytest.raises(DataError, match=r"dev\.txt: is no folder"):
+        next(iter(NewsTitles(tmp_path / "dev.txt").rows("train")))
+
+
+class Table(FolderTask):
+    def rows(self, split):
+        return [row for _, row in self.table(f"{split}.csv", ["text", "label"])]
+
+    def prompt(self, row):
+        return row["text"]
+
+
+def test_tables_as_spreadsheets_write_them(tmp_path):
+    """With a mark before them, and cells of several lines."""
+    (tmp_path / "train.csv").write_text('text,label\r\n"第一行\n第二行",a\r\nb,c\r\n', encoding="utf-8-sig", newline="")
+    assert Table(tmp_path).rows("train") == [{"text": "第一行\n第二行", "label": "a"}, {"text": "b", "label": "c"}]
+    (tmp_path / "eval.csv").write_text("text,label\na,b,c,d\n")
+    with pytest.raises(DataError, match=r"eval\.csv: line 2: more cells than the 2 columns: \['c', 'd'\]"):
+        Table(tmp_path).rows("eval")
 
 
 @pytest.mark.parametrize("line", ["标题\tabc", "", "标题", "标题\t10", "标题\t-1", "标题 1", "\t1", "标题\t１"])

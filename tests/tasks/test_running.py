@@ -38,22 +38,23 @@ def test_one_file_from_outside(kedge, tmp_path, monkeypatch):
     assert found["measures"].keys() == {"before", "sft", "ppo", "baseline"}
     assert found["measures"]["ppo"].keys() == {"score", "exact"}
     lines = [json.loads(line) for line in Path("runs/tasks/spell/answers.jsonl").read_text().splitlines()]
-    assert [line["word"] for line in lines] == ["to", "a", "red", "house"]
+    assert [line["number"] % 10 for line in lines] == [0] * 4
     for name, answers in lines[0]["answers"].items():
         assert len(answers) == (1 if name == "baseline" else 2)
-    assert lines[0]["answers"]["baseline"] == [" t"]
-    assert found["measures"]["baseline"]["score"]["value"] == pytest.approx((1 / 2 + 1 + 1 / 3 + 1 / 5) / 4)
+    assert lines[0]["answers"]["baseline"] == [" " + lines[0]["word"][0]]
+    assert found["measures"]["baseline"]["score"]["value"] == pytest.approx(1 / 3)
     both = found["by_seed"]["ppo"]["score"]
     assert sum(both) / 2 == pytest.approx(found["measures"]["ppo"]["score"]["value"])
     assert kedge("task", "spell.py:Spell", *SMALL)[0] == 2  # what is there is not written over
     assert kedge("task", "spell.py:Spell", *SMALL, "ppo.steps=1", "--held-out", 2, "--overwrite")[0] == 0
     assert {path.name for path in Path("runs/tasks/spell").glob("seed-*")} == {"seed-0"}
     began = json.loads(Path("runs/tasks/spell/fingerprints.json").read_text())
-    assert json.loads(began["ppo"])["steps"] == 1  # and not what the one before began with
-    Path("spell.py").write_text(SPELL.replace("WORDS[:10] if", "WORDS[:9] if"))
+    assert began["ppo.steps"] == "1"  # and not what the one before began with
+    Path("spell.py").write_text(SPELL.replace("% 5 == 1", "% 5 == 2"))
     status, _, err = kedge("task", "spell.py:Spell", *SMALL, "ppo.steps=1", "--held-out", 2, "--resume")
     assert status == 2
-    assert "began with another demonstrations, train rows" in err
+    assert "began with another demonstrations\n" in err
+    assert "begin anew with --overwrite" in err
 
 
 POLITE = """
@@ -82,7 +83,8 @@ def test_a_reward_that_is_learnt_and_a_run_that_goes_on(kedge, tmp_path, monkeyp
     assert kedge(*words)[0] == 2
     status, _, err = kedge(*words, "--resume", "sft.epochs=2.0")
     assert status == 2
-    assert "began with another sft" in err
+    assert "began with another sft.epochs\n  sft.epochs: 1.0 then, 2.0 now" in err
+    assert kedge(*words, "--resume", "--seeds", 1)[0] == 0
     Path("here/seed-0/ppo/summary.json").unlink()  # as if it had been stopped there
     status, out, err = kedge(*words, "--resume", "--seeds", 2)
     assert status == 0, err
@@ -90,6 +92,9 @@ def test_a_reward_that_is_learnt_and_a_run_that_goes_on(kedge, tmp_path, monkeyp
     changed = {path.parts[2] for path, before in done.items() if path.stat().st_mtime_ns != before}
     assert changed == {"ppo"}
     assert Path("here/seed-1/ppo/summary.json").is_file()
+    status, _, err = kedge(*words, "--resume", "--seeds", 1)
+    assert status == 2
+    assert "seeds: 2 are there, and 1 would remain" in err
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +141,8 @@ def test_of_several_answers_the_reward_picks_one(model):
 
 
 MISFITS = """
+import random
+
 
 class Mute(Spell):
     name, reward = "mute", None
@@ -167,7 +174,38 @@ class Answers(Spell):
 
 class Silent(Spell):
     def baseline(self, row):
-        return " t" if row["word"] == "to" else None
+        return " t" if row["number"] == 10 else None
+
+
+class Lists(Spell):
+    def rows(self, split):
+        return [[row["word"]] for row in super().rows(split)]
+
+
+class Others(Spell):
+    def rows(self, split):
+        return random.sample(super().rows(split), 3)
+
+
+class Clash(Spell):
+    def measures(self, rows, said):
+        return {"score": 1.0}
+
+
+class Listed(Spell):
+    def measures(self, rows, said):
+        return [1.0]
+
+
+class Short(Spell):
+    new = {"vocabulary": 300, "positions": 32}
+
+    def rows(self, split):
+        return [{**row, "word": row["word"] * (20 if split == "eval" else 1)} for row in super().rows(split)]
+
+
+class Blind(Spell):
+    reward = staticmethod(lambda prompts, completions: [1.0])
 """
 
 
@@ -177,15 +215,23 @@ class Silent(Spell):
         (["spell.py:Mute"], "mute: has neither a reward for PPO nor preferences to learn one from"),
         (["spell.py:Spell", "reward.epochs=2"], "reward.epochs: the reward of spell is not learnt"),
         (["spell.py:Long"], "its class must be given length; only a folder is"),
-        (["spell.py:Same"], "row 1: this held-out prompt is a training prompt too, and 9 more are"),
+        (["spell.py:Same"], "row 1: this held-out prompt is a training prompt too, and 420 more are"),
         (["spell.py:Typo", *SMALL], "primary_metric: no '-exakt'; did you mean 'exact'"),
         (["spell.py:Sets"], "row 1, column 'letters': Object of type set is not JSON serializable"),
         (["spell.py:Answers"], "row 1: call the column 'answers' something else"),
-        (["spell.py:Silent"], "no baseline for 3 of 4 rows"),
+        (["spell.py:Silent"], "no baseline for 46 of 47 rows"),
+        (["spell.py:Lists"], "spell: row 1 of rows('eval') is a list, not a dict of columns"),
+        (["spell.py:Others"], "are others each time; draw them with a seed"),
+        (["spell.py:Clash"], "measures: 'score' is the reward or a metric already"),
+        (["spell.py:Listed"], "measures: not a dict of numbers by name: [1.0]"),
+        (["spell.py:Short"], "are more than the model's 32 positions"),
+        (["spell.py:Blind"], "1 score"),
+        (["spell.py:Spell", "seeds=2"], "seeds: an option; write --seeds 2"),
+        (["spell.py:Spell", "sft.epoch=2"], "sft.epoch: unknown key"),
         (["spell.py:Spell", "ppo.seed=7"], "ppo.seed: the seeds are 0, 1, ... for all stages; take it out"),
         (["spell.py:Spell", "ppo.best_metric=eval/score"], "ppo.best_metric: would choose by the rows that are rep"),
         (["opinion"], "opinion: needs --data, the folder of Financial PhraseBank"),
-        (["opinion", "--data", "nowhere"], "nowhere: has neither Sentences_AllAgree.txt"),
+        (["opinion", "--data", "nowhere"], "nowhere: there is no such folder; the folder of Financial PhraseBank"),
         (["opinoin"], "did you mean 'opinion'"),
         (["spell.py:Spell", "--data", "."], "the task spell reads no folder"),
         (["spell.py:Spell", "epochs=2"], "'epochs': a task has settings of sft, reward and ppo; write sft.epochs="),

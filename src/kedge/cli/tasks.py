@@ -56,6 +56,9 @@ def task(
         if count < 1:
             raise ConfigError(f"{option}: at least 1, got {count}")
     settings = override({}, overrides or [])
+    options = {"data": data, "run": run, "model": model, "seeds": seeds, "held_out": held_out}
+    if typed := sorted(settings.keys() & options):
+        raise ConfigError(f"{typed[0]}: an option; write --{typed[0].replace('_', '-')} {settings[typed[0]]}")
     if unknown := settings.keys() - {"sft", "reward", "ppo"}:
         raise ConfigError(f"{min(unknown)!r}: a task has settings of sft, reward and ppo; write sft.{min(unknown)}=...")
     job = new_task(what, data)
@@ -64,6 +67,6 @@ def task(
         job, folder, seeds=range(seeds), held_out=held_out, model=model, sft=settings.get("sft"),
         reward=settings.get("reward"), ppo=settings.get("ppo"), overwrite=overwrite, resume=resume,
     )  # fmt: skip
-    console.print(result_table(result, title=job.name))
+    console.print(result_table(job, result))
     console.print(result_examples(job, result, 3))
     console.print(f"everything is in {folder}/", markup=False, soft_wrap=True, highlight=False)

@@ -89,8 +89,12 @@ class RunFolder:
             self._refuse_other_settings()
         self._seen = self._traces()
 
-    def began_with(self, fingerprints: Mapping[str, str]) -> None:
+    def began_with(self, fingerprints: Mapping[str, str], otherwise: str = "") -> None:
         """What models, data and rewards the run is given, which :meth:`start` writes down.
+
+        Args:
+            fingerprints: by what they are of.
+            otherwise: what else there is to do about other ones; nothing: to say that they are meant.
 
         Raises:
             ConfigError: it is to be resumed, and began with others.
@@ -106,8 +110,11 @@ class RunFolder:
             lines = [f"  {key}: {before.get(key, 'none')} then, {fingerprints.get(key, 'none')} now" for key in others]
             raise ConfigError(
                 "\n".join([f"{self.path}: the run began with another {', '.join(others)}", *lines])
-                + "\nTake the change back, or begin a run of another name with run=...; where it is meant, delete "
-                f"{file} and resume again"
+                + "\nTake the change back, or "
+                + (
+                    otherwise
+                    or f"begin a run of another name with run=...; where it is meant, delete {file} and resume again"
+                )
             )
 
     def settle(self, stage: str, **settings: Any) -> None:

@@ -1,6 +1,7 @@
 """What can be wrong with a task, found before anything is trained; and what a resumed one must have in common."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import get_args
 
 from kedge.config.settings import nearest
@@ -27,9 +28,13 @@ def refuse_unfit(task: Task, rows: Sequence[Row], demonstrations: Sequence[Row])
         demonstrations: of the task.
 
     Raises:
-        DataError: no demonstrations; a held-out prompt is trained on; a row that cannot be written. ConfigError: the
-            task's primary metric is none of its measures.
+        DataError: no demonstrations; rows that are others each time; a held-out prompt is trained on; a row that cannot
+            be written. ConfigError: measures that are none, or have the names of judges; the task's primary metric is
+            none of them.
     """
+    for split in get_args(Split):
+        if of_rows(task.prompts(split)) != of_rows(task.prompts(split)):
+            raise DataError(f"{task.name}: rows({split!r}) are others each time; draw them with a seed")
     if not demonstrations:
         raise DataError(f"{task.name}: no demonstrations, from which SFT would learn how to answer")
     answered_to = [Prompt(each.prompt, origin=each.origin) for each in read_demonstrations(rows_of(demonstrations))]
@@ -42,11 +47,30 @@ def refuse_unfit(task: Task, rows: Sequence[Row], demonstrations: Sequence[Row])
                 raise DataError(f"{task.name}: row {number}, column {column!r}: {error}; make it plain") from None
         if ANSWERS in row:
             raise DataError(f"{task.name}: row {number}: call the column {ANSWERS!r} something else, answers go there")
-    names = [*task.judges(), *task.measures(rows, [task.read(row, "") for row in rows])]
+    judges = [*task.judges()]
+    measures = task.measures(rows, [task.read(row, "") for row in rows])
+    if not isinstance(measures, dict) or not all(isinstance(value, int | float) for value in measures.values()):
+        raise ConfigError(f"{task.name}: measures: not a dict of numbers by name: {measures!r}")
+    if both := sorted(measures.keys() & judges):
+        raise ConfigError(
+            f"{task.name}: measures: {both[0]!r} is the reward or a metric already; call it something else"
+        )
+    names = [*judges, *measures]
     if task.primary_metric.removeprefix("-") not in names:
         raise ConfigError(
             f"{task.name}: primary_metric: no {task.primary_metric!r}; {nearest(task.primary_metric, names)}"
         )
+
+
+def refuse_fewer(folder: Path, seeds: int, resume: bool) -> None:
+    """Raise where a resumed task would lose seeds of the result that is there.
+
+    Raises:
+        ConfigError: naming both numbers.
+    """
+    there = len([*folder.glob("seed-*/ppo/summary.json")])
+    if resume and seeds < there:
+        raise ConfigError(f"seeds: {there} are there, and {seeds} would remain; go on with --seeds {there} or more")
 
 
 def fingerprints(task: Task, demonstrations: Sequence[Row]) -> dict[str, str]:

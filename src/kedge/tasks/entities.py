@@ -131,9 +131,10 @@ class NamedEntities(FolderTask):
     def prompt(self, row: Row) -> str:
         return f"{bracketed(row['words'], row['names'])}\n=>"
 
-    def demonstration(self, row: Row) -> str | None:
-        if not row["shown"]:
-            return None
+    def is_demonstrated(self, row: Row) -> bool:
+        return bool(row["shown"])
+
+    def demonstration(self, row: Row) -> str:
         kinds = {(first, last): kind for kind, first, last in entities_in(row["entities"])}
         return (
             "".join(f" {number} {kinds.get(tuple(name), '-')}" for number, name in enumerate(row["names"], 1)) or " -"

@@ -10,6 +10,9 @@ from kedge.errors import DataError
 from kedge.rewards.library.words import normalised
 from kedge.tasks.task import Row, Task
 
+ENCODING = "utf-8-sig"
+"""UTF-8, with or without the mark that Excel puts before it."""
+
 
 class FolderTask(Task):
     """A task that reads a local folder; :attr:`needs` says which.
@@ -21,43 +24,65 @@ class FolderTask(Task):
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).expanduser()
 
-    def lines(self, name: str, encoding: str = "utf-8") -> Iterator[str]:
+    def lines(self, name: str, encoding: str = ENCODING) -> Iterator[str]:
         """Of a file of the folder, or of it packed (``.gz``), without their ends.
 
         Raises:
             DataError: neither is there, or it is of another encoding.
         """
+        return (line.rstrip("\r\n") for line in self._whole_lines(name, encoding))
+
+    def _whole_lines(self, name: str, encoding: str) -> Iterator[str]:
         path = self.folder / name
         packed = path.with_name(f"{name}.gz")
+        if not self.folder.is_dir():
+            what = "is no folder" if self.folder.exists() else "there is no such folder"
+            raise DataError(f"{self.folder}: {what}{self._needed}")
         try:
-            with path.open(encoding=encoding) if path.is_file() else gzip.open(packed, "rt", encoding=encoding) as file:
-                yield from (line.rstrip("\r\n") for line in file)
+            with (
+                path.open(encoding=encoding, newline="")
+                if path.is_file()
+                else gzip.open(packed, "rt", encoding=encoding, newline="") as file
+            ):
+                yield from file
         except FileNotFoundError:
-            raise DataError(f"{self.folder}: has neither {name} nor {packed.name}; {self.needs}") from None
+            raise DataError(f"{self.folder}: has neither {name} nor {packed.name}{self._needed}") from None
         except UnicodeDecodeError as error:
-            raise DataError(f"{path}: is not {encoding} at byte {error.start}") from None
+            name = encoding.removesuffix("-sig")
+            what = f"is not {name} at byte {error.start}; convert it, or read it with encoding=..."
+            raise DataError(f"{path}: {what}") from None
         except (EOFError, gzip.BadGzipFile) as error:
-            raise DataError(f"{packed}: is broken: {error}; {self.needs}") from None
+            raise DataError(f"{packed}: is broken: {error}{self._needed}") from None
 
-    def table(self, name: str, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    @property
+    def _needed(self) -> str:
+        return f"; {self.needs}" if self.needs else ""
+
+    def table(
+        self, name: str, columns: Sequence[str], encoding: str = ENCODING
+    ) -> Iterator[tuple[int, dict[str, str]]]:
         """Of a CSV file of the folder: the number of the line where a row ends, and these columns of it.
 
         Raises:
-            DataError: as of :meth:`lines`; a column is missing, or a row has nothing in one.
+            DataError: as of :meth:`lines`; a column is missing, or a row has nothing in one, or more cells.
         """
-        reader = csv.DictReader(self.lines(name), strict=True)
+        reader = csv.DictReader(self._whole_lines(name, encoding), strict=True)
         try:
             if missing := [column for column in columns if column not in (reader.fieldnames or ())]:
                 has = ", ".join(map(repr, reader.fieldnames or ())) or "nothing"
                 raise self.refused(name, 1, f"has no column {missing[0]!r}, but {has}", "name its columns in that line")
             for row in reader:
+                if None in row:
+                    raise self.refused(
+                        name, reader.line_num, f"more cells than the {len(row) - 1} columns: {row[None]}"
+                    )
                 for column in columns:
                     if not (row[column] or "").strip():
                         raise self.refused(name, reader.line_num, f"nothing in column {column!r}")
                 yield reader.line_num, {column: row[column] for column in columns}
         except csv.Error as error:
             what = f"is no CSV in or behind line {reader.line_num}: {error}; mend its quotes"
-            raise DataError(f"{self.folder / name}: {what}; {self.needs}") from None
+            raise DataError(f"{self.folder / name}: {what}{self._needed}") from None
 
     def unseen(self, rows: Iterable[Row], text: Callable[[Row], str]) -> Iterator[Row]:
         """Those whose text is none that is trained on, in whatever case, spacing and punctuation, and with whatever
@@ -79,4 +104,4 @@ class FolderTask(Task):
             what: is the matter.
             fix: what to do.
         """
-        return DataError(f"{self.folder / name}: line {line}: {what}; {fix}; {self.needs}")
+        return DataError(f"{self.folder / name}: line {line}: {what}; {fix}{self._needed}")

@@ -104,14 +104,17 @@ class Functions(Task):
                     "says": f"{gather.words}{change.words}{choose.words} in xs.",
                     "code": f"    return {gather.code.format(values)}\n",
                     "tests": _tests(rng, gather, change, choose),
-                    "is_shown": split == "eval" or number < self.shown,
+                    "shown": split == "train" and number < self.shown,
                 }
 
     def prompt(self, row: Row) -> str:
         return f'def f(xs):\n    """{row["says"]}"""\n'
 
-    def demonstration(self, row: Row) -> str | None:
-        return str(row["code"]) if row["is_shown"] else None
+    def is_demonstrated(self, row: Row) -> bool:
+        return bool(row["shown"])
+
+    def demonstration(self, row: Row) -> str:
+        return str(row["code"])
 
 
 def _tests(rng: random.Random, gather: Part, change: Part, choose: Part) -> list[str]:

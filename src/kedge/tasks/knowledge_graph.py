@@ -141,11 +141,14 @@ class TextToTriples(FolderTask):
     def prompt(self, row: Row) -> str:
         return f"{row['marked']}\n=>"
 
+    def is_demonstrated(self, row: Row) -> bool:
+        return bool(row["shown"])
+
     def demonstration(self, row: Row) -> str | None:
         """What can be said by pointing; nothing where that is no triple."""
         number = {_plain(name): place for place, name in reversed([*enumerate(row["names"], 1)])}
         said = []
-        for line in row["triples"].splitlines() if row["shown"] else ():
+        for line in row["triples"].splitlines():
             subject, relation, object = line.split(" | ")
             ends = number.get(_plain(subject)), number.get(_plain(object))
             if all(ends):

@@ -42,7 +42,7 @@ class Labelled(FolderTask):
     def prompt(self, row: Row) -> Text:
         return f"{row['text']}\n=>"
 
-    def demonstration(self, row: Row) -> str | None:
+    def demonstration(self, row: Row) -> str:
         return f" {row['label']}"
 
     def read(self, row: Row, answer: str) -> str | None:
@@ -146,5 +146,5 @@ class NewsTitles(Labelled):
             row = self.labelled(name, place + 1, text, self._numbers[number])
             yield {**row, "shown": split == "train" and place % self.shown_every == 0}
 
-    def demonstration(self, row: Row) -> str | None:
-        return super().demonstration(row) if row["shown"] else None
+    def is_demonstrated(self, row: Row) -> bool:
+        return bool(row["shown"])

@@ -84,8 +84,11 @@ class Questions(Task):
     def prompt(self, row: Row) -> Text:
         return f" {row['text']}\n {row['question']}\n=>"
 
-    def demonstration(self, row: Row) -> str | None:
-        return f" {row['answer']}" if row["shown"] else None
+    def is_demonstrated(self, row: Row) -> bool:
+        return bool(row["shown"])
+
+    def demonstration(self, row: Row) -> str:
+        return f" {row['answer']}"
 
     def measures(self, rows: Sequence[Row], said: Sequence[str]) -> dict[str, float]:
         """Exact match where there is an answer, and where there is none."""

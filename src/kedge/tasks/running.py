@@ -4,8 +4,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
+from kedge.config.settings import Config
 from kedge.data.records import plain
 from kedge.errors import ConfigError
 from kedge.evaluation.evaluate import Evaluation
@@ -13,7 +14,7 @@ from kedge.rewards.build import RewardLike
 from kedge.runs.folder import RunFolder
 from kedge.storage.writing import strict_json, write_text
 from kedge.tasks.answering import answered, best_of
-from kedge.tasks.checking import ANSWERS, fingerprints, refuse_unfit
+from kedge.tasks.checking import ANSWERS, fingerprints, refuse_fewer, refuse_unfit
 from kedge.tasks.measuring import Interval, Side, measured, of_each_seed
 from kedge.tasks.starting import new_model
 from kedge.tasks.task import Row, Split, Task
@@ -28,6 +29,8 @@ HELD_OUT = 500
 
 WATCHED = 128
 """Held-out rows, at most, that PPO looks at on its way."""
+
+_Settings = TypeVar("_Settings", bound=Config)
 
 BEST_OF = 4
 """Answers of SFT from which a learnt reward picks one: what else the reward could be used for, with nothing trained."""
@@ -96,19 +99,23 @@ def run_task(
     folder = folder.expanduser()
     files = (*FILES, *(path.name for path in folder.glob("seed-*")))
     run = RunFolder(folder, {"task": {"task": task.name}}, overwrite=overwrite, resume=resume, files=files)
-    run.began_with(stages.fingerprints() | fingerprints(task, demonstrations))
+    refuse_fewer(folder, len(seeds), resume)
+    run.began_with(stages.fingerprints() | fingerprints(task, demonstrations), "begin anew with overwrite=True")
     run.start()
     data = folder / "data" / "demonstrations.jsonl"
     data.parent.mkdir(exist_ok=True)
     write_text(data, shown)
     homes = {seed: folder / f"seed-{seed}" for seed in seeds}
+    starts = [beginning(task, stages, home, data, seed) for seed, home in homes.items()]
+    # Before anything is trained, should rows, judges, measures or baseline be at fault.
+    before = [answered(task, rows, start, stages.ppo.sampling) for start in starts]
+    measured(task, rows, Side.of(before))
     baseline = []
-    if task.baseline(rows[0]) is not None:  # before the training, should it be at fault
-        tokenizer = beginning(task, stages, homes[seeds[0]], data, seeds[0])
-        baseline = [task.evaluate_baseline("eval", limit=held_out, tokenizer=tokenizer)]
-    evaluations: dict[str, list[Evaluation]] = {}
-    for seed, home in homes.items():
-        policies, judge = trained(task, stages, home, data, seed)
+    if any(task.baseline(row) is not None for row in rows):
+        baseline = [task.evaluate_baseline("eval", limit=held_out, tokenizer=starts[0])]
+    evaluations: dict[str, list[Evaluation]] = {"before": before}
+    for (seed, home), start in zip(homes.items(), starts, strict=True):
+        policies, judge = trained(task, stages, home, data, start, seed)
         for name, policy in policies.items():
             evaluations.setdefault(name, []).append(answered(task, rows, policy, stages.ppo.sampling))
         if task.reward is None:
@@ -160,9 +167,9 @@ class Stages:
             if each.get("best_metric"):
                 raise ConfigError(f"{stage}.best_metric: would choose by the rows that are reported; take it out")
         return cls(
-            SFTConfig.of({**task.sft, **given["sft"]}),
-            RewardConfig.of({**task.reward_modeling, **given["reward"]}),
-            PPOConfig.of({**task.ppo, **given["ppo"]}),
+            _settings("sft", SFTConfig, {**task.sft, **given["sft"]}),
+            _settings("reward", RewardConfig, {**task.reward_modeling, **given["reward"]}),
+            _settings("ppo", PPOConfig, {**task.ppo, **given["ppo"]}),
             model or task.model,
             progress,
         )
@@ -175,22 +182,23 @@ class Stages:
     def fingerprints(self) -> dict[str, str]:
         """What a resumed task must have in common with what is there."""
         settings = {name: getattr(self, name).resolved() for name in ("sft", "reward", "ppo")}
-        return {"model": str(self.start), **{name: strict_json(each) for name, each in settings.items()}}
+        each = {f"{name}.{key}": strict_json(value) for name, table in settings.items() for key, value in table.items()}
+        return {"model": str(self.start), **each}
 
 
 def trained(
-    task: Task, stages: Stages, home: Path, data: Path, seed: int
-) -> tuple[dict[str, str | Path], RewardLike | Sequence[RewardLike]]:
-    """One seed's policies, ``before``, ``sft`` and ``ppo``, and the reward; stages that are done are as they are.
+    task: Task, stages: Stages, home: Path, data: Path, start: str | Path, seed: int
+) -> tuple[dict[str, Path], RewardLike | Sequence[RewardLike]]:
+    """One seed's policies, ``sft`` and ``ppo``, and the reward; stages that are done are as they are.
 
     Args:
         task: what is learnt.
         stages: how.
         home: where.
         data: the demonstrations.
+        start: what it begins with.
         seed: of everything.
     """
-    start = beginning(task, stages, home, data, seed)
     stages, progress = stages.of_seed(seed), stages.progress
     sft, reward, ppo = (home / name for name in ("sft", "reward", "ppo"))
     once(sft, SFT, start, str(data), stages.sft, progress=progress)
@@ -202,7 +210,7 @@ def trained(
         ppo, PPO, sft, task.prompts("train"), judge, stages.ppo, eval_prompts=task.prompts("eval", WATCHED),
         metrics=task.metrics, progress=progress,
     )  # fmt: skip
-    return {"before": start, "sft": sft, "ppo": ppo}, judge
+    return {"sft": sft, "ppo": ppo}, judge
 
 
 def beginning(task: Task, stages: Stages, home: Path, data: Path, seed: int) -> str | Path:
@@ -216,9 +224,18 @@ def beginning(task: Task, stages: Stages, home: Path, data: Path, seed: int) -> 
 
 
 def once(run: Path, stage: Callable[..., Trainer], *what: Any, **how: Any) -> None:
-    """A stage, unless it is done; what was left in its midst begins anew."""
+    """A stage, unless it is done; what was left in its midst goes on from its last checkpoint."""
     if not (run / "summary.json").is_file():
-        stage(*what, **how, run=run, overwrite=True).train()
+        begun = (run / "checkpoints").is_dir()
+        stage(*what, **how, run=run, resume=begun, overwrite=not begun).train()
+
+
+def _settings(stage: str, config: type[_Settings], given: Mapping[str, Any]) -> _Settings:
+    """Raise: naming the stage, as several have settings of a name."""
+    try:
+        return config.of(given)
+    except ConfigError as error:
+        raise ConfigError(f"{stage}.{error}") from None
 
 
 def write(task: Task, result: Result, folder: Path) -> None:

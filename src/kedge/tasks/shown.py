@@ -14,19 +14,26 @@ LONGEST = 400
 """Characters of a prompt or an answer that are shown."""
 
 
-def result_table(result: Result, *, title: str) -> Table:
-    """What each side's answers are worth, a line a side."""
-    table = Table(title=title, title_justify="left", caption_justify="left", header_style="bold")
+def result_table(task: Task, result: Result) -> Group:
+    """What each side's answers are worth, a row a side; what the field compares by comes first."""
+    table = Table(title=task.name, title_justify="left", header_style="bold", show_lines=True)
     seeds = max(len(side.answers) for side in result.sides.values())
-    times = f"{seeds} seed{'s' * (seeds > 1)}"
-    table.caption = f"{len(result.rows)} rows never trained on, {times}; 95% intervals over rows"
+    primary = task.primary_metric.removeprefix("-")
+    better = "less is better" if task.primary_metric.startswith("-") else "more is better"
+    count = f"{_many(len(result.rows), 'row')} never trained on, {_many(seeds, 'seed')}"
+    about = f"{count}; 95% intervals over rows; compared by {primary}: {better}"
     table.add_column("")
-    names = dict.fromkeys(name for found in result.measures.values() for name in found)
+    every = [name for found in result.measures.values() for name in found]
+    names = [name for name in dict.fromkeys([primary, *every]) if name in every]
     for name in names:
         table.add_column(name, justify="right")
     for side, found in result.measures.items():
         table.add_row(side, *(_said(found.get(name)) for name in names))
-    return table
+    return Group(table, Text(about, style="italic dim"))  # a caption would be as narrow as the table
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def result_examples(task: Task, result: Result, count: int) -> Group:
@@ -40,13 +47,13 @@ def result_examples(task: Task, result: Result, count: int) -> Group:
             *((("expected", expected),) if expected is not None else ()),
         ):
             body.append(f"\n{label:10}", style="bold not italic")
-            body.append(_short(text.strip()), style="not italic")
+            body.append(_short(text.strip()).replace("\n", f"\n{'':10}"), style="not italic")
         panels.append(Panel(body, border_style="dim"))
     return Group(*panels)
 
 
 def _said(each: Interval | None) -> str:
-    return "" if each is None else f"{each.value:.3f} [{each.low:.3f}, {each.high:.3f}]"
+    return "" if each is None else f"{each.value:.3f}\n[{each.low:.3f}, {each.high:.3f}]"
 
 
 def _short(text: str) -> str:

@@ -59,13 +59,16 @@ class Sums(Task):
     def rows(self, split: Split) -> Iterable[Row]:
         rng = random.Random(f"{self.seed} {split}")
         for number in range(self.posed if split == "train" else HELD):
-            yield {**_problem(rng, split), "is_told": split == "eval" or number < self.shown}
+            yield {**_problem(rng, split), "shown": split == "train" and number < self.shown}
 
     def prompt(self, row: Row) -> str:
         return f"{row['text']} How many are there?\n"
 
-    def demonstration(self, row: Row) -> str | None:
-        return f"{row['steps']}\n#### {row['result']}" if row["is_told"] else None
+    def is_demonstrated(self, row: Row) -> bool:
+        return bool(row["shown"])
+
+    def demonstration(self, row: Row) -> str:
+        return f"{row['steps']}\n#### {row['result']}"
 
 
 def _problem(rng: random.Random, split: Split) -> Row:

@@ -83,6 +83,10 @@ class Task(ABC):
         """What one would answer; None where nobody has said it."""
         return None
 
+    def is_demonstrated(self, row: Row) -> bool:
+        """Whether SFT is shown the row's demonstration: there may be fewer of them than answers that can be judged."""
+        return True
+
     def baseline(self, row: Row) -> str | None:
         """What a sceptic would answer without any learning; None: the task has no such answer."""
         return None
@@ -130,7 +134,11 @@ class Task(ABC):
             ConfigError: no such split. DataError: it has no rows.
         """
         self.refuse_unknown(split)
-        found = list(self.rows(split))
+        found = list(self.rows(split) or ())
+        for number, row in enumerate(found, start=1):
+            if not isinstance(row, Mapping):
+                what = type(row).__name__
+                raise DataError(f"{self.name}: row {number} of rows({split!r}) is a {what}, not a dict of columns")
         if not found:
             raise DataError(f"{self.name}: no rows of split {split!r}")
         if limit is None or len(found) <= limit:
@@ -151,7 +159,8 @@ class Task(ABC):
         Raises:
             ConfigError: no such split. DataError: it has no rows.
         """
-        shown = [(self.prompt(row), self.demonstration(row)) for row in self.all_rows(split)]
+        rows = filter(self.is_demonstrated, self.all_rows(split))
+        shown = [(self.prompt(row), self.demonstration(row)) for row in rows]
         return [
             {"prompt": prompt, "completion": answer if isinstance(prompt, str) else as_messages(answer)}
             for prompt, answer in shown
