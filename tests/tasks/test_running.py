@@ -97,6 +97,20 @@ def test_a_reward_that_is_learnt_and_a_run_that_goes_on(kedge, tmp_path, monkeyp
     assert "seeds: 2 are there, and 1 would remain" in err
 
 
+def test_a_stage_goes_on_from_its_checkpoint(kedge, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("spell.py").write_text(SPELL)
+    words = ["task", "spell.py:Spell", *SMALL, "--held-out", 4, "--run", "here", "ppo.checkpoint_every=1"]
+    status, _, err = kedge(*words)
+    assert status == 0, err
+    ppo = Path("here/seed-0/ppo")
+    lines = (ppo / "metrics.jsonl").read_text()
+    (ppo / "summary.json").unlink()  # as if it had been stopped just before its end
+    status, _, err = kedge(*words, "--resume")
+    assert status == 0, err
+    assert (ppo / "metrics.jsonl").read_text() == lines  # with the seconds that the steps took then
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
