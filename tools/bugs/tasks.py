@@ -73,8 +73,8 @@ TASKS = [
     Mutant(
         "resumed-with-other-rows",
         "tasks/running.py",
-        " | fingerprints(task, demonstrations))",
-        ")",
+        " | fingerprints(task, demonstrations), ",
+        ", ",
         RUNNING,
         "seeds of two sets of rows in one result",
     ),
