@@ -45,7 +45,9 @@ def test_one_file_from_outside(kedge, tmp_path, monkeypatch):
     assert found["measures"]["baseline"]["score"]["value"] == pytest.approx(1 / 3)
     both = found["by_seed"]["ppo"]["score"]
     assert sum(both) / 2 == pytest.approx(found["measures"]["ppo"]["score"]["value"])
-    assert kedge("task", "spell.py:Spell", *SMALL)[0] == 2  # what is there is not written over
+    status, _, err = kedge("task", "spell.py:Spell", *SMALL)
+    assert status == 2  # what is there is not written over
+    assert "name another folder with --run FOLDER" in err
     assert kedge("task", "spell.py:Spell", *SMALL, "ppo.steps=1", "--held-out", 2, "--overwrite")[0] == 0
     assert {path.name for path in Path("runs/tasks/spell").glob("seed-*")} == {"seed-0"}
     began = json.loads(Path("runs/tasks/spell/fingerprints.json").read_text())

@@ -96,14 +96,16 @@ def main() -> None:
         who = _whose(error)
         if who:  # of several processes this one alone knows of it
             stderr.quiet = False
-        stderr.print(f"{who}[bold red]error:[/] {escape(_as_typed(str(error)))}", highlight=False)
+        stderr.print(f"{who}[bold red]error:[/] {escape(_as_typed(str(error), sys.argv[1:]))}", highlight=False)
         sys.exit(error.exit_status)
     finally:
         _leave()
 
 
-def _as_typed(message: str) -> str:
+def _as_typed(message: str, words: Sequence[str]) -> str:
     """A message that speaks to who calls from Python, for who types a command."""
+    if words[:1] == ["task"]:  # the one command with an option in place of a setting
+        message = message.replace("run=...", "--run FOLDER")
     return message.replace("resume=True", "--resume").replace("overwrite=True", "--overwrite")
 
 
