@@ -1,5 +1,6 @@
 """What came of a task, for the terminal."""
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.panel import Panel
 from rich.table import Table
@@ -15,20 +16,20 @@ LONGEST = 400
 
 
 def result_table(task: Task, result: Result) -> Group:
-    """What each side's answers are worth, a row a side; what the field compares by comes first."""
-    table = Table(title=task.name, title_justify="left", header_style="bold", show_lines=True)
+    """What each side's answers are worth, a column a side; what the field compares by comes first."""
+    table = Table(title=task.name, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1))
     seeds = max(len(side.answers) for side in result.sides.values())
     primary = task.primary_metric.removeprefix("-")
     better = "less is better" if task.primary_metric.startswith("-") else "more is better"
     count = f"{_many(len(result.rows), 'row')} never trained on, {_many(seeds, 'seed')}"
     about = f"{count}; 95% intervals over rows; compared by {primary}: {better}"
     table.add_column("")
+    for side in result.measures:
+        table.add_column(side, justify="right")
     every = [name for found in result.measures.values() for name in found]
-    names = [name for name in dict.fromkeys([primary, *every]) if name in every]
-    for name in names:
-        table.add_column(name, justify="right")
-    for side, found in result.measures.items():
-        table.add_row(side, *(_said(found.get(name)) for name in names))
+    for name in dict.fromkeys([primary, *every]):
+        if name in every:
+            table.add_row(name, *(_said(found.get(name)) for found in result.measures.values()))
     return Group(table, Text(about, style="italic dim"))  # a caption would be as narrow as the table
 
 
