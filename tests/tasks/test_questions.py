@@ -130,7 +130,8 @@ def xquad(tmp_path):
 
 def test_rows_in_squads_format(xquad):
     row = next(iter(xquad.rows("eval")))
-    assert row == {"text": "Its mayor is Jo0.", "question": "Who is the mayor?", "answer": ["Jo0"]}
+    assert row == {"text": "Its mayor is Jo0.", "question": "Who is the mayor?", "answer": ["Jo0"], "article": 0}
+    assert [xquad.group(row) for row in xquad.rows("eval")] == [0, 5, 0, 5]  # in both languages
     assert xquad.prompt(row) == "Its mayor is Jo0.\nWho is the mayor?\n=>"
     assert xquad.demonstration(row) == " Jo0"
     assert [row["answer"] for row in xquad.rows("eval")] == [["Jo0"], ["Jo5"]] * 2

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, ClassVar
 
 from kedge.data.records import Text
@@ -44,7 +44,7 @@ class XQuAD(FolderTask):
             for number, article in enumerate(self._articles(name)):
                 if (number % 5 == 0) == (split == "eval"):
                     try:
-                        yield from _rows_of(article)
+                        yield from ({**row, "article": number} for row in _rows_of(article))
                     except (ValueError, KeyError, TypeError) as error:
                         what = f"article {number + 1} of its data is not in SQuAD's format: {error!r}"
                         raise DataError(
@@ -53,6 +53,10 @@ class XQuAD(FolderTask):
 
     def prompt(self, row: Row) -> Text:
         return f"{row['text']}\n{row['question']}\n=>"
+
+    def group(self, row: Row) -> Hashable:
+        """Both languages ask the same of an article."""
+        return row["article"]
 
     def demonstration(self, row: Row) -> str | None:
         return next((f" {answer}" for answer in row["answer"] if answer in row["text"]), None)

@@ -1,7 +1,7 @@
 """Folk tunes, to be gone on with."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from fractions import Fraction
 from functools import cached_property
@@ -55,6 +55,10 @@ class Tunes(FolderTask):
 
     def prompt(self, row: Row) -> str:
         return f"M:{row['metre']}\nK:{row['key']}\n{row['opening']}|"
+
+    def group(self, row: Row) -> Hashable:
+        """A tune's strains resemble each other."""
+        return row["title"]
 
     def demonstration(self, row: Row) -> str:
         return str(row["music"])
