@@ -4,8 +4,10 @@ import gzip
 import json
 import os
 import socket
+import subprocess
 import sys
 import time
+import venv
 from dataclasses import replace
 from pathlib import Path
 
@@ -173,6 +175,20 @@ def test_where_there_are_no_namespaces(monkeypatch, capsys):
         build_reward({"kind": "code", "require_namespaces": True})
     build_reward({"kind": "code"})
     assert "audit hook" in capsys.readouterr().err
+
+
+def test_packages_below_tmp(tmp_path):
+    """Where answers have a folder of their own in its place."""
+    venv.create(tmp_path / "env", symlinks=True)
+    [site] = (tmp_path / "env/lib").glob("python*/site-packages")
+    (site / "others.pth").write_text("\n".join(path for path in sys.path if os.path.isdir(path)))
+    (site / "mine.py").write_text("one = 1\n")
+    asks = (
+        "from kedge.rewards.sandbox.run import Job, run\n"
+        "print(run(Job('from mine import one', ['assert one == 1'], seconds=5, memory=2**28, packages=True)))"
+    )
+    said = subprocess.run([tmp_path / "env/bin/python", "-c", asks], capture_output=True, text=True)
+    assert "passed=1, total=1" in said.stdout, said
 
 
 def test_what_can_be_imported():

@@ -52,13 +52,14 @@ def furnish(folders: list[str]) -> bool:
     try:
         _mount(b"none", "/", None, _RECURSIVE | _PRIVATE)
         _mount(b"tmpfs", root, b"tmpfs", _NO_SUID | _NO_DEV, b"size=1m,mode=755")
+        for inner in ("/tmp", "/proc"):
+            os.makedirs(root + inner, exist_ok=True)
+        # Before the folders, of which some may lie in it: an environment below /tmp.
+        _mount(b"tmpfs", root + "/tmp", b"tmpfs", _NO_SUID | _NO_DEV, f"size={4 * FILE_SIZE},mode=1777".encode())
         for folder in folders:
             _show(folder, root)
         for device in ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random"):
             _show(device, root)
-        for inner in ("/tmp", "/proc"):
-            os.makedirs(root + inner, exist_ok=True)
-        _mount(b"tmpfs", root + "/tmp", b"tmpfs", _NO_SUID | _NO_DEV, f"size={4 * FILE_SIZE},mode=1777".encode())
         with suppress(OSError):  # of a container that hides parts of its own
             _mount(b"proc", root + "/proc", b"proc", _NO_SUID | _NO_DEV)
         _read_only(root, 0)
