@@ -61,8 +61,7 @@ def triple_f1(
     **_: Any,
 ) -> list[float]:
     """F1 of an answer's triples against those of the graph."""
-    asked = zip(completions, triples, names, strict=True)
-    return [f1(said_in(said, there), triples_of(right)) for said, right, there in asked]
+    return [f1(said, right) for said, right in _pairs(completions, triples, names)]
 
 
 def part_f1(
@@ -73,8 +72,7 @@ def part_f1(
     **_: Any,
 ) -> list[float]:
     """The same for subjects, relations and objects by themselves: what is nearly right is worth something."""
-    asked = zip(completions, triples, names, strict=True)
-    return [f1(_parts(said_in(said, there)), _parts(triples_of(right))) for said, right, there in asked]
+    return [f1(_parts(said), _parts(right)) for said, right in _pairs(completions, triples, names)]
 
 
 def exact(
@@ -85,8 +83,7 @@ def exact(
     **_: Any,
 ) -> list[float]:
     """Whether they are those of the graph, all of them and no others."""
-    asked = zip(completions, triples, names, strict=True)
-    return [float(said_in(said, there) == triples_of(right)) for said, right, there in asked]
+    return [float(said == right) for said, right in _pairs(completions, triples, names)]
 
 
 class TextToTriples(FolderTask):
@@ -228,6 +225,14 @@ class TextToTriples(FolderTask):
 
 def _plain(name: str) -> str:
     return normalised(name, articles=True)
+
+
+def _pairs(
+    completions: Sequence[str], triples: Sequence[str], names: Sequence[Sequence[str]]
+) -> Iterator[tuple[set[Triple], set[Triple]]]:
+    """What each answer says, and what is right."""
+    for said, right, there in zip(completions, triples, names, strict=True):
+        yield said_in(said, there), triples_of(right)
 
 
 def _parts(triples: Iterable[Triple]) -> set[tuple[int, str]]:
