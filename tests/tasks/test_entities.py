@@ -7,7 +7,8 @@ from kedge.data.records import read_prompts
 from kedge.errors import DataError, RewardError
 from kedge.evaluation.evaluate import judge_answers
 from kedge.sampling.completion import Completion
-from kedge.tasks.entities import NamedEntities, entities_in, entity_f1, names_in, spans_of, written
+from kedge.tasks.entities import NewsEntities, TweetEntities, entities_in, entity_f1, names_in, spans_of, written
+from kedge.tasks.name_types import NameTypes
 
 SENTENCE = """#doc 1
 0	Dennis	B-Peop	['N']	[0]
@@ -25,7 +26,7 @@ def task(tmp_path):
     (tmp_path / "train.txt").write_text(SENTENCE + LONG)
     (tmp_path / "dev.txt").write_text(HELD)
     (tmp_path / "test.txt").write_text(SENTENCE + SENTENCE.replace("of", "in") + "\n")  # the first is trained on
-    return NamedEntities(tmp_path)
+    return NewsEntities(tmp_path)
 
 
 def test_rows_prompt_and_demonstration(task):
@@ -38,7 +39,7 @@ def test_rows_prompt_and_demonstration(task):
 
 @pytest.mark.shared
 def test_one_sentence_in_six_is_demonstrated(shared):
-    task = NamedEntities(shared / "data/conll04")
+    task = NewsEntities(shared / "data/conll04")
     assert (len(task.demonstrations()), len(task.all_rows("train"))) == (121, 722)
 
 
@@ -135,18 +136,18 @@ def test_tags_are_spans():
 
 def test_a_folder_without_it_says_what_is_missing(tmp_path):
     with pytest.raises(DataError, match=r"neither train\.txt nor train\.txt\.gz; the folder of CoNLL04"):
-        NamedEntities(tmp_path).all_rows("train")
+        NewsEntities(tmp_path).all_rows("train")
     (tmp_path / "train.txt").write_text("#doc\nDennis DeConcini\n")
-    with pytest.raises(DataError, match=r"train\.txt: line 2 has no number, word and tag"):
-        NamedEntities(tmp_path).all_rows("train")
+    with pytest.raises(DataError, match=r"train\.txt: line 2: no word and tag in cells 2 and 3"):
+        NewsEntities(tmp_path).all_rows("train")
 
 
 @pytest.mark.parametrize("tag", ["B-Per", "Peop", "B", "b-Peop", "E-Loc", ""])
 def test_a_tag_that_is_none(tmp_path, tag):
     (tmp_path / "train.txt").write_text(SENTENCE.replace("B-Peop", tag))
-    said = rf"train\.txt: line 2, third cell: tag '{tag}' is not O, or B- or I- and one of Loc, Org, Other, Peop"
+    said = rf"train\.txt: line 2: cell 3: tag '{tag}' is not O, or B- or I- and one of Loc, Org, Other, Peop"
     with pytest.raises(DataError, match=said):
-        NamedEntities(tmp_path).all_rows("train")
+        NewsEntities(tmp_path).all_rows("train")
 
 
 @pytest.mark.parametrize("answer", ["I do not know", "Per 1", "1 Per", ";;", "Loc", "0 Loc", "-1 Loc", "Loc 1-"])
@@ -160,8 +161,48 @@ def test_nonsense_is_never_right(answer):
 
 @pytest.mark.shared
 def test_the_real_rows(shared):
-    task = NamedEntities(shared / "data/conll04")
+    task = NewsEntities(shared / "data/conll04")
     held = task.all_rows("eval")
     assert (len(task.all_rows("train")), len(held)) == (722, 391)
     found = task.measures(held, [task.read(row, task.baseline(row)) for row in held])
     assert found["micro_f1"] == pytest.approx(0.526, abs=0.001)
+
+
+TWEETS = "@ann\tO\nloves\tO\nNew\tB-location\nYork\tI-location\n\t\nno\tO\nnames\tO\n\nAda\tB-person\nsings\tO\n"
+
+
+@pytest.fixture
+def tweets(tmp_path):
+    (tmp_path / "wnut17train.conll").write_text(TWEETS)
+    (tmp_path / "emerging.test.annotated").write_text("Bob\tB-person\nloves\tO\nDover\tB-location\n\n")
+    return TweetEntities(tmp_path)
+
+
+def test_tweets_stand_between_empty_lines(tweets):
+    rows = tweets.all_rows("train")
+    assert [row["entities"] for row in rows] == ["location 3-4", "", "person 1"]
+    assert tweets.prompt(rows[0]) == "@ann loves [1 New York]\n=>"
+    assert list(map(tweets.demonstration, rows)) == [" 1 location", " -", " 1 person"]
+    [held] = tweets.rows("eval")
+    assert tweets.others(held) == {"list of names": ""}
+    assert tweets.read(held, " 1 person 2 location") == (2, 2, 2)
+    assert tweets.read(held, " 1 Peop 2 Loc") == (0, 2, 2)  # types of the other data
+
+
+def test_the_classifier_goes_by_what_stands_beside_a_name():
+    loves = [([name, "loves", place], [(1, 1), (3, 3)], ["person", "location"])
+             for name, place in [("Ann", "Rome"), ("Bea", "Oslo"), ("Carl", "Lima"), ("Dora", "Cairo")]]  # fmt: skip
+    says = [(["so", "says", name], [(3, 3)], ["-"]) for name in ("Will", "Bill", "Jim", "Tom")]
+    classifier = NameTypes([*loves, *says], who="the test")
+    assert classifier.of(["Zed", "loves", "Delhi"], [(1, 1), (3, 3)]) == ["person", "location"]
+    assert classifier.of(["so", "says", "Delhi"], [(3, 3)]) == ["-"]
+    assert classifier.of(["nobody"], []) == []
+
+
+@pytest.mark.shared
+def test_no_list_of_names_finds_those_of_real_tweets(shared):
+    task = TweetEntities(shared / "data/wnut17")
+    held = task.all_rows("eval")
+    assert (len(task.all_rows("train")), len(held), len(task.demonstrations())) == (3394, 1216, 566)
+    found = task.measures(held, [task.read(row, task.others(row)["list of names"]) for row in held])
+    assert found["micro_f1"] == 0.0

@@ -10,7 +10,7 @@ from kedge.errors import DataError
 from kedge.evaluation.evaluate import judge_answers
 from kedge.sampling.completion import Completion
 from kedge.tasks import recommendation
-from kedge.tasks.recommendation import Recommendation, ndcg_at_10, one_word
+from kedge.tasks.recommendation import Recommendation, ndcg_at_10, title_word
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZÀÉÎÖÙÑÇØ"
 
@@ -101,7 +101,7 @@ def test_genres_of_a_list(task):
     ],
 )
 def test_titles_as_one_word(title, word):
-    assert one_word(title) == word
+    assert title_word(title) == word
 
 
 def test_a_folder_without_it_says_what_is_missing(tmp_path):

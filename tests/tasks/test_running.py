@@ -67,6 +67,9 @@ class Polite(Spell):
     def preferences(self, split):
         rows = self.rows(split)
         return [{"prompt": self.prompt(r), "chosen": self.demonstration(r), "rejected": " no"} for r in rows]
+
+    def others(self, row):
+        return {"last letter": " " + row["word"][-1], "right": self.demonstration(row)}
 """
 
 
@@ -77,7 +80,8 @@ def test_a_reward_that_is_learnt_and_a_run_that_goes_on(kedge, tmp_path, monkeyp
     status, out, err = kedge(*words)
     assert status == 0, err
     measures = json.loads(Path("here/result.json").read_text())["measures"]
-    assert measures.keys() == {"before", "sft", "ppo", "best of 4", "baseline"}
+    assert measures.keys() == {"before", "sft", "ppo", "best of 4", "baseline", "last letter", "right"}
+    assert [measures[name]["exact"]["value"] for name in ("baseline", "last letter", "right")] == [0, 0, 1]
     assert all(each.keys() == {"exact"} for each in measures.values())  # what is learnt differs from seed to seed
     done = {path: path.stat().st_mtime_ns for path in Path("here/seed-0").rglob("*.safetensors")}
     assert {path.parts[2] for path in done} == {"model", "sft", "reward", "ppo"}
@@ -222,6 +226,11 @@ class Short(Spell):
 
 class Blind(Spell):
     reward = staticmethod(lambda prompts, completions: [1.0])
+
+
+class Taken(Spell):
+    def others(self, row):
+        return {"sft": "a"}
 """
 
 
@@ -242,6 +251,7 @@ class Blind(Spell):
         (["spell.py:Listed"], "measures: not a dict of numbers by name: [1.0]"),
         (["spell.py:Short"], "are more than the model's 32 positions"),
         (["spell.py:Blind"], "1 score"),
+        (["spell.py:Taken"], "others: 'sft' is a side already; call it something else"),
         (["spell.py:Spell", "seeds=2"], "seeds: an option; write --seeds 2"),
         (["spell.py:Spell", "sft.epoch=2"], "sft.epoch: unknown key"),
         (["spell.py:Spell", "ppo.seed=7"], "ppo.seed: the seeds are 0, 1, ... for all stages; take it out"),

@@ -166,7 +166,14 @@ def test_a_reward_that_is_a_method_keeps_its_task():
         def baseline(self, row):
             return row["number"] * 2
 
+        def others(self, row):
+            return {"thrice": row["number"] * 3} if row["number"] != "4" else {}
+
     assert Long(["1", "23"]).evaluate_baseline().scores == {"score": [0.0, 1.0]}
+    assert Long(["1", "23"]).evaluate_baseline(other="thrice").scores == {"score": [0.0, 1.0]}
+    assert Long(["12", "23"]).evaluate_baseline(other="thrice").scores == {"score": [1.0, 1.0]}
+    with pytest.raises(ConfigError, match="numbers: no 'thrice' for 1 of 2 rows"):
+        Long(["1", "4"]).evaluate_baseline(other="thrice")
     assert Long(iter(["1", "23"])).evaluate_baseline().scores == {"score": [0.0, 1.0]}  # rows that come once
 
 

@@ -15,6 +15,11 @@ from kedge.tasks.task import Row, Split, Task
 from kedge.training.fingerprints import of_rewards
 from kedge.training.ppo.prompts import refuse_overlap
 
+BEST_OF = 4
+"""Answers of SFT from which a learnt reward picks one: what else the reward could be used for, with nothing trained."""
+SIDES = frozenset(("before", "sft", "ppo", f"best of {BEST_OF}", "baseline"))
+"""Who answers in every task."""
+
 ANSWERS = "answers"
 """The column of ``answers.jsonl`` with what each side answered."""
 
@@ -29,8 +34,8 @@ def refuse_unfit(task: Task, rows: Sequence[Row], demonstrations: Sequence[Row])
 
     Raises:
         DataError: no demonstrations; rows that are others each time; a held-out prompt is trained on; a row that cannot
-            be written. ConfigError: measures that are none, or have the names of judges; the task's primary metric is
-            none of them.
+            be written. ConfigError: measures that are none, or have the names of judges; others with the name of a
+            side; the task's primary metric is none of its measures.
     """
     for split in get_args(Split):
         if of_rows(task.prompts(split)) != of_rows(task.prompts(split)):
@@ -47,6 +52,8 @@ def refuse_unfit(task: Task, rows: Sequence[Row], demonstrations: Sequence[Row])
                 raise DataError(f"{task.name}: row {number}, column {column!r}: {error}; make it plain") from None
         if ANSWERS in row:
             raise DataError(f"{task.name}: row {number}: call the column {ANSWERS!r} something else, answers go there")
+    if taken := sorted(task.others(rows[0]).keys() & SIDES):
+        raise ConfigError(f"{task.name}: others: {taken[0]!r} is a side already; call it something else")
     judges = [*task.judges()]
     measures = task.measures(rows, [task.read(row, "") for row in rows])
     if not isinstance(measures, dict) or not all(isinstance(value, int | float) for value in measures.values()):

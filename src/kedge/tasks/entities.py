@@ -6,15 +6,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
-from kedge.errors import DataError, RewardError
+from kedge.errors import RewardError
 from kedge.rewards.library.labels import f1
 from kedge.tasks.brackets import Place, bracketed
 from kedge.tasks.files import FolderTask
 from kedge.tasks.micro_f1 import Counts, counts_of, micro_f1
+from kedge.tasks.name_types import NOTHING, NameTypes
 from kedge.tasks.task import Row, Split
 
-TYPES = ("Loc", "Org", "Other", "Peop")
-_TAG = re.compile(rf"O|[BI]-({'|'.join(TYPES)})")
+OF_NEWS = ("Loc", "Org", "Other", "Peop")
+OF_TWEETS = ("person", "location", "corporation", "product", "creative-work", "group")
+TYPES = (*OF_NEWS, *OF_TWEETS)
 LONGEST = 40
 """Words of a sentence; longer ones are left out, so that prompts stay short."""
 
@@ -89,23 +91,25 @@ def entity_f1(
 
 
 class NamedEntities(FolderTask):
-    """Named entities in sentences of news: places, people, organisations and others (CoNLL04).
+    """Named entities in sentences, and what each is.
 
     What has capitals stands in numbered brackets, and the answer says what each is (``1 Peop 2 - 3 Loc``): small models
-    cannot spell names that they have never seen, nor count words. Two entities in three are such names; no others
-    can be found. Sentences of up to 40 words; those of *train* are trained on, those of *dev* and *test* held out, but
-    for those that are trained on, whatever their numbers. The measure is micro-averaged F1 of whole entities with their
-    types, as CoNLL has it.
+    cannot spell names that they have never seen, nor count words. Sentences of up to 40 words; those that are trained
+    on are not held out, whatever their numbers. The measure is micro-averaged F1 of whole entities with their types, as
+    CoNLL has it.
 
     Somebody has annotated every sixth sentence, and these are the demonstrations; of the others one learns how much of
-    an answer is right. The baseline has the annotations of all of them: it looks up the names of the
-    training sentences, the longest first, with their most frequent type.
+    an answer is right. Two baselines have the annotations of all of them: one looks up the names of the training
+    sentences, the longest first, with their most frequent type; the other classifies what stands in brackets.
     """
 
-    name = "entities"
     primary_metric = "micro_f1"
-    needs = "the folder of CoNLL04 with train.txt, dev.txt and test.txt (MIT)"
     reward = entity_f1
+    files: ClassVar[Mapping[Split, Sequence[str]]]
+    """With tab-separated cells, a word a line."""
+    word_and_tag: ClassVar[tuple[int, int]]
+    """In which cells of a line they stand, counted from 0."""
+    types: ClassVar[Sequence[str]]
     new: ClassVar[Mapping[str, Any]] = {"vocabulary": 3000, "positions": 192}
     sft: ClassVar[Mapping[str, Any]] = {"epochs": 10.0, "batch_size": 16, "learning_rate": 2e-3, "warmup_steps": 20}
     ppo: ClassVar[Mapping[str, Any]] = {
@@ -117,7 +121,7 @@ class NamedEntities(FolderTask):
     """One sentence in so many is demonstrated."""
 
     def rows(self, split: Split) -> Iterable[Row]:
-        found = self._rows(("train.txt",) if split == "train" else ("dev.txt", "test.txt"))
+        found = self._rows(self.files[split])
         if split == "eval":
             return ({**row, "shown": False} for row in self.unseen(found, lambda row: " ".join(row["words"])))
         return ({**row, "shown": place % self.shown_every == 0} for place, row in enumerate(found))
@@ -135,10 +139,7 @@ class NamedEntities(FolderTask):
         return bool(row["shown"])
 
     def demonstration(self, row: Row) -> str:
-        kinds = {(first, last): kind for kind, first, last in entities_in(row["entities"])}
-        return (
-            "".join(f" {number} {kinds.get(tuple(name), '-')}" for number, name in enumerate(row["names"], 1)) or " -"
-        )
+        return _numbered(_kinds(row))
 
     def read(self, row: Row, answer: str) -> Counts:
         return counts_of(*(entities_in(text, row["names"]) for text in (answer, row["entities"])))
@@ -146,7 +147,8 @@ class NamedEntities(FolderTask):
     def measures(self, rows: Sequence[Row], said: Sequence[Counts]) -> dict[str, float]:
         return {"micro_f1": micro_f1(said)}
 
-    def baseline(self, row: Row) -> str:
+    def looked_up(self, row: Row) -> str:
+        """The names that stand in a list of all names."""
         words, found, place = row["words"], set[Entity](), 0
         while place < len(words):
             ends = range(min(len(words), place + max(map(len, self._known), default=0)), place, -1)
@@ -165,23 +167,82 @@ class NamedEntities(FolderTask):
                 counts.setdefault(tuple(row["words"][first - 1 : last]), Counter())[kind] += 1
         return {name: kinds.most_common(1)[0][0] for name, kinds in counts.items()}
 
+    def classified(self, row: Row) -> str:
+        """What stands in brackets, by a classifier."""
+        return _numbered(self._classifier.of(row["words"], row["names"]))
+
+    @cached_property
+    def _classifier(self) -> NameTypes:
+        rows = ((row["words"], row["names"], _kinds(row)) for row in self.rows("train"))
+        return NameTypes(rows, who=f"the baseline of {self.name}")
+
     def _sentences(self, name: str) -> Iterator[tuple[list[str], list[str]]]:
         words: list[str] = []
         tags: list[str] = []
-        for number, line in enumerate([*self.lines(name), "#doc"], 1):
-            if line.startswith("#doc"):
+        tagged = re.compile(rf"O|[BI]-({'|'.join(self.types)})")
+        word, tag = self.word_and_tag
+        for number, line in enumerate([*self.lines(name), ""], 1):
+            if line.startswith("#doc") or not line.strip():
                 if words:
                     yield words, tags
                 words, tags = [], []
-            elif line:
-                cells = line.split("\t")
-                if len(cells) < 3:
-                    raise DataError(f"{self.folder / name}: line {number} has no number, word and tag: {line!r}")
-                if not _TAG.fullmatch(cells[2]):
-                    known = f"O, or B- or I- and one of {', '.join(TYPES)}"
-                    raise DataError(f"{self.folder / name}: line {number}, third cell: tag {cells[2]!r} is not {known}")
-                words.append(cells[1])
-                tags.append(cells[2])
+                continue
+            cells = line.split("\t")
+            if len(cells) <= tag or not cells[word].strip():
+                raise self.refused(name, number, f"no word and tag in cells {word + 1} and {tag + 1}: {line!r}")
+            if not tagged.fullmatch(cells[tag]):
+                known = f"O, or B- or I- and one of {', '.join(self.types)}"
+                raise self.refused(name, number, f"cell {tag + 1}: tag {cells[tag]!r} is not {known}")
+            words.append(cells[word])
+            tags.append(cells[tag])
+
+
+class NewsEntities(NamedEntities):
+    """Places, people, organisations and others in sentences of news (CoNLL04, Roth and Yih 2004). *dev* and *test* are
+    held out. Two entities in three stand in brackets; no others can be found."""
+
+    name = "entities"
+    needs = "the folder of CoNLL04 with train.txt, dev.txt and test.txt (MIT)"
+    files: ClassVar[Mapping[Split, Sequence[str]]] = {"train": ("train.txt",), "eval": ("dev.txt", "test.txt")}
+    word_and_tag = (1, 2)
+    types = OF_NEWS
+
+    def baseline(self, row: Row) -> str:
+        return self.looked_up(row)
+
+    def others(self, row: Row) -> Mapping[str, str]:
+        return {"logistic regression": self.classified(row)}
+
+
+class TweetEntities(NamedEntities):
+    """Names in tweets and comments that hardly come twice (WNUT17, Derczynski et al. 2017): people, places, companies,
+    products, works and groups. The published test set is held out, none of whose names is trained on: a list of names
+    finds nothing, so that the baseline is the classifier."""
+
+    name = "tweet-entities"
+    needs = "the folder of WNUT17 with wnut17train.conll and emerging.test.annotated (CC-BY-4.0)"
+    files: ClassVar[Mapping[Split, Sequence[str]]] = {
+        "train": ("wnut17train.conll",), "eval": ("emerging.test.annotated",)
+    }  # fmt: skip
+    word_and_tag = (0, 1)
+    new: ClassVar[Mapping[str, Any]] = {"vocabulary": 3000, "positions": 256}
+    types = OF_TWEETS
+
+    def baseline(self, row: Row) -> str:
+        return self.classified(row)
+
+    def others(self, row: Row) -> Mapping[str, str]:
+        return {"list of names": self.looked_up(row)}
+
+
+def _kinds(row: Row) -> list[str]:
+    """What each name of a row is."""
+    kinds = {(first, last): kind for kind, first, last in entities_in(row["entities"])}
+    return [kinds.get(tuple(name), NOTHING) for name in row["names"]]
+
+
+def _numbered(kinds: Sequence[str]) -> str:
+    return "".join(f" {number} {kind}" for number, kind in enumerate(kinds, 1)) or f" {NOTHING}"
 
 
 def spans_of(tags: Sequence[str]) -> set[Entity]:

@@ -13,10 +13,12 @@ from kedge.errors import ConfigError
 from kedge.rewards.foreign import import_function, is_function_path
 from kedge.tasks.augmentation import Augmentation
 from kedge.tasks.data_to_text import DataToText
-from kedge.tasks.entities import NamedEntities
+from kedge.tasks.entities import NewsEntities, TweetEntities
 from kedge.tasks.functions import Functions
+from kedge.tasks.intents import BankingIntents, SupportIntents
 from kedge.tasks.knowledge_graph import TextToTriples
 from kedge.tasks.labels import FinancialOpinion, NewsTitles
+from kedge.tasks.links import Links
 from kedge.tasks.music.task import Tunes
 from kedge.tasks.questions import Questions
 from kedge.tasks.recommendation import Recommendation
@@ -31,8 +33,9 @@ from kedge.tasks.xquad import XQuAD
 BUILT_IN = {
     task.name: task
     for task in (
-        SupportDesk, Recommendation, FinancialOpinion, NewsTitles, NamedEntities, TextToTriples, Translation, Questions,
-        XQuAD, DataToText, Summaries, Stories, Functions, Sums, Augmentation, Tunes,
+        SupportDesk, BankingIntents, SupportIntents, Recommendation, FinancialOpinion, NewsTitles, NewsEntities,
+        TweetEntities, TextToTriples, Links, Translation, Questions, XQuAD, DataToText, Summaries, Stories, Functions,
+        Sums, Augmentation, Tunes,
     )
 }  # fmt: skip
 

@@ -26,6 +26,8 @@ class Labelled(FolderTask):
     grams: ClassVar[tuple[int, int]] = (1, 2)
     """Of the baseline: words, or characters where :attr:`by_character`."""
     by_character: ClassVar[bool] = False
+    shown_every: ClassVar[int] = 1
+    """One text in so many is demonstrated."""
 
     @property
     def reward(self) -> Any:  # type: ignore[override]
@@ -37,13 +39,18 @@ class Labelled(FolderTask):
 
     def rows(self, split: Split) -> Iterable[Row]:
         found = self.published(split)
-        return found if split == "train" else self.unseen(found, itemgetter("text"))
+        if split == "eval":
+            return ({**row, "shown": False} for row in self.unseen(found, itemgetter("text")))
+        return ({**row, "shown": place % self.shown_every == 0} for place, row in enumerate(found))
 
     def prompt(self, row: Row) -> Text:
         return f"{row['text']}\n=>"
 
     def demonstration(self, row: Row) -> str:
         return f" {row['label']}"
+
+    def is_demonstrated(self, row: Row) -> bool:
+        return bool(row["shown"])
 
     def read(self, row: Row, answer: str) -> str | None:
         """The one label that it names."""
@@ -132,8 +139,7 @@ class NewsTitles(Labelled):
         "learning_rate": 2e-4, "lam": 1.0, "kl_coef": 0.01, "critic": "separate", "critic_learning_rate": 1e-3,
         "eval_every": 20,
     }  # fmt: skip
-    shown_every: ClassVar[int] = 10
-    """One title in so many is demonstrated."""
+    shown_every = 10
     _numbers: ClassVar[Mapping[str, str]] = {str(number): label for number, label in enumerate(labels)}
 
     def published(self, split: Split) -> Iterable[Row]:
@@ -143,8 +149,4 @@ class NewsTitles(Labelled):
             if number not in self._numbers:
                 what = f"{number!r} behind the last tab is no number from 0 to {len(self.labels) - 1}"
                 raise self.refused(name, place + 1, what, "write text, tab and number")
-            row = self.labelled(name, place + 1, text, self._numbers[number])
-            yield {**row, "shown": split == "train" and place % self.shown_every == 0}
-
-    def is_demonstrated(self, row: Row) -> bool:
-        return bool(row["shown"])
+            yield self.labelled(name, place + 1, text, self._numbers[number])

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from kedge.rewards.library.ranking import ndcg
 from kedge.tasks.files import FolderTask
+from kedge.tasks.one_word import one_word
 from kedge.tasks.task import Row, Split
 
 STARS = 4.0
@@ -20,8 +21,6 @@ HISTORY, CANDIDATES, LISTED = 5, 20, 10
 """Films that the user liked before; films to choose from; the length of a list."""
 HELD, AHEAD = 2, 5
 """Latest likes of each user, which are held out; likes in a list that is trained on, where there are as many."""
-
-DIGITS = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
 
 
 class Rating(NamedTuple):
@@ -150,11 +149,11 @@ class Recommendation(FolderTask):
         counts = Counter(rating.film for rating in self._ratings)
         table = self.table("movies.csv", ("movieId", "title", "genres"))
         films = [row for _, row in table if counts[row["movieId"]] >= RATINGS]
-        words = Counter(one_word(film["title"]) for film in films)
+        words = Counter(title_word(film["title"]) for film in films)
         found = {}
         for film in films:
-            word = one_word(film["title"])
-            title = word if words[word] == 1 else one_word(f"{word}{film['movieId']}")  # films made twice
+            word = title_word(film["title"])
+            title = word if words[word] == 1 else title_word(f"{word}{film['movieId']}")  # films made twice
             found[film["movieId"]] = title, film["genres"].split("|")
         return found
 
@@ -189,11 +188,9 @@ class Recommendation(FolderTask):
         return found
 
 
-def one_word(title: str) -> str:
-    """``Silence of the Lambs, The (1991)`` is ``SilenceOfTheLambs``; digits are spelt, as a token has letters alone."""
-    words = re.sub(r"(, (The|A|An|Les|La|Le|Il|Das|Die|Der|El))?( \(.*)?$", "", title.strip()).split()
-    joined = "".join(word[:1].upper() + word[1:] for word in words)
-    return re.sub(r"[\W_]", "", re.sub(r"\d", lambda digit: DIGITS[int(digit[0])], joined))
+def title_word(title: str) -> str:
+    """``Silence of the Lambs, The (1991)`` is ``SilenceOfTheLambs``."""
+    return one_word(re.sub(r"(, (The|A|An|Les|La|Le|Il|Das|Die|Der|El))?( \(.*)?$", "", title.strip()))
 
 
 def _cosine(one: set[str], other: set[str]) -> float:

@@ -14,7 +14,7 @@ from kedge.rewards.build import RewardLike
 from kedge.runs.folder import RunFolder
 from kedge.storage.writing import strict_json, write_text
 from kedge.tasks.answering import answered, best_of
-from kedge.tasks.checking import ANSWERS, fingerprints, refuse_fewer, refuse_unfit
+from kedge.tasks.checking import ANSWERS, BEST_OF, fingerprints, refuse_fewer, refuse_unfit
 from kedge.tasks.measuring import Interval, Side, measured, of_each_seed
 from kedge.tasks.starting import new_model
 from kedge.tasks.task import Row, Split, Task
@@ -32,9 +32,6 @@ WATCHED = 128
 
 _Settings = TypeVar("_Settings", bound=Config)
 
-BEST_OF = 4
-"""Answers of SFT from which a learnt reward picks one: what else the reward could be used for, with nothing trained."""
-
 
 @dataclass(frozen=True)
 class Result:
@@ -43,8 +40,8 @@ class Result:
     rows: Sequence[Row]
     """Held out, and answered."""
     sides: Mapping[str, Side]
-    """``before``, ``sft``, ``ppo``; ``best of 4`` of SFT where the reward is learnt; ``baseline`` where the task has
-    one."""
+    """``before``, ``sft``, ``ppo``; ``best of 4`` of SFT where the reward is learnt; ``baseline`` and the task's
+    :meth:`others <kedge.tasks.task.Task.others>` where it has them."""
     measures: Mapping[str, Mapping[str, Interval]]
     """``{side: {measure: its value}}``."""
     by_seed: Mapping[str, Mapping[str, Sequence[float]]]
@@ -110,9 +107,10 @@ def run_task(
     # Before anything is trained, should rows, judges, measures or baseline be at fault.
     before = [answered(task, rows, start, stages.ppo.sampling) for start in starts]
     measured(task, rows, Side.of(before))
-    baseline = []
-    if any(task.baseline(row) is not None for row in rows):
-        baseline = [task.evaluate_baseline("eval", limit=held_out, tokenizer=starts[0])]
+    baselines = {
+        other or "baseline": [task.evaluate_baseline("eval", limit=held_out, tokenizer=starts[0], other=other)]
+        for other in ([None] if any(task.baseline(row) is not None for row in rows) else []) + [*task.others(rows[0])]
+    }
     evaluations: dict[str, list[Evaluation]] = {"before": before}
     for (seed, home), start in zip(homes.items(), starts, strict=True):
         policies, judge = trained(task, stages, home, data, start, seed)
@@ -121,8 +119,7 @@ def run_task(
         if task.reward is None:
             best = best_of(BEST_OF, task, rows, policies["sft"], judge, stages.ppo.sampling)
             evaluations.setdefault(f"best of {BEST_OF}", []).append(best)
-    if baseline:
-        evaluations["baseline"] = baseline
+    evaluations |= baselines
     sides = {name: Side.of(each) for name, each in evaluations.items()}
     result = Result(
         rows,

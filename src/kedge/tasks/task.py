@@ -91,6 +91,11 @@ class Task(ABC):
         """What a sceptic would answer without any learning; None: the task has no such answer."""
         return None
 
+    def others(self, row: Row) -> Mapping[str, str]:
+        """Further answers without any learning, by the name of who gives them, to stand beside the baseline's; none by
+        default."""
+        return {}
+
     def read(self, row: Row, answer: str) -> Any:
         """What an answer says, as :meth:`measures` takes it: whatever takes time is done here, once an answer."""
         return answer
@@ -177,7 +182,12 @@ class Task(ABC):
         return scored | named_judges(several(self.metrics))
 
     def evaluate_baseline(
-        self, split: Split = "eval", *, limit: int | None = None, tokenizer: str | Path | Tokenizer | None = None
+        self,
+        split: Split = "eval",
+        *,
+        limit: int | None = None,
+        tokenizer: str | Path | Tokenizer | None = None,
+        other: str | None = None,
     ) -> Evaluation:
         """The baseline's answers to the prompts of a split, judged; ``Comparison(it, ppo.after)`` compares with it.
 
@@ -186,15 +196,17 @@ class Task(ABC):
             limit: only so many of them, as :meth:`all_rows` takes them.
             tokenizer: the policy's, or where it is: answers are as long as it makes them. Without it they have no
                 tokens and no length, and a reward that takes ``completion_ids`` cannot judge them.
+            other: one of :meth:`others` in its place.
 
         Raises:
-            ConfigError: the task has no baseline. DataError, RewardError: as the judges raise them.
+            ConfigError: the task has no such baseline. DataError, RewardError: as the judges raise them.
         """
         rows = self.all_rows(split, limit)
-        answers = [self.baseline(row) for row in rows]
+        answers = [self.baseline(row) if other is None else self.others(row).get(other) for row in rows]
         texts = [answer for answer in answers if answer is not None]
         if len(texts) < len(answers):
-            raise ConfigError(f"{self.name}: no baseline for {len(answers) - len(texts)} of {len(answers)} rows")
+            what = "baseline" if other is None else repr(other)
+            raise ConfigError(f"{self.name}: no {what} for {len(answers) - len(texts)} of {len(answers)} rows")
         prompts = read_prompts(self.prompts_of(rows, split))
         if isinstance(tokenizer, str | Path):
             tokenizer = load_tokenizer(tokenizer, key="tokenizer")
