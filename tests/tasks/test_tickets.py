@@ -69,7 +69,7 @@ def conversations(count):
     """Each has an opening of its own, a rated first turn, and a rated second one."""
     for n in range(count):
         first = [HELLO, user(f"Is {'a' * (n + 1)} playing?")]
-        yield rated(first, RESOLVE, n % 2)
+        yield rated(first, say(f"yes {n}"), n % 2)
         yield rated([*first, RESOLVED, say("Yes."), user("thanks")], say(f"bye {'b' * n}"), 1 - n % 2)
 
 
@@ -107,9 +107,14 @@ def test_pairs_are_of_what_people_labelled_in_like_contexts(tmp_path):
         (asked, chosen), (other, rejected) = (pair[key].split("\n=>") for key in ("chosen", "rejected"))
         assert asked == other == "known: \nagent: when?\nuser: today please"
         assert chosen != rejected
-    openings = {row["opening"] for row in task.rows("eval")}
-    assert openings
-    assert not openings & {row["opening"] for row in good}
+    assert task.preferences("eval") == []  # all that was asked there is asked in training
+
+
+def test_pairs_of_held_out_conversations_are_apart(tmp_path):
+    task = write(tmp_path, *conversations(60))
+    train, held = (task.preferences(split) for split in ("train", "eval"))
+    assert held
+    assert not {row["chosen"].split("\n=>")[0] for row in train} & {row["chosen"].split("\n=>")[0] for row in held}
 
 
 @pytest.mark.parametrize(

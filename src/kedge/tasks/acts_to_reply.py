@@ -115,7 +115,7 @@ class ActsToReply(FolderTask):
     new: ClassVar[Mapping[str, Any]] = {"vocabulary": 900, "positions": 160}
     sft: ClassVar[Mapping[str, Any]] = {"epochs": 8.0, "batch_size": 16, "learning_rate": 2e-3, "warmup_steps": 30}
     ppo: ClassVar[Mapping[str, Any]] = {
-        "steps": 40, "batch_size": 128, "mini_batch_size": 64, "num_ppo_epochs": 2, "response_length": 48,
+        "steps": 120, "batch_size": 128, "mini_batch_size": 64, "num_ppo_epochs": 2, "response_length": 48,
         "learning_rate": 4e-4, "lr_scheduler_type": "constant", "kl_coef": 0.01,
         "critic": "separate", "critic_learning_rate": 1e-3,
     }  # fmt: skip
@@ -189,7 +189,10 @@ class ActsToReply(FolderTask):
 
 
 def _row(asked: str, asked_acts: Sequence[Any], reply: str, acts: Sequence[Any]) -> dict[str, Any]:
-    values, truths, do, shown = {}, {}, [], {}
+    values: dict[str, str] = {}
+    truths: dict[str, str] = {}
+    do: list[str] = []
+    shown: dict[str, list[str]] = {}
     for act in acts:
         kind, slot, said = act["act"], act["slot"], act["values"]
         what = slot if kind == "REQUEST" else place_of(slot)

@@ -111,6 +111,8 @@ class Tickets(FolderTask):
         each behind what it was asked: paired at random, they would teach which contexts have which label."""
         rated = self._of(split)
         good, bad = ([row for row in rated if row["label"] == label] for label in (1, 0))
+        if not good or not bad:
+            return []
         vectors = self._vectors().fit([row["asked"] for row in rated])
         of_good, of_bad = (vectors.transform([row["asked"] for row in rows]) for rows in (good, bad))
         pairs = []
