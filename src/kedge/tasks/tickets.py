@@ -40,7 +40,7 @@ def values_of(turns: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
 def delexicalised(text: str, turns: Iterable[Mapping[str, Any]]) -> str:
     """A text in lower case, with the words of :data:`NAMES` in place of the values that the turns have named, with or
     without what stands behind them in brackets, such as a film's rating."""
-    names = {}
+    names: dict[str, str] = {}
     for slot, value in values_of(turns):
         if slot in NAMES:
             names |= {form.casefold(): NAMES[slot] for form in (value, re.sub(r" \(.*?\)$", "", value)) if form}
@@ -115,7 +115,7 @@ class Tickets(FolderTask):
             return []
         vectors = self._vectors().fit([row["asked"] for row in rated])
         of_good, of_bad = (vectors.transform([row["asked"] for row in rows]) for rows in (good, bad))
-        pairs = []
+        pairs: list[Row] = []
         for row, similar in zip(good, (of_good @ of_bad.T).toarray(), strict=True):
             others = (bad[place] for place in (-similar).argsort(kind="stable"))
             others = (other for other in others if other["answer"] != row["answer"])
