@@ -2,9 +2,11 @@
 
 import csv
 import gzip
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from kedge.errors import DataError
 from kedge.rewards.library.words import normalised
@@ -83,6 +85,38 @@ class FolderTask(Task):
         except csv.Error as error:
             what = f"is no CSV in or behind line {reader.line_num}: {error}; mend its quotes"
             raise DataError(f"{self.folder / name}: {what}{self._needed}") from None
+
+    def items(self, name: str) -> Iterator[tuple[int, Any]]:
+        """Of a JSON file of the folder that is one list: the number of the line where an item begins, and the item.
+
+        Raises:
+            DataError: as of :meth:`lines`; it is no JSON, or no list.
+        """
+        text = "".join(self._whole_lines(name, ENCODING))
+        try:
+            whole = json.loads(text)
+        except json.JSONDecodeError as error:
+            what = f"is no JSON at column {error.colno}: {error.msg}"
+            raise self.refused(name, error.lineno, what, "mend the file") from None
+        if not isinstance(whole, list):
+            raise self.refused(name, 1, f"a {type(whole).__name__} and no list", "write [ ... ] around its items")
+        decoder, between = json.JSONDecoder(), re.compile(r"[\s,]*")
+        line, last, end = 1, 0, text.index("[") + 1
+        for _ in whole:
+            begin = between.match(text, end).end()  # type: ignore[union-attr]  # it matches nothing, too
+            item, end = decoder.raw_decode(text, begin)
+            line, last = line + text.count("\n", last, begin), begin
+            yield line, item
+
+    def names(self, pattern: str) -> list[str]:
+        """Files of the folder, or packed ones, in order, without ``.gz``; the pattern itself where there is none, for
+        :meth:`lines` to say so.
+
+        Args:
+            pattern: as of a shell, such as ``part_*.json``.
+        """
+        found = {path.name.removesuffix(".gz") for end in ("", ".gz") for path in self.folder.glob(pattern + end)}
+        return sorted(found) or [pattern]
 
     def unseen(self, rows: Iterable[Row], text: Callable[[Row], str]) -> Iterator[Row]:
         """Those whose text is none that is trained on, in whatever case, spacing and punctuation, and with whatever

@@ -11,6 +11,7 @@ from kedge.config.plugins import Registry
 from kedge.config.settings import nearest
 from kedge.errors import ConfigError
 from kedge.rewards.foreign import import_function, is_function_path
+from kedge.tasks.acts_to_reply import ActsToReply
 from kedge.tasks.augmentation import Augmentation
 from kedge.tasks.data_to_text import DataToText
 from kedge.tasks.entities import NewsEntities, TweetEntities
@@ -27,15 +28,16 @@ from kedge.tasks.summaries import Summaries
 from kedge.tasks.sums import Sums
 from kedge.tasks.support_desk.task import SupportDesk
 from kedge.tasks.task import Task
+from kedge.tasks.tickets import Tickets
 from kedge.tasks.translation import Translation
 from kedge.tasks.xquad import XQuAD
 
 BUILT_IN = {
     task.name: task
     for task in (
-        SupportDesk, BankingIntents, SupportIntents, Recommendation, FinancialOpinion, NewsTitles, NewsEntities,
-        TweetEntities, TextToTriples, Links, Translation, Questions, XQuAD, DataToText, Summaries, Stories, Functions,
-        Sums, Augmentation, Tunes,
+        SupportDesk, Tickets, ActsToReply, BankingIntents, SupportIntents, Recommendation, FinancialOpinion,
+        NewsTitles, NewsEntities, TweetEntities, TextToTriples, Links, Translation, Questions, XQuAD, DataToText,
+        Summaries, Stories, Functions, Sums, Augmentation, Tunes,
     )
 }  # fmt: skip
 
