@@ -198,8 +198,10 @@ class NamedEntities(FolderTask):
 
 
 class NewsEntities(NamedEntities):
-    """Places, people, organisations and others in sentences of news (CoNLL04, Roth and Yih 2004). *dev* and *test* are
-    held out. Two entities in three stand in brackets; no others can be found."""
+    """Places, people, organisations and others in sentences of news (CoNLL04, Roth and Yih 2004).
+
+    *dev* and *test* are held out. Two entities in three stand in brackets; no others can be found.
+    """
 
     name = "entities"
     needs = "the folder of CoNLL04 with train.txt, dev.txt and test.txt (MIT)"
@@ -215,9 +217,11 @@ class NewsEntities(NamedEntities):
 
 
 class TweetEntities(NamedEntities):
-    """Names in tweets and comments that hardly come twice (WNUT17, Derczynski et al. 2017): people, places, companies,
-    products, works and groups. The published test set is held out, none of whose names is trained on: a list of names
-    finds nothing, so that the baseline is the classifier."""
+    """Names in tweets and comments that hardly come twice (WNUT17, Derczynski et al. 2017).
+
+    People, places, companies, products, works and groups. The published test set is held out, none of whose names is
+    trained on: a list of names finds nothing, so that the baseline is the classifier.
+    """
 
     name = "tweet-entities"
     needs = "the folder of WNUT17 with wnut17train.conll and emerging.test.annotated (CC-BY-4.0)"

@@ -33,8 +33,10 @@ class Intents(Labelled):
 
 
 class BankingIntents(Intents):
-    """Which of 77 intents a question to an online bank has (BANKING77, Casanueva et al. 2020). Published splits; every
-    tenth question of *train* is demonstrated, about 13 an intent."""
+    """Which of 77 intents a question to an online bank has (BANKING77, Casanueva et al. 2020).
+
+    Published splits; every tenth question of *train* is demonstrated, about 13 an intent.
+    """
 
     name = "banking-intents"
     needs = "the folder of BANKING77 with train.csv and test.csv (CC-BY-4.0)"
@@ -51,8 +53,11 @@ class BankingIntents(Intents):
 
 
 class SupportIntents(Intents):
-    """Which of 27 intents a message to a shop's customer service has (Bitext's sample). Published splits, but for
-    messages of *test* that are trained on with other numbers; every fiftieth of *train* is demonstrated."""
+    """Which of 27 intents a message to a shop's customer service has (Bitext's sample).
+
+    Published splits, but for messages of *test* that are trained on with other numbers; every fiftieth of *train* is
+    demonstrated.
+    """
 
     name = "support-intents"
     needs = "the folder of Bitext's sample customer service dataset with its three CSV files (CDLA-Sharing-1.0)"
