@@ -12,6 +12,10 @@ FUNCTIONS = ("tests/tasks/test_functions.py",)
 RECOMMENDATION = ("tests/tasks/test_recommendation.py",)
 TRIPLES = ("tests/tasks/test_knowledge_graph.py",)
 ENCODING = ("tests/data/test_encode.py",)
+LINKS = ("tests/tasks/test_links.py",)
+INTENTS = ("tests/tasks/test_intents.py",)
+TICKETS = ("tests/tasks/test_tickets.py",)
+ACTS = ("tests/tasks/test_acts_to_reply.py",)
 
 TASKS = [
     Mutant(
@@ -293,5 +297,101 @@ TASKS = [
         "all(point < len(names) for point in points)",
         TRIPLES,
         "the name before the first is the last",
+    ),
+    Mutant(
+        "ranks-unfiltered",
+        "tasks/links.py",
+        "if word == target or word not in true][:LISTED]",
+        "if word == target or word not in targets][:LISTED]",
+        LINKS,
+        "what is known to be right takes a place before what is asked for",
+    ),
+    Mutant(
+        "answers-of-all-entities",
+        "tasks/links.py",
+        "or word not in true][:LISTED]",
+        "or word not in true]",
+        LINKS,
+        "who names every entity has found it",
+    ),
+    Mutant(
+        "known-is-asked-for",
+        "tasks/links.py",
+        "others = [name for name in right if name not in targets]",
+        "others = list(right)",
+        LINKS,
+        "prompts that are trained on have the answer",
+    ),
+    Mutant(
+        "links-of-valid-are-wrong",
+        "tasks/links.py",
+        "sorted({*targets, *valid.get(query, ()), *known.get(query, ())})",
+        "sorted({*targets, *known.get(query, ())})",
+        LINKS,
+        "ranks that are filtered by half of what is right",
+    ),
+    Mutant(
+        "heads-are-tails",
+        "tasks/transe.py",
+        "self._ranked(self._model.predict_h, (self._relations, relation), (self._entities, tail))",
+        "self._ranked(self._model.predict_t, (self._entities, tail), (self._relations, relation))",
+        LINKS,
+        "the baseline goes the wrong way back",
+    ),
+    Mutant(
+        "held-out-labels-are-shown",
+        "tasks/labels.py",
+        'return ({**row, "shown": False} for row in',
+        'return ({**row, "shown": True} for row in',
+        INTENTS,
+        "held-out rows among the demonstrations",
+    ),
+    Mutant(
+        "tweets-run-together",
+        "tasks/entities.py",
+        'line.startswith("#doc") or not line.strip()',
+        'line.startswith("#doc") or not line',
+        ENTITIES,
+        "an empty line with a tab in it is a word",
+    ),
+    Mutant(
+        "beside-is-inside",
+        "tasks/name_types.py",
+        "for place in (first - 3, first - 2, last, last + 1):",
+        "for place in ():",
+        ENTITIES,
+        "the baseline does not see what stands beside a name",
+    ),
+    Mutant(
+        "asked-in-both",
+        "tasks/tickets.py",
+        ' and not (row["held"] and row["asked"] in trained)',
+        "",
+        TICKETS,
+        "held-out turns that are trained on",
+    ),
+    Mutant(
+        "rated-zero-is-right",
+        "tasks/tickets.py",
+        'if split == "train" or row["label"] == 1]',
+        'if split == "train" or row["label"] in (0, 1)]',
+        TICKETS,
+        "answers are compared with turns that people called wrong",
+    ),
+    Mutant(
+        "said-twice-is-said",
+        "tasks/acts_to_reply.py",
+        "sum(said.count(place) != 1 for place in places)",
+        "sum(place not in said for place in places)",
+        ACTS,
+        "who repeats all values has said them",
+    ),
+    Mutant(
+        "others-are-the-baseline",
+        "tasks/task.py",
+        "self.others(row).get(other) for row in rows]",
+        "self.baseline(row) for row in rows]",
+        RUNNING,
+        "one baseline under several names",
     ),
 ]
