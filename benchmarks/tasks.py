@@ -7,6 +7,7 @@ of folders that `kedge task NAME --run FOLDER` has written.
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,14 @@ def main() -> None:
 def line(name: str, measure: str, sides: dict[str, Any]) -> str:
     """The measure that the field compares by, of every side; a minus in front: the smaller the better."""
     smaller, measure = measure.startswith("-"), measure.removeprefix("-")
-    baseline = "baseline" if "baseline" in sides else "sft"  # of what nobody could answer without learning
+    others = [side for side in sides if side not in ("before", "sft", "ppo")] or ["sft"]
+    sign = -1 if smaller else 1
+    baseline = max(others, key=lambda side: sign * sides[side].get(measure, {"value": -math.inf * sign})["value"])
     cells = [said(sides[side].get(measure)) for side in ("before", "sft", "ppo", "baseline") if side in sides]
     cells += [] if "baseline" in sides else ["SFT"]
     above = [verdict(sides["ppo"].get(measure), sides[side].get(measure), smaller) for side in ("sft", baseline)]
-    return f"| `{name}` | {measure} | {' | '.join([*cells, *above])} |"
+    named = "" if baseline in ("baseline", "sft") else f" ({baseline} {said(sides[baseline].get(measure))})"
+    return f"| `{name}` | {measure} | {' | '.join([*cells, *above])}{named} |"
 
 
 def verdict(ours: dict[str, float] | None, theirs: dict[str, float] | None, smaller: bool) -> str:

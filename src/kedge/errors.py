@@ -41,6 +41,10 @@ class RewardNotFiniteError(RewardError, NotFiniteError):
     """A reward of NaN or infinity."""
 
 
+class SamplerError(KedgeError):
+    """Those who write answers cannot be reached, or do not do what they are asked."""
+
+
 class StorageError(KedgeError):
     """Something could not be written, or a checkpoint is not what was written."""
 

@@ -189,6 +189,16 @@ def test_tweets_stand_between_empty_lines(tweets):
     assert tweets.read(held, " 1 Peop 2 Loc") == (0, 2, 2)  # types of the other data
 
 
+def test_a_word_that_begins_as_a_separator_does_is_a_word(tweets):
+    (tweets.folder / "wnut17train.conll").write_text("#doctorwho\tO\nRome\tB-location\n")
+    assert [row["words"] for row in tweets.rows("train")] == [["#doctorwho", "Rome"]]
+
+
+def test_a_classifier_of_one_kind_or_none_says_that():
+    assert NameTypes([(["Ann"], [(1, 1)], ["person"])], who="the test").of(["Bea"], [(1, 1)]) == ["person"]
+    assert NameTypes([(["no"], [], [])], who="the test").of(["Bea"], [(1, 1)]) == ["-"]
+
+
 def test_the_classifier_goes_by_what_stands_beside_a_name():
     loves = [([name, "loves", place], [(1, 1), (3, 3)], ["person", "location"])
              for name, place in [("Ann", "Rome"), ("Bea", "Oslo"), ("Carl", "Lima"), ("Dora", "Cairo")]]  # fmt: skip
@@ -203,6 +213,6 @@ def test_the_classifier_goes_by_what_stands_beside_a_name():
 def test_no_list_of_names_finds_those_of_real_tweets(shared):
     task = TweetEntities(shared / "data/wnut17")
     held = task.all_rows("eval")
-    assert (len(task.all_rows("train")), len(held), len(task.demonstrations())) == (3394, 1216, 566)
+    assert (len(task.all_rows("train")), len(held), len(task.demonstrations())) == (3393, 1216, 566)
     found = task.measures(held, [task.read(row, task.others(row)["list of names"]) for row in held])
     assert found["micro_f1"] == 0.0

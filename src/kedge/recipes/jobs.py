@@ -12,6 +12,7 @@ from kedge.recipes.fitting import memory_finding, refuse_what_cannot_fit
 from kedge.recipes.recipe import Recipe
 from kedge.recipes.tables import EvaluateRecipe, PPORecipe, RewardRecipe, SFTRecipe
 from kedge.runs.folder import RunFolder
+from kedge.sampling.local.engine import Engine
 from kedge.training.ppo import PPO
 from kedge.training.reward_modeling import RewardModeling
 from kedge.training.sft import SFT
@@ -84,6 +85,7 @@ def _ppo(settings: PPORecipe, run: RunFolder) -> PPO:
         eval_prompts=settings.eval_prompts,
         eval_size=settings.eval_size,
         metrics=settings.metrics,
+        sampler=settings.sampler or Engine,
         columns=settings.columns,
         run=run,
     )

@@ -13,6 +13,7 @@ from kedge.config.settings import Config, Several
 from kedge.models.device import Device
 from kedge.models.loading import DType
 from kedge.rewards.said import Judge, Judges
+from kedge.sampling.fleet.spec import FleetSpec
 from kedge.sampling.settings import Sampling
 from kedge.training.ppo import PPOConfig
 from kedge.training.reward_modeling import RewardConfig
@@ -78,6 +79,8 @@ class PPORecipe(_Data, PPOConfig):
     metrics: Several[Judge] = ()
     """Judges that the training never sees: ``package.module:name``, reward models, or
     ``{function | model | kind, name}``."""
+    sampler: FleetSpec | None = None
+    """Who writes the answers: ``{ kind = "vllm", urls = [...], weights = "..." }``; default: the engine here."""
 
 
 class EvaluateRecipe(_Data):

@@ -7,7 +7,7 @@ from typing import Self
 
 from torch import Tensor
 
-from kedge.errors import ConfigError
+from kedge.errors import ConfigError, ModelError
 from kedge.models.language_model import LanguageModel
 from kedge.sampling.completion import Completion
 from kedge.sampling.settings import Sampling
@@ -69,6 +69,25 @@ class Sampler(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def take_in(lm: LanguageModel, weights: Mapping[str, Tensor]) -> None:
+    """Have a model these weights. Its own tensors cost nothing, others are copied into it.
+
+    Args:
+        lm: a sampler's.
+        weights: that were published.
+
+    Raises:
+        ModelError: the model has no weight of such a name or shape.
+    """
+    own = lm.weights()
+    for name, tensor in weights.items():
+        if name not in own or own[name].shape != tensor.shape:
+            raise ModelError(f"publish: the sampler's model has no weight {name!r} of shape {tuple(tensor.shape)}")
+    for name, tensor in weights.items():
+        if own[name].data_ptr() != tensor.data_ptr():
+            own[name].copy_(tensor)
 
 
 SamplerOf = Callable[[LanguageModel], Sampler]

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from kedge.data.records import Text
 from kedge.tasks.corpus_bleu import Counts, corpus_bleu, counts_of
 from kedge.tasks.files import FolderTask
+from kedge.tasks.one_word import one_word
 from kedge.tasks.task import Row, Split, held_out
 
 WAYS: Mapping[str, str] = {
@@ -16,6 +17,7 @@ WAYS: Mapping[str, str] = {
     r"|happy to|see you|take care|\bsafe|thank",
     "req_more": r"\belse\b|\bmore\b|\bfurther\b|\bhelp\b|\bassist",
     "notify_success": r"book|reserv|success|confirm|purchas|bought|\bdone\b|\bmade\b|\bgot\b|\ball set\b|complete",
+    "notify_failure": r"sorry|unable|could not|couldn['’]t|cannot|can['’]t|fail|unfortunately|not (?:able|available)",
     "offer_intent": r"book|reserv|purchas|\bbuy\b|ticket",
     "city_of_event": r"\b(?:city|cities|where|location|area|place|metropolis)\b",
     "where_to": r"\b(?:city|cities|where|location|area|place|destination)\b",
@@ -28,8 +30,10 @@ WAYS: Mapping[str, str] = {
 """How people do an act that has no slot, and ask for a slot: patterns of lower-case text. Another slot is asked for by
 a word of its name."""
 
-VALUELESS = frozenset({"GOODBYE", "REQ_MORE", "NOTIFY_SUCCESS", "OFFER_INTENT"})
+VALUELESS = frozenset({"GOODBYE", "REQ_MORE", "NOTIFY_SUCCESS", "NOTIFY_FAILURE", "OFFER_INTENT"})
 """Acts that say no value of a slot."""
+SHORTEST = 4
+"""Letters of a word in capitals that stands for a value."""
 TRUTHS: Mapping[str, str] = {"True": "yes", "False": "no"}
 """Values that are no words to say, and how they are shown."""
 WORDS = 24
@@ -40,7 +44,8 @@ _NOT = r"\b(?:not|no|non|never|without|cannot|\w+n['’]t)\b"
 
 def place_of(slot: str) -> str:
     """The word that stands for a slot's value, such as ``CHECKINDATE``."""
-    return slot.replace("_", "").upper()
+    word = one_word(slot.lower()).upper()
+    return word if len(word) >= SHORTEST else f"{word}VALUE"
 
 
 def delexicalised(text: str, values: Mapping[str, str]) -> str:
@@ -61,25 +66,25 @@ def truth_of(text: str, slot: str) -> str:
 
 def slot_errors(text: str, due: Mapping[str, Sequence[str]], truths: Mapping[str, str]) -> int:
     """Values that are not said, or said again, and those that are not this reply's; what is not asked for or not done;
-    what is told the wrong way round, or not at all. A word in capitals stands for a value. That more is asked for than
-    was wanted is not found out; BLEU pays it little.
+    what is told the wrong way round, or not at all. A word in capitals stands for a value. That more is asked or done
+    than was wanted, or that words beside each other make no sentence, is not found out: BLEU pays it little.
 
     Args:
         text: a reply.
         due: ``values`` to say, by slot, and what to ``do``: slots to ask for, and acts that have none.
         truths: ``yes`` or ``no`` by slot.
     """
-    said, low = re.findall(r"\b[A-Z]{4,}\b", text), text.casefold()
+    said, low = re.findall(rf"\b[A-Z]{{{SHORTEST},}}\b", text), text.casefold()
     places = {place_of(slot) for slot in due["values"]}
     wrong = sum(said.count(place) != 1 for place in places) + len(set(said) - places)
-    ways = (WAYS.get(what) or rf"\b(?:{what.replace('_', '|')})" for what in due["do"])
+    ways = (WAYS.get(what) or rf"\b(?:{'|'.join(map(re.escape, what.split('_')))})" for what in due["do"])
     wrong += sum(not re.search(way, low) for way in ways)
     return wrong + sum(truth_of(text, slot) != truth for slot, truth in truths.items())
 
 
-def count_of(row: Row) -> int:
+def count_of(due: Mapping[str, Sequence[str]], truths: Mapping[str, str]) -> int:
     """How much a reply has to say, ask and do."""
-    return len(row["due"]["values"]) + len(row["due"]["do"]) + len(row["truths"])
+    return len(due["values"]) + len(due["do"]) + len(truths)
 
 
 def coverage(
@@ -91,7 +96,7 @@ def coverage(
 ) -> list[float]:
     """1 minus the slot errors over what is due, at least 0."""
     each = zip(completions, due, truths, strict=True)
-    return [max(0.0, 1 - slot_errors(text, d, t) / (len(d["values"]) + len(d["do"]) + len(t))) for text, d, t in each]
+    return [max(0.0, 1 - slot_errors(text, do, true) / count_of(do, true)) for text, do, true in each]
 
 
 class ActsToReply(FolderTask):
@@ -142,7 +147,7 @@ class ActsToReply(FolderTask):
     def measures(self, rows: Sequence[Row], said: Sequence[tuple[int, Counts]]) -> dict[str, float]:
         errors = sum(errors for errors, _ in said)
         return {
-            "slot_error_rate": errors / sum(map(count_of, rows)),
+            "slot_error_rate": errors / sum(count_of(row["due"], row["truths"]) for row in rows),
             "bleu": corpus_bleu([counts for _, counts in said]),
         }
 
@@ -151,6 +156,7 @@ class ActsToReply(FolderTask):
             "goodbye": "Have a nice day.",
             "req_more": "Can I help you with anything else?",
             "notify_success": "It is booked.",
+            "notify_failure": "I could not book it.",
             "offer_intent": "Shall I book it?",
         }
         asked = [f"What is the {what.replace('_', ' ')}?" for what in row["due"]["do"] if what not in parts]
@@ -201,6 +207,8 @@ def _row(asked: str, asked_acts: Sequence[Any], reply: str, acts: Sequence[Any])
             what = ""
         elif kind == "REQUEST":
             do.append(slot)
+        elif not said:
+            raise ValueError(f"act {kind!r} of {slot!r} without values")
         elif said[0] in TRUTHS:
             truths[slot] = TRUTHS[said[0]]
             what = f"{slot} {truths[slot]}"

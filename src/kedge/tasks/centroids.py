@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kedge.rewards.library.optional import needed
+from kedge.config.optional import needed
 
 SHARPNESS = 10.0
 """Of the classifier: cosines are multiplied by it before the softmax."""

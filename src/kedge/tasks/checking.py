@@ -52,7 +52,7 @@ def refuse_unfit(task: Task, rows: Sequence[Row], demonstrations: Sequence[Row])
                 raise DataError(f"{task.name}: row {number}, column {column!r}: {error}; make it plain") from None
         if ANSWERS in row:
             raise DataError(f"{task.name}: row {number}: call the column {ANSWERS!r} something else, answers go there")
-    if taken := sorted(task.others(rows[0]).keys() & SIDES):
+    if taken := sorted(task.others(rows[0]).keys() & {*SIDES, ""}):
         raise ConfigError(f"{task.name}: others: {taken[0]!r} is a side already; call it something else")
     judges = [*task.judges()]
     measures = task.measures(rows, [task.read(row, "") for row in rows])

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from kedge.rewards.library.optional import needed
+from kedge.config.optional import needed
 
 
 class Counts(NamedTuple):

@@ -182,7 +182,7 @@ class NamedEntities(FolderTask):
         tagged = re.compile(rf"O|[BI]-({'|'.join(self.types)})")
         word, tag = self.word_and_tag
         for number, line in enumerate([*self.lines(name), ""], 1):
-            if line.startswith("#doc") or not line.strip():
+            if not line.strip() or (line.startswith("#doc") and "\t" not in line):  # "#doctor" may be a word
                 if words:
                     yield words, tags
                 words, tags = [], []
@@ -219,8 +219,10 @@ class NewsEntities(NamedEntities):
 class TweetEntities(NamedEntities):
     """Names in tweets and comments that hardly come twice (WNUT17, Derczynski et al. 2017).
 
-    People, places, companies, products, works and groups. The published test set is held out, none of whose names is
-    trained on: a list of names finds nothing, so that the baseline is the classifier.
+    People, places, companies, products, works and groups. Of the published test set the sentences of up to 40 words are
+    held out, none of whose names is trained on: a list of names finds nothing, so that the baseline is the classifier.
+    62% of the names stand in brackets. Nearly two in three tweets have none, so that an answer of nothing earns 0.46 of
+    the reward, and nothing of the measure.
     """
 
     name = "tweet-entities"

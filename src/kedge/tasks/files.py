@@ -98,6 +98,8 @@ class FolderTask(Task):
         except json.JSONDecodeError as error:
             what = f"is no JSON at column {error.colno}: {error.msg}"
             raise self.refused(name, error.lineno, what, "mend the file") from None
+        except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists in lists in lists
+            raise DataError(f"{self.folder / name}: cannot be read: {error}{self._needed}") from None
         if not isinstance(whole, list):
             raise self.refused(name, 1, f"a {type(whole).__name__} and no list", "write [ ... ] around its items")
         decoder, between = json.JSONDecoder(), re.compile(r"[\s,]*")

@@ -24,6 +24,8 @@ class Intents(Labelled):
     def published(self, split: Split) -> Iterable[Row]:
         text, intent = self.columns
         for line, row in self.table(self.files[split], self.columns):
+            if not _spaced(row[intent]):
+                raise self.refused(self.files[split], line, f"no intent: {row[intent]!r}")
             yield self.labelled(self.files[split], line, row[text].strip(), _spaced(row[intent]))
 
     @cached_property
@@ -56,11 +58,11 @@ class SupportIntents(Intents):
     """Which of 27 intents a message to a shop's customer service has (Bitext's sample).
 
     Published splits, but for messages of *test* that are trained on with other numbers; every fiftieth of *train* is
-    demonstrated.
+    demonstrated. The messages are made of templates, so that those held out are like those that are trained on.
     """
 
     name = "support-intents"
-    needs = "the folder of Bitext's sample customer service dataset with its three CSV files (CDLA-Sharing-1.0)"
+    needs = "the folder of Bitext's sample customer service dataset with its CSV files (CDLA-Sharing-1.0)"
     files: ClassVar[Mapping[Split, str]] = {
         "train": "Bitext_Sample_Customer_Service_Training_Dataset.csv",
         "eval": "Bitext_Sample_Customer_Service_Testing_Dataset.csv",

@@ -6,11 +6,12 @@ from functools import cached_property
 from operator import itemgetter
 from typing import Any, ClassVar
 
+from kedge.config.optional import needed
 from kedge.config.settings import nearest
 from kedge.data.records import Text
+from kedge.errors import DataError
 from kedge.evaluation.metrics import mean
 from kedge.rewards.library.labels import Classification, labels_in, macro_f1_parts
-from kedge.rewards.library.optional import needed
 from kedge.tasks.files import FolderTask
 from kedge.tasks.task import Row, Split, held_out
 
@@ -84,6 +85,8 @@ class Labelled(FolderTask):
         pipeline = needed("sklearn.pipeline", f"the baseline of {self.name}", "tasks")
         words = features.TfidfVectorizer(analyzer="char" if self.by_character else "word", ngram_range=self.grams)
         rows = list(self.rows("train"))
+        if len({row["label"] for row in rows}) < 2:
+            raise DataError(f"{self.folder}: all that is trained on has one label; add rows of others{self._needed}")
         both = pipeline.make_pipeline(words, linear.LogisticRegression(C=10.0, max_iter=1000))
         return both.fit([row["text"] for row in rows], [row["label"] for row in rows])
 

@@ -1,6 +1,8 @@
 """Links that a knowledge graph lacks: which other entities stand in a relation to one (nations, UMLS, kinships)."""
 
 import hashlib
+import itertools
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -60,11 +62,13 @@ class Links(FolderTask):
     Any graph of lines ``head, tab, relation, tab, tail``: triples of *train* are trained on, those of *test* held out;
     those of *valid* only tell what is right. Queries lead from heads to tails, and back. A prompt has what is known;
     in rows that are trained on, a fifth of that is asked for in its place, so that no prompt is in both. The measures
-    are filtered mean reciprocal rank and hits, over the held-out triples in both directions. What is not among an
-    answer's first ten entities counts nothing, because nobody knows its rank.
+    are filtered mean reciprocal rank and hits, over the held-out triples in both directions. Of an answer's ten
+    entities those that are right and not asked for take no place; what is not among the ten counts nothing, because
+    nobody knows its rank. So these are lower bounds of what full rankings come to.
 
     Every fourth row is demonstrated: what is asked for, and then what most entities have in that relation, ten in all.
-    Of the others one learns how high an answer ranks what is asked for. The baselines are TransE, and what most have.
+    Of the others one learns how high an answer ranks what is asked for. The baseline is TransE; beside it stand what
+    most entities have, and what those have that resemble this one.
     """
 
     name = "links"
@@ -88,20 +92,23 @@ class Links(FolderTask):
     def rows(self, split: Split) -> Iterable[Row]:
         known, valid, test = (self._graph[part] for part in ("train", "valid", "test"))
         if split == "eval":
-            for query, targets in test.items():
-                right = sorted({*targets, *valid.get(query, ()), *known.get(query, ())})
-                yield _row(query, targets, known.get(query, ()), right, shown=False)
+            for query, found in test.items():
+                right = sorted({*found, *valid.get(query, ()), *known.get(query, ())})
+                if targets := [name for name in found if name not in known.get(query, ())]:
+                    yield _row(query, targets, known.get(query, ()), right, shown=False)
             return
         for query, right in known.items():
             for fold in range(FOLDS):
                 if targets := [name for name in right if _drawn(f"{query} {name}") % FOLDS == fold]:
                     others = [name for name in right if name not in targets]
                     shown = _drawn(f"{query} {fold}") % self.shown_every == 0
-                    yield _row(query, targets, others, right, shown=shown)
+                    row = _row(query, targets, others, right, shown=shown)
+                    if _shown({**row, "known": right}) != _shown(row):  # else held-out prompts would be the same
+                        yield row
 
     def prompt(self, row: Row) -> str:
         relation = row["relation"] + BACK * row["back"]
-        return f"{row['entity']} {relation}: {' '.join(_shuffled(row['known'], row)[:SHOWN])} =>"
+        return f"{row['entity']} {relation}: {' '.join(_shown(row))} =>"
 
     def is_demonstrated(self, row: Row) -> bool:
         return bool(row["shown"])
@@ -119,19 +126,45 @@ class Links(FolderTask):
         return {"mrr": mean([_over(rank) for rank in ranks]), **hits}
 
     def baseline(self, row: Row) -> str:
-        """TransE's first ten, what is known left out."""
+        """TransE's first ten. It is given to naming the entity itself, which is left out where no entity stands in the
+        relation to itself."""
         entity, relation = row["entity"], row["relation"]
         ranked = self._transe.heads(relation, entity) if row["back"] else self._transe.tails(entity, relation)
-        return _listed(name for name in ranked if name not in row["known"])
+        left_out = {*_shown(row), *(() if relation in self._reflexive else (entity,))}
+        return _listed(name for name in ranked if name not in left_out)
 
     def others(self, row: Row) -> Mapping[str, str]:
-        """What most entities have in that relation."""
-        return {"majority": _listed(self._frequent(row))}
+        """What most entities have in that relation, and what those have that resemble this one."""
+        return {"majority": _listed(self._frequent(row)), "neighbours": _listed(self._of_neighbours(row))}
 
     def _frequent(self, row: Row) -> list[str]:
-        """What is not known to be right, the most frequent in that relation first."""
+        """What the prompt does not show, the most frequent in that relation first."""
         counts = self._counts.get((row["relation"], row["back"]), Counter())
-        return sorted(counts.keys() - set(row["known"]), key=lambda name: (-counts[name], name))
+        return sorted(counts.keys() - set(_shown(row)), key=lambda name: (-counts[name], name))
+
+    def _of_neighbours(self, row: Row) -> list[str]:
+        """What other entities have in that relation, the more what they have in common counts, by the cosine."""
+        votes: dict[str, float] = {}
+        own = self._facts.get(row["entity"], frozenset())
+        for entity, facts in self._facts.items():
+            if entity != row["entity"] and own and facts:
+                alike = len(own & facts) / math.sqrt(len(own) * len(facts))
+                for name in self._graph["train"].get((entity, row["relation"], row["back"]), ()):
+                    votes[name] = votes.get(name, 0.0) + alike
+        return sorted(votes.keys() - set(_shown(row)), key=lambda name: (-votes[name], name))
+
+    @cached_property
+    def _facts(self) -> dict[str, frozenset[tuple[str, bool, str]]]:
+        """What is known of each entity."""
+        found: dict[str, set[tuple[str, bool, str]]] = {}
+        for (entity, relation, back), names in self._graph["train"].items():
+            found.setdefault(entity, set()).update((relation, back, name) for name in names)
+        return {entity: frozenset(facts) for entity, facts in found.items()}
+
+    @cached_property
+    def _reflexive(self) -> set[str]:
+        """Relations in which something stands to itself."""
+        return {relation for (entity, relation, _), names in self._graph["train"].items() if entity in names}
 
     @cached_property
     def _counts(self) -> dict[tuple[str, bool], Counter[str]]:
@@ -159,6 +192,8 @@ class Links(FolderTask):
     def _queries(self, file: str, names: "_Names") -> dict[Query, list[str]]:
         found: dict[Query, list[str]] = {}
         for number, line in enumerate(self.lines(file), start=1):
+            if not line.strip():
+                continue
             cells = line.split("\t")
             if len(cells) != 3 or not all(cell.strip() for cell in cells):
                 what = f"not head, tab, relation, tab, tail: {line!r}"
@@ -174,13 +209,15 @@ class _Names:
 
     def __init__(self) -> None:
         self._words: dict[str, str] = {}
+        self._taken: set[str] = set()
 
     def word(self, name: str) -> str:
         """The name as one word of letters, with a number where another one is so already."""
         if name not in self._words:
-            word, there = one_word(name), set(self._words.values())
-            tries = (word, *(one_word(f"{word}{number}") for number in range(2, len(there) + 3)))
-            self._words[name] = next(each for each in tries if each and each not in there)
+            word = one_word(name)
+            tries = itertools.chain([word], (one_word(f"{word}{number}") for number in itertools.count(2)))
+            self._words[name] = next(each for each in tries if each and each not in self._taken)
+            self._taken.add(self._words[name])
         return self._words[name]
 
 
@@ -192,6 +229,11 @@ def _row(
         "entity": entity, "relation": relation, "back": back,
         "known": list(known), "targets": list(targets), "true": list(true), "shown": shown,
     }  # fmt: skip
+
+
+def _shown(row: Row) -> list[str]:
+    """Of what is known as much as the prompt shows."""
+    return _shuffled(row["known"], row)[:SHOWN]
 
 
 def _shuffled(names: Sequence[str], row: Row) -> list[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from kedge.rewards.library.optional import needed
+from kedge.config.optional import needed
 from kedge.tasks.brackets import Place
 
 NOTHING = "-"
@@ -28,8 +28,13 @@ class NameTypes:
         for words, names, types in sentences:
             found += [_features(words, name) for name in names]
             kinds += types
-        self._model = pipeline.make_pipeline(features.DictVectorizer(), linear.LogisticRegression(max_iter=1000))
-        self._model.fit(found, kinds)
+        # Balanced: most of what stands in brackets is no name, and the rare kinds count as much in F1.
+        linear_model = linear.LogisticRegression(class_weight="balanced", max_iter=1000)
+        self._model = pipeline.make_pipeline(features.DictVectorizer(), linear_model)
+        self._only = kinds[0] if len({*kinds}) == 1 else NOTHING
+        self._fitted = len({*kinds}) > 1
+        if self._fitted:
+            self._model.fit(found, kinds)
 
     def of(self, words: Sequence[str], names: Sequence[Place]) -> list[str]:
         """What each name is.
@@ -38,7 +43,9 @@ class NameTypes:
             words: of the sentence.
             names: in it.
         """
-        return [str(kind) for kind in self._model.predict([_features(words, name) for name in names])] if names else []
+        if not names or not self._fitted:
+            return [self._only] * len(names)
+        return [str(kind) for kind in self._model.predict([_features(words, name) for name in names])]
 
 
 def _features(words: Sequence[str], name: Place) -> dict[str, bool]:

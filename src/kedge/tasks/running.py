@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -107,10 +108,9 @@ def run_task(
     # Before anything is trained, should rows, judges, measures or baseline be at fault.
     before = [answered(task, rows, start, stages.ppo.sampling) for start in starts]
     measured(task, rows, Side.of(before))
-    baselines = {
-        other or "baseline": [task.evaluate_baseline("eval", limit=held_out, tokenizer=starts[0], other=other)]
-        for other in ([None] if any(task.baseline(row) is not None for row in rows) else []) + [*task.others(rows[0])]
-    }
+    judged = partial(task.evaluate_baseline, "eval", limit=held_out, tokenizer=starts[0])
+    baselines = {"baseline": [judged()]} if any(task.baseline(row) is not None for row in rows) else {}
+    baselines |= {name: [judged(other=name)] for name in task.others(rows[0])}
     evaluations: dict[str, list[Evaluation]] = {"before": before}
     for (seed, home), start in zip(homes.items(), starts, strict=True):
         policies, judge = trained(task, stages, home, data, start, seed)

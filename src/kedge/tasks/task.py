@@ -92,8 +92,7 @@ class Task(ABC):
         return None
 
     def others(self, row: Row) -> Mapping[str, str]:
-        """Further answers without any learning, by the name of who gives them, to stand beside the baseline's; none by
-        default."""
+        """Further answers of whoever is no policy, by name, to stand beside the baseline's; none by default."""
         return {}
 
     def read(self, row: Row, answer: str) -> Any:

@@ -7,9 +7,9 @@ from functools import cached_property
 from itertools import islice
 from typing import Any, ClassVar
 
+from kedge.config.optional import needed
 from kedge.data.records import Text
 from kedge.evaluation.metrics import mean
-from kedge.rewards.library.optional import needed
 from kedge.rewards.library.words import normalised
 from kedge.tasks.corpus_bleu import corpus_bleu, counts_of
 from kedge.tasks.files import FolderTask
@@ -119,14 +119,18 @@ class Tickets(FolderTask):
         for row, similar in zip(good, (of_good @ of_bad.T).toarray(), strict=True):
             others = (bad[place] for place in (-similar).argsort(kind="stable"))
             others = (other for other in others if other["answer"] != row["answer"])
-            pairs += [{"chosen": _whole(self, row), "rejected": _whole(self, other)} for other in islice(others, PAIRS)]
+            pairs += [{"chosen": self._whole(row), "rejected": self._whole(other)} for other in islice(others, PAIRS)]
         return pairs
+
+    def _whole(self, row: Row) -> str:
+        return f"{self.prompt(row)}{self.demonstration(row)}"
 
     def group(self, row: Row) -> Hashable:
         return row["opening"]
 
     def read(self, row: Row, answer: str) -> tuple[str, Any]:
-        return act_of(answer), counts_of(answer, [row["answer"]])
+        said, right = (text.strip().removeprefix("say ") for text in (answer, row["answer"]))
+        return act_of(answer), counts_of(said, [right])
 
     def measures(self, rows: Sequence[Row], said: Sequence[tuple[str, Any]]) -> dict[str, float]:
         """How often the answer does what the turn labelled 1 does: ``act`` with the same arguments, ``api`` with
@@ -202,10 +206,6 @@ def _shown(turn: Mapping[str, Any], turns: Sequence[Mapping[str, Any]]) -> str:
             found[slot] = found.get(slot, 0) + (value != "empty" and "_NOT_PLAYING" not in value)
         return f"api: {' '.join(f'{slot} {count}' for slot, count in found.items())}"
     return f"{turn['role']}: {' '.join(delexicalised(turn['text'], turns).split()[-WORDS:])}"
-
-
-def _whole(task: Tickets, row: Row) -> str:
-    return f"{task.prompt(row)}{task.demonstration(row)}"
 
 
 def _first(text: str) -> str:

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
+from kedge.config.optional import needed
 from kedge.data.records import Text
 from kedge.errors import DataError
-from kedge.rewards.library.optional import needed
 from kedge.tasks.corpus_bleu import Counts, corpus_bleu, counts_of
 from kedge.tasks.files import FolderTask
 from kedge.tasks.task import Row, Split

@@ -10,6 +10,7 @@ from kedge.errors import ConfigError
 from kedge.rewards.build import spec_of
 from kedge.rewards.spec import RewardSpec
 from kedge.runs.folder import RunFolder
+from kedge.sampling.fleet.spec import FleetSpec
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,8 @@ def _sayable(name: str, value: Any) -> Any:
         return str(value)
     if name in ("reward", "metrics"):
         return _judges(value)
+    if name == "sampler" and isinstance(value, FleetSpec | Mapping):
+        return FleetSpec.of(value).resolved()
     return value if name in ("columns", "eval_size") else None
 
 

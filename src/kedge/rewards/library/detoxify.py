@@ -6,10 +6,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from kedge.config.optional import needed
 from kedge.errors import ConfigError
 from kedge.models.device import pick_device
 from kedge.rewards.library.base import Said, Sample, TextReward, TextSpec
-from kedge.rewards.library.optional import needed
 from kedge.rewards.scores import Reward
 from kedge.rewards.spec import Loading
 

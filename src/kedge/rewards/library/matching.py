@@ -5,8 +5,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from kedge.config.optional import needed
 from kedge.rewards.library.base import Said, Sample, TextSpec
-from kedge.rewards.library.optional import needed
 from kedge.rewards.library.words import after_last, mentions, normalised
 
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, ClassVar
 
+from kedge.config.optional import needed
 from kedge.errors import RewardError
 from kedge.rewards.library.base import Said, Sample, TextSpec
-from kedge.rewards.library.optional import needed
 
 SECONDS = 3
 """For one expression; math-verify measures them by a signal, which reaches the main thread only."""

@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from kedge.config.optional import needed
 from kedge.errors import ConfigError
 from kedge.rewards.library.base import Said, Sample, TextSpec, lines_of
-from kedge.rewards.library.optional import needed
 
 
 class Regex(TextSpec):

@@ -3,8 +3,8 @@
 from functools import cache
 from typing import Any, ClassVar
 
+from kedge.config.optional import needed
 from kedge.rewards.library.base import Said, Sample, TextSpec
-from kedge.rewards.library.optional import needed
 
 
 @cache

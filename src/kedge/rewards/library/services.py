@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
+from kedge.config.optional import needed
 from kedge.data.records import Prompt
 from kedge.errors import ConfigError, RewardError
 from kedge.rewards.foreign import TrainerState
-from kedge.rewards.library.optional import needed
 from kedge.rewards.scores import AT_REST, Failure, Reason, Reward, Scores, shown
 from kedge.rewards.spec import Loading, RewardSpec
 from kedge.rewards.waiting import together

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from kedge.errors import DataError, ModelError
+from kedge.errors import DataError
 from kedge.models.device import is_tight, upload
 from kedge.models.head import vocabulary_rows
 from kedge.models.language_model import LanguageModel
@@ -22,7 +22,7 @@ from kedge.sampling.local.penalties import penalised
 from kedge.sampling.local.request import Request
 from kedge.sampling.local.schemas import Schemas
 from kedge.sampling.local.slots import SlotDecoder, slot_decoder
-from kedge.sampling.sampler import Sampler
+from kedge.sampling.sampler import Sampler, take_in
 from kedge.sampling.settings import Sampling, fixed_point, random_stream, refuse_broken_logits
 
 # Rows that are written at a time, at most: what the cache and the logits take grows with them.
@@ -163,13 +163,7 @@ class Engine(Sampler):
         Raises:
             ModelError: the model has no weight of such a name or shape.
         """
-        own = self.lm.weights()
-        for name, tensor in weights.items():
-            if name not in own or own[name].shape != tensor.shape:
-                raise ModelError(f"publish: the engine's model has no weight {name!r} of shape {tuple(tensor.shape)}")
-        for name, tensor in weights.items():
-            if own[name].data_ptr() != tensor.data_ptr():
-                own[name].copy_(tensor)
+        take_in(self.lm, weights)
         self.version = version
         self._requeue()
         if isinstance(self._decoder, SlotDecoder):

@@ -6,7 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from kedge.rewards.library.optional import needed
+from kedge.config.optional import needed
 from kedge.storage.writing import write_text
 from kedge.tasks.music.abc import UNIT, Bar, chord_notes
 

@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from kedge.config.optional import needed
 from kedge.errors import DataError
 from kedge.evaluation.metrics import mean
-from kedge.rewards.library.optional import needed
 from kedge.storage.writing import write_text
 from kedge.tasks.files import FolderTask
 from kedge.tasks.music.abc import UNIT, AbcError, Bar, read_bars, written

@@ -27,6 +27,7 @@ from kedge.rewards.scores import Scores, judge
 from kedge.runs.callbacks import CallbackLike
 from kedge.runs.folder import Metrics, RunFolder, report
 from kedge.sampling.completion import Completion
+from kedge.sampling.fleet.spec import FleetSpec, sampler_of
 from kedge.sampling.local.engine import Engine
 from kedge.sampling.rollouts import Rollouts, collate, generate
 from kedge.sampling.sampler import SamplerOf, made
@@ -83,7 +84,7 @@ class PPO(Trainer):
         eval_prompts: like ``prompts``, never trained on; or ``eval_size`` of the prompts are set aside.
         metrics: judges that the training never sees, in the forms of a reward.
         sampler: makes, each time anew, who writes a model's answers; by default the engine here, which writes with the
-            model's own tensors.
+            model's own tensors. Or vLLM servers, ``{"kind": "vllm", "urls": [...], "weights": folder}``.
         columns: ``{"prompt": "the data's name for it"}``.
         run: folder for metrics, samples, checkpoints and result; None leaves nothing behind.
         resume: go on from the run's last checkpoint.
@@ -108,7 +109,7 @@ class PPO(Trainer):
         eval_prompts: Source | None = None,
         eval_size: int = 0,
         metrics: RewardLike | Sequence[RewardLike] = (),
-        sampler: SamplerOf = Engine,
+        sampler: SamplerOf | Mapping[str, Any] | FleetSpec = Engine,
         columns: Mapping[str, str] | None = None,
         run: str | Path | RunFolder | None = None,
         resume: bool = False,
@@ -121,7 +122,7 @@ class PPO(Trainer):
         if isinstance(run, str | Path):
             sources = {
                 "policy": policy, "tokenizer": tokenizer, "prompts": prompts, "eval_prompts": eval_prompts,
-                "eval_size": eval_size, "reward": reward, "metrics": metrics, "columns": columns,
+                "eval_size": eval_size, "reward": reward, "metrics": metrics, "sampler": sampler, "columns": columns,
             }  # fmt: skip
             run = folder_for(run, SOURCES, config, sources, resume=resume, overwrite=overwrite)
         self.run = run
@@ -151,8 +152,8 @@ class PPO(Trainer):
                 f"mini_batch_size: {config.mini_batch_size} answers are too few for {self.processes.size} processes"
             )
         self.critic = critic_of(config, self.policy, self.reward)
-        self.sampler_of = sampler
-        self.sampler = made(sampler, self.policy)
+        self.sampler_of = sampler_of(sampler)
+        self.sampler = made(self.sampler_of, self.policy)
         self.kl_controller = (
             AdaptiveKL(config.kl_coef, target=config.kl_target, horizon=config.kl_horizon)
             if config.kl_controller == "adaptive"

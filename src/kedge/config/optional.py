@@ -1,4 +1,4 @@
-"""Libraries that only some rewards need, imported when one of those is built."""
+"""Libraries that not everybody needs, imported when somebody does."""
 
 from importlib import import_module
 from typing import Any

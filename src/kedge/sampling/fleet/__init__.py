@@ -1,0 +1,1 @@
+"""Answers from servers: a sampler over HTTP."""

@@ -1,0 +1,106 @@
+"""A server that answers as vLLM does, with kedge's engine; and what can be wrong with one."""
+
+import json
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from kedge.models.language_model import load_language_model
+from kedge.sampling.local.engine import Engine
+from kedge.sampling.settings import Sampling
+
+
+class StandIn:
+    """What ``VLLM_SERVER_DEV_MODE=1 ... --enable-scale-out --worker-extension-cls kedge_vllm.FromFolder`` answers."""
+
+    def __init__(self, folder):
+        self.engine = Engine(load_language_model(folder))
+        self.lock = threading.Lock()
+        self.asked, self.loaded, self.salts = 0, [], []
+        self.dies_after = self.busy = None
+        self.hangs = self.stale = self.raw = False
+        self.keeps_keys = False
+        self.positions = 512
+
+    def post(self, path, body):
+        with self.lock:
+            return self._generate(body) if path == "/inference/v1/generate" else self._manage(path, body)
+
+    def _manage(self, path, body):
+        if path == "/reset_prefix_cache":
+            return 200, {"success": not self.keeps_keys}
+        assert path == "/collective_rpc"
+        assert body["method"] == "kedge_load"
+        self.loaded.append(body["kwargs"]["folder"])
+        if not self.stale or len(self.loaded) == 1:
+            other = load_language_model(body["kwargs"]["folder"])
+            self.engine.publish(other.weights(), len(self.loaded))
+        return 200, {"results": [None]}
+
+    def _generate(self, body):
+        self.asked += 1
+        self.salts.append(body["cache_salt"])
+        params, lm = body["sampling_params"], self.engine.lm
+        if max(body["token_ids"]) >= len(lm.tokenizer):
+            return 400, {"error": {"message": f"Token id {max(body['token_ids'])} is out of vocabulary"}}
+        assert params["ignore_eos"]
+        assert params["logprobs"] == 0
+        length = min(params["max_tokens"], self.positions - len(body["token_ids"]))
+        sampling = Sampling(
+            max_new_tokens=length, temperature=params["temperature"], top_k=params["top_k"], top_p=params["top_p"],
+            min_p=params["min_p"], presence_penalty=params["presence_penalty"],
+            frequency_penalty=params["frequency_penalty"],
+            logit_bias=tuple((int(token), bias) for token, bias in params["logit_bias"].items()),
+        )  # fmt: skip
+        object.__setattr__(lm, "eos_ids", tuple(params["stop_token_ids"]))
+        [said] = self.engine.generate([body["token_ids"]], sampling, seed=params["seed"])
+        logprobs = [2 * each for each in said.logprobs] if self.raw else said.logprobs
+        content = [
+            {"token_id": token, "logprob": logprob, "rank": 1, "top_logprobs": []}
+            for token, logprob in zip(said.ids, logprobs, strict=True)
+        ]
+        choice = {"index": 0, "finish_reason": "stop" if said.finish_reason == "eos" else "length",
+                  "token_ids": said.ids, "logprobs": {"content": content}}  # fmt: skip
+        return 200, {"request_id": "a", "model": "policy", "choices": [choice]}
+
+
+@contextmanager
+def serving(stand_in):
+    """Its URL, while it is there."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            text = self.rfile.read(int(self.headers.get("content-length") or 0))
+            if stand_in.hangs:
+                time.sleep(3)
+            if stand_in.dies_after is not None and stand_in.asked >= stand_in.dies_after:
+                self.close_connection = True
+                return
+            if stand_in.busy:
+                stand_in.busy -= 1
+                status, said = 503, {"error": "busy"}
+            else:
+                status, said = stand_in.post(self.path, json.loads(text) if text and text != b"null" else None)
+            reply = json.dumps(said).encode()
+            self.send_response(status)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(reply)))
+            self.end_headers()
+            self.wfile.write(reply)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

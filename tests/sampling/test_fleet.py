@@ -1,0 +1,241 @@
+"""Servers that write: the same distribution, the weights that were published, and what is done where one fails."""
+
+import json
+from contextlib import ExitStack
+from dataclasses import replace
+
+import pytest
+import torch
+from answers import random_prompts
+from stand_in import StandIn, serving
+
+import kedge.sampling.fleet.server as waits
+from kedge.errors import ConfigError, DataError, NumericsError, SamplerError
+from kedge.models.forward import forward_tokens
+from kedge.sampling.fleet.fleet import Fleet
+from kedge.sampling.fleet.server import Server, ServerFailure
+from kedge.sampling.fleet.spec import FleetSpec, sampler_of
+from kedge.sampling.settings import Sampling
+from kedge.training.ppo import PPO
+
+SAMPLING = Sampling(max_new_tokens=8, temperature=0.8)
+
+
+@pytest.fixture
+def lm(tiny_lm):
+    return tiny_lm("llama")
+
+
+@pytest.fixture
+def start(tiny_lm, tmp_path, monkeypatch):
+    """Starts servers of another model than the one whose answers are wanted."""
+    monkeypatch.setattr(waits, "PAUSE", 0.01)
+    tiny_lm("llama", seed=5).save(tmp_path / "other")
+    with ExitStack() as servers:
+
+        def begin(count=1, **settings):
+            stand_ins = [StandIn(tmp_path / "other") for _ in range(count)]
+            urls = [servers.enter_context(serving(each)) for each in stand_ins]
+            return stand_ins, Fleet(urls, weights=tmp_path / "weights", **{"timeout": 20.0, **settings})
+
+        yield begin
+
+
+def recomputed(lm, completion, temperature):
+    ids = [*completion.prompt_ids, *completion.ids]
+    mask = torch.tensor([[i >= len(completion.prompt_ids) for i in range(len(ids))]])
+    found = forward_tokens(lm, torch.tensor([ids]), mask, temperature=temperature).logprobs[0]
+    return found[len(completion.prompt_ids) :].detach()
+
+
+def assert_of(lm, completions, temperature=SAMPLING.temperature):
+    for each in completions:
+        assert torch.allclose(torch.tensor(each.logprobs), recomputed(lm, each, temperature), atol=1e-5)
+
+
+def test_answers_are_the_models_own_and_do_not_depend_on_who_is_beside(start, lm):
+    stand_ins, fleet = start(2)
+    prompts = random_prompts()
+    with fleet(lm) as sampler:
+        found = sampler.generate(prompts, SAMPLING, seed=3, first_request=10)
+        assert [each.prompt_ids for each in found] == [list(prompt) for prompt in prompts]
+        assert_of(lm, found)
+        assert len({tuple(each.ids) for each in found}) > len(prompts) // 2
+        again = sampler.generate(prompts[2:], SAMPLING, seed=3, first_request=12)
+        assert [each.ids for each in again] == [each.ids for each in found[2:]]
+        others = sampler.generate(prompts, SAMPLING, seed=4, first_request=10)
+        assert [each.ids for each in others] != [each.ids for each in found]
+    assert all(stand_in.asked > len(prompts) // 2 for stand_in in stand_ins)  # both had their part
+
+
+def test_after_publishing_all_servers_have_the_new_weights(start, lm):
+    stand_ins, fleet = start(2)
+    with fleet(lm) as sampler:
+        before = sampler.generate(random_prompts(), SAMPLING)
+        with torch.no_grad():
+            for weight in lm.model.parameters():
+                weight.mul_(1.5)
+        sampler.publish(lm.weights(), 7)
+        after = sampler.generate(random_prompts(), SAMPLING)
+        assert_of(lm, after)
+        assert [each.ids for each in before] != [each.ids for each in after]
+        assert {version for each in after for version in each.versions} == {7}
+        assert {version for each in before for version in each.versions} == {0}
+        for stand_in in stand_ins:
+            assert len({*stand_in.salts}) == 2  # a salt a version: no cached keys of the old weights
+        assert len(list(fleet.folder.glob("model-*/version-*"))) == 1
+    assert not list(fleet.folder.glob("model-*"))
+
+
+def test_other_tensors_are_copied_and_strange_ones_refused(start, lm, tiny_lm):
+    _, fleet = start()
+    other = tiny_lm("llama", seed=1)
+    with fleet(lm) as sampler:
+        sampler.publish(other.weights(), 1)
+        assert_of(other, sampler.generate(random_prompts(), SAMPLING))
+        with pytest.raises(Exception, match="no weight 'nothing'"):
+            sampler.publish({"nothing": torch.ones(1)}, 2)
+
+
+def test_another_models_sampler_gives_the_servers_back(start, lm, tiny_lm):
+    """As a reference's, whose answers are asked for while the policy is trained."""
+    _, fleet = start()
+    reference = tiny_lm("llama", seed=1)
+    with fleet(lm) as sampler:
+        with fleet(reference) as other:
+            assert_of(reference, other.generate(random_prompts(), SAMPLING))
+        assert_of(lm, sampler.generate(random_prompts(), SAMPLING))
+
+
+def test_a_server_that_dies_is_left_out_until_weights_are_published(start, lm):
+    stand_ins, fleet = start(2)
+    with fleet(lm) as sampler:
+        want = sampler.generate(random_prompts(), SAMPLING)
+        stand_ins[1].dies_after = stand_ins[1].asked + 1
+        found = sampler.generate(random_prompts(), SAMPLING)
+        assert [each.ids for each in found] == [each.ids for each in want]  # nothing is lost, and nothing else drawn
+        [(url, why)] = fleet.down.items()
+        assert url == fleet.servers[1].url
+        assert "/inference/v1/generate" in why
+        stand_ins[1].dies_after = None
+        sampler.publish(lm.weights(), 1)
+        assert not fleet.down
+        stand_ins[1].dies_after = 0
+        sampler.publish(lm.weights(), 2)
+        assert [*fleet.down] == [url]
+        stand_ins[0].dies_after = 0
+        with pytest.raises(SamplerError, match=r"no server is left:\nhttp://127(.|\n)*\nhttp://127"):
+            sampler.generate(random_prompts(), SAMPLING)
+
+
+def test_one_that_hangs_is_named_in_its_time(start, lm):
+    [stand_in], fleet = start(timeout=0.5)
+    with ExitStack() as stack:
+        sampler = stack.enter_context(fleet(lm))
+        stand_in.hangs = True
+        with pytest.raises(SamplerError, match=r"no answer to /inference/v1/generate in 0\.5 s \(ReadTimeout\)"):
+            sampler.generate([[5]], SAMPLING)
+        stand_in.hangs = False
+
+
+def test_a_busy_one_is_asked_again(start, lm):
+    [stand_in], fleet = start()
+    with fleet(lm) as sampler:
+        stand_in.busy = 2
+        assert_of(lm, sampler.generate([[5]], SAMPLING))
+        stand_in.busy = 3
+        with pytest.raises(SamplerError, match="status 503"):
+            sampler.generate([[5]], SAMPLING)
+
+
+@pytest.mark.parametrize("fault", ["stale", "raw"])
+def test_one_that_says_what_the_model_does_not_say_is_found_out(start, lm, fault):
+    [stand_in], fleet = start()
+    with ExitStack() as stack:
+        sampler = stack.enter_context(fleet(lm))
+        setattr(stand_in, fault, True)
+        with torch.no_grad():
+            for weight in lm.model.parameters():
+                weight.mul_(1.5)
+        with pytest.raises(NumericsError, match=r"up to .* nats from the model's own, and at most 0\.02 is rounding"):
+            sampler.publish(lm.weights(), 1)
+
+
+def test_one_that_keeps_old_keys_is_left_out(start, lm):
+    [stand_in], fleet = start()
+    stand_in.keeps_keys = True
+    with pytest.raises(SamplerError, match="keeps keys of old weights"):
+        fleet(lm)
+
+
+def test_what_cannot_be_asked_of_it(start, lm):
+    [stand_in], fleet = start()
+    with fleet(lm) as sampler:
+        with pytest.raises(DataError, match="prompt 2 is empty"):
+            sampler.generate([[5], []], SAMPLING)
+        with pytest.raises(DataError, match=r"prompt 2: http.*: status 400: .*Token id 99999 is out of vocabulary"):
+            sampler.generate([[5], [99999]], SAMPLING)
+        assert not fleet.down  # it is the prompt's fault
+        for name, value in (("top_logprobs", 2), ("json_schema", "{}")):
+            with pytest.raises(ConfigError, match=f"{name}: not with a fleet"):
+                sampler.generate([[5]], replace(SAMPLING, **{name: value}))
+        stand_in.positions = 4
+        endless = replace(SAMPLING, logit_bias=tuple((token, -100.0) for token in lm.eos_ids))
+        with pytest.raises(DataError, match=r"after 3 tokens .* is its --max-model-len too short"):
+            sampler.generate([[5]], replace(endless, max_new_tokens=20))
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"urls": []}, "urls: a list of servers"),
+        ({"urls": ["here"]}, "'here' is no URL of a server; write http://host:port"),
+        ({"urls": ["http://a", "http://a"]}, "a server stands in it twice"),
+        ({"tries": 0}, "tries"),
+        ({"kind": "sglang"}, "kind"),
+        ({"weight": "x"}, "weight"),
+    ],
+)
+def test_settings_that_do_not_fit(tmp_path, settings, error):
+    with pytest.raises(ConfigError, match=error):
+        sampler_of({"kind": "vllm", "urls": ["http://127.0.0.1:1"], "weights": str(tmp_path), **settings})
+
+
+def test_nobody_there(lm, tmp_path, monkeypatch):
+    monkeypatch.setattr(waits, "PAUSE", 0.01)
+    fleet = FleetSpec(kind="vllm", urls="http://127.0.0.1:9", weights=str(tmp_path)).fleet()
+    with pytest.raises(SamplerError, match=r"no server is left:\nhttp://127.0.0.1:9: /collective_rpc: .*refused"):
+        fleet(lm)
+
+
+@pytest.mark.parametrize("said", [b"{}", b"[]", b"text", b'{"choices": []}', b'{"choices": [{"token_ids": null}]}'])
+def test_an_answer_of_another_form(said, monkeypatch):
+    class Reply:
+        is_success, content, text = True, said, said.decode()
+
+        def json(self):
+            return json.loads(said)
+
+    server = Server("http://127.0.0.1:9", timeout=1.0, tries=1)
+    monkeypatch.setattr(server._client, "post", lambda *_, **__: Reply())
+    with pytest.raises(ServerFailure, match=r"^http://127.0.0.1:9: (an answer of another form|.*no JSON)"):
+        server.generate([5], {}, "a")
+
+
+def test_ppo_trains_as_with_answers_of_its_own(start, tiny_lm):
+    """Log-probabilities agree at every step, and what is evaluated is each model's own."""
+    stand_ins, fleet = start(2)
+    prompts = [f"{word} {other}" for word in ("a", "b", "c", "d") for other in ("x", "y")]
+    lm = tiny_lm("llama")
+    settings = {"steps": 3, "batch_size": 8, "mini_batch_size": 4, "response_length": 6, "learning_rate": 3e-3,
+                "stop_tokens": []}  # fmt: skip
+    ppo = PPO(
+        lm.model, prompts, lambda prompts, completions: [float(len(text)) for text in completions], settings,
+        tokenizer=lm.tokenizer, eval_prompts=["e f"], progress=False, sampler=fleet,
+    )  # fmt: skip
+    for metrics in ppo:
+        assert metrics["policy/first_drift_max"] < 1e-4
+    assert ppo.sampler.version == 3
+    assert all(len({*stand_in.salts}) >= 4 for stand_in in stand_ins)
+    assert_of(ppo.policy, ppo.sampler.generate(random_prompts(), SAMPLING))
+    ppo.close()
