@@ -1,7 +1,7 @@
 """Servers that write: the same distribution, the weights that were published, and what is done where one fails."""
 
 import json
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 
 import pytest
@@ -107,7 +107,7 @@ def test_another_models_sampler_gives_the_servers_back(start, lm, tiny_lm):
         assert_of(lm, sampler.generate(random_prompts(), SAMPLING))
 
 
-def test_a_server_that_dies_is_left_out_until_weights_are_published(start, lm):
+def test_a_server_that_dies_is_left_out_until_weights_are_published(start, lm, capsys):
     stand_ins, fleet = start(2)
     with fleet(lm) as sampler:
         want = sampler.generate(random_prompts(), SAMPLING)
@@ -117,6 +117,7 @@ def test_a_server_that_dies_is_left_out_until_weights_are_published(start, lm):
         [(url, why)] = fleet.down.items()
         assert url == fleet.servers[1].url
         assert "/inference/v1/generate" in why
+        assert capsys.readouterr().err.count(f"{why}; it is left out until the next weights\n") == 1
         stand_ins[1].dies_after = None
         sampler.publish(lm.weights(), 1)
         assert not fleet.down
@@ -239,3 +240,35 @@ def test_ppo_trains_as_with_answers_of_its_own(start, tiny_lm):
     assert all(len({*stand_in.salts}) >= 4 for stand_in in stand_ins)
     assert_of(ppo.policy, ppo.sampler.generate(random_prompts(), SAMPLING))
     ppo.close()
+
+
+def test_a_recipe_names_them_and_goes_on_with_them(start, lm, kedge, tmp_path):
+    stand_ins, fleet = start(2)
+    lm.save(tmp_path / "policy")
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": f"{word} b"}) + "\n" for word in "acde"))
+    urls = json.dumps([server.url for server in fleet.servers])
+    (tmp_path / "recipe.toml").write_text(f"""
+name = "fleet"
+[ppo]
+policy = "{tmp_path}/policy"
+prompts = "{tmp_path}/prompts.jsonl"
+reward = {{ kind = "regex", pattern = "e" }}
+sampler = {{ kind = "vllm", urls = {urls}, weights = "{tmp_path}/weights" }}
+run = "{tmp_path}/run"
+steps = 2
+batch_size = 4
+mini_batch_size = 4
+response_length = 4
+checkpoint_every = 1
+""")
+    status, _, err = kedge("ppo", tmp_path / "recipe.toml")
+    assert status == 0, err
+    assert not list((tmp_path / "weights").glob("*"))  # nothing is left behind
+    assert {len(stand_in.loaded) for stand_in in stand_ins} == {5}  # the policy, a look at the reference, two updates
+    assert all("version-000002" in stand_in.loaded[-1] for stand_in in stand_ins)
+    ppo = PPO.resume(tmp_path / "run", steps=3, progress=False)
+    with closing(ppo):
+        [metrics] = list(ppo)
+        assert metrics["policy/first_drift_max"] < 1e-4
+        assert_of(ppo.policy, ppo.sampler.generate(random_prompts(), SAMPLING))
+    assert all("version-000003" in stand_in.loaded[-1] for stand_in in stand_ins)

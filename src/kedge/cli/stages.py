@@ -1,6 +1,7 @@
 """The commands of stages: ``kedge NAME RECIPE.toml [key=value]...``, the same for each."""
 
 from collections.abc import Callable
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -50,4 +51,5 @@ def _done(name: str, path: Path, overrides: list[str] | None, overwrite: bool, r
     if resume and not stage.resumes:
         raise KedgeError(f"--resume: [{name}] cannot go on from where it stopped; --overwrite begins anew")
     job = stage.job(recipe, overwrite=overwrite, resume=resume)
-    stage.show(job.train(), job, console)
+    with closing(job) if hasattr(job, "close") else nullcontext():  # of servers and threads
+        stage.show(job.train(), job, console)

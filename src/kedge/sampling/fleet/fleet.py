@@ -23,6 +23,7 @@ from kedge.models.adapters import adapter_of
 from kedge.models.forward import forward_tokens
 from kedge.models.language_model import LanguageModel
 from kedge.parallel import joined
+from kedge.runs.progress import say
 from kedge.sampling.completion import Completion
 from kedge.sampling.fleet.server import Server, ServerFailure, ServerRefusal
 from kedge.sampling.local.request import Request
@@ -81,6 +82,7 @@ class Fleet:
         """Servers that are left out, by URL, and why."""
         self.computing = Lock()
         """Held while a model computes: servers are tried in threads."""
+        self._telling = Lock()
         self._count = itertools.count()
 
     def __call__(self, lm: LanguageModel) -> "FleetSampler":
@@ -104,8 +106,11 @@ class Fleet:
         return found
 
     def leave_out(self, server: Server, why: str) -> None:
-        """Ask it nothing more until weights are published."""
-        self.down[server.url] = why
+        """Ask it nothing more until weights are published, and tell the user."""
+        with self._telling:
+            if server.url not in self.down:
+                self.down[server.url] = why
+                say(f"{why}; it is left out until the next weights")
 
     def load(self, folder: Path, tried: Callable[[Server], None]) -> None:
         """Have every server answer with these weights, those that were left out too.
