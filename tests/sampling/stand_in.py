@@ -10,6 +10,8 @@ from kedge.models.language_model import load_language_model
 from kedge.sampling.local.engine import Engine
 from kedge.sampling.settings import Sampling
 
+LOADING = threading.Lock()
+
 
 class StandIn:
     """What ``VLLM_SERVER_DEV_MODE=1 ... --enable-scale-out --worker-extension-cls kedge_vllm.FromFolder`` answers."""
@@ -17,9 +19,9 @@ class StandIn:
     def __init__(self, folder):
         self.engine = Engine(load_language_model(folder))
         self.lock = threading.Lock()
-        self.asked, self.loaded, self.salts = 0, [], []
+        self.asked, self.loaded, self.salts, self.label = 0, [], [], "default"
         self.dies_after = self.busy = None
-        self.hangs = self.stale = self.raw = False
+        self.aborts = self.hangs = self.stale = self.raw = False
         self.keeps_keys = False
         self.positions = 512
 
@@ -30,11 +32,15 @@ class StandIn:
     def _manage(self, path, body):
         if path == "/reset_prefix_cache":
             return 200, {"success": not self.keeps_keys}
+        if path == "/update_weight_version":
+            self.label = body["new_version"]
+            return 200, {"success": True, "new_version": self.label}
         assert path == "/collective_rpc"
         assert body["method"] == "kedge_load"
         self.loaded.append(body["kwargs"]["folder"])
         if not self.stale or len(self.loaded) == 1:
-            other = load_language_model(body["kwargs"]["folder"])
+            with LOADING:  # from_pretrained is not for several threads
+                other = load_language_model(body["kwargs"]["folder"])
             self.engine.publish(other.weights(), len(self.loaded))
         return 200, {"results": [None]}
 
@@ -61,7 +67,10 @@ class StandIn:
             for token, logprob in zip(said.ids, logprobs, strict=True)
         ]
         choice = {"index": 0, "finish_reason": "stop" if said.finish_reason == "eos" else "length",
-                  "token_ids": said.ids, "logprobs": {"content": content}}  # fmt: skip
+                  "token_ids": said.ids, "logprobs": {"content": content},
+                  "weight_versions": [{"version": self.label, "start": 0, "end": len(said.ids)}]}  # fmt: skip
+        if self.aborts:
+            choice |= {"finish_reason": "abort", "token_ids": [], "logprobs": {"content": []}}
         return 200, {"request_id": "a", "model": "policy", "choices": [choice]}
 
 

@@ -12,6 +12,7 @@ from stand_in import StandIn, serving
 import kedge.sampling.fleet.server as waits
 from kedge.errors import ConfigError, DataError, NumericsError, SamplerError
 from kedge.models.forward import forward_tokens
+from kedge.parallel import Processes
 from kedge.sampling.fleet.fleet import Fleet
 from kedge.sampling.fleet.server import Server, ServerFailure
 from kedge.sampling.fleet.spec import FleetSpec, sampler_of
@@ -83,8 +84,8 @@ def test_after_publishing_all_servers_have_the_new_weights(start, lm):
         assert {version for each in before for version in each.versions} == {0}
         for stand_in in stand_ins:
             assert len({*stand_in.salts}) == 2  # a salt a version: no cached keys of the old weights
-        assert len(list(fleet.folder.glob("model-*/version-*"))) == 1
-    assert not list(fleet.folder.glob("model-*"))
+        assert len(list(fleet.folder.glob("*/version-*"))) == 1
+    assert not list(fleet.folder.glob("*"))
 
 
 def test_other_tensors_are_copied_and_strange_ones_refused(start, lm, tiny_lm):
@@ -134,7 +135,7 @@ def test_one_that_hangs_is_named_in_its_time(start, lm):
     with ExitStack() as stack:
         sampler = stack.enter_context(fleet(lm))
         stand_in.hangs = True
-        with pytest.raises(SamplerError, match=r"no answer to /inference/v1/generate in 0\.5 s \(ReadTimeout\)"):
+        with pytest.raises(SamplerError, match=r"no answer to /inference/v1/generate in 0\.5 s; it hangs"):
             sampler.generate([[5]], SAMPLING)
         stand_in.hangs = False
 
@@ -158,8 +159,43 @@ def test_one_that_says_what_the_model_does_not_say_is_found_out(start, lm, fault
         with torch.no_grad():
             for weight in lm.model.parameters():
                 weight.mul_(1.5)
-        with pytest.raises(NumericsError, match=r"up to .* nats from the model's own, and at most 0\.02 is rounding"):
+        with pytest.raises(NumericsError, match=r"up to .* nats from the model's own, and at most 0\.001 is rounding"):
             sampler.publish(lm.weights(), 1)
+
+
+def test_one_that_was_started_again_or_has_another_jobs_weights_is_left_out(start, lm, tiny_lm, tmp_path):
+    stand_ins, fleet = start(2)
+    with fleet(lm) as sampler:
+        stand_ins[0].label = "default"
+        assert_of(lm, sampler.generate(random_prompts(), SAMPLING))
+        assert "answers with weights default in place of" in fleet.down[fleet.servers[0].url]
+        other = Fleet([server.url for server in fleet.servers], weights=tmp_path / "weights")
+        with other(tiny_lm("llama", seed=1)), pytest.raises(SamplerError, match="another job has published to it"):
+            sampler.generate(random_prompts(), SAMPLING)
+
+
+def test_one_that_aborts_is_left_out(start, lm):
+    stand_ins, fleet = start(2)
+    with fleet(lm) as sampler:
+        stand_ins[0].aborts = True
+        assert_of(lm, sampler.generate(random_prompts(), SAMPLING))
+        assert "no whole answer" in fleet.down[fleet.servers[0].url]
+
+
+def test_a_sampler_that_is_not_made_leaves_nothing_behind(start, lm):
+    [stand_in], fleet = start()
+    stand_in.dies_after = 0
+    with pytest.raises(SamplerError, match="start them again, then go on with --resume"):
+        fleet(lm)
+    assert not list(fleet.folder.glob("*"))
+    assert not fleet.samplers
+
+
+def test_several_processes_are_refused(start, lm, monkeypatch):
+    _, fleet = start()
+    monkeypatch.setattr("kedge.sampling.fleet.fleet.joined", lambda: Processes(0, 2))
+    with pytest.raises(ConfigError, match="one process so far; start the job without torchrun"):
+        fleet(lm)
 
 
 def test_one_that_keeps_old_keys_is_left_out(start, lm):

@@ -1,7 +1,7 @@
 """The commands of stages: ``kedge NAME RECIPE.toml [key=value]...``, the same for each."""
 
 from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -51,5 +51,6 @@ def _done(name: str, path: Path, overrides: list[str] | None, overwrite: bool, r
     if resume and not stage.resumes:
         raise KedgeError(f"--resume: [{name}] cannot go on from where it stopped; --overwrite begins anew")
     job = stage.job(recipe, overwrite=overwrite, resume=resume)
-    with closing(job) if hasattr(job, "close") else nullcontext():  # of servers and threads
+    with ExitStack() as at_the_end:
+        at_the_end.callback(getattr(job, "close", lambda: None))  # what some hold: servers, threads
         stage.show(job.train(), job, console)

@@ -35,7 +35,9 @@ OTHERS = "others"
 _ADAPTER = '`adapter = { method = "lora", r = 16, ... }`, with PEFT\'s names'
 _QUANTISED = f"{HERE_NOT_YET}: quantised weights"
 _SHARDS = f"{HERE_NOT_YET}: models split over several GPUs; under `torchrun` each process holds the whole"
-_VLLM = f"{HERE_NOT_YET}: vLLM; kedge's own engine writes the answers, with the weights that are trained"
+_VLLM = (
+    '`sampler = { kind = "vllm", urls = [...], weights = "..." }` in [ppo] (docs/fleet.md); default: the engine here'
+)
 _PACKING = f"{HERE_NOT_YET}: packing; micro-batches are sorted by length, so that there is little padding"
 _HUB = f"{HERE_NOT_YET}: push to the hub; the result is a plain Hugging Face folder"
 _MICRO = "all micro-batches are cut by tokens, `micro_batch_tokens`; how they are cut does not change the result"

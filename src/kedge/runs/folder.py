@@ -293,7 +293,7 @@ class RunFolder:
         before, now = flattened(read_recipe(self.path / "recipe.toml")), flattened(self.recipe)
         by_content = (self.path / FINGERPRINTS_FILE).is_file()
         for key in sorted(before.keys() | now.keys()):
-            may_change = key.rpartition(".")[2] in MAY_CHANGE or ".guards." in key
+            may_change = key.rpartition(".")[2] in MAY_CHANGE or ".guards." in key or ".sampler." in key
             names = key.split(".")[1:]  # without the table's, for [reward] is one
             if not SOURCES.isdisjoint(names):  # those of an older run are known by name, or not at all
                 may_change = by_content or key not in before or key not in now

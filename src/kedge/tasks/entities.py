@@ -221,8 +221,8 @@ class TweetEntities(NamedEntities):
 
     People, places, companies, products, works and groups. Of the published test set the sentences of up to 40 words are
     held out, none of whose names is trained on: a list of names finds nothing, so that the baseline is the classifier.
-    62% of the names stand in brackets. Nearly two in three tweets have none, so that an answer of nothing earns 0.46 of
-    the reward, and nothing of the measure.
+    62% of the names stand in brackets. Half of the tweets have none, so that an answer of nothing earns 0.46 of the
+    reward, and nothing of the measure.
     """
 
     name = "tweet-entities"

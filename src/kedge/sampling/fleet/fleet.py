@@ -6,7 +6,6 @@ model itself says of it.
 """
 
 import hashlib
-import itertools
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from kedge.errors import ConfigError, DataError, NumericsError, SamplerError
+from kedge.errors import ConfigError, DataError, KedgeError, NumericsError, SamplerError
 from kedge.models.adapters import adapter_of
 from kedge.models.forward import forward_tokens
 from kedge.models.language_model import LanguageModel
@@ -35,6 +34,8 @@ T = TypeVar("T")
 
 PROBE = 16
 """Tokens of the answer by which a server is tried."""
+AGREEMENT, LOW_AGREEMENT = 1e-3, 0.05
+"""Nats that its log-probabilities may differ, for models in float32 and in others."""
 
 
 class Fleet:
@@ -49,8 +50,8 @@ class Fleet:
         timeout: seconds that a request may take, an answer or a reload.
         tries: how often a request is made, where a server cannot be reached or is busy.
         concurrency: answers at once, a server.
-        agreement: how far, in nats, what a server says of a token may be from what the model says itself. Rounding in
-            float32 is below 1e-4; stale weights are nats away.
+        agreement: how far, in nats, what a server says of a token may be from what the model says itself; default 1e-3
+            for a model in float32, where rounding is below 1e-4, and 0.05 for others.
 
     Raises:
         ConfigError: no servers, or numbers that are none.
@@ -64,7 +65,7 @@ class Fleet:
         timeout: float = 120.0,
         tries: int = 3,
         concurrency: int = 64,
-        agreement: float = 0.02,
+        agreement: float | None = None,
     ) -> None:
         if isinstance(urls, str) or not urls:
             raise ConfigError(f"sampler: urls: a list of servers, not {urls!r}")
@@ -74,7 +75,7 @@ class Fleet:
             if value < least:
                 raise ConfigError(f"sampler: {name}: {value} is less than {least}")
         self.servers = [Server(url, timeout=timeout, tries=tries) for url in urls]
-        self.folder = Path(weights).expanduser().resolve()
+        self.folder = Path(weights).expanduser().absolute()  # and no link followed: servers have it under this name
         self.concurrency, self.agreement = concurrency, agreement
         self.samplers: list[FleetSampler] = []
         """Those that use it, the last of which has its weights on the servers."""
@@ -83,7 +84,6 @@ class Fleet:
         self.computing = Lock()
         """Held while a model computes: servers are tried in threads."""
         self._telling = Lock()
-        self._count = itertools.count()
 
     def __call__(self, lm: LanguageModel) -> "FleetSampler":
         """A sampler of a model's answers, whose weights the servers have from then on; when it is closed, they have
@@ -92,7 +92,9 @@ class Fleet:
         Raises:
             SamplerError: no server takes them. NumericsError: what one says is not what the model says.
         """
-        return FleetSampler(self, lm, self.folder / f"model-{next(self._count)}")
+        if joined().size > 1:
+            raise ConfigError("sampler: servers write for one process so far; start the job without torchrun")
+        return FleetSampler(self, lm, self.folder / uuid.uuid4().hex)
 
     def alive(self) -> list[Server]:
         """Servers that are not left out.
@@ -102,7 +104,8 @@ class Fleet:
         """
         found = [server for server in self.servers if server.url not in self.down]
         if not found:
-            raise SamplerError("no server is left:\n" + "\n".join(self.down.values()))
+            why = "\n".join(self.down.values())
+            raise SamplerError(f"no server is left:\n{why}\nstart them again, then go on with --resume")
         return found
 
     def leave_out(self, server: Server, why: str) -> None:
@@ -112,11 +115,12 @@ class Fleet:
                 self.down[server.url] = why
                 say(f"{why}; it is left out until the next weights")
 
-    def load(self, folder: Path, tried: Callable[[Server], None]) -> None:
+    def load(self, folder: Path, label: str, tried: Callable[[Server], None]) -> None:
         """Have every server answer with these weights, those that were left out too.
 
         Args:
             folder: of the weights.
+            label: what they are called.
             tried: tries a server that has them.
 
         Raises:
@@ -126,7 +130,7 @@ class Fleet:
 
         def one(server: Server) -> None:
             try:
-                server.load(str(folder))
+                server.load(str(folder), label)
                 tried(server)
             except ServerFailure as error:
                 self.leave_out(server, str(error))
@@ -152,23 +156,25 @@ class FleetSampler(Sampler):
         self.fleet, self.lm, self.folder = fleet, lm, folder
         self.version = 0
         """Of the weights, as :meth:`publish` was told."""
-        self.processes, self._key = joined(), uuid.uuid4().hex
-        self.publish(lm.weights(), 0)
+        self._key = folder.name
         fleet.samplers.append(self)
+        try:
+            self.publish(lm.weights(), 0)
+        except KedgeError:
+            self._give_back(reload=False)
+            raise
 
     def publish(self, weights: Mapping[str, Tensor], version: int) -> None:
         take_in(self.lm, weights)
         whole = self.lm.weights()
-        with self.processes.agreeing():
-            if self.processes.leads:
-                old, new = self._at(self.version), self._at(version)
-                if new.exists():  # of a run that was stopped
-                    remove_folder(new)
-                with whole_folder(new) as aside:
-                    self.lm.write(aside, whole)
-                self.fleet.load(new, partial(self._try, version))
-                if old != new and old.exists():
-                    remove_folder(old)
+        old, new = self._at(self.version), self._at(version)
+        if new.exists():
+            remove_folder(new)
+        with whole_folder(new) as aside:
+            self.lm.write(aside, whole)
+        self._load(version)
+        if old != new and old.exists():
+            remove_folder(old)
         self.version = version
 
     def generate(
@@ -188,26 +194,26 @@ class FleetSampler(Sampler):
 
     def close(self) -> None:
         """Its weights are deleted, and those of the sampler before it are loaded again."""
-        fleet = self.fleet
-        if self not in fleet.samplers:
-            return
-        was_last = fleet.samplers[-1] is self
-        fleet.samplers.remove(self)
-        with self.processes.agreeing():
-            if self.processes.leads:
-                remove_folder(self.folder)
-                if was_last and fleet.samplers:
-                    fleet.samplers[-1].load()
+        if self in self.fleet.samplers:
+            self._give_back(reload=self.fleet.samplers[-1] is self)
 
-    def load(self) -> None:
-        """Have the servers answer with its weights again."""
-        self.fleet.load(self._at(self.version), partial(self._try, self.version))
+    def _give_back(self, *, reload: bool) -> None:
+        self.fleet.samplers.remove(self)
+        if self.folder.exists():
+            remove_folder(self.folder)
+        if reload and self.fleet.samplers:
+            before = self.fleet.samplers[-1]
+            before._load(before.version)
+
+    def _load(self, version: int) -> None:
+        """Have the servers answer with its weights."""
+        self.fleet.load(self._at(version), self._salt(version), partial(self._try, version))
 
     def _at(self, version: int) -> Path:
         return self.folder / f"version-{version:06d}"
 
     def _salt(self, version: int) -> str:
-        """Prompts of other weights, and of other jobs on the servers, share no cached keys with these."""
+        """What servers call these weights: prompts of others, and of other jobs, share no cached keys with theirs."""
         return f"{self._key}-{version}"
 
     def _ask(self, prompt: Sequence[int], params: Mapping[str, Any], place: int) -> Mapping[str, Any]:
@@ -255,10 +261,12 @@ class FleetSampler(Sampler):
             whole = forward_tokens(self.lm, tokens, mask, temperature=sampling.temperature)
         own = whole.logprobs[0, len(prompt) :].cpu()
         worst = float((own - torch.tensor(said["logprobs"])).abs().max())
-        if not worst <= self.fleet.agreement:
+        exact = self.lm.model.dtype == torch.float32
+        limit = self.fleet.agreement or (AGREEMENT if exact else LOW_AGREEMENT)
+        if not worst <= limit:
             raise NumericsError(
                 f"{server.url}: says log-probabilities that are up to {worst:.2g} nats from the model's own, and at "
-                f"most {self.fleet.agreement:g} is rounding: has it other weights, another dtype, or no "
+                f"most {limit:g} is rounding (agreement): has it other weights, another dtype, or no "
                 "--logprobs-mode processed_logprobs?"
             )
 

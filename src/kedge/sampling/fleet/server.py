@@ -49,31 +49,39 @@ class Server:
         waits = self._httpx.Timeout(timeout, connect=min(CONNECTING, timeout), pool=None)
         self._client = self._httpx.Client(base_url=self.url, timeout=waits, limits=limits, trust_env=False)
 
-    def generate(self, prompt: Sequence[int], params: Mapping[str, Any], salt: str) -> Mapping[str, Any]:
-        """The one answer to a prompt: ``token_ids``, ``logprobs`` and ``finish_reason`` of vLLM's choice.
+    def generate(self, prompt: Sequence[int], params: Mapping[str, Any], label: str) -> Mapping[str, Any]:
+        """The one answer to a prompt: ``ids``, ``logprobs`` and ``finish_reason``.
 
         Args:
             prompt: token ids.
             params: vLLM's sampling parameters.
-            salt: prompts share cached keys with those of the same salt alone.
+            label: of the weights that are to answer; prompts share cached keys with those of the same label alone.
 
         Raises:
-            ServerFailure, ServerRefusal: it has no answer.
+            ServerFailure, ServerRefusal: it has no answer, or has other weights.
         """
-        body = {"token_ids": list(prompt), "sampling_params": dict(params), "cache_salt": salt}
+        body = {"token_ids": list(prompt), "sampling_params": dict(params), "cache_salt": label}
         said = self._post("/inference/v1/generate", body)
         try:
             [choice] = said["choices"]
-            return {
-                "ids": [int(token) for token in choice["token_ids"]],
-                "logprobs": [float(each["logprob"]) for each in choice["logprobs"]["content"]],
-                "finish_reason": str(choice["finish_reason"]),
-            }
+            ids = [int(token) for token in choice["token_ids"]]
+            logprobs = [float(each["logprob"]) for each in choice["logprobs"]["content"]]
+            finish_reason = str(choice["finish_reason"])
+            versions = {span["version"] for span in choice["weight_versions"]}
         except (KeyError, TypeError, ValueError) as error:
             raise ServerFailure(f"{self.url}: an answer of another form ({error!r}): {str(said)[:200]}") from None
+        # Another reason is "abort", where somebody pauses or stops the server.
+        if finish_reason not in ("stop", "length") or not ids or len(ids) != len(logprobs):
+            raise ServerFailure(f"{self.url}: no whole answer: {str(said)[:200]}")
+        if versions != {label}:
+            raise ServerFailure(
+                f"{self.url}: answers with weights {', '.join(map(str, sorted(versions)))} in place of {label}: it was "
+                "started again, or another job has published to it"
+            )
+        return {"ids": ids, "logprobs": logprobs, "finish_reason": finish_reason}
 
-    def load(self, folder: str) -> None:
-        """Answer with the weights in a folder, and forget what was computed with others.
+    def load(self, folder: str, label: str) -> None:
+        """Answer with the weights in a folder, under this label, and forget what was computed with others.
 
         Raises:
             ServerFailure, ServerRefusal: it does not.
@@ -81,15 +89,12 @@ class Server:
         try:
             self._post("/collective_rpc", {"method": "kedge_load", "kwargs": {"folder": folder}})
             said = self._post("/reset_prefix_cache", None)
+            self._post("/update_weight_version", {"new_version": label})
         except (ServerFailure, ServerRefusal) as error:
             hint = f"does it see {folder}, and is it started as docs/fleet.md says?"
             raise type(error)(f"{error}\n{hint}") from None
         if said not in (None, {"success": True}):
             raise ServerFailure(f"{self.url}: keeps keys of old weights: /reset_prefix_cache says {said}")
-
-    def close(self) -> None:
-        """Give back its connections."""
-        self._client.close()
 
     def _post(self, path: str, body: Any) -> Any:
         for number in range(1, self.tries + 1):
@@ -97,7 +102,9 @@ class Server:
             try:
                 reply = self._client.post(path, json=body)
             except self._httpx.TimeoutException as error:
-                what = f"no answer to {path} in {self.timeout:g} s ({type(error).__name__})"
+                if isinstance(error, self._httpx.ConnectTimeout):
+                    raise ServerFailure(f"{self.url}: takes no connection") from None
+                what = f"no answer to {path} in {self.timeout:g} s; it hangs, or timeout is too short for its answers"
                 raise ServerFailure(f"{self.url}: {what}") from None  # what hangs will hang again
             except self._httpx.TransportError as error:
                 if last:

@@ -24,8 +24,9 @@ class FleetSpec(Config):
     """How often a request is made, where a server cannot be reached or is busy."""
     concurrency: int = Field(64, ge=1)
     """Answers at once, a server."""
-    agreement: float = Field(0.02, gt=0)
-    """How far, in nats, what a server says of a token may be from what the model says itself."""
+    agreement: float | None = Field(None, gt=0)
+    """How far, in nats, what a server says of a token may be from what the model says itself; default 1e-3 for a model
+    in float32, 0.05 for others."""
 
     def fleet(self) -> Fleet:
         """The servers; nothing is asked of them yet.
