@@ -131,10 +131,11 @@ def test_a_server_that_dies_is_left_out_until_weights_are_published(start, lm, c
 
 
 def test_one_that_hangs_is_named_in_its_time(start, lm):
-    [stand_in], fleet = start(timeout=0.5)
+    [stand_in], fleet = start()
     with ExitStack() as stack:
         sampler = stack.enter_context(fleet(lm))
         stand_in.hangs = True
+        fleet.servers[0].timeout = fleet.servers[0]._client.timeout = 0.5
         with pytest.raises(SamplerError, match=r"no answer to /inference/v1/generate in 0\.5 s; it hangs"):
             sampler.generate([[5]], SAMPLING)
         stand_in.hangs = False

@@ -333,8 +333,8 @@ TASKS = [
     Mutant(
         "heads-are-tails",
         "tasks/transe.py",
-        "self._ranked(self._model.predict_h, (self._relations, relation), (self._entities, tail))",
-        "self._ranked(self._model.predict_t, (self._entities, tail), (self._relations, relation))",
+        "self._places[tail]] - self._steps[relation]",
+        "self._places[tail]] + self._steps[relation]",
         LINKS,
         "the baseline goes the wrong way back",
     ),
