@@ -4,6 +4,7 @@ PyKEEN collects every optimizer class that is loaded and refuses two of one name
 makes folders; none of that is for the process that asks.
 """
 
+import gc
 import json
 import sys
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ def fitted(triples: list[tuple[str, str, str]], epochs: int) -> dict[str, dict[s
         optimizer=torch.optim.Adam(model.parameters(), lr=LEARNING_RATE),
         negative_sampler_kwargs={"num_negs_per_pos": NEGATIVES},
     )
+    gc.freeze()  # PyKEEN collects garbage after each epoch, which takes a second where much is loaded
     loop.train(graph, num_epochs=epochs, batch_size=BATCH, use_tqdm=False)
 
     def vectors(ids: Mapping[str, int], of: Any) -> dict[str, list[float]]:
