@@ -303,9 +303,10 @@ checkpoint_every = 1
     assert not list((tmp_path / "weights").glob("*"))  # nothing is left behind
     assert {len(stand_in.loaded) for stand_in in stand_ins} == {5}  # the policy, a look at the reference, two updates
     assert all("version-000002" in stand_in.loaded[-1] for stand_in in stand_ins)
-    ppo = PPO.resume(tmp_path / "run", steps=3, progress=False)
+    moved = {"kind": "vllm", "urls": [fleet.servers[1].url], "weights": str(tmp_path / "elsewhere"), "timeout": 9.0}
+    ppo = PPO.resume(tmp_path / "run", steps=3, sampler=moved, progress=False)
     with closing(ppo):
         [metrics] = list(ppo)
         assert metrics["policy/first_drift_max"] < 1e-4
         assert_of(ppo.policy, ppo.sampler.generate(random_prompts(), SAMPLING))
-    assert all("version-000003" in stand_in.loaded[-1] for stand_in in stand_ins)
+    assert [stand_in.loaded[-1][-14:] for stand_in in stand_ins] == ["version-000002", "version-000003"]

@@ -325,8 +325,8 @@ TASKS = [
     Mutant(
         "links-of-valid-are-wrong",
         "tasks/links.py",
-        "sorted({*targets, *valid.get(query, ()), *known.get(query, ())})",
-        "sorted({*targets, *known.get(query, ())})",
+        "sorted({*found, *valid.get(query, ()), *known.get(query, ())})",
+        "sorted({*found, *known.get(query, ())})",
         LINKS,
         "ranks that are filtered by half of what is right",
     ),
@@ -349,8 +349,8 @@ TASKS = [
     Mutant(
         "tweets-run-together",
         "tasks/entities.py",
-        'line.startswith("#doc") or not line.strip()',
-        'line.startswith("#doc") or not line',
+        'if not line.strip() or (line.startswith("#doc")',
+        'if not line or (line.startswith("#doc")',
         ENTITIES,
         "an empty line with a tab in it is a word",
     ),

@@ -31,9 +31,8 @@ class NameTypes:
         # Balanced: most of what stands in brackets is no name, and the rare kinds count as much in F1.
         linear_model = linear.LogisticRegression(class_weight="balanced", max_iter=1000)
         self._model = pipeline.make_pipeline(features.DictVectorizer(), linear_model)
-        self._only = kinds[0] if len({*kinds}) == 1 else NOTHING
-        self._fitted = len({*kinds}) > 1
-        if self._fitted:
+        self._only = None if len({*kinds}) > 1 else next(iter(kinds), NOTHING)
+        if self._only is None:
             self._model.fit(found, kinds)
 
     def of(self, words: Sequence[str], names: Sequence[Place]) -> list[str]:
@@ -43,8 +42,10 @@ class NameTypes:
             words: of the sentence.
             names: in it.
         """
-        if not names or not self._fitted:
+        if self._only is not None:
             return [self._only] * len(names)
+        if not names:
+            return []
         return [str(kind) for kind in self._model.predict([_features(words, name) for name in names])]
 
 

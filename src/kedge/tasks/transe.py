@@ -1,10 +1,12 @@
 """TransE (Bordes et al. 2013), fitted to a graph by PyKEEN."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
@@ -29,7 +31,9 @@ class TransE:
             raise ConfigError(f"{who}: PyKEEN is not installed; pip install 'kedge[links]'")
         asked = json.dumps({"triples": list(triples), "epochs": epochs, "threads": torch.get_num_threads()})
         command = [sys.executable, "-W", "ignore", "-m", "kedge.tasks.transe_fit"]
-        done = subprocess.run(command, input=asked, capture_output=True, text=True, check=False)
+        with TemporaryDirectory() as home:  # of folders that PyKEEN makes when it is imported
+            there = {**os.environ, "PYSTOW_HOME": home}
+            done = subprocess.run(command, input=asked, capture_output=True, text=True, check=False, env=there)
         if done.returncode:
             raise ConfigError(f"{who}: PyKEEN failed:\n{done.stderr[-1000:]}")
         found = json.loads(done.stdout)

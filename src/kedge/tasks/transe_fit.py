@@ -1,7 +1,7 @@
 """Fits PyKEEN's TransE in a process of its own: ``{"triples": [...], "epochs": 100}`` in, vectors out, as JSON.
 
-PyKEEN collects every optimizer class that is loaded and refuses two of one name, collects garbage after each epoch, and
-makes folders; none of that is for the process that asks.
+PyKEEN collects every optimizer class that is loaded and refuses two of one name, and collects garbage after each epoch:
+nothing for the process that asks. So it is imported where it is used, too.
 """
 
 import gc

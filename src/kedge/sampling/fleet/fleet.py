@@ -295,10 +295,6 @@ def _seed(seed: int, request: int) -> int:
 
 
 def _together(function: Callable[[Any], T], items: Iterable[Any], workers: int) -> list[T]:
-    """The function of each item, in order, several at a time. The first error ends those that have not begun."""
+    """The function of each item, in order, several at a time. After an error no other one begins."""
     with ThreadPoolExecutor(workers) as pool:
-        try:
-            return list(pool.map(function, items))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        return list(pool.map(function, items))
