@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kedge.errors import ConfigError, NumericsError, Stopped
-from kedge.parallel import Processes
+from kedge.parallel import Processes, local
 from kedge.runs.folder import Metrics, RunFolder
 from kedge.runs.interrupts import Interrupts
 from kedge.training.checkpoint import load_state, named, save_checkpoint, tidy
@@ -164,5 +164,5 @@ def trained_tensors(optimizer: torch.optim.Optimizer) -> Iterable[Tensor]:
     """Weights and moments."""
     for group in optimizer.param_groups:
         for weight in group["params"]:
-            yield weight.detach()
-            yield from (x for x in optimizer.state.get(weight, {}).values() if isinstance(x, Tensor))
+            yield local(weight.detach())
+            yield from (local(x) for x in optimizer.state.get(weight, {}).values() if isinstance(x, Tensor))
