@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.nn import Parameter
+from torch.utils._pytree import tree_map
 
 T = TypeVar("T")
 
@@ -125,8 +126,13 @@ def within(module: nn.Module, compute: Callable[[], T]) -> T:
     with torch.no_grad():
         module.reshard()  # of a pass before this one that was not gone back over, and whose weights are old
     module.set_reshard_after_forward(not torch.is_grad_enabled(), recurse=False)
-    found: T = module.within(compute)  # type: ignore[operator]
+    found: T = module.within(lambda: tree_map(_no_view, compute()))  # type: ignore[operator]
     return found
+
+
+def _no_view(value: Any) -> Any:
+    """What a view's other views do to it in place would take away what FSDP has attached to it."""
+    return value.clone() if isinstance(value, Tensor) and value._is_view() else value
 
 
 @contextmanager

@@ -4,6 +4,7 @@ Every process writes its own parts, beside the training; and reads what it has o
 they were written, and whether they were parts then.
 """
 
+import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -112,5 +113,7 @@ def _read(folder: Path, weights: list[Tensor]) -> Parts:
         assert isinstance(stored, TensorStorageMetadata)
         weight = weights[int(key.partition(".")[0])]
         parts[key] = torch.empty_like(weight, dtype=stored.properties.dtype, requires_grad=False)
-    dcp.load(parts, checkpoint_id=folder, no_dist=not dist.is_initialized())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process, as is intended
+        dcp.load(parts, checkpoint_id=folder, no_dist=not dist.is_initialized())
     return parts
