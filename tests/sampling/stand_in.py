@@ -74,7 +74,9 @@ class StandIn:
     def _write(self):
         while not self.closed:
             with self.turn:
-                self.turn.wait_for(lambda: self.closed or (not self.paused and self.engine.waiting + self.engine.writing))
+                self.turn.wait_for(
+                    lambda: self.closed or (not self.paused and self.engine.waiting + self.engine.writing)
+                )
                 if not self.closed:
                     self.engine.step()
                 self.turn.notify_all()
@@ -112,6 +114,11 @@ class StandIn:
         if self.aborts:
             choice |= {"finish_reason": "abort", "token_ids": [], "logprobs": {"content": []}}
         return 200, {"request_id": "a", "model": "policy", "choices": [choice]}
+
+    def written(self):
+        """Tokens of each answer that is being written."""
+        with self.turn:
+            return [len(request.ids) for request in [*self.engine._active, *self.engine._waiting]]
 
     def _spans(self, versions):
         spans = []

@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
 
@@ -52,6 +55,25 @@ def recomputed(lm, completion, temperature):
     return found[len(completion.prompt_ids) :].detach()
 
 
+def until(reached, seconds=20):
+    """Wait for it."""
+    end = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def recomputed_biased(lm, completion, sampling):
+    """The same with a bias on its logits."""
+    ids = [*completion.prompt_ids, *completion.ids]
+    with torch.no_grad():
+        logits = lm.model(torch.tensor([ids])).logits[0, len(completion.prompt_ids) - 1 : -1]
+    for token, bias in sampling.logit_bias:
+        logits[:, token] += bias
+    found = (logits / sampling.temperature).log_softmax(-1)
+    return found.gather(-1, torch.tensor(completion.ids)[:, None])[:, 0]
+
+
 def assert_of(lm, completions, temperature=SAMPLING.temperature):
     for each in completions:
         assert torch.allclose(torch.tensor(each.logprobs), recomputed(lm, each, temperature), atol=1e-5)
@@ -88,6 +110,121 @@ def test_after_publishing_all_servers_have_the_new_weights(start, lm):
         for stand_in in stand_ins:
             assert len({*stand_in.salts}) == 2  # a salt a version: no cached keys of the old weights
         assert len(list(fleet.folder.glob("*/version-*"))) == 1
+    assert not list(fleet.folder.glob("*"))
+
+
+def test_what_is_being_written_goes_on_with_the_new_weights_and_says_so(start, lm):
+    """Each token's log-probability is that of the weights whose version it carries, and all of them have their part."""
+    stand_ins, fleet = start(2)
+    long = replace(SAMPLING, max_new_tokens=110, logit_bias=tuple((token, -100.0) for token in lm.eos_ids))
+    prompts = random_prompts([3, 5, 12, 1])
+    with fleet(lm) as sampler:
+        for stand_in in stand_ins:
+            stand_in.slow = 0.01
+        kept = {0: {name: weight.clone() for name, weight in lm.weights().items()}}
+        with ThreadPoolExecutor() as pool:
+            written = [pool.submit(sampler.generate, prompts, long, seed=seed) for seed in range(2)]
+            for version in (1, 2):
+                until(lambda: all(min(stand_in.written(), default=0) > 5 for stand_in in stand_ins))
+                with torch.no_grad():
+                    for weight in lm.model.parameters():
+                        weight.mul_(1.2)
+                kept[version] = {name: weight.clone() for name, weight in lm.weights().items()}
+                sampler.publish(lm.weights(), version)
+                assert not any(each.done() for each in written)
+            answers = [answer for each in written for answer in each.result()]
+        for answer in answers:
+            assert [*answer.versions] == sorted(answer.versions)
+            assert {*answer.versions} == {0, 1, 2}
+        for version, weights in kept.items():
+            lm.model.load_state_dict(weights, strict=False)
+            for answer in answers:
+                own = recomputed_biased(lm, answer, long)
+                theirs = torch.tensor(answer.logprobs)
+                mine = torch.tensor([each == version for each in answer.versions])
+                assert torch.allclose(own[mine], theirs[mine], atol=1e-5)
+                assert not torch.allclose(own[~mine], theirs[~mine], atol=1e-3)
+
+
+def test_one_that_goes_on_writing_while_weights_are_loaded_is_no_matter(start, lm):
+    """Its tokens say whose they are all the same, for it is the engine that counts."""
+    [stand_in], fleet = start()
+    with fleet(lm) as sampler:
+        stand_in.forgets_pause = True
+        sampler.publish(lm.weights(), 1)
+        assert_of(lm, sampler.generate(random_prompts(), SAMPLING))
+
+
+def test_ppo_whose_answers_run_ahead_of_it(start, tiny_lm):
+    """Over HTTP, and while weights are published: every step's are at most two updates old."""
+    stand_ins, fleet = start(2)
+    prompts = [f"{word} {other}" for word in ("a", "b", "c", "d") for other in ("x", "y")]
+    lm = tiny_lm("llama")
+    settings = {"steps": 5, "batch_size": 8, "mini_batch_size": 4, "response_length": 20, "learning_rate": 3e-3,
+                "stop_tokens": [], "max_staleness": 2}  # fmt: skip
+    ppo = PPO(
+        lm.model, prompts, lambda prompts, completions: [float(len(text)) for text in completions], settings,
+        tokenizer=lm.tokenizer, eval_prompts=["e f"], progress=False, sampler=fleet,
+    )  # fmt: skip
+    with closing(ppo):
+        for stand_in in stand_ins:
+            stand_in.slow = 0.003
+        seen = [*ppo]
+        assert_of(ppo.policy, ppo.sampler.generate(random_prompts(), SAMPLING))
+    for metrics in seen:
+        assert metrics["policy/first_drift_max"] < 1e-4
+        assert metrics["sampler/agreement"] < 1e-4
+        assert metrics["sampler/servers"] == 2
+        assert metrics["sampler/dropped"] == 0
+        assert metrics["sampler/staleness_max"] <= 2
+    assert max(metrics["sampler/staleness_max"] for metrics in seen) >= 1
+    assert "fleet" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_one_that_no_longer_says_it_is_well_is_noticed_while_it_writes(start, lm, monkeypatch):
+    """Its prompts go elsewhere in the time for that, and not in that of an answer."""
+    monkeypatch.setattr(watching, "LOOKED_AT", 0.1)
+    stand_ins, fleet = start(2, health_timeout=0.3)
+    with fleet(lm) as sampler:
+        want = sampler.generate(random_prompts(), SAMPLING)
+        stand_ins[1].paused = stand_ins[1].sick = True
+        began = time.monotonic()
+        found = sampler.generate(random_prompts(), SAMPLING)
+        assert time.monotonic() - began < 3
+        assert [each.ids for each in found] == [each.ids for each in want]
+        assert "no answer to /health in 0.3 s" in fleet.down[fleet.servers[1].url]
+        began = time.monotonic()
+        sampler.publish(lm.weights(), 1)
+        assert time.monotonic() - began < 3
+        stand_ins[1].sick = False
+        sampler.publish(lm.weights(), 2)
+        assert not fleet.down
+        assert_of(lm, sampler.generate(random_prompts(), SAMPLING))
+
+
+def test_whoever_waits_when_it_is_closed_hears_of_it(start, lm):
+    [stand_in], fleet = start()
+    sampler = fleet(lm)
+    stand_in.paused = True
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(sampler.generate, [[5]], SAMPLING)
+        time.sleep(0.2)
+        sampler.close()
+        with pytest.raises(SamplerError, match="was closed before the answers were written"):
+            waiting.result(5)
+    with pytest.raises(SamplerError, match="the sampler is closed"):
+        sampler.generate([[5]], SAMPLING)
+
+
+def test_servers_with_too_little_room_are_refused_beforehand(start, tiny_lm):
+    stand_ins, fleet = start(2)
+    stand_ins[1].positions = 20
+    lm = tiny_lm("llama")
+    with pytest.raises(
+        ConfigError, match=r"response_length: 30 and the longest prompt, 3 tokens, are more than the 20 "
+    ):
+        PPO(lm.model, ["a b"], lambda prompts, completions: [0.0], {"response_length": 30}, tokenizer=lm.tokenizer,
+            progress=False, sampler=fleet)  # fmt: skip
     assert not list(fleet.folder.glob("*"))
 
 
@@ -231,6 +368,9 @@ def test_what_cannot_be_asked_of_it(start, lm):
     [
         ({"urls": []}, "urls: a list of servers"),
         ({"urls": ["here"]}, "'here' is no URL of a server; write http://host:port"),
+        ({"urls": ["http://h:port"]}, "'http://h:port' is no URL of a server; write http://host:port, such as"),
+        ({"urls": ["http://:8000"]}, "'http://:8000' is no URL"),
+        ({"health_timeout": 0}, "health_timeout"),
         ({"urls": ["http://a", "http://a"]}, "a server stands in it twice"),
         ({"tries": 0}, "tries"),
         ({"kind": "sglang"}, "kind"),
@@ -258,6 +398,7 @@ def test_an_answer_of_another_form(said, monkeypatch):
             return json.loads(said)
 
     server = Server("http://127.0.0.1:9", timeout=1.0, tries=1)
+
     async def request(*_, **__):
         return Reply()
 

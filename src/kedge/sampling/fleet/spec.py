@@ -20,6 +20,9 @@ class FleetSpec(Config):
     """A folder that trainer and servers see under this name, through which the weights go."""
     timeout: float = Field(120.0, gt=0)
     """Seconds that a request may take, an answer or a reload."""
+    health_timeout: float = Field(10.0, gt=0)
+    """Seconds in which a server must say that it is well, when it is asked every second; else its prompts go
+    elsewhere."""
     tries: int = Field(3, ge=1)
     """How often a request is made, where a server cannot be reached or is busy."""
     concurrency: int = Field(64, ge=1)
@@ -39,6 +42,7 @@ class FleetSpec(Config):
             weights=self.weights,
             timeout=self.timeout,
             tries=self.tries,
+            health_timeout=self.health_timeout,
             concurrency=self.concurrency,
             agreement=self.agreement,
         )
