@@ -303,9 +303,7 @@ class PPO(Trainer):
 
     def _sample(self) -> tuple[list[Completion], Rollouts]:
         with self.timer("generate"), self.precision():  # always: the engine keeps its cache in what it first met
-            if (
-                self._published < self.step_done
-            ):  # a step was left out before its update: the weights are of this one too
+            if self._published < self.step_done:  # a step was left out before its update: these are its weights too
                 self.publish(self.step_done)
             completions = self.ahead.take(self.step_done)
             rollouts = collate(completions, self.policy.pad_id, self.policy.device)
