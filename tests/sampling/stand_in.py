@@ -130,7 +130,7 @@ class StandIn:
 
 
 @contextmanager
-def serving(stand_in):
+def serving(stand_in, port=0):
     """Its URL, while it is there."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -168,7 +168,7 @@ def serving(stand_in):
             except ConnectionError:  # who asked waits no longer
                 self.close_connection = True
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

@@ -9,6 +9,7 @@ tokens which weights wrote.
 import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from kedge.parallel import joined
 from kedge.sampling.completion import Completion
 from kedge.sampling.fleet.background import together
 from kedge.sampling.fleet.server import Said, Server, ServerFailure, ServerRefusal
-from kedge.sampling.fleet.servers import Servers
+from kedge.sampling.fleet.servers import Servers, Weights
+from kedge.sampling.fleet.started import Started
 from kedge.sampling.local.request import Request
 from kedge.sampling.sampler import Sampler, take_in
 from kedge.sampling.settings import Sampling
@@ -48,6 +50,8 @@ class Fleet(Servers):
         tries: how often a request is made, where a server cannot be reached or is busy.
         concurrency: answers at once, a server.
         health_timeout: seconds in which a server must say that it is well, when it is asked every second.
+        started: servers that kedge starts, in place of ``urls``.
+        start_timeout: seconds until one of those must be there.
         agreement: how far, in nats, what a server says of a token may be from what the model says itself; default 1e-3
             for a model in float32, where rounding is below 1e-4, and 0.05 for others.
 
@@ -65,8 +69,18 @@ class Fleet(Servers):
         concurrency: int = 64,
         agreement: float | None = None,
         health_timeout: float = 10.0,
+        started: Sequence[Started] = (),
+        start_timeout: float = 600.0,
     ) -> None:
-        super().__init__(urls, timeout=timeout, tries=tries, concurrency=concurrency, health_timeout=health_timeout)
+        super().__init__(
+            urls,
+            started=started,
+            start_timeout=start_timeout,
+            timeout=timeout,
+            tries=tries,
+            concurrency=concurrency,
+            health_timeout=health_timeout,
+        )
         self.folder = Path(weights).expanduser().absolute()  # and no link followed: servers have it under this name
         self.agreement = agreement
         self.samplers: list[FleetSampler] = []
@@ -114,6 +128,8 @@ class FleetSampler(Sampler):
         """Of the weights, as :meth:`publish` was told."""
         self._key = folder.name
         self._disagreement = 0.0
+        self._known: Said | None = None
+        """An answer by which servers were tried that have its weights."""
         fleet.join(self)
         try:
             self.publish(lm.weights(), 0)
@@ -187,10 +203,15 @@ class FleetSampler(Sampler):
             said = await server.generate(prompt, params, salt)
             if {*said.labels} != {salt}:
                 raise ServerFailure(f"{server.url}: answers with weights {said.labels[-1]} in place of {salt}")
+            if self._known is not None:  # by now the model may have gone on
+                self._refuse_others(server, said, self._known)
             return said
 
-        answers: list[tuple[Server, Said]] = self.fleet.run(self.fleet.load(self._at(version), salt, probe))
+        self._known = None
+        weights = Weights(self._at(version), salt, str(self.lm.model.dtype).removeprefix("torch."), probe)
+        answers: list[tuple[Server, Said]] = self.fleet.run(self.fleet.load(weights))
         self._disagreement = max(self._compared(*each, prompt, sampling.temperature) for each in answers)
+        self._known = answers[0][1]
 
     async def _positions(self) -> list[int | None]:
         async def one(server: Server) -> int | None:
@@ -253,8 +274,7 @@ class FleetSampler(Sampler):
             whole = forward_tokens(self.lm, tokens, mask, temperature=temperature)
         own = whole.logprobs[0, len(prompt) :].cpu()
         worst = float((own - torch.tensor(said.logprobs)).abs().max())
-        exact = self.lm.model.dtype == torch.float32
-        limit = self.fleet.agreement or (AGREEMENT if exact else LOW_AGREEMENT)
+        limit = self._limit
         if not worst <= limit:
             raise NumericsError(
                 f"{server.url}: says log-probabilities that are up to {worst:.2g} nats from the model's own, and at "
@@ -262,6 +282,23 @@ class FleetSampler(Sampler):
                 "--logprobs-mode processed_logprobs?"
             )
         return worst
+
+    def _refuse_others(self, server: Server, said: Said, known: Said) -> None:
+        """Raise where it says other log-probabilities than another server with these weights, as far as both have drawn
+        the same tokens.
+
+        Raises:
+            ServerFailure: further than rounding goes.
+        """
+        same = takewhile(lambda each: each[0] == each[1], zip(said.ids, known.ids, strict=False))
+        pairs = zip(same, said.logprobs, known.logprobs, strict=False)
+        worst = max((abs(own - other) for _, own, other in pairs), default=0.0)
+        if not worst <= self._limit:
+            raise ServerFailure(f"{server.url}: says log-probabilities {worst:.2g} nats from another server's")
+
+    @property
+    def _limit(self) -> float:
+        return self.fleet.agreement or (AGREEMENT if self.lm.model.dtype == torch.float32 else LOW_AGREEMENT)
 
 
 def _params(sampling: Sampling, eos_ids: Sequence[int]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,36 @@ from kedge.errors import ConfigError, DataError, SamplerError
 from kedge.runs.progress import say
 from kedge.sampling.fleet.background import Background, together
 from kedge.sampling.fleet.server import Said, Server, ServerFailure, ServerRefusal
+from kedge.sampling.fleet.started import Started
 
 LOOKED_AT = 1.0
 """Seconds between two looks at a server's health."""
+POLLED = 0.2
+"""Seconds between two looks at whether a server that is being started is there."""
+DEATHS = 3
+"""So many times in a row a server of kedge's own is started again, unless it has had weights in between."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What servers are to answer with."""
+
+    folder: Path
+    label: str
+    """What they are called."""
+    dtype: str
+    """Of their numbers, in vLLM's words."""
+    probe: Callable[[Server], Coroutine[Any, Any, Said]]
+    """Asks a server that has them something; raises ServerFailure where the answer is wrong."""
 
 
 class Servers:
     """Servers that answer for each other, between :meth:`begin` and :meth:`end`.
 
     Args:
-        urls: of the servers.
+        urls: of the servers; none where kedge starts its own.
+        started: those that kedge starts, when there are weights.
+        start_timeout: seconds until one of those must be there.
         timeout: seconds that a request may take.
         tries: how often one is made, where a server cannot be reached or is busy.
         concurrency: answers at once, a server.
@@ -29,8 +50,18 @@ class Servers:
     """
 
     def __init__(
-        self, urls: Sequence[str], *, timeout: float, tries: int, concurrency: int, health_timeout: float
+        self,
+        urls: Sequence[str],
+        *,
+        started: Sequence[Started] = (),
+        start_timeout: float,
+        timeout: float,
+        tries: int,
+        concurrency: int,
+        health_timeout: float,
     ) -> None:
+        self._own = {each.url: each for each in started}
+        urls = [*self._own] or urls
         if isinstance(urls, str) or not urls:
             raise ConfigError(f"sampler: urls: a list of servers, not {urls!r}")
         if len({*urls}) < len(urls):
@@ -40,22 +71,33 @@ class Servers:
             ("tries", tries, 1),
             ("concurrency", concurrency, 1),
             ("health_timeout", health_timeout, 0.001),
+            ("start_timeout", start_timeout, 0.001),
         ):
             if value < least:
                 raise ConfigError(f"sampler: {name}: {value} is less than {least}")
         self.servers = [Server(url, timeout=timeout, tries=tries, health_timeout=health_timeout) for url in urls]
-        self.concurrency = concurrency
+        self.concurrency, self.start_timeout = concurrency, start_timeout
         self.down: dict[str, str] = {}
         """Servers that are left out, by URL, and why."""
         self._background: Background | None = None
         self._gone: dict[str, asyncio.Event] = {}
         self._room: dict[str, asyncio.Semaphore] = {}
+        self._turn: dict[str, asyncio.Lock] = {}
+        """Taken by who gives a server weights."""
+        self._weights: Weights | None = None
+        self._said: dict[str, Said] = {}
+        """What those have said, by URL, that have these weights."""
+        self._served: set[str] = set()
+        """Those that have had weights since there is a thread."""
+        self._deaths: dict[str, int] = {}
 
     def begin(self) -> None:
         """Have a thread for what is asked, in which the servers' health is watched; where there is one, nothing."""
         if self._background is None:
             self._gone = {server.url: asyncio.Event() for server in self.servers}
             self._room = {server.url: asyncio.Semaphore(self.concurrency) for server in self.servers}
+            self._turn = {server.url: asyncio.Lock() for server in self.servers}
+            self._served, self._deaths = set(), {server.url: 0 for server in self.servers}
             self._background = Background("fleet")
             self._background.begin(self._watch())
 
@@ -65,6 +107,8 @@ class Servers:
         if background is not None:
             background.run(together(server.close() for server in self.servers))
             background.close()
+        for own in self._own.values():
+            own.end()
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         """What a coroutine gives, which is awaited in the fleet's thread.
@@ -78,23 +122,16 @@ class Servers:
         return self._background.run(work)
 
     def alive(self) -> list[Server]:
-        """Servers that are not left out.
-
-        Raises:
-            SamplerError: none is left.
-        """
-        found = [server for server in self.servers if server.url not in self.down]
-        if not found:
-            why = "\n".join(self.down.values())
-            raise SamplerError(f"no server is left:\n{why}\nstart them again, then go on with --resume")
-        return found
+        """Servers that are not left out."""
+        return [server for server in self.servers if server.url not in self.down]
 
     def leave_out(self, server: Server, why: str) -> None:
-        """Ask it nothing more until weights are published, wait for nothing that was asked, and tell the user."""
+        """Ask it nothing more until it has weights again, wait for nothing that was asked, and tell the user."""
         if server.url not in self.down:
             self.down[server.url] = why
             self._gone[server.url].set()
-            say(f"{why}; it is left out until the next weights")
+            then = "it is started again" if self._is_coming(server) else "it is left out until the next weights"
+            say(f"{why}; {then}")
 
     async def ask(
         self, place: int, prompt: Sequence[int], params: Mapping[str, Any], label: str
@@ -111,7 +148,7 @@ class Servers:
             SamplerError: no server is left. DataError: none would answer it.
         """
         while True:
-            servers = self.alive()
+            servers = await self._some()
             server = servers[place % len(servers)]
             try:
                 async with self._room[server.url]:
@@ -121,40 +158,118 @@ class Servers:
             except ServerRefusal as error:
                 raise DataError(f"prompt {place + 1}: {error}") from None
 
-    async def load(
-        self, folder: Path, label: str, probe: Callable[[Server], Coroutine[Any, Any, Said]]
-    ) -> list[tuple[Server, Said]]:
-        """Have every server answer with these weights, those that were left out too.
-
-        Args:
-            folder: of the weights.
-            label: what they are called.
-            probe: asks a server that has them something.
+    async def load(self, weights: Weights) -> list[tuple[Server, Said]]:
+        """Have every server answer with these weights, those that were left out too; one that is just being started has
+        them when it is there.
 
         Returns:
             What each said that has them.
 
         Raises:
-            SamplerError: none does.
+            SamplerError: none has.
         """
+        self._weights, self._said = weights, {}
 
-        async def one(server: Server) -> tuple[Server, Said] | None:
-            try:
-                await server.load(str(folder), label)
-                said = await probe(server)
-            except ServerFailure as error:
-                self.down.pop(server.url, None)
-                self.leave_out(server, str(error))
-                return None
-            except ServerRefusal as error:
-                raise SamplerError(str(error)) from None
+        async def one(server: Server) -> None:
+            turn = self._turn[server.url]
+            if turn.locked():  # it is being started
+                return
+            async with turn:
+                own = self._own.get(server.url)
+                try:
+                    if own is not None and not own.runs:
+                        if server.url in self._served:  # who watches over it will start it again
+                            return
+                        self._deaths[server.url] = DEATHS  # what does not start at first will not at last
+                        await self._started(server, own)
+                    await self._take(server)
+                    self._deaths[server.url] = 0
+                except ServerFailure as error:
+                    self.down.pop(server.url, None)
+                    self.leave_out(server, str(error))
+                except ServerRefusal as error:
+                    raise SamplerError(str(error)) from None
+
+        await together(one(server) for server in self.servers)
+        while not self._said:
+            await self._some()
+            await asyncio.sleep(POLLED)
+        return [(server, self._said[server.url]) for server in self.servers if server.url in self._said]
+
+    async def _take(self, server: Server) -> None:
+        """Have it answer with the weights of now, and be asked again.
+
+        Raises:
+            ServerFailure, ServerRefusal: it does not.
+        """
+        weights = self._weights
+        assert weights is not None
+        await server.load(str(weights.folder), weights.label)
+        said = await weights.probe(server)
+        if weights is self._weights:
+            self._said[server.url] = said
+            self._served.add(server.url)
             self.down.pop(server.url, None)
             self._gone[server.url].clear()
-            return server, said
 
-        found = await together(one(server) for server in self.servers)
-        self.alive()
-        return [each for each in found if each is not None]
+    async def _some(self) -> list[Server]:
+        """Servers that are there; while one is being started and there is no other one, it is waited for.
+
+        Raises:
+            SamplerError: none is left.
+        """
+        while not (found := self.alive()):
+            if not any(map(self._is_coming, self.servers)):
+                why = "\n".join(self.down.values())
+                raise SamplerError(f"no server is left:\n{why}\nstart them again, then go on with --resume")
+            await asyncio.sleep(POLLED)
+        return found
+
+    def _is_coming(self, server: Server) -> bool:
+        """Whether it is kedge's own, and will be started again."""
+        return server.url in self._own and self._deaths[server.url] < DEATHS
+
+    async def _started(self, server: Server, own: Started) -> None:
+        """Start it, and wait until it is there.
+
+        Raises:
+            ServerFailure: it ends before, or is not there in its time.
+        """
+        assert self._weights is not None
+        say(f"{server.url}: vLLM is being started, which takes a minute or so; what it says: {own.log}")
+        await asyncio.to_thread(own.end)
+        own.start(self._weights.folder, self._weights.dtype)
+        end = asyncio.get_running_loop().time() + self.start_timeout
+        while True:
+            await asyncio.sleep(POLLED)
+            own.refuse_ended()
+            try:
+                return await server.healthy()
+            except (ServerFailure, ServerRefusal):
+                if asyncio.get_running_loop().time() > end:
+                    await asyncio.to_thread(own.end)
+                    late = f"not there {self.start_timeout:g} s after its start (start_timeout)"
+                    raise ServerFailure(f"{server.url}: {late}; see {own.log}") from None
+
+    async def _start_again(self, server: Server, own: Started) -> None:
+        """It was left out: end what is left of it, and have it answer with the weights of now."""
+        async with self._turn[server.url]:
+            self._deaths[server.url] += 1
+            try:
+                await self._started(server, own)
+                while server.url in self.down:
+                    weights = self._weights
+                    try:
+                        await self._take(server)
+                    except ServerFailure:
+                        if weights is self._weights:  # else new ones were published while it took the old ones
+                            raise
+                self._deaths[server.url] = 0
+                say(f"{server.url}: is there again")
+            except (ServerFailure, ServerRefusal) as error:
+                self.down[server.url] = str(error)
+                await asyncio.to_thread(own.end)
+                say(f"{error}; {'once more' if self._is_coming(server) else 'it is given up'}")
 
     async def _unless_gone(self, server: Server, work: Coroutine[Any, Any, Said]) -> Said:
         """What it says; nothing is waited for where the server is left out meanwhile.
@@ -174,15 +289,21 @@ class Servers:
                 task.cancel()
 
     async def _watch(self) -> None:
-        """Leave out whoever does not say in time that it is well, as long as anybody uses the fleet."""
+        """Leave out whoever does not say in time that it is well, and start again what kedge has started, as long as
+        anybody uses the servers."""
 
         async def look(server: Server) -> None:
+            own = self._own.get(server.url)
             while True:
                 await asyncio.sleep(LOOKED_AT)
-                if server.url not in self.down:
+                if server.url not in self.down and not self._turn[server.url].locked():
                     try:
+                        if own is not None:
+                            own.refuse_ended()
                         await server.healthy()
                     except (ServerFailure, ServerRefusal) as error:
                         self.leave_out(server, str(error))
+                if own is not None and server.url in self.down and self._is_coming(server):
+                    await self._start_again(server, own)
 
         await together(look(server) for server in self.servers)
