@@ -160,7 +160,7 @@ def test_ppo_whose_answers_run_ahead_of_it(start, tiny_lm):
     stand_ins, fleet = start(2)
     prompts = [f"{word} {other}" for word in ("a", "b", "c", "d") for other in ("x", "y")]
     lm = tiny_lm("llama")
-    settings = {"steps": 5, "batch_size": 8, "mini_batch_size": 4, "response_length": 20, "learning_rate": 3e-3,
+    settings = {"steps": 5, "batch_size": 8, "mini_batch_size": 4, "response_length": 60, "learning_rate": 3e-3,
                 "stop_tokens": [], "max_staleness": 2}  # fmt: skip
     ppo = PPO(
         lm.model, prompts, lambda prompts, completions: [float(len(text)) for text in completions], settings,
@@ -172,7 +172,10 @@ def test_ppo_whose_answers_run_ahead_of_it(start, tiny_lm):
         seen = []
         for metrics in ppo:
             seen.append(metrics)
+            for stand_in in stand_ins:
+                stand_in.slow = 0.03 if len(seen) == 1 else 0.003
             if len(seen) == 2:  # what is being written is written to its end, and not by the reference
+                assert any(stand_in.written() for stand_in in stand_ins)
                 ppo.evaluate(ppo.reference)
         assert_of(ppo.policy, ppo.sampler.generate(random_prompts(), SAMPLING))
     for metrics in seen:

@@ -14,8 +14,8 @@ from kedge.sampling.sampler import SamplerOf
 
 
 class FleetSpec(Config):
-    """``sampler = { kind = "vllm", urls = [...], weights = "..." }``: answers come from vLLM servers. With ``servers`` and
-    ``python`` for ``urls`` kedge starts them."""
+    """``sampler = { kind = "vllm", urls = [...], weights = "..." }``: answers come from vLLM servers. With ``servers``
+    and ``python`` kedge starts them."""
 
     kind: Literal["vllm"]
     urls: Several[str] = ()
