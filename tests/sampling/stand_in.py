@@ -24,7 +24,7 @@ class StandIn:
         self.turn = threading.Condition()
         self.labels = ["default"]
         """Of the weights, by the engine's number for them."""
-        self.asked, self.loaded, self.salts = 0, [], []
+        self.asked, self.loaded, self.salts, self.drawn = 0, [], [], 0
         self.dies_after = self.busy = None
         self.aborts = self.hangs = self.stale = self.raw = self.sick = False
         self.keeps_keys = self.forgets_pause = False
@@ -44,7 +44,9 @@ class StandIn:
 
     def answer(self, method, path, body):
         if method == "GET":
-            assert path in ("/health", "/v1/models")
+            assert path in ("/health", "/v1/models", "/metrics")
+            if path == "/metrics":
+                return 200, f'# HELP x\nvllm:generation_tokens_total{{engine="0"}} {self.drawn}.0\nvllm:other 3.0\n'
             model = {"id": "policy", "object": "model", "max_model_len": self.positions}
             return 200, {"object": "list", "data": [model]} if path == "/v1/models" else None
         return self._generate(body) if path == "/inference/v1/generate" else self._manage(path, body)
@@ -78,7 +80,7 @@ class StandIn:
                     lambda: self.closed or (not self.paused and self.engine.waiting + self.engine.writing)
                 )
                 if not self.closed:
-                    self.engine.step()
+                    self.drawn += len(self.engine.step())
                 self.turn.notify_all()
             time.sleep(self.slow)
 
@@ -152,7 +154,7 @@ def serving(stand_in, port=0):
             else:
                 body = json.loads(text) if text and text != b"null" else None
                 status, said = stand_in.answer(self.command, self.path, body)
-            reply = b"" if said is None else json.dumps(said).encode()
+            reply = b"" if said is None else (said if isinstance(said, str) else json.dumps(said)).encode()
             self.send_response(status)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(reply)))

@@ -74,9 +74,9 @@ def recomputed_biased(lm, completion, sampling):
     return found.gather(-1, torch.tensor(completion.ids)[:, None])[:, 0]
 
 
-def assert_of(lm, completions, temperature=SAMPLING.temperature):
+def assert_of(lm, completions, temperature=SAMPLING.temperature, atol=1e-5):
     for each in completions:
-        assert torch.allclose(torch.tensor(each.logprobs), recomputed(lm, each, temperature), atol=1e-5)
+        assert torch.allclose(torch.tensor(each.logprobs), recomputed(lm, each, temperature), atol=atol)
 
 
 def test_answers_are_the_models_own_and_do_not_depend_on_who_is_beside(start, lm):
@@ -207,6 +207,19 @@ def test_one_that_no_longer_says_it_is_well_is_noticed_while_it_writes(start, lm
         sampler.publish(lm.weights(), 2)
         assert not fleet.down
         assert_of(lm, sampler.generate(random_prompts(), SAMPLING))
+
+
+def test_one_whose_engine_hangs_behind_a_server_that_is_well_is_noticed(start, lm, monkeypatch):
+    monkeypatch.setattr(watching, "LOOKED_AT", 0.1)
+    stand_ins, fleet = start(2, stall_timeout=0.5)
+    with fleet(lm) as sampler:
+        want = sampler.generate(random_prompts(), SAMPLING)
+        stand_ins[0].slow = stand_ins[1].slow = 0.1  # which takes longer than that, and is no fault
+        stand_ins[1].paused = True
+        found = sampler.generate(random_prompts(), replace(SAMPLING, max_new_tokens=12))
+        assert [each.ids[: len(own.ids)] for each, own in zip(found, want, strict=True)] == [each.ids for each in want]
+        assert [*fleet.down] == [fleet.servers[1].url]
+        assert "no token of them in 0.5 s (stall_timeout); its engine hangs" in fleet.down[fleet.servers[1].url]
 
 
 def test_whoever_waits_when_it_is_closed_hears_of_it(start, lm):

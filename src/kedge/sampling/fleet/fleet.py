@@ -50,6 +50,7 @@ class Fleet(Servers):
         tries: how often a request is made, where a server cannot be reached or is busy.
         concurrency: answers at once, a server.
         health_timeout: seconds in which a server must say that it is well, when it is asked every second.
+        stall_timeout: seconds in which one that has answers to write must have written a token.
         started: servers that kedge starts, in place of ``urls``.
         start_timeout: seconds until one of those must be there.
         agreement: how far, in nats, what a server says of a token may be from what the model says itself; default 1e-3
@@ -69,6 +70,7 @@ class Fleet(Servers):
         concurrency: int = 64,
         agreement: float | None = None,
         health_timeout: float = 10.0,
+        stall_timeout: float = 30.0,
         started: Sequence[Started] = (),
         start_timeout: float = 600.0,
     ) -> None:
@@ -80,6 +82,7 @@ class Fleet(Servers):
             tries=tries,
             concurrency=concurrency,
             health_timeout=health_timeout,
+            stall_timeout=stall_timeout,
         )
         self.folder = Path(weights).expanduser().absolute()  # and no link followed: servers have it under this name
         self.agreement = agreement

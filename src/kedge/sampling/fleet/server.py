@@ -16,6 +16,7 @@ AGAIN = frozenset({408, 429, 502, 503, 504})
 """Statuses after which a request is tried again."""
 CONNECTING = 5.0
 """Seconds until a server that does not take a connection counts as gone."""
+COUNTERS = ("vllm:generation_tokens_total", "vllm:prompt_tokens_total")
 PAUSE = 0.5
 """Seconds before a second try, twice as many before the next."""
 
@@ -127,6 +128,16 @@ class Server:
         except (KeyError, IndexError, TypeError, ValueError):
             return None
 
+    async def tokens(self) -> float | None:
+        """How many tokens its engine has read and written since it began; None where it does not say.
+
+        Raises:
+            ServerFailure, ServerRefusal: it has no answer.
+        """
+        reply = await self._replied("GET", "/metrics", None, timeout=min(self.health_timeout, self.timeout), tries=1)
+        counts = [line.rpartition(" ")[-1] for line in reply.text.splitlines() if line.startswith(COUNTERS)]
+        return sum(map(float, counts)) if counts else None
+
     async def close(self) -> None:
         """Close its connections; another event loop may open new ones."""
         opened, self._opened = self._opened, None
@@ -141,7 +152,16 @@ class Server:
             self._opened = self._httpx.AsyncClient(base_url=self.url, timeout=waits, limits=limits, trust_env=False)
         return self._opened
 
-    async def _asked(
+    async def _asked(self, method: str, path: str, body: Any, **how: Any) -> Any:
+        reply = await self._replied(method, path, body, **how)
+        if not reply.content:
+            return None
+        try:
+            return reply.json()
+        except ValueError:
+            raise ServerFailure(f"{self.url}: {path}: no JSON: {reply.text[:200]!r}") from None
+
+    async def _replied(
         self, method: str, path: str, body: Any, *, timeout: float | None = None, tries: int | None = None
     ) -> Any:
         timeout, tries = timeout or self.timeout, tries or self.tries
@@ -162,7 +182,7 @@ class Server:
                     raise ServerFailure(f"{self.url}: {path}: {error or type(error).__name__}") from None
             else:
                 if reply.is_success:
-                    return self._read(reply, path)
+                    return reply
                 said = f"{self.url}: {path}: status {reply.status_code}: {reply.text[:300]}"
                 if 400 <= reply.status_code < 500 and reply.status_code not in AGAIN:
                     raise ServerRefusal(said)
@@ -170,14 +190,6 @@ class Server:
                     raise ServerFailure(said)
             await asyncio.sleep(PAUSE * 2 ** (number - 1))
         raise AssertionError  # tries is at least 1
-
-    def _read(self, reply: Any, path: str) -> Any:
-        if not reply.content:
-            return None
-        try:
-            return reply.json()
-        except ValueError:
-            raise ServerFailure(f"{self.url}: {path}: no JSON: {reply.text[:200]!r}") from None
 
 
 def _checked(url: str) -> str:

@@ -33,6 +33,40 @@ class Weights:
     """Asks a server that has them something; raises ServerFailure where the answer is wrong."""
 
 
+@dataclass
+class Progress:
+    """Whether a server gets on with what it is to write: one whose engine hangs may still say that it is well."""
+
+    server: Server
+    limit: float
+    """Seconds that it may be without a token."""
+    _tokens: float | None = None
+    _since: float | None = None
+
+    def begin(self) -> None:
+        """It is not expected to write anything now."""
+        self._since = None
+
+    async def refuse_none(self, *, writing: bool) -> None:
+        """Raise where it has made none for so long.
+
+        Args:
+            writing: whether answers are waited for.
+
+        Raises:
+            ServerFailure: it has not. ServerRefusal: it will not say.
+        """
+        if not writing:
+            return self.begin()
+        tokens, now = await self.server.tokens(), asyncio.get_running_loop().time()
+        if self._since is None or tokens is None or tokens != self._tokens:
+            self._tokens, self._since = tokens, now
+        elif now - self._since > self.limit:
+            what = f"has answers to write, and no token of them in {self.limit:g} s (stall_timeout)"
+            raise ServerFailure(f"{self.server.url}: {what}; its engine hangs")
+        return None
+
+
 class Servers:
     """Servers that answer for each other, between :meth:`begin` and :meth:`end`.
 
@@ -44,6 +78,7 @@ class Servers:
         tries: how often one is made, where a server cannot be reached or is busy.
         concurrency: answers at once, a server.
         health_timeout: seconds in which a server must say that it is well.
+        stall_timeout: seconds in which one that has answers to write must have written a token.
 
     Raises:
         ConfigError: no servers, or numbers that are none.
@@ -59,6 +94,7 @@ class Servers:
         tries: int,
         concurrency: int,
         health_timeout: float,
+        stall_timeout: float,
     ) -> None:
         self._own = {each.url: each for each in started}
         urls = [*self._own] or urls
@@ -72,16 +108,19 @@ class Servers:
             ("concurrency", concurrency, 1),
             ("health_timeout", health_timeout, 0.001),
             ("start_timeout", start_timeout, 0.001),
+            ("stall_timeout", stall_timeout, 0.001),
         ):
             if value < least:
                 raise ConfigError(f"sampler: {name}: {value} is less than {least}")
         self.servers = [Server(url, timeout=timeout, tries=tries, health_timeout=health_timeout) for url in urls]
-        self.concurrency, self.start_timeout = concurrency, start_timeout
+        self.concurrency, self.start_timeout, self.stall_timeout = concurrency, start_timeout, stall_timeout
         self.down: dict[str, str] = {}
         """Servers that are left out, by URL, and why."""
         self._background: Background | None = None
         self._gone: dict[str, asyncio.Event] = {}
         self._room: dict[str, asyncio.Semaphore] = {}
+        self._asked: dict[str, int] = {}
+        """How many answers are waited for."""
         self._turn: dict[str, asyncio.Lock] = {}
         """Taken by who gives a server weights."""
         self._weights: Weights | None = None
@@ -96,6 +135,7 @@ class Servers:
         if self._background is None:
             self._gone = {server.url: asyncio.Event() for server in self.servers}
             self._room = {server.url: asyncio.Semaphore(self.concurrency) for server in self.servers}
+            self._asked = {server.url: 0 for server in self.servers}
             self._turn = {server.url: asyncio.Lock() for server in self.servers}
             self._served, self._deaths = set(), {server.url: 0 for server in self.servers}
             self._background = Background("fleet")
@@ -152,7 +192,11 @@ class Servers:
             server = servers[place % len(servers)]
             try:
                 async with self._room[server.url]:
-                    return server, await self._unless_gone(server, server.generate(prompt, params, label))
+                    self._asked[server.url] += 1
+                    try:
+                        return server, await self._unless_gone(server, server.generate(prompt, params, label))
+                    finally:
+                        self._asked[server.url] -= 1
             except ServerFailure as error:
                 self.leave_out(server, str(error))
             except ServerRefusal as error:
@@ -293,14 +337,17 @@ class Servers:
         anybody uses the servers."""
 
         async def look(server: Server) -> None:
-            own = self._own.get(server.url)
+            own, progress = self._own.get(server.url), Progress(server, self.stall_timeout)
             while True:
                 await asyncio.sleep(LOOKED_AT)
-                if server.url not in self.down and not self._turn[server.url].locked():
+                if server.url in self.down or self._turn[server.url].locked():
+                    progress.begin()
+                else:
                     try:
                         if own is not None:
                             own.refuse_ended()
                         await server.healthy()
+                        await progress.refuse_none(writing=bool(self._asked[server.url]))
                     except (ServerFailure, ServerRefusal) as error:
                         self.leave_out(server, str(error))
                 if own is not None and server.url in self.down and self._is_coming(server):

@@ -37,6 +37,8 @@ class FleetSpec(Config):
     health_timeout: float = Field(10.0, gt=0)
     """Seconds in which a server must say that it is well, when it is asked every second; else its prompts go
     elsewhere."""
+    stall_timeout: float = Field(30.0, gt=0)
+    """Seconds in which a server that has answers to write must have written a token; else it counts as hanging."""
     tries: int = Field(3, ge=1)
     """How often a request is made, where a server cannot be reached or is busy."""
     concurrency: int = Field(64, ge=1)
@@ -73,6 +75,7 @@ class FleetSpec(Config):
             timeout=self.timeout,
             tries=self.tries,
             health_timeout=self.health_timeout,
+            stall_timeout=self.stall_timeout,
             concurrency=self.concurrency,
             agreement=self.agreement,
         )
