@@ -32,15 +32,18 @@ PROMPTS = random_prompts([3, 40, 12, 1, 70, 33])
 
 @pytest.fixture(scope="module", params=["untied", "tied"])
 def served(request, tiny_lm, vllm_python, tmp_path_factory):
-    """``(fleet, model)``: a server that is held for all tests, and a model whose weights it has had."""
-    lm = sharpened(tiny_lm("llama", **MODEL, tie_word_embeddings=request.param == "tied"))
+    """``(fleet, make)``: a server that is held for all tests, and what makes a model of its kind, by a seed."""
+
+    def make(seed=0):
+        return sharpened(tiny_lm("llama", seed=seed, **MODEL, tie_word_embeddings=request.param == "tied"))
+
     weights = tmp_path_factory.mktemp("weights")
     fleet = FleetSpec(
         kind="vllm", servers=1, python=str(vllm_python), weights=str(weights), timeout=300, health_timeout=60,
         args=["--max-num-seqs", "64"],
     ).fleet()  # fmt: skip
-    with fleet(lm):
-        yield fleet, lm
+    with fleet(make()):
+        yield fleet, make
 
 
 def moved(lm, factor=1.2):
@@ -51,7 +54,8 @@ def moved(lm, factor=1.2):
 
 def test_log_probabilities_are_the_models_after_every_publish(served):
     """Prompts seen before included, whose keys and values a cache may hold."""
-    fleet, lm = served
+    fleet, make = served
+    lm, another = make(), make(seed=1)
     with fleet(lm) as sampler:
         before = sampler.generate(PROMPTS, SAMPLING, seed=3)
         again = sampler.generate(PROMPTS, SAMPLING, seed=3)
@@ -65,13 +69,14 @@ def test_log_probabilities_are_the_models_after_every_publish(served):
             assert {each for answer in after for each in answer.versions} == {version}
             assert sampler.metrics()["sampler/agreement"] < 1e-4
         assert [each.ids for each in after] != [each.ids for each in before]
-        with fleet(sharpened(lm)) as other:
-            assert_of(lm, other.generate(PROMPTS, SAMPLING), atol=1e-4)
-    moved(lm, 1 / 1.2**2 / 3)
+        with fleet(another) as other:
+            assert_of(another, other.generate(PROMPTS, SAMPLING), atol=1e-4)
+        assert_of(lm, sampler.generate(PROMPTS, SAMPLING), atol=1e-4)
 
 
 def test_what_is_being_written_goes_on_with_the_new_weights_and_says_so(served):
-    fleet, lm = served
+    fleet, make = served
+    lm = make()
     long = replace(SAMPLING, max_new_tokens=50, logit_bias=tuple((token, -100.0) for token in lm.eos_ids))
     many = random_prompts([4 + i % 40 for i in range(60)])
     with fleet(lm) as sampler, ThreadPoolExecutor() as pool:
@@ -90,12 +95,12 @@ def test_what_is_being_written_goes_on_with_the_new_weights_and_says_so(served):
                 own, theirs = recomputed_biased(lm, answer, long), torch.tensor(answer.logprobs)
                 mine = torch.tensor([each == version for each in answer.versions])
                 assert torch.allclose(own[mine], theirs[mine], atol=1e-4)
-        lm.model.load_state_dict(kept[0], strict=False)
+        lm.model.load_state_dict(kept[2], strict=False)
 
 
-def test_ppo_with_answers_that_run_ahead(served, tiny_lm):
-    fleet, lm = served
-    learner = sharpened(tiny_lm("llama", **MODEL, tie_word_embeddings=lm.model.config.tie_word_embeddings))
+def test_ppo_with_answers_that_run_ahead(served):
+    fleet, make = served
+    learner = make()
     settings = {"steps": 5, "batch_size": 16, "mini_batch_size": 8, "response_length": 24, "learning_rate": 1e-3,
                 "max_staleness": 2}  # fmt: skip
     ppo = PPO(
@@ -118,7 +123,8 @@ def test_ppo_with_answers_that_run_ahead(served, tiny_lm):
 
 
 def test_what_was_recorded_is_what_it_answers(served, tmp_path):
-    fleet, lm = served
+    fleet, make = served
+    lm = make()
     lm.save(tmp_path / "model")
     with fleet(lm):
         found = ask(fleet.servers[0].url, tmp_path / "model")

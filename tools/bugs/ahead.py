@@ -4,6 +4,7 @@ from bugs.mutant import Mutant
 
 FLEET = ("tests/sampling/test_fleet.py",)
 AHEAD = ("tests/training/test_ppo_ahead.py", "tests/sampling/test_ahead.py")
+STARTED = ("tests/sampling/test_started.py",)
 CORRECTION = ("tests/training/test_correction.py",)
 WEIGHTS = ("tests/core/test_importance.py",)
 TRAINER = "training/ppo/trainer.py"
@@ -200,5 +201,69 @@ AHEAD_BUGS = [
         "    if False:",
         (*CORRECTION, *AHEAD),
         "a sampler without the temperature is made up for, at a price, and nobody hears of it",
+    ),
+    Mutant(
+        "nobody-holds-the-servers",
+        "sampling/fleet/keeper.py",
+        "if readable and not os.read(held, 1):",
+        "if False:",
+        STARTED,
+        "a job that is killed leaves servers, and their memory, behind",
+    ),
+    Mutant(
+        "only-the-server-ends",
+        "sampling/fleet/keeper.py",
+        "        os.killpg(child.pid, number)",
+        "        os.kill(child.pid, number)",
+        STARTED,
+        "what a server has started outlives it",
+    ),
+    Mutant(
+        "never-started-again",
+        "sampling/fleet/servers.py",
+        "                    await self._start_again(server, own)\n",
+        "                    pass\n",
+        STARTED,
+        "a server that died is gone for the rest of the job",
+    ),
+    Mutant(
+        "asked-before-it-has-weights",
+        "sampling/fleet/servers.py",
+        "                while server.url in self.down:\n",
+        "                self.down.pop(server.url)\n                while server.url in self.down:\n",
+        STARTED,
+        "a server that was started again answers with the weights that it began with",
+    ),
+    Mutant(
+        "kedges-packages-in-vllms-environment",
+        "sampling/fleet/started.py",
+        '"PYTHONPATH": str(beside)}',
+        '"PYTHONPATH": str(Path(spec.submodule_search_locations[0]).parent)}',
+        STARTED,
+        "vLLM imports kedge's torch, or whatever stands beside the plugin",
+    ),
+    Mutant(
+        "an-engine-that-hangs",
+        "sampling/fleet/servers.py",
+        "                        await progress.refuse_none(writing=bool(self._asked[server.url]))\n",
+        "",
+        FLEET,
+        "a server that is well and writes nothing holds its prompts for a whole time-out",
+    ),
+    Mutant(
+        "slow-is-taken-for-hanging",
+        "sampling/fleet/servers.py",
+        "tokens is None or tokens != self._tokens:",
+        "tokens is None:",
+        FLEET,
+        "a server that takes long for its answers is left out",
+    ),
+    Mutant(
+        "too-long-for-the-servers",
+        "training/ppo/prompts.py",
+        "if sampler.positions is not None and longest > sampler.positions:",
+        "if False:",
+        FLEET,
+        "answers are cut off at the servers' limit, after an hour",
     ),
 ]
