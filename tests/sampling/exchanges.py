@@ -7,6 +7,8 @@ from pathlib import Path
 import httpx
 import torch
 
+from kedge.sampling.fleet.server import COUNTERS
+
 RECORDED = Path(__file__).parent / "recorded" / "vllm-0.32.0.json"
 
 MODEL = {
@@ -46,6 +48,7 @@ def exchanges(folder):
         ("a token that it does not know", post, path, generate([5, 4000])),
         ("label again", post, "/update_weight_version", {"new_version": "job-1"}),
         ("an answer of other weights", post, path, generate(salt="job-1")),
+        ("metrics", "GET", "/metrics", None),
     ]
 
 
@@ -55,10 +58,15 @@ def ask(url, folder):
     with httpx.Client(base_url=url, timeout=300) as client:
         for name, method, path, body in exchanges(folder):
             reply = client.request(method, path, json=body)
-            said = reply.json() if reply.content else None
+            said = reply.json() if reply.content and path != "/metrics" else counters(reply.text) or None
             found.append({"name": name, "method": method, "path": path, "body": body, "status": reply.status_code,
                           "answer": said})  # fmt: skip
     return found
+
+
+def counters(text):
+    """Those that kedge reads, by name, without what the model and the engine are called."""
+    return {line.partition("{")[0]: float(line.split()[-1]) for line in text.splitlines() if line.startswith(COUNTERS)}
 
 
 def read_by_kedge(exchange):
@@ -66,6 +74,8 @@ def read_by_kedge(exchange):
     said, path = exchange["answer"], exchange["path"]
     if exchange["status"] != 200:
         return "an error with a message" if said["error"]["message"] else None
+    if path == "/metrics":
+        return sorted(said)
     if path == "/v1/models":
         return type(said["data"][0]["max_model_len"]).__name__
     if path != "/inference/v1/generate":

@@ -46,7 +46,10 @@ class StandIn:
         if method == "GET":
             assert path in ("/health", "/v1/models", "/metrics")
             if path == "/metrics":
-                return 200, f'# HELP x\nvllm:generation_tokens_total{{engine="0"}} {self.drawn}.0\nvllm:other 3.0\n'
+                engine = '{engine="0",model_name="policy"}'
+                counters = {"prompt_tokens_total": 0, "generation_tokens_total": self.drawn, "other": 3}
+                lines = [f"vllm:{name}{engine} {count}.0" for name, count in counters.items()]
+                return 200, "\n".join(["# HELP what it counts", *lines, ""])
             model = {"id": "policy", "object": "model", "max_model_len": self.positions}
             return 200, {"object": "list", "data": [model]} if path == "/v1/models" else None
         return self._generate(body) if path == "/inference/v1/generate" else self._manage(path, body)
@@ -107,9 +110,10 @@ class StandIn:
         said = request.completion()
         logprobs = [2 * each for each in said.logprobs] if self.raw else said.logprobs
         content = [
-            {"token_id": token, "logprob": logprob, "rank": 1, "top_logprobs": []}
+            {"token_id": token, "logprob": logprob, "rank": 1}
             for token, logprob in zip(said.ids, logprobs, strict=True)
         ]
+        content = [each | {"top_logprobs": [each]} for each in content]
         choice = {"index": 0, "finish_reason": "stop" if said.finish_reason == "eos" else "length",
                   "token_ids": said.ids, "logprobs": {"content": content},
                   "weight_versions": self._spans(said.versions)}  # fmt: skip

@@ -205,7 +205,7 @@ def test_one_that_no_longer_says_it_is_well_is_noticed_while_it_writes(start, lm
         assert time.monotonic() - began < 3
         stand_ins[1].sick = False
         sampler.publish(lm.weights(), 2)
-        assert not fleet.down
+        until(lambda: not fleet.down)
         assert_of(lm, sampler.generate(random_prompts(), SAMPLING))
 
 
@@ -281,7 +281,7 @@ def test_a_server_that_dies_is_left_out_until_weights_are_published(start, lm, c
         assert capsys.readouterr().err.count(f"{why}; it is left out until the next weights\n") == 1
         stand_ins[1].dies_after = None
         sampler.publish(lm.weights(), 1)
-        assert not fleet.down
+        until(lambda: not fleet.down)
         stand_ins[1].dies_after = 0
         sampler.publish(lm.weights(), 2)
         assert [*fleet.down] == [url]

@@ -37,7 +37,7 @@ AHEAD_BUGS = [
     Mutant(
         "left-out-for-ever",
         "sampling/fleet/servers.py",
-        "            self.down.pop(server.url, None)\n            self._gone[server.url].clear()\n",
+        "        self.down.pop(server.url, None)\n        self._gone[server.url].clear()\n",
         "",
         FLEET,
         "a server that failed once is never asked again",
@@ -229,8 +229,8 @@ AHEAD_BUGS = [
     Mutant(
         "asked-before-it-has-weights",
         "sampling/fleet/servers.py",
-        "                while server.url in self.down:\n",
-        "                self.down.pop(server.url)\n                while server.url in self.down:\n",
+        "                await self._take(server)\n                self._deaths",
+        "                self.down.pop(server.url)\n                self._deaths",
         STARTED,
         "a server that was started again answers with the weights that it began with",
     ),

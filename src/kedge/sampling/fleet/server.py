@@ -48,14 +48,17 @@ class Server:
         timeout: seconds that a request may take.
         tries: how often one is made, where the server cannot be reached or is busy.
         health_timeout: seconds in which it must say that it is well.
+        stall_timeout: seconds in which its engine must do what takes no time.
 
     Raises:
         ConfigError: no URL; httpx is not installed.
     """
 
-    def __init__(self, url: str, *, timeout: float, tries: int, health_timeout: float = 10.0) -> None:
+    def __init__(
+        self, url: str, *, timeout: float, tries: int, health_timeout: float = 10.0, stall_timeout: float = 30.0
+    ) -> None:
         self.url, self.timeout, self.tries = _checked(url), timeout, tries
-        self.health_timeout = health_timeout
+        self.health_timeout, self.stall_timeout = min(health_timeout, timeout), min(stall_timeout, timeout)
         self._httpx = needed("httpx", "sampler: servers", "services")
         self._opened: Any = None
 
@@ -96,12 +99,13 @@ class Server:
             ServerFailure, ServerRefusal: it does not.
         """
         await self.healthy()  # one that hangs should not cost a whole timeout
+        soon = {"timeout": self.stall_timeout}
         try:
-            await self._asked("POST", "/pause?mode=keep", None)
+            await self._asked("POST", "/pause?mode=keep", None, **soon)
             await self._asked("POST", "/collective_rpc", {"method": "kedge_load", "kwargs": {"folder": folder}})
-            said = await self._asked("POST", "/reset_prefix_cache", None)
-            await self._asked("POST", "/update_weight_version", {"new_version": label})
-            await self._asked("POST", "/resume", None)
+            said = await self._asked("POST", "/reset_prefix_cache", None, **soon)
+            await self._asked("POST", "/update_weight_version", {"new_version": label}, **soon)
+            await self._asked("POST", "/resume", None, **soon)
         except (ServerFailure, ServerRefusal) as error:
             hint = f"does it see {folder}, and is it started as docs/fleet.md says?"
             raise type(error)(f"{error}\n{hint}") from None
@@ -114,7 +118,7 @@ class Server:
         Raises:
             ServerFailure: it is not, or does not say so in ``health_timeout`` seconds.
         """
-        await self._asked("GET", "/health", None, timeout=min(self.health_timeout, self.timeout), tries=1)
+        await self._asked("GET", "/health", None, timeout=self.health_timeout, tries=1)
 
     async def positions(self) -> int | None:
         """The tokens of a prompt and its answer that it has room for; None where it does not say.
@@ -134,7 +138,7 @@ class Server:
         Raises:
             ServerFailure, ServerRefusal: it has no answer.
         """
-        reply = await self._replied("GET", "/metrics", None, timeout=min(self.health_timeout, self.timeout), tries=1)
+        reply = await self._replied("GET", "/metrics", None, timeout=self.health_timeout, tries=1)
         counts = [line.rpartition(" ")[-1] for line in reply.text.splitlines() if line.startswith(COUNTERS)]
         return sum(map(float, counts)) if counts else None
 

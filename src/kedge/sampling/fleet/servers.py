@@ -112,7 +112,8 @@ class Servers:
         ):
             if value < least:
                 raise ConfigError(f"sampler: {name}: {value} is less than {least}")
-        self.servers = [Server(url, timeout=timeout, tries=tries, health_timeout=health_timeout) for url in urls]
+        waits = {"timeout": timeout, "health_timeout": health_timeout, "stall_timeout": stall_timeout}
+        self.servers = [Server(url, tries=tries, **waits) for url in urls]
         self.concurrency, self.start_timeout, self.stall_timeout = concurrency, start_timeout, stall_timeout
         self.down: dict[str, str] = {}
         """Servers that are left out, by URL, and why."""
@@ -167,7 +168,7 @@ class Servers:
 
     def leave_out(self, server: Server, why: str) -> None:
         """Ask it nothing more until it has weights again, wait for nothing that was asked, and tell the user."""
-        if server.url not in self.down:
+        if self.down.get(server.url) != why:
             self.down[server.url] = why
             self._gone[server.url].set()
             then = "it is started again" if self._is_coming(server) else "it is left out until the next weights"
@@ -203,8 +204,8 @@ class Servers:
                 raise DataError(f"prompt {place + 1}: {error}") from None
 
     async def load(self, weights: Weights) -> list[tuple[Server, Said]]:
-        """Have every server answer with these weights, those that were left out too; one that is just being started has
-        them when it is there.
+        """Have every server answer with these weights. Those that were left out are asked too, and waited for where
+        there are no others; one that is just being started has them when it is there.
 
         Returns:
             What each said that has them.
@@ -216,7 +217,7 @@ class Servers:
 
         async def one(server: Server) -> None:
             turn = self._turn[server.url]
-            if turn.locked():  # it is being started
+            if turn.locked():  # it is being started, or has yet to say something about the weights before
                 return
             async with turn:
                 own = self._own.get(server.url)
@@ -229,12 +230,18 @@ class Servers:
                     await self._take(server)
                     self._deaths[server.url] = 0
                 except ServerFailure as error:
-                    self.down.pop(server.url, None)
                     self.leave_out(server, str(error))
                 except ServerRefusal as error:
-                    raise SamplerError(str(error)) from None
+                    if server not in well:
+                        self.leave_out(server, str(error))
+                    else:
+                        raise SamplerError(str(error)) from None
 
-        await together(one(server) for server in self.servers)
+        well = self.alive()
+        sick = [asyncio.ensure_future(one(server)) for server in self.servers if server not in well]
+        await together(one(server) for server in well)
+        if not self._said:
+            await asyncio.gather(*sick)
         while not self._said:
             await self._some()
             await asyncio.sleep(POLLED)
@@ -246,15 +253,19 @@ class Servers:
         Raises:
             ServerFailure, ServerRefusal: it does not.
         """
-        weights = self._weights
-        assert weights is not None
-        await server.load(str(weights.folder), weights.label)
-        said = await weights.probe(server)
-        if weights is self._weights:
-            self._said[server.url] = said
-            self._served.add(server.url)
-            self.down.pop(server.url, None)
-            self._gone[server.url].clear()
+        while (weights := self._weights) is not None:
+            try:
+                await server.load(str(weights.folder), weights.label)
+                said = await weights.probe(server)
+            except ServerFailure:
+                if weights is self._weights:
+                    raise
+            if weights is self._weights:  # else new ones were published while it took the old ones
+                break
+        self._said[server.url] = said
+        self._served.add(server.url)
+        self.down.pop(server.url, None)
+        self._gone[server.url].clear()
 
     async def _some(self) -> list[Server]:
         """Servers that are there; while one is being started and there is no other one, it is waited for.
@@ -301,13 +312,7 @@ class Servers:
             self._deaths[server.url] += 1
             try:
                 await self._started(server, own)
-                while server.url in self.down:
-                    weights = self._weights
-                    try:
-                        await self._take(server)
-                    except ServerFailure:
-                        if weights is self._weights:  # else new ones were published while it took the old ones
-                            raise
+                await self._take(server)
                 self._deaths[server.url] = 0
                 say(f"{server.url}: is there again")
             except (ServerFailure, ServerRefusal) as error:
