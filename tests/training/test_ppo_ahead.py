@@ -1,6 +1,7 @@
 """PPO whose answers run ahead of the update: with weights that are so many updates old, and the same random numbers."""
 
 import copy
+import json
 import threading
 from dataclasses import replace
 
@@ -188,6 +189,9 @@ def test_a_resumed_run_writes_anew_what_ran_ahead(tiny_lm, tmp_path):
     assert resumed.published == [2, 3, 4]
     assert sorted(x for x in resumed.asked if x) == [4, 6]  # none twice
     assert metrics[0]["sampler/staleness_max"] == 0
+    samples = [json.loads(line) for line in (tmp_path / "run/samples.jsonl").read_text().splitlines()]
+    versions = {each["step"]: each["policy_version"] for each in samples if each["split"] == "train"}
+    assert versions == {1: 0, 2: 0, 3: 2, 4: 2}
 
 
 def test_a_step_that_is_left_out_does_not_make_its_weights_older(run):

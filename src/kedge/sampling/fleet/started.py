@@ -100,7 +100,7 @@ class Started:
         assert spec.submodule_search_locations
         beside = self.folder / "plugin"
         shutil.copytree(spec.submodule_search_locations[0], beside / "kedge_vllm", dirs_exist_ok=True)
-        own = {"VLLM_SERVER_DEV_MODE": "1", "PYTHONPATH": str(beside)}
+        own = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", "PYTHONPATH": str(beside)}
         if self.on_cpu:
             own["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "1"
         if self.device is not None:

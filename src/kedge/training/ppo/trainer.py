@@ -388,8 +388,9 @@ class PPO(Trainer):
         """What the step says of itself, as the answers were before the update."""
         if self.run is not None:
             where = {"step": self.step_done + 1, "policy_version": self.step_done, "split": "train"}
-            samples = experience.samples(self.config.samples_per_step)
-            self.run.write_samples({**where, **sample} for sample in samples)
+            written = [{"policy_version": each.versions[0]} if each.versions else {} for each in experience.completions]
+            samples = zip(written, experience.samples(self.config.samples_per_step), strict=False)
+            self.run.write_samples({**where, **version, **sample} for version, sample in samples)
         metrics = rollout_metrics(experience, self.config, self._kl_penalty(kl_coef))
         of_sampler = {**experience.sampled, **self.sampler.metrics()}
         return metrics | self.movement.take_in(metrics) | of_sampler | {"objective/kl_coef": kl_coef}
