@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-slow check pages mutants benchmarks-gpu clean
+.PHONY: quickstart test test-slow test-cluster check pages mutants benchmarks-gpu clean
 
 quickstart: .venv/ready
 	$(BIN)/kedge quickstart --overwrite
@@ -14,6 +14,11 @@ test: .venv/ready
 
 test-slow: .venv/ready
 	$(BIN)/pytest -m slow
+
+# A fleet of real vLLM servers on the CPU, whose environment (3 GB, in .venv-vllm) is made at the first time; KEDGE_VLLM names
+# the Python of another one. The quickest first.
+test-cluster: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m cluster tests/cluster
 
 check: .venv/ready
 	$(BIN)/ruff format --check .

@@ -1,5 +1,6 @@
 """The bugs that tools/mutants.py plants, by the floor they are planted in."""
 
+from bugs.ahead import AHEAD_BUGS
 from bugs.control import CONTROL
 from bugs.core import CORE
 from bugs.engine import ENGINE_BUGS
@@ -31,5 +32,5 @@ __all__ = ["MUTANTS", "Mutant"]
 MUTANTS = [
     *CORE, *LOSSES_MUTANTS, *LOWER, *ENGINE_BUGS, *REWARDS, *SURVIVING, *TRAINING, *PPO, *UPDATE_MUTANTS, *TOGETHER,
     *TRUST_REGION, *LOOP_BUGS, *WATCHING, *CONTROL, *PLAN, *UNSEEN, *SEAMS, *RECIPE_BUGS, *LESS, *WORTH, *SERVING,
-    *PEOPLES, *TRYING, *TASKS,
+    *PEOPLES, *TRYING, *TASKS, *AHEAD_BUGS,
 ]  # fmt: skip

@@ -119,8 +119,8 @@ BATCH_MUTANTS = [
     Mutant(
         "returns-of-whitened-advantages",
         BATCH,
-        "ref_logprobs, values, advantages, returns, rollouts.states)",
-        "ref_logprobs, values, advantages, advantages + values, rollouts.states)",
+        "ref_logprobs, values, advantages, returns, rollouts.states,",
+        "ref_logprobs, values, advantages, advantages + values, rollouts.states,",
         BATCH_TESTS,
         "the critic learns whitened returns",
     ),
@@ -182,8 +182,8 @@ TRAINER_MUTANTS = [
     Mutant(
         "random-stream-ignores-the-step",
         TRAINER,
-        "first_request=self.step_done * self.config.answers",
-        "first_request=0",
+        "self._answers(self._prompts_of(step), step * self.config.answers)",
+        "self._answers(self._prompts_of(step), 0)",
         ("tests/training/test_ppo.py::test_answers_follow_the_seed_and_the_step",),
         "every step draws the same random numbers",
     ),
@@ -198,7 +198,7 @@ TRAINER_MUTANTS = [
     Mutant(
         "same-prompts-every-step",
         TRAINER,
-        "self.config.batch_size, self.step_done, self.config.seed)",
+        "self.config.batch_size, step, self.config.seed)",
         "self.config.batch_size, 0, self.config.seed)",
         ("tests/training/test_ppo.py::test_every_answer_is_judged_with_its_own_prompt_and_columns",),
         "every step asks the first batch",

@@ -134,6 +134,14 @@ NAMES: tuple[Name, ...] = (
     _name("use_vllm", TRL, _VLLM),
     _name("vllm_mode", TRL, _VLLM),
     _name("vllm_num_engines", OPEN, _VLLM),
+    _name("async_train", OPEN, "1 is one step ahead; needs a `sampler` of its own", ppo="max_staleness"),
+    _name("max_async_level", OTHERS, "of prime-rl", ppo="max_staleness"),
+    _name("max_head_offpolicyness", OTHERS, "of AReaL", ppo="max_staleness"),
+    _name("vllm_importance_sampling_correction", f"{TRL} GRPO", "always there where `max_staleness` is not 0",
+        ppo="importance"),
+    _name("vllm_importance_sampling_mode", f"{TRL} GRPO", "the weights are a token's", ppo="importance"),
+    _name("vllm_importance_sampling_cap", f"{TRL} GRPO", ppo="importance_cap"),
+    _name("rollout_is_threshold", VERL, ppo="importance_cap"),
     # How long, and in which batches
     _name(
         "num_train_epochs", f"{HF}, {TRL}, {FACTORY}",

@@ -54,6 +54,9 @@ LEFT_OUT = {
     "keep_last",
     "best_metric",
     "report_to",
+    "max_staleness",
+    "importance",
+    "importance_cap",
 }
 
 

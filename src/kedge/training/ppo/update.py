@@ -75,7 +75,7 @@ class Update:
                 metrics = self._accumulate(batch, rows, kl_coef, train_policy)
                 seen.append(metrics)
                 if not applied:
-                    metrics |= self._check_first(metrics, fatal=step == 0)
+                    metrics |= self._check_first(metrics, fatal=step == 0, recomputed=batch.weights is not None)
                 elif train_policy and self.region.is_left(metrics["policy/approxkl_avg"], len(rows), measure):
                     self.optimizer.zero_grad(set_to_none=True)
                     break
@@ -176,6 +176,7 @@ class Update:
             mask,
             clip=config.clip,
             dual_clip=config.dual_clip,
+            weights=part.weights,
             denominator=denominator,
         )
         entropy_mean = masked_mean(entropy, mask, denominator=denominator)
@@ -185,6 +186,8 @@ class Update:
             if config.kl_in == "loss":
                 # Weighted by the ratio, the gradient stays that of KL(policy, reference) after the first update too.
                 ratio = (logprobs - part.old_logprobs).detach().exp()
+                if part.weights is not None:
+                    ratio = ratio * part.weights
                 divergence = ratio * kl(logprobs, part.ref_logprobs, estimator="k2")
                 loss = loss + kl_coef * masked_mean(divergence, mask, denominator=denominator)
         drift = (logprobs - part.old_logprobs).detach().abs().masked_fill(~mask, 0.0)
@@ -225,14 +228,15 @@ class Update:
         assert outputs.entropy is not None
         return outputs.logprobs, outputs.entropy, outputs.values
 
-    def _check_first(self, metrics: Metrics, *, fatal: bool) -> Metrics:
+    def _check_first(self, metrics: Metrics, *, fatal: bool, recomputed: bool) -> Metrics:
         """Before any update the ratio is 1, KL and clip fraction are 0, whatever the data."""
         worst, average = metrics["worst"], metrics["drift"]
         limits = rounding(self.config, self.policy.model)
         clipped = metrics["policy/clipfrac_avg"] > 0 and limits[0] < min(self.config.clip)  # in bfloat16 some will be
         if fatal and (not worst <= limits[0] or not average <= limits[1] or clipped):
+            others = "the sampler's" if not recomputed else "those computed before it"
             raise NumericsError(
-                f"the first minibatch's log-probabilities differ from the sampler's by {worst:.2g} at the worst token "
+                f"the first minibatch's log-probabilities differ from {others} by {worst:.2g} at the worst token "
                 f"and {average:.2g} on average (at most {limits[0]:g} and {limits[1]:g}); before any update the ratio "
                 "must be 1. The model scores a token differently alone (with its cache) and in a batch: dropout left "
                 "on, a low-precision dtype, or an attention implementation at fault"
