@@ -150,7 +150,7 @@ TRAINER_MUTANTS = [
     Mutant(
         "reference-is-the-live-policy",
         TRAINER,
-        "self.reference = self.policy.frozen_copy()",
+        "self.reference = self.policy.frozen_copy(sharded=config.is_sharded)",
         "self.reference = self.policy",
         ("tests/training/test_ppo.py::test_the_reference_stays_and_the_policy_is_the_model_given",),
         "the KL is always 0",
@@ -238,7 +238,7 @@ TRAINER_MUTANTS = [
     Mutant(
         "ppo-optimizer-not-restored",
         "training/loop.py",
-        'self.optimizer.load_state_dict(state["optimizer"])',
+        'load_optimizer(self.optimizer, state["optimizer"], checkpoint)',
         "pass",
         RESUME_TESTS,
         "a resumed run begins with empty Adam moments",

@@ -65,8 +65,8 @@ UNSEEN = [
     Mutant(
         "drift-of-the-last-micro-batch",
         "training/ppo/update.py",
-        "worst = torch.maximum(worst, drift.max())",
-        "worst = drift.max()",
+        "worst = torch.maximum(worst, summand.drift.max())",
+        "worst = summand.drift.max()",
         ("tests/training/test_ppo_guards.py",),
         "the worst token is looked for in the last micro-batch alone",
     ),
