@@ -77,7 +77,7 @@ AHEAD_BUGS = [
     Mutant(
         "loaded-while-it-writes",
         "sampling/fleet/server.py",
-        '            await self._asked("POST", "/pause?mode=keep", None)\n',
+        '            await self._asked("POST", "/pause?mode=keep", None, **soon)\n',
         "",
         FLEET,
         "tokens of half-loaded weights, under the label of the old ones",
