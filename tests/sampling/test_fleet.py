@@ -166,16 +166,27 @@ def test_ppo_whose_answers_run_ahead_of_it(start, tiny_lm):
         lm.model, prompts, lambda prompts, completions: [float(len(text)) for text in completions], settings,
         tokenizer=lm.tokenizer, eval_prompts=["e f"], progress=False, sampler=fleet,
     )  # fmt: skip
+    write, taken, seen = ppo.ahead._write, threading.Event(), []
+
+    def late(step):  # as soon as the reference has the servers, if it takes them before
+        if step == 3:
+            taken.wait(1.0)
+        return write(step)
+
+    def of_another(lm):
+        other = fleet(lm)
+        if seen:
+            taken.set()
+            time.sleep(0.3)
+        return other
+
+    ppo.ahead._write, ppo.sampler_of = late, of_another
     with closing(ppo):
         for stand_in in stand_ins:
             stand_in.slow = 0.003
-        seen = []
         for metrics in ppo:
             seen.append(metrics)
-            for stand_in in stand_ins:
-                stand_in.slow = 0.03 if len(seen) == 1 else 0.003
             if len(seen) == 2:  # what is being written is written to its end, and not by the reference
-                assert any(stand_in.written() for stand_in in stand_ins)
                 ppo.evaluate(ppo.reference)
         assert_of(ppo.policy, ppo.sampler.generate(random_prompts(), SAMPLING))
     for metrics in seen:
@@ -220,6 +231,22 @@ def test_one_whose_engine_hangs_behind_a_server_that_is_well_is_noticed(start, l
         assert [each.ids[: len(own.ids)] for each, own in zip(found, want, strict=True)] == [each.ids for each in want]
         assert [*fleet.down] == [fleet.servers[1].url]
         assert "no token of them in 0.5 s (stall_timeout); its engine hangs" in fleet.down[fleet.servers[1].url]
+
+
+def test_what_ends_the_watch_is_no_secret(start, lm, monkeypatch):
+    monkeypatch.setattr(watching, "LOOKED_AT", 0.05)
+    _, fleet = start()
+    sampler = fleet(lm)
+
+    async def broken(_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Server, "healthy", broken)
+    time.sleep(0.5)
+    with pytest.raises(ZeroDivisionError):
+        sampler.generate([[5]], SAMPLING)
+    with pytest.raises(ZeroDivisionError):
+        sampler.close()
 
 
 def test_whoever_waits_when_it_is_closed_hears_of_it(start, lm):

@@ -97,6 +97,20 @@ def test_where_it_is_the_only_one_the_others_wait_for_it(fleet, tiny_lm):
         assert sampler.generate(PROMPTS, SAMPLING)[0].versions[0] == 1
 
 
+def test_one_that_cannot_be_started_again_is_given_up(fleet, tiny_lm, capsys):
+    with fleet()(tiny_lm("llama")) as sampler:
+        [own] = sampler.fleet._own.values()
+        own.args = ["--refuse", str(own.port)]
+        os.kill(children(own._process)[0], signal.SIGKILL)
+        with pytest.raises(SamplerError, match=r"no server is left:\n.*ended with status 1(.|\n)*no such architecture"):
+            sampler.generate(PROMPTS, SAMPLING)
+        with pytest.raises(SamplerError, match="no server is left"):
+            sampler.publish(sampler.lm.weights(), 1)
+    said = capsys.readouterr().err
+    assert said.count("vLLM is being started") == 4
+    assert "; it is given up" in said
+
+
 def test_one_that_does_not_start_is_named_with_what_it_said(fleet, tiny_lm):
     one = fleet()
     [own] = one._own.values()

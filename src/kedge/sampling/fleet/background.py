@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine, Iterable
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ class Background:
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
         self._closing = False
+        self._broken: BaseException | None = None
         self._thread = Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
 
@@ -29,7 +30,11 @@ class Background:
 
         Raises:
             SamplerError: it was closed before that.
+            Exception: whatever ended what was to run until then.
         """
+        if self._broken is not None:
+            work.close()
+            raise self._broken
         if self._closing:
             work.close()
             raise SamplerError("the sampler is closed")
@@ -42,8 +47,13 @@ class Background:
             asked.cancel()  # what is done stays done
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:
-        """Have the coroutine run until it is closed; nobody waits for it."""
-        asyncio.run_coroutine_threadsafe(work, self._loop)
+        """Have the coroutine run until it is closed. Nobody waits for it; what ends it before is the next caller's."""
+
+        def ended(task: "Future[None]") -> None:
+            if not task.cancelled():
+                self._broken = task.exception()
+
+        asyncio.run_coroutine_threadsafe(work, self._loop).add_done_callback(ended)
 
     def close(self) -> None:
         """Cancel whatever runs, and end the thread."""

@@ -179,7 +179,7 @@ class Server:
                     raise ServerFailure(f"{self.url}: takes no connection") from None
                 what = f"no answer to {path} in {timeout:g} s; it hangs, or timeout is too short for its answers"
                 raise ServerFailure(f"{self.url}: {what}") from None  # what hangs will hang again
-            except self._httpx.TransportError as error:
+            except self._httpx.RequestError as error:
                 if last and isinstance(error, self._httpx.ConnectError):
                     raise ServerFailure(f"{self.url}: takes no connection ({error})") from None
                 if last:

@@ -149,6 +149,8 @@ class Servers:
             background.run(together(server.close() for server in self.servers))
             background.close()
         for own in self._own.values():
+            own.let_go()
+        for own in self._own.values():
             own.end()
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
@@ -171,7 +173,7 @@ class Servers:
         if self.down.get(server.url) != why:
             self.down[server.url] = why
             self._gone[server.url].set()
-            then = "it is started again" if self._is_coming(server) else "it is left out until the next weights"
+            then = "it is started again" if self._may_start(server) else "it is left out until the next weights"
             say(f"{why}; {then}")
 
     async def ask(
@@ -223,8 +225,8 @@ class Servers:
                 own = self._own.get(server.url)
                 try:
                     if own is not None and not own.runs:
-                        if server.url in self._served:  # who watches over it will start it again
-                            return
+                        if server.url in self._served or self._deaths[server.url] == DEATHS:
+                            return  # who watches over it starts it again, or has given it up
                         self._deaths[server.url] = DEATHS  # what does not start at first will not at last
                         await self._started(server, own)
                     await self._take(server)
@@ -280,9 +282,13 @@ class Servers:
             await asyncio.sleep(POLLED)
         return found
 
-    def _is_coming(self, server: Server) -> bool:
-        """Whether it is kedge's own, and will be started again."""
+    def _may_start(self, server: Server) -> bool:
+        """Whether it is kedge's own, and not given up."""
         return server.url in self._own and self._deaths[server.url] < DEATHS
+
+    def _is_coming(self, server: Server) -> bool:
+        """Whether it is being started, or will be."""
+        return self._may_start(server) or (server.url in self._own and self._turn[server.url].locked())
 
     async def _started(self, server: Server, own: Started) -> None:
         """Start it, and wait until it is there.
@@ -318,7 +324,7 @@ class Servers:
             except (ServerFailure, ServerRefusal) as error:
                 self.down[server.url] = str(error)
                 await asyncio.to_thread(own.end)
-                say(f"{error}; {'once more' if self._is_coming(server) else 'it is given up'}")
+                say(f"{error}; {'once more' if self._may_start(server) else 'it is given up'}")
 
     async def _unless_gone(self, server: Server, work: Coroutine[Any, Any, Said]) -> Said:
         """What it says; nothing is waited for where the server is left out meanwhile.
@@ -355,7 +361,7 @@ class Servers:
                         await progress.refuse_none(writing=bool(self._asked[server.url]))
                     except (ServerFailure, ServerRefusal) as error:
                         self.leave_out(server, str(error))
-                if own is not None and server.url in self.down and self._is_coming(server):
+                if own is not None and server.url in self.down and self._may_start(server):
                     await self._start_again(server, own)
 
         await together(look(server) for server in self.servers)

@@ -123,11 +123,15 @@ class Started:
         """Whether it has been started and has not ended."""
         return self._process is not None and self._process.poll() is None
 
-    def end(self) -> None:
-        """End it, and all that it has started."""
+    def let_go(self) -> None:
+        """Have it end, and all that it has started; nobody waits for that."""
         lifeline, self._lifeline = self._lifeline, None
         if lifeline is not None:
             os.close(lifeline)
+
+    def end(self) -> None:
+        """End it, and all that it has started."""
+        self.let_go()
         process, self._process = self._process, None
         if process is not None:
             with suppress(subprocess.TimeoutExpired):
