@@ -9,9 +9,11 @@ import torch
 from kedge import PPO
 from kedge.parallel import join, leave
 
+LORA = {"adapter": {"method": "lora", "r": 4, "target_modules": "all-linear"}, "learning_rate": 1e-2}
 JOBS = {
     "whole": {},
     "sharded": {"shard": True},
+    "lora": {"shard": True} | LORA,
     "ahead": {"shard": True, "max_staleness": 2, "steps": 6},
 }
 SETTINGS = {

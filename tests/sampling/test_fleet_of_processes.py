@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from fleet_work import trained
+from fleet_work import LORA, trained
 from safetensors.torch import load_file
 from stand_in import StandIn, serving
 
@@ -21,7 +21,8 @@ def world(tiny_lm, tmp_path_factory):
     with ExitStack() as servers:
         stand_ins = [StandIn(folder / "other") for _ in range(2)]
         urls = [servers.enter_context(serving(each)) for each in stand_ins]
-        (folder / "one.json").write_text(json.dumps(trained(folder, urls, "one")))
+        trained(folder, urls, "one")
+        trained(folder, urls, "one-lora", **LORA)
         script = Path(__file__).with_name("fleet_work.py")
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", str(script), str(folder), *urls]
         done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
@@ -34,10 +35,13 @@ def found(world):
     return json.loads((world / "found.json").read_text())
 
 
-@pytest.mark.parametrize("name", ["whole", "sharded"])
-def test_the_step_is_that_of_one_process(world, name):
-    for file in ("policy/model.safetensors", "critic/model.safetensors"):
-        one, two = load_file(world / "one" / file), load_file(world / name / file)
+@pytest.mark.parametrize(
+    ("name", "alone", "weights"),
+    [("whole", "one", "model"), ("sharded", "one", "model"), ("lora", "one-lora", "adapter_model")],
+)
+def test_the_step_is_that_of_one_process(world, name, alone, weights):
+    for folder in ("policy", "critic"):
+        one, two = (load_file(world / run / folder / f"{weights}.safetensors") for run in (alone, name))
         assert one.keys() == two.keys()
         assert max(float((one[key] - two[key]).abs().max()) for key in one) < 1e-5
 

@@ -20,6 +20,8 @@ from kedge.errors import ConfigError, DataError, KedgeError, NumericsError
 from kedge.models.adapters import adapter_of
 from kedge.models.forward import forward_tokens
 from kedge.models.language_model import LanguageModel
+from kedge.models.prefix import is_prefix
+from kedge.models.quantized import is_quantized
 from kedge.parallel import Processes, folder_of_all, joined
 from kedge.sampling.completion import Completion
 from kedge.sampling.fleet.background import together
@@ -127,8 +129,10 @@ class FleetSampler(Sampler):
     is_one = True
 
     def __init__(self, fleet: Fleet, lm: LanguageModel, folder: Path, processes: Processes) -> None:
-        if adapter_of(lm.model) is not None:
-            raise ConfigError("sampler: a fleet takes whole models and no adapter; take the adapter out")
+        if is_prefix(adapter_of(lm.model)):
+            raise ConfigError("sampler: servers know nothing of a prefix; take another adapter, or the engine here")
+        if is_quantized(lm.model):
+            raise ConfigError("sampler: servers take no quantised weights; take quantization out, or the engine here")
         self.fleet, self.lm, self.folder, self.processes = fleet, lm, folder, processes
         self.version = 0
         """Of the weights, as :meth:`publish` was told."""
@@ -148,7 +152,7 @@ class FleetSampler(Sampler):
         take_in(self.lm, weights)
         old, new = self._at(self.version), self._at(version)
         with folder_of_all(new, self.processes) as aside:
-            self.lm.save(aside)
+            self.lm.save(aside) if adapter_of(self.lm.model) is None else self.lm.save_merged(aside)
         self._load(version)
         if old != new and self.processes.leads and old.exists():
             remove_folder(old)
