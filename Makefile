@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-slow check pages mutants benchmarks-gpu clean
+.PHONY: quickstart test test-slow test-cluster check pages mutants benchmarks-gpu clean
 
 quickstart: .venv/ready
 	$(BIN)/kedge quickstart --overwrite
@@ -14,6 +14,10 @@ test: .venv/ready
 
 test-slow: .venv/ready
 	$(BIN)/pytest -m slow
+
+# With Ray, in an environment of its own that the tests make (.cluster/).
+test-cluster: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m cluster
 
 check: .venv/ready
 	$(BIN)/ruff format --check .

@@ -55,12 +55,12 @@ def _here(processes: int | None) -> Callable[[int], Crew]:
 
 
 def _on_ray(address: str | None, nodes: int, processes: int | None, at_the_end: ExitStack) -> Callable[[int], Crew]:
-    from kedge.launch.on_ray import Cluster, RayCrew
+    from kedge.launch.on_ray import Cluster
 
     cluster = Cluster(address, processes or 1)
     at_the_end.callback(cluster.close)
     layout = cluster.layout(nodes, processes)
-    return lambda attempt: RayCrew(cluster, cluster.what_is_left(layout) if attempt else layout)
+    return lambda attempt: (cluster.crew_of_what_is_left if attempt else cluster.crew)(layout)
 
 
 def _only_stage(recipe: Path) -> str:

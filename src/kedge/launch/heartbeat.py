@@ -3,9 +3,9 @@
 A collective's own time-out cannot do that. The first process may rightly work alone for long, while a reward service is
 asked or a checkpoint is written, and the others wait for it in a collective; a limit that lets it work lets one that
 was stopped be waited for as long. So the signs come from a thread of their own, over the store by which the processes
-have met: it goes on while the main thread computes or waits, and stands still where the process was stopped (SIGSTOP), is
-thrashing, or its machine is gone. What this does not see is a process that is alive and will never come to where the
-others wait; for that the collectives keep a time-out, of half an hour.
+have met: it goes on while the main thread computes or waits, and stands still where the process was stopped
+(SIGSTOP), is thrashing, or its machine is gone. What this does not see is a process that is alive and will never come
+to where the others wait; for that the collectives keep a time-out, of half an hour.
 """
 
 import os

@@ -111,9 +111,12 @@ def run_job(
         LostError: it ended badly; the message names who and why, the exit status is that of the cause. Stopped: it
             was asked to stop, or paused.
     """
-    asked = Asked()
+    asked, places = Asked(), 0
     for attempt in range(restarts + 1):
-        crew = crews(attempt)
+        before, crew = places, crews(attempt)
+        places = len(crew.places)
+        if attempt and places < before:
+            log.say(f"{places} of {before} processes are left")
         try:
             with asked.noting():
                 failures = _attempt(words, crew, log, asked)
@@ -172,6 +175,8 @@ def _tell(cause: Failure, failures: Sequence[Failure], processes: int, log: Log)
     if alike and cause.status in (*ASKED, PAUSED):
         raise Stopped("all processes have ended as they were asked to", cause.status)
     others = "" if processes == 1 else "; all have ended as it did" if alike else "; the others were ended"
-    log.say(f"error: {cause}{others}", shown=False)  # the command shows it
+    going_on = "; --resume goes on from the last checkpoint" if log.begun and cause.status != MENDED_BY_THE_USER else ""
+    message = f"{cause}{others}{going_on}"
+    log.say(f"error: {message}", shown=False)  # the command shows it
     log.write()
-    raise LostError(f"{cause}{others}", cause.status)
+    raise LostError(message, cause.status)

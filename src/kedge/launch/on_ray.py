@@ -86,16 +86,34 @@ class Cluster:
             raise ConfigError(f"--processes {processes}: wants {wanted}; the cluster has {self._described()}")
         return layout
 
-    def what_is_left(self, layout: Layout) -> Layout:
-        """The same on the nodes that are still there.
+    def crew(self, layout: Layout) -> "RayCrew":
+        """Processes laid out so.
 
         Raises:
-            LostError: none is.
+            ConfigError: there is no room for them now. LostError: an actor died at once.
         """
-        nodes = min(layout.nodes, len(self._fitting(layout)))
-        if not nodes:
-            raise LostError(f"no node is left that has room for {layout.each} processes: {self._described()}")
-        return Layout(nodes, nodes * layout.each, layout.gpus)
+        found = RayCrew.placed(self, layout, PLACED)
+        if found is None:
+            raise ConfigError(
+                f"no room for {layout.processes} processes on {layout.nodes} nodes within {PLACED:g} s: others use the "
+                "cluster; wait, or ask for fewer"
+            )
+        return found
+
+    def crew_of_what_is_left(self, layout: Layout) -> "RayCrew":
+        """The same on the nodes that are still there, which Ray may need a while to know.
+
+        Raises:
+            LostError: none is, or an actor died at once.
+        """
+        until = time.monotonic() + PLACED
+        while time.monotonic() < until:
+            nodes = min(layout.nodes, len(self._fitting(layout)))
+            left = Layout(nodes, nodes * layout.each, layout.gpus)
+            if nodes and (found := RayCrew.placed(self, left, PLACED / 12)) is not None:
+                return found
+            time.sleep(0.5)
+        raise LostError(f"no node is left that has room for {layout.each} processes: {self._described()}")
 
     def _alive(self) -> list[dict[str, Any]]:
         return [node for node in self.ray.nodes() if node["Alive"]]
@@ -116,27 +134,35 @@ class Cluster:
 class RayCrew:
     """Processes that actors supervise, each beside its own."""
 
-    def __init__(self, cluster: Cluster, layout: Layout) -> None:
-        """Place them.
+    @classmethod
+    def placed(cls, cluster: Cluster, layout: Layout, within: float) -> "RayCrew | None":
+        """Where they have found room in so many seconds.
 
         Raises:
-            ConfigError: there is no room for them now. LostError: an actor died at once.
+            LostError: an actor died at once.
         """
-        from ray.util.placement_group import placement_group
+        from ray.util.placement_group import placement_group, remove_placement_group
+
+        bundle = {"CPU": layout.each} | ({"GPU": layout.each} if layout.gpus else {})
+        group = placement_group([bundle] * layout.nodes, "STRICT_SPREAD" if layout.nodes > 1 else "STRICT_PACK")
+        if not group.wait(within):
+            remove_placement_group(group)
+            return None
+        return cls(cluster, layout, group)
+
+    def __init__(self, cluster: Cluster, layout: Layout, group: Any) -> None:
+        """Begin an actor for each.
+
+        Raises:
+            LostError: one died at once.
+        """
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        self.ray = cluster.ray
-        bundle = {"CPU": layout.each} | ({"GPU": layout.each} if layout.gpus else {})
-        self.group = placement_group([bundle] * layout.nodes, "STRICT_SPREAD" if layout.nodes > 1 else "STRICT_PACK")
+        self.ray, self.group = cluster.ray, group
         self.actors: list[Any] = []
         self._asked: dict[int, tuple[Any, float]] = {}
         self._last: dict[int, Look] = {}
         try:
-            if not self.group.wait(PLACED):
-                raise ConfigError(
-                    f"no room for {layout.processes} processes on {layout.nodes} nodes within {PLACED:g} s: others use "
-                    "the cluster; wait, or ask for fewer"
-                )
             for rank in range(layout.processes):
                 where = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=rank // layout.each)
                 actor = self.ray.remote(Actor)
@@ -249,4 +275,5 @@ def _cause(error: BaseException) -> str:
     """The sentence of Ray's that says why an actor died."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if line.startswith("The actor is dead because")]
-    return (telling or lines or [type(error).__name__])[0].removeprefix("The actor is dead because ")
+    sentence = (telling or lines or [type(error).__name__])[0].removeprefix("The actor is dead because ")
+    return sentence.partition(" Some common causes")[0].partition(" rpc_code")[0]
