@@ -17,7 +17,7 @@ def python_with(module, requirement):
 
     Args:
         module: as it is imported.
-        requirement: for pip, where it is not there.
+        requirement: for pip, with spaces between several, where it is not there.
     """
     if subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, check=False).returncode == 0:
         return sys.executable
@@ -30,7 +30,10 @@ def python_with(module, requirement):
             [own] = folder.glob("lib/python*/site-packages")
             (own / "shared.pth").write_text(f"{sysconfig.get_paths()['purelib']}\n")
             done = subprocess.run(
-                [python, "-m", "pip", "install", "-q", requirement], capture_output=True, text=True, check=False
+                [python, "-m", "pip", "install", "-q", *requirement.split()],
+                capture_output=True,
+                text=True,
+                check=False,
             )
             if done.returncode:
                 pytest.skip(f"{requirement} cannot be installed: {done.stderr.strip().splitlines()[-1:]}")

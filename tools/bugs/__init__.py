@@ -3,6 +3,7 @@
 from bugs.control import CONTROL
 from bugs.core import CORE
 from bugs.engine import ENGINE_BUGS
+from bugs.launch import LAUNCH
 from bugs.less import LESS
 from bugs.loop import LOOP_BUGS
 from bugs.losses import LOSSES_MUTANTS
@@ -31,5 +32,5 @@ __all__ = ["MUTANTS", "Mutant"]
 MUTANTS = [
     *CORE, *LOSSES_MUTANTS, *LOWER, *ENGINE_BUGS, *REWARDS, *SURVIVING, *TRAINING, *PPO, *UPDATE_MUTANTS, *TOGETHER,
     *TRUST_REGION, *LOOP_BUGS, *WATCHING, *CONTROL, *PLAN, *UNSEEN, *SEAMS, *RECIPE_BUGS, *LESS, *WORTH, *SERVING,
-    *PEOPLES, *TRYING, *TASKS,
+    *PEOPLES, *TRYING, *TASKS, *LAUNCH,
 ]  # fmt: skip

@@ -10,9 +10,11 @@ class Log:
     """Lines with the rank before each. Those from before the run has begun are written down when it has."""
 
     def __init__(self, run: Path, show: Callable[[str], object]) -> None:
-        """Args:
-        run: the folder that the run will have.
-        show: prints a line for who is there.
+        """Begin.
+
+        Args:
+            run: the folder that the run will have.
+            show: prints a line for who is there.
         """
         self.run, self.show = run, show
         self.begun = False
