@@ -75,7 +75,7 @@ def test_the_scores_are_those_of_the_model_here(model, pairs, batch_size):
 
 def test_a_model_that_reads_steps_judges_the_answer_alone(model):
     """The prompt's own steps are none of the answer's."""
-    reading = Reading(steps=Steps("\n", "min"))
+    reading = Reading(steps=Steps("\n", "mean"))
     there = with_reading(load_reward_model(model, device="cpu"), reading)
     prompts, completions = samples([("a\nb\nc", "the cat\nsat\non"), ("a\nb", "red")])
     with served([there]) as url:
