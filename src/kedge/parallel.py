@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import Parameter
 
 from kedge.errors import KedgeError
@@ -117,7 +118,9 @@ class Processes:
         if self.size == 1 or not now:
             yield
             return
-        sums = _GradientSums([weight for weight in parameters if weight.requires_grad])
+        # Of weights that are spread over the processes each pass has summed the gradients already.
+        plain = [weight for weight in parameters if weight.requires_grad and not isinstance(weight, DTensor)]
+        sums = _GradientSums(plain)
         with sums.as_they_come():
             yield
         sums.finish()
@@ -210,6 +213,23 @@ def _all_reduce(tensor: Tensor, op: Any = dist.ReduceOp.SUM, *, wait: bool = Tru
     dist.all_reduce(host, op)
     tensor.copy_(host)
     return None
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor that is spread over the processes; all of any other."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """All of a tensor that is spread over the processes, which ask for it together; any other itself."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def part_of(whole: Tensor, like: Tensor) -> Tensor:
+    """``whole`` itself; or spread over the processes, each of which has it, as ``like`` is."""
+    if not isinstance(like, DTensor):
+        return whole
+    return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
 ALONE = Processes()

@@ -7,14 +7,34 @@ import torch
 
 from kedge.errors import StorageError
 from kedge.parallel import ALONE, Processes
-from kedge.training.checkpoint import CHECKSUMS_FILE, STATE_FILE, checkpoints, damage_in, load_state, save_checkpoint
+from kedge.training.checkpoint import (
+    CHECKSUMS_FILE,
+    STATE_FILE,
+    Writing,
+    checkpoints,
+    damage_in,
+    load_state,
+    named,
+    tidy,
+)
+from kedge.training.sharded_state import PartsWriter
+
+NOTHING = {"state": {}, "param_groups": []}
+"""An optimizer's state before its first step."""
 
 
 def save(folder, step, *, keep_last=2, text="weights", **kwargs):
     write = lambda target: (target / "model.txt").write_text(f"{text} {step}")  # noqa: E731
-    return save_checkpoint(
-        folder, step, {"moment": torch.tensor([step / 2])}, write, keep_last=keep_last, processes=ALONE, **kwargs
-    )
+    return save_checkpoint(folder, step, write, keep_last=keep_last, **kwargs)
+
+
+def save_checkpoint(folder, step, write, *, keep_last, best_step=None, processes=ALONE):
+    """As the keeper does it."""
+    state = {"moment": torch.tensor([step / 2]), "optimizer": NOTHING}
+    writing = Writing(named(folder, step), state, write, processes, PartsWriter())
+    writing.finish()
+    tidy(folder, step, keep_last=keep_last, best_step=best_step, processes=processes)
+    return writing.target
 
 
 def names(folder):
@@ -25,7 +45,7 @@ def test_round_trip(tmp_path):
     target = save(tmp_path / "checkpoints", 40)
     assert target == tmp_path / "checkpoints" / "step-000040"
     assert (target / "model.txt").read_text() == "weights 40"
-    assert load_state(target) == {"moment": torch.tensor([20.0]), "step": 40}
+    assert load_state(target) == {"moment": torch.tensor([20.0]), "optimizer": NOTHING, "step": 40}
     assert checkpoints(tmp_path / "checkpoints") == [target]
     assert checkpoints(tmp_path / "nothing") == []
 
@@ -40,7 +60,7 @@ def test_the_last_ones_are_kept(tmp_path):
 def test_old_ones_go_only_when_the_new_one_is_there(tmp_path):
     save(tmp_path, 1, keep_last=1)
     seen = []
-    save_checkpoint(tmp_path, 2, {}, lambda _: seen.extend(checkpoints(tmp_path)), keep_last=1, processes=ALONE)
+    save_checkpoint(tmp_path, 2, lambda _: seen.extend(checkpoints(tmp_path)), keep_last=1)
     assert [path.name for path in seen] == ["step-000001"]
     assert names(tmp_path) == ["step-000002"]
 
@@ -55,7 +75,7 @@ def test_one_that_another_process_could_not_take_part_in_is_not_there(tmp_path, 
 
     monkeypatch.setattr("torch.distributed.all_gather_object", gather)
     with pytest.raises(StorageError, match="process 1: no room"):
-        save_checkpoint(tmp_path, 2, {}, lambda _: None, keep_last=1, processes=Processes(0, 2))
+        save_checkpoint(tmp_path, 2, lambda _: None, keep_last=1, processes=Processes(0, 2))
     assert names(tmp_path) == []
 
 
@@ -67,7 +87,7 @@ def test_one_whose_writing_broke_off_is_not_there(tmp_path):
         raise OSError("disk full")
 
     with pytest.raises(StorageError, match=r"step-000002: could not be written: disk full.*resume=True"):
-        save_checkpoint(tmp_path, 2, {}, broken, keep_last=1, processes=ALONE)
+        save_checkpoint(tmp_path, 2, broken, keep_last=1)
     assert [path.name for path in checkpoints(tmp_path)] == ["step-000001"]
     assert not (tmp_path / "step-000002").exists()
     save(tmp_path, 2, keep_last=1)  # what was left of it is not in the way

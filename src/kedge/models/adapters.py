@@ -124,6 +124,16 @@ def train_adapter(model: nn.Module) -> None:
             weight.data = weight.data.float()
 
 
+def adapter_weights(model: nn.Module) -> list[nn.Parameter]:
+    """All weights of a model that are its adapter's; none where it has none."""
+    if adapter_of(model) is None and not prefixes_of(model):
+        return []
+    layers = _adapted(model).values()
+    base = {id(weight) for layer in layers for weight in layer.get_base_layer().parameters()}
+    own = [weight for layer in layers for weight in layer.parameters() if id(weight) not in base]
+    return own + [weight for prefix in prefixes_of(model).values() for weight in prefix.parameters()]
+
+
 def adapter_of(model: nn.Module) -> Any:
     """PEFT's configuration of the adapter that a model has; None where it has none."""
     return next(iter(getattr(model, "peft_config", {}).values()), None)

@@ -165,6 +165,13 @@ def bottom_of(model: PreTrainedModel, unfrozen: int) -> Bottom | None:
     return bottom if not states.requires_grad and agree(hidden.detach(), whole) else None
 
 
-def copy_of_trained(module: Module) -> Module:
-    """A copy that shares with the original what is frozen, and has the rest for itself."""
-    return copy.deepcopy(module, {id(weight): weight for weight in module.parameters() if not weight.requires_grad})
+def copy_of_trained(module: Module, *, sharded: bool = False) -> Module:
+    """A copy that shares with the original what is frozen, and has the rest for itself.
+
+    Args:
+        module: to be copied.
+        sharded: both will be, and have parts of their own then; until then the numbers of the rest stand once.
+    """
+    shared = {id(weight): weight for weight in module.parameters() if not weight.requires_grad}
+    rest = {id(weight): nn.Parameter(weight.detach()) for weight in module.parameters() if weight.requires_grad}
+    return copy.deepcopy(module, shared | rest if sharded else shared)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor, nn
+from torch.nn import Parameter
 from transformers import PreTrainedModel
 
 from kedge.errors import ModelError
@@ -16,6 +17,7 @@ from kedge.models.language_model import LanguageModel
 from kedge.models.reward_model import RewardModel
 from kedge.models.role import Role
 from kedge.models.scalar import ScalarHead, ScalarModel, write_head
+from kedge.models.sharding import within
 
 HEAD_FILE = "value_head.safetensors"
 
@@ -62,10 +64,16 @@ class SeparateCritic(ScalarModel, Critic):
     def own_trunk(self) -> PreTrainedModel:
         return self.trunk
 
+    def whole_everywhere(self) -> list[Parameter]:
+        return [*super().whole_everywhere(), *self.head.parameters()]
+
     def values(self, tokens: Tensor, mask: Tensor, states: Tensor | None = None) -> Tensor:
         places = places_of(mask, tokens.device)
-        hidden = hidden_of(self.trunk, tokens, self.bottom, states)
-        return spread(self.head(before(hidden, places)), places, tokens)
+
+        def compute() -> Tensor:
+            return self.head(before(hidden_of(self.trunk, tokens, self.bottom, states), places))
+
+        return spread(within(self, compute), places, tokens)
 
     def forward_with(
         self, policy: LanguageModel, tokens: Tensor, mask: Tensor, states: Tensor | None = None, **how: Any
@@ -91,27 +99,36 @@ class SharedCritic(ScalarHead, Critic):
 
     def values(self, tokens: Tensor, mask: Tensor, states: Tensor | None = None) -> Tensor:
         places = places_of(mask, tokens.device)
-        return spread(self(before(self.policy.hidden(tokens, states), places)), places, tokens)
+        hidden = within(self.policy.model, lambda: self.policy.hidden(tokens, states))
+        return spread(self(before(hidden, places)), places, tokens)
 
     def forward_with(
         self, policy: LanguageModel, tokens: Tensor, mask: Tensor, states: Tensor | None = None, **how: Any
     ) -> TokenOutputs:
         return forward_tokens(policy, tokens, mask, states=states, value_head=self, **how)
 
-    def write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
-        write_head(weights, folder / HEAD_FILE)
+    def write(self, folder: Path | None, weights: Mapping[str, Tensor]) -> None:
+        if folder is not None:
+            write_head(weights, folder / HEAD_FILE)
 
     def load_weights(self, folder: Path) -> None:
         self.read(folder / HEAD_FILE)
 
 
-def new_critic(kind: Literal["separate", "shared"], policy: LanguageModel, start: RewardModel | None = None) -> Critic:
+def new_critic(
+    kind: Literal["separate", "shared"],
+    policy: LanguageModel,
+    start: RewardModel | None = None,
+    *,
+    sharded: bool = False,
+) -> Critic:
     """A critic to be trained: its trunk in the dtype of the model it comes from, its head in float32.
 
     Args:
         kind: ``separate`` copies a trunk, ``shared`` adds a head to the policy's.
         policy: whose answers it judges.
         start: the reward model whose trunk and head a separate critic begins with; default the policy's trunk.
+        sharded: see :func:`kedge.models.bottom.copy_of_trained`.
 
     Raises:
         ModelError: the reward model's tokenizer is not the policy's, so its trunk would read other words.
@@ -119,7 +136,7 @@ def new_critic(kind: Literal["separate", "shared"], policy: LanguageModel, start
     if kind == "shared":
         return SharedCritic(policy)
     if start is None:
-        critic = SeparateCritic.from_trunk_of(policy.model).eval()
+        critic = SeparateCritic.from_trunk_of(policy.model, sharded=sharded).eval()
         critic.bottom = policy.bottom
         return critic
     if start.tokenizer.get_vocab() != policy.tokenizer.get_vocab():

@@ -18,6 +18,7 @@ from kedge.models.device import upload
 from kedge.models.head import vocabulary_rows
 from kedge.models.language_model import LanguageModel
 from kedge.models.scalar import ScalarHead
+from kedge.models.sharding import within
 
 
 @dataclass(frozen=True)
@@ -57,20 +58,21 @@ def forward_tokens(
     taken = tokens.flatten()[places]
     read = partial(_outputs, temperature=temperature, with_entropy=with_entropy, entropy_gradient=entropy_gradient)
     head = lm.head
-    if head is None:
-        output = lm.model(input_ids=tokens, use_cache=False, output_hidden_states=value_head is not None)
-        hidden = before(output.hidden_states[-1], places) if value_head is not None else None
-        found = read(before(output.logits, places), taken)
-    else:
-        hidden = before(lm.hidden(tokens, states), places)  # [N, H]
-        rows = max(1, lm.logits_at_a_time // vocabulary_rows(lm.model))
-        found = _in_chunks(lambda hidden, taken: read(head(hidden), taken), hidden, taken, rows)
-    logprobs, entropy = found
-    return TokenOutputs(
-        logprobs=spread(logprobs, places, tokens),
-        entropy=None if entropy is None else spread(entropy, places, tokens),
-        values=None if value_head is None or hidden is None else spread(value_head(hidden), places, tokens),
-    )
+
+    def compute() -> tuple[Tensor, Tensor | None, Tensor | None]:
+        if head is None:
+            output = lm.model(input_ids=tokens, use_cache=False, output_hidden_states=value_head is not None)
+            hidden = before(output.hidden_states[-1], places) if value_head is not None else None
+            found = read(before(output.logits, places), taken)
+        else:
+            hidden = before(lm.hidden(tokens, states), places)  # [N, H]
+            rows = max(1, lm.logits_at_a_time // vocabulary_rows(lm.model))
+            found = _in_chunks(lambda hidden, taken: read(head(hidden), taken), hidden, taken, rows)
+        return *found, None if value_head is None or hidden is None else value_head(hidden)
+
+    logprobs, *others = within(lm.model, compute)
+    entropy, values = (None if each is None else spread(each, places, tokens) for each in others)
+    return TokenOutputs(spread(logprobs, places, tokens), entropy, values)
 
 
 def places_of(mask: Tensor, device: torch.device) -> Tensor:

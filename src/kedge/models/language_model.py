@@ -32,6 +32,7 @@ from kedge.models.positions import max_positions
 from kedge.models.prefix import no_room, prefix_length
 from kedge.models.quantized import Quantization
 from kedge.models.role import Role
+from kedge.models.sharding import Sharding, class_of, within
 
 SAMPLING_DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "min_p": None, "typical_p": 1.0}
 
@@ -83,7 +84,7 @@ class LanguageModel(Role):
         pad = self.tokenizer.pad_token_id
         return pad if pad is not None else (self.eos_ids[0] if self.eos_ids else 0)
 
-    def write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+    def write(self, folder: Path | None, weights: Mapping[str, Tensor]) -> None:
         """Write weights, tokenizer, chat template and generation settings (with the EOS ids in force)."""
         settings = self.model.generation_config
         settings = GenerationConfig() if settings is None else settings
@@ -93,8 +94,9 @@ class LanguageModel(Role):
             settings.do_sample = True  # published models forget it, and saving refuses sampling settings without it
         self.model.generation_config = settings
         write_weights(self.model, folder, weights)
-        settings.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        if folder is not None:
+            settings.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
 
     def hidden(self, tokens: Tensor, states: Tensor | None = None) -> Tensor:
         """The trunk's last hidden states ``[B, L, H]`` of right-padded ``tokens [B, L]``.
@@ -107,16 +109,22 @@ class LanguageModel(Role):
 
     def bottom_states(self, tokens: Tensor) -> Tensor:
         """``[B, L, H]``: what the frozen bottom makes of right-padded ``tokens [B, L]``, for all passes to come."""
-        assert self.bottom is not None
-        return self.bottom.states(trunk_of(self.model), tokens)
+        bottom = self.bottom
+        assert bottom is not None
+        return within(self.model, lambda: bottom.states(trunk_of(self.model), tokens))
 
-    def frozen_copy(self) -> "LanguageModel":
-        """As it is now, and as it stays: a reference. What is frozen already is shared."""
-        return replace(self, model=copy_of_trained(self.model).requires_grad_(False))
+    def frozen_copy(self, *, sharded: bool = False) -> "LanguageModel":
+        """As it is now, and as it stays: a reference. What is frozen already is shared; ``sharded``: see
+        :func:`kedge.models.bottom.copy_of_trained`."""
+        return replace(self, model=copy_of_trained(self.model, sharded=sharded).requires_grad_(False))
+
+    def shard(self, sharding: Sharding, dtype: torch.dtype) -> None:
+        _ = self.head  # tried while the model is whole
+        super().shard(sharding, dtype)
 
     def load_weights(self, folder: Path) -> None:
         """Replace the weights by those that :meth:`save` wrote, in place."""
-        copy_weights(self.model, type(self.model), folder)
+        copy_weights(self.model, class_of(self.model), folder)
 
 
 def load_language_model(

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 import kedge.models.lstm  # noqa: F401, so that transformers' Auto classes know it
@@ -30,11 +31,14 @@ from kedge.models.quantized import (
     settle,
     write_quantization,
 )
+from kedge.models.writing import write_in_parts
+from kedge.parallel import part_of
 from kedge.runs.progress import say
 from kedge.storage.checkpoints import last_whole
 from kedge.storage.writing import old_of
 
-DType = Literal["auto", "float32", "bfloat16", "float16"]
+DType = Literal["auto", "float32", "bfloat16", "float16", "stored"]
+"""``auto`` is float32; ``stored``: as they stand in the file, whose pages they then are."""
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -97,7 +101,7 @@ def open_model(
     Args:
         auto_class: of transformers.
         folder: of a model or of an adapter, or a hub id.
-        dtype: of the weights; ``auto`` is float32.
+        dtype: of the weights.
         device: ``auto`` is the best there is.
         merged: an adapter becomes a part of the weights, and these are what the adapter was trained on.
         headless: the adapter knows nothing of the model's head.
@@ -114,7 +118,9 @@ def open_model(
     taught = kind_of(record, folder) if record is not None else None
     if quantization and (its_own is not None or taught not in (None, quantization)):
         raise ConfigError(f"quantization: {quantization!r}, but {folder} is quantised already; take it out")
-    torch_dtype, packed = torch.float32 if dtype == "auto" else getattr(torch, dtype), dtype
+    if dtype == "stored" and base != str(folder) and merged:
+        dtype = "float32"  # what an adapter adds to a weight may be less than that has digits for
+    torch_dtype, packed = _torch_dtype(dtype), dtype
     if held := taught or quantization:
         heads = HEADS if auto_class is AutoModelForSequenceClassification else ()
         how |= how_to_load(held, torch_dtype, where, record, heads)
@@ -144,12 +150,11 @@ def load_weights(auto_class: Any, source: str | Path, dtype: DType, **kwargs: An
     Raises:
         ModelError: not found, no network, or weights of another shape.
     """
-    torch_dtype = torch.float32 if dtype == "auto" else getattr(torch, dtype)
     given = {name: value for name, value in kwargs.items() if value is not None}
     try:
         with asked_if_it_answers(source):
             loaded: tuple[PreTrainedModel, dict] = auto_class.from_pretrained(
-                source, dtype=torch_dtype, output_loading_info=True, **given
+                source, dtype="auto" if dtype == "stored" else _torch_dtype(dtype), output_loading_info=True, **given
             )
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         _refuse_remote_code(error, source)
@@ -171,14 +176,23 @@ def refuse_missing_weights(missing: Collection[str], source: object, meaning: st
         raise ModelError(f"{source}: weights missing: {', '.join(sorted(missing)[:4])}; {meaning}")
 
 
-def write_weights(model: PreTrainedModel, folder: Path, weights: Mapping[str, Tensor]) -> None:
-    """Write a model's weights as a Hugging Face folder; of one with an adapter that alone, as PEFT does."""
-    if adapter_of(model) is None:
+def write_weights(model: PreTrainedModel, folder: Path | None, weights: Mapping[str, Tensor]) -> None:
+    """Write a model's weights as a Hugging Face folder; of one with an adapter that alone, as PEFT does.
+
+    Args:
+        model: whose weights they are.
+        folder: where; None in a process that has parts of them, and does not write.
+        weights: by name.
+    """
+    if adapter_of(model) is not None:
+        if folder is not None:
+            write_adapter(model, folder, weights)
+            write_quantization(model, folder)
+    elif any(isinstance(weight, DTensor) for weight in weights.values()):
+        write_in_parts(model, folder, weights)
+    elif folder is not None:
         refuse_unwritten(model)
         model.save_pretrained(folder, state_dict=dict(weights))
-    else:
-        write_adapter(model, folder, weights)
-        write_quantization(model, folder)
 
 
 def copy_weights(model: PreTrainedModel, auto_class: Any, folder: Path) -> None:
@@ -192,7 +206,8 @@ def copy_weights(model: PreTrainedModel, auto_class: Any, folder: Path) -> None:
         return
     loaded, info = load_weights(auto_class, folder, _dtype_name(model.dtype))
     refuse_missing_weights(info["missing_keys"], folder, "the saved model is incomplete")
-    model.load_state_dict(loaded.state_dict())
+    whole = loaded.state_dict()
+    model.load_state_dict({name: part_of(whole[name], own) for name, own in model.state_dict().items()})
 
 
 def find_and_tell(source: str | Path, part: str) -> str:
@@ -227,6 +242,11 @@ def find(source: str | Path, part: str) -> str:
 def holds_model(folder: Path) -> bool:
     """Whether a folder holds a model, or an adapter of one."""
     return (folder / "config.json").is_file() or (folder / CONFIG_FILE).is_file()
+
+
+def _torch_dtype(dtype: DType) -> torch.dtype:
+    found: torch.dtype = torch.float32 if dtype in ("auto", "stored") else getattr(torch, dtype)
+    return found
 
 
 def _dtype_name(dtype: torch.dtype) -> Any:

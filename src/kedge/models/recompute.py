@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from kedge.errors import ConfigError
+from kedge.models.sharding import class_of
 
 
 def enable_recomputing(*models: PreTrainedModel) -> list[nn.Module]:
@@ -27,7 +28,7 @@ def enable_recomputing(*models: PreTrainedModel) -> list[nn.Module]:
         found = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
         if not found or not getattr(model, "supports_gradient_checkpointing", False):
             raise ConfigError(f"gradient_checkpointing: {type(model).__name__} cannot do it; take it out")
-        if any("self.training" in inspect.getsource(type(layer)) for layer in found):
+        if any("self.training" in inspect.getsource(class_of(layer)) for layer in found):
             # Told that it trains, such a layer would turn its dropout on.
             raise ConfigError(
                 f"gradient_checkpointing: {type(model).__name__} cannot do it with dropout off; take it out"

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import Parameter
 from transformers import PreTrainedModel
 
 from kedge.data.encode import Tokenizer, encode_whole
@@ -33,6 +34,7 @@ from kedge.models.prefix import prefix_length
 from kedge.models.reading import PLAIN, Reading
 from kedge.models.role import Role
 from kedge.models.scalar import ScalarModel
+from kedge.models.sharding import class_of, within
 from kedge.models.steps import answer_in, places_of
 
 Scalar = TypeVar("Scalar", bound=ScalarModel)
@@ -124,7 +126,7 @@ class RewardModel(Role):
         else:
             rows = torch.arange(len(places)).repeat_interleave(torch.tensor([len(each) for each in places]))
             where = rows.to(device), torch.tensor([place for each in places for place in each], device=device)
-        return self.outputs(tokens, lengths, where)
+        return within(self.model, lambda: self.outputs(tokens, lengths, where))
 
     def score(
         self, texts: Sequence[Text], answers: Sequence[str] | None = None, *, batch_tokens: int = 16_384
@@ -192,6 +194,11 @@ class RewardModel(Role):
         found = [place - whole for place in places_of(self.encode_whole, text, answer, ends, separator)]
         return [place for place in found if place >= -kept]
 
+    def _write_beside(self, folder: Path | None) -> None:
+        if folder is not None:
+            self.reading.write(folder)
+            self.tokenizer.save_pretrained(folder)
+
     def _ends(self, text: Text) -> list[int]:
         eos = self.tokenizer.eos_token_id
         return [eos] if isinstance(text, str) and eos not in (None, self.pad_id) else []
@@ -236,13 +243,12 @@ class Classifier(RewardModel):
             self.reading.fold(head, copied.head.linear)
         return copied
 
-    def write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+    def write(self, folder: Path | None, weights: Mapping[str, Tensor]) -> None:
         write_weights(self.model, folder, weights)
-        self.reading.write(folder)
-        self.tokenizer.save_pretrained(folder)
+        self._write_beside(folder)
 
     def load_weights(self, folder: Path) -> None:
-        copy_weights(self.model, type(self.model), folder)
+        copy_weights(self.model, class_of(self.model), folder)
 
 
 @dataclass(frozen=True)
@@ -259,6 +265,9 @@ class TrunkAndHead(RewardModel):
     def head(self) -> nn.Linear:
         return self.model.head.linear
 
+    def whole_everywhere(self) -> list[Parameter]:
+        return [*super().whole_everywhere(), *self.head.parameters()]
+
     def outputs(self, tokens: Tensor, lengths: Tensor, where: tuple[Tensor, Tensor]) -> Tensor:
         return self.model(tokens)[where][:, None]
 
@@ -268,10 +277,9 @@ class TrunkAndHead(RewardModel):
         self.reading.fold(self.head, copied.head.linear)
         return copied
 
-    def write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+    def write(self, folder: Path | None, weights: Mapping[str, Tensor]) -> None:
         self.model.write(folder, weights)
-        self.reading.write(folder)
-        self.tokenizer.save_pretrained(folder)
+        self._write_beside(folder)
 
     def load_weights(self, folder: Path) -> None:
         self.model.load_weights(folder)

@@ -9,10 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+
+from kedge.models.adapters import adapter_weights
+from kedge.models.bottom import layers_of
+from kedge.models.sharding import Sharding, is_sharded
 
 
 class Role(ABC):
@@ -28,8 +33,8 @@ class Role(ABC):
         """What it runs over the tokens; None where it reads what another role's trunk has computed."""
 
     @abstractmethod
-    def write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
-        """Write these weights, and all that is needed to load them again, as a folder."""
+    def write(self, folder: Path | None, weights: Mapping[str, Tensor]) -> None:
+        """Write these weights, and all that is needed to load them again, as a folder; None: take part alone."""
 
     @abstractmethod
     def load_weights(self, folder: Path) -> None:
@@ -40,8 +45,7 @@ class Role(ABC):
         """
 
     def weights(self) -> Mapping[str, Tensor]:
-        """All weights by name: the tensors themselves, and no copies. Of weights that are spread over the processes,
-        this puts them together, and all processes ask for it together."""
+        """All weights by name: the tensors themselves, and no copies."""
         return self.module.state_dict()
 
     def save(self, folder: Path | None) -> None:
@@ -50,10 +54,28 @@ class Role(ABC):
         Args:
             folder: where; None in a process that takes part and does not write.
         """
-        weights = self.weights()
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            self.write(folder, weights)
+        if folder is not None or is_sharded(self.module):
+            self.write(folder, self.weights())
+
+    def shard(self, sharding: Sharding, dtype: torch.dtype) -> None:
+        """Spread it over the processes, in place; what it is made of is settled by then.
+
+        Args:
+            sharding: the job's.
+            dtype: of the weights, from then on.
+        """
+        trunk = self.own_trunk()
+        if trunk is None:
+            self.module.to(sharding.device)
+        else:
+            sharding.shard(self.module, layers_of(trunk), dtype, self.whole_everywhere())
+
+    def whole_everywhere(self) -> list[Parameter]:
+        """The weights that no sharding spreads over the processes: an adapter's, and other few."""
+        trunk = self.own_trunk()
+        return [] if trunk is None else adapter_weights(trunk)
 
     def trained(self) -> list[Parameter]:
         """The weights that a training changes."""

@@ -15,6 +15,7 @@ from kedge.models.adapters import adapter_of
 from kedge.models.bottom import copy_of_trained
 from kedge.models.head import hidden_size, last_hidden, trunk_of
 from kedge.models.loading import copy_weights, open_model, refuse_missing_weights, write_weights
+from kedge.models.sharding import class_of
 
 
 def write_head(weights: Mapping[str, Tensor], path: Path) -> None:
@@ -64,9 +65,10 @@ class ScalarModel(nn.Module):
         self.head = ScalarHead(hidden_size(trunk)).to(trunk.device)
 
     @classmethod
-    def from_trunk_of(cls, model: PreTrainedModel) -> Self:
-        """Start from a copy of ``model``'s trunk (what is frozen is shared), and of its score head where it has one."""
-        scalar = cls(copy_of_trained(trunk_of(model)))
+    def from_trunk_of(cls, model: PreTrainedModel, *, sharded: bool = False) -> Self:
+        """Start from a copy of ``model``'s trunk (what is frozen is shared; ``sharded``: see
+        :func:`kedge.models.bottom.copy_of_trained`), and of its score head where it has one."""
+        scalar = cls(copy_of_trained(trunk_of(model), sharded=sharded))
         if adapter_of(model) is not None:  # what says so stands on the whole model
             scalar.trunk.peft_config = copy.deepcopy(model.peft_config)
         score = getattr(model, "score", None)
@@ -87,10 +89,11 @@ class ScalarModel(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         return self.head(last_hidden(self.trunk, tokens))
 
-    def write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+    def write(self, folder: Path | None, weights: Mapping[str, Tensor]) -> None:
         """These weights: the trunk's as a Hugging Face folder, the head's beside it."""
         write_weights(self.trunk, folder, _under("trunk.", weights))
-        write_head(_under("head.", weights), folder / self.head_file)
+        if folder is not None:
+            write_head(_under("head.", weights), folder / self.head_file)
 
     def load_weights(self, folder: Path) -> None:
         """Replace the weights by those that :meth:`save` wrote, in place and strictly.
@@ -98,7 +101,7 @@ class ScalarModel(nn.Module):
         Raises:
             ModelError: trunk or head missing or misshapen.
         """
-        copy_weights(self.trunk, type(self.trunk), folder)
+        copy_weights(self.trunk, class_of(self.trunk), folder)
         self.head.read(folder / self.head_file)
 
     @classmethod

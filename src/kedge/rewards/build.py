@@ -49,6 +49,7 @@ def build_reward(
     device: Device = "auto",
     trust_remote_code: bool = False,
     attn_implementation: str | None = None,
+    sharded: bool = False,
     writer: Tokenizer | None = None,
 ) -> WeightedReward:
     """The reward, ready to score.
@@ -59,12 +60,13 @@ def build_reward(
         device: as :func:`load_reward_model` takes it, and with it the next two.
         trust_remote_code: as there.
         attn_implementation: as there.
+        sharded: reward models will be spread over the processes.
         writer: the tokenizer of the policy whose answers are scored, for rewards that are paid within them.
 
     Raises:
         ConfigError: not a reward. ModelError: a reward model that cannot be loaded.
     """
-    loading = Loading(device, trust_remote_code, attn_implementation)
+    loading = Loading(device, trust_remote_code, attn_implementation, sharded)
     parts = [(spec.weight, spec.built(loading)) for spec in _specs(what)]
     if writer is not None:
         for _, reward in parts:

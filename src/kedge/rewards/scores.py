@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 from kedge.data.encode import Tokenizer
 from kedge.data.records import Prompt, plain
 from kedge.models.reward_model import RewardModel
+from kedge.models.sharding import whole
 from kedge.parallel import Processes
 from kedge.rewards.foreign import TrainerState
 from kedge.rewards.terms import Terms
@@ -155,14 +156,15 @@ def judge(
         share = processes.share(completions)
         return [reward.each(processes.share(prompts), share, state)] if share else []
 
-    found = [_in_a_row(shares) for shares in zip(*processes.gather(mine), strict=True)]
+    with whole(*(model.module for model in reward.models())):
+        found = [_in_a_row(shares) for shares in zip(*processes.gather(mine), strict=True)]
     with processes.agreeing():
-        whole = reward.combined(found, prompts, completions, state, training=training)
-    for name, failures in whole.failures.items():
+        scores = reward.combined(found, prompts, completions, state, training=training)
+    for name, failures in scores.failures.items():
         if failures:
-            said, n = failures[0].said, len(whole.total)
+            said, n = failures[0].said, len(scores.total)
             say(f"{len(failures)} of {n} samples got the default score of {name!r}; the first: {said}")
-    return whole
+    return scores
 
 
 def _in_a_row(parts: Sequence[Scores]) -> Scores:

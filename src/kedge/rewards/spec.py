@@ -31,6 +31,8 @@ class Loading:
     """Whether a model may bring code of its own."""
     attn_implementation: str | None = None
     """``sdpa``, ``eager``, ...; None: the model's own."""
+    sharded: bool = False
+    """Reward models will be spread over the processes."""
 
 
 class RewardSpec(Config):

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from kedge.parallel import gathered
+
 UNKNOWN = "?"
 """In a fingerprint that could not be taken whole: it is as good as any."""
 
@@ -27,7 +29,7 @@ def of_weights(module: nn.Module) -> str:
     """Of names, shapes and every bit of the weights, wherever they are."""
     sums = hashlib.sha256()
     for name, tensor in module.state_dict().items():
-        sums.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {_content(tensor)}".encode())
+        sums.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {_content(gathered(tensor))}".encode())
     return f"weights {_short(sums)}"
 
 

@@ -28,7 +28,7 @@ LINES = ("metrics.jsonl", "samples.jsonl", "events.jsonl")
 """What grows by lines."""
 
 MAY_CHANGE = {"steps", "epochs", "eval_every", "checkpoint_every", "keep_last", "samples_per_step", "device"}
-MAY_CHANGE |= {"total_timesteps", "eval_episodes"}
+MAY_CHANGE |= {"total_timesteps", "eval_episodes", "shard"}
 MAY_CHANGE |= {"micro_batch_tokens", "gradient_checkpointing", "run", "best_metric", "max_left_out", "report_to"}
 """Settings that a resumed run may be given anew."""
 

@@ -83,7 +83,8 @@ def generate(
         refuse_odd(found, share, sampling, vocabulary)
         return found
 
-    return processes.gather(mine)
+    with sampler.whole():
+        return processes.gather(mine)
 
 
 def refuse_odd(

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Self
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from kedge.errors import ConfigError, ModelError
 from kedge.models.language_model import LanguageModel
+from kedge.parallel import local, part_of
 from kedge.sampling.completion import Completion
 from kedge.sampling.settings import Sampling
 
@@ -59,6 +61,10 @@ class Sampler(ABC):
         [completion] = self.generate([prompt], sampling, seed=seed, first_request=request)
         yield completion.text
 
+    def whole(self) -> AbstractContextManager[None]:
+        """Around :meth:`generate`, where several processes each have their share written: all of them come here."""
+        return nullcontext()
+
     def close(self) -> None:  # noqa: B027  most have nothing to give back
         """Give back what it holds; nobody asks it for anything after that."""
 
@@ -86,8 +92,8 @@ def take_in(lm: LanguageModel, weights: Mapping[str, Tensor]) -> None:
         if name not in own or own[name].shape != tensor.shape:
             raise ModelError(f"publish: the sampler's model has no weight {name!r} of shape {tuple(tensor.shape)}")
     for name, tensor in weights.items():
-        if own[name].data_ptr() != tensor.data_ptr():
-            own[name].copy_(tensor)
+        if local(own[name]).data_ptr() != local(tensor).data_ptr():
+            own[name].copy_(part_of(tensor, own[name]))
 
 
 SamplerOf = Callable[[LanguageModel], Sampler]

@@ -49,6 +49,11 @@ def _finite(value: Any) -> Any:
     return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
+def aside_of(target: Path) -> Path:
+    """Where :func:`whole_folder` writes what will be ``target``."""
+    return target.with_name(f".{target.name}.writing")
+
+
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
     """A folder to write in; when all is written it takes the place of ``target``. Where not, nothing changes.
@@ -56,7 +61,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
     Raises:
         StorageError: it cannot be written; ``target`` is as it was, and the disk as full as it was.
     """
-    aside = target.with_name(f".{target.name}.writing")
+    aside = aside_of(target)
     shutil.rmtree(aside, ignore_errors=True)
     try:
         with storage(target):

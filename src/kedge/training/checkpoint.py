@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,47 +16,70 @@ from kedge.parallel import Processes
 from kedge.runs.folder import RunFolder
 from kedge.runs.progress import say
 from kedge.storage.checkpoints import CHECKSUMS_FILE, checkpoints, checksum, damage_in, step_of
-from kedge.storage.writing import remove_folder, storage, whole_folder
+from kedge.storage.writing import aside_of, remove_folder, storage, whole_folder
+from kedge.training.sharded_state import FOLDER, PartsWriter, refuse_unshared, taken_apart, written
 
 STATE_FILE = "state.pt"
 BEST = "best"
 
 
-def save_checkpoint(
-    folder: Path,
-    step: int,
-    state: dict[str, Any],
-    write_models: Callable[[Path | None], None],
-    *,
-    keep_last: int,
-    best_step: int | None = None,
-    processes: Processes,
-) -> Path:
-    """Write ``folder/step-000040``: models as plain Hugging Face folders, ``state`` and everything's checksums beside.
-
-    Every process calls it.
+class Writing:
+    """A checkpoint that is being written: models as plain Hugging Face folders, the rest of the state and everything's
+    checksums beside. Where models are sharded, the optimizer's parts are written while the training goes on. Every
+    process has one, and calls each of these together with the others.
 
     Args:
-        folder: of the run's checkpoints.
-        step: how many steps are done.
-        state: everything else an exact resume needs (tensors and plain Python values).
+        target: ``.../step-000040``.
+        state: everything that an exact resume needs beside the models (tensors and plain Python values).
         write_models: writes them into the folder it is given; None in a process that does not write.
-        keep_last: older checkpoints than this many are deleted, after the new one is in place.
-        best_step: the checkpoint of this step stays, and ``folder/best`` is a link to it.
-        processes: one of them writes.
+        processes: one of them writes, but for the optimizer's parts.
+        parts_writer: writes these.
 
     Raises:
         StorageError: it cannot be written; the ones before it are as they were.
     """
-    target = named(folder, step)
-    with folder_of_all(target, processes) as aside:
-        write_models(aside)
-        if aside is not None:
-            torch.save(state | {"step": step}, aside / STATE_FILE)
-            sums = {name: checksum(aside / name) for name in _files(aside)}
-            (aside / CHECKSUMS_FILE).write_text(json.dumps(sums, indent=1), encoding="utf-8")
-    tidy(folder, step, keep_last=keep_last, best_step=best_step, processes=processes)
-    return target
+
+    def __init__(
+        self,
+        target: Path,
+        state: dict[str, Any],
+        write_models: Callable[[Path | None], None],
+        processes: Processes,
+        parts_writer: PartsWriter,
+    ) -> None:
+        self.target, self.processes = target, processes
+        self._parts = aside_of(target) / FOLDER
+        self._saving: Future[Any] | None = None
+        with ExitStack() as folder:
+            with processes.agreeing():
+                self._aside = folder.enter_context(whole_folder(target)) if processes.leads else None
+            optimizer, parts = taken_apart(state["optimizer"])
+            with processes.agreeing():
+                write_models(self._aside)
+                if self._aside is not None:
+                    torch.save(state | {"optimizer": optimizer, "step": step_of(target)}, self._aside / STATE_FILE)
+                if parts:
+                    refuse_unshared(self._parts)
+            if parts:
+                self._saving = parts_writer.begin(parts, self._parts)
+            self._folder = folder.pop_all()
+
+    def is_ready(self) -> bool:
+        """Whether there is nothing to wait for, in any of the processes."""
+        return all(self.processes.gather(lambda: [self._saving is None or self._saving.done()]))
+
+    def finish(self) -> None:
+        """Wait for what is still being written, and let the checkpoint have its name.
+
+        Raises:
+            StorageError: in all of the processes; it cannot be written, and the ones before it are as they were.
+        """
+        with self.processes.agreeing(), self._folder, self.processes.agreeing():
+            if self._saving is not None:
+                written(self._saving, self._parts)
+            if self._aside is not None:
+                sums = {name: checksum(self._aside / name) for name in _files(self._aside)}
+                (self._aside / CHECKSUMS_FILE).write_text(json.dumps(sums, indent=1), encoding="utf-8")
 
 
 @contextmanager
@@ -131,7 +155,7 @@ def to_resume(run: RunFolder | None, *, checkpoint_every: int) -> Path | None:
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
-    """The state that :func:`save_checkpoint` wrote."""
+    """The state that a :class:`Writing` wrote."""
     state: dict[str, Any] = torch.load(checkpoint / STATE_FILE, weights_only=True, map_location="cpu")
     return state
 

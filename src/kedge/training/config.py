@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
+import torch
 from pydantic import BeforeValidator, Field, model_validator
 from torch import nn
 from transformers import PreTrainedModel
@@ -19,10 +20,12 @@ from kedge.models.adapters import (
     refuse_unshareable,
     train_adapter,
 )
-from kedge.models.device import Device
+from kedge.models.device import Device, pick_device
 from kedge.models.quantized import Quantization, held_as, is_quantized, refuse_unheld, refuse_unsteady
+from kedge.models.sharding import BEFORE, Sharding
+from kedge.parallel import joined
 from kedge.runs.trackers import TrackerName
-from kedge.training.optimizers import refuse_what_does_not_step
+from kedge.training.optimizers import ELEMENTWISE, refuse_what_does_not_step
 from kedge.training.schedules import WITH_OPTIONS, Kind, transformers_factor
 
 LOADING = ("device", "dtype", "trust_remote_code", "attn_implementation", "quantization")
@@ -116,6 +119,9 @@ class TrainingConfig(Config):
     quantization: Quantization | None = None
     """Under an adapter: hold the linear layers of the base in four or eight bits a weight, ``nf4`` or ``int8``. A run
     that goes on from one says nothing. ``pip install 'kedge[quantization]'``."""
+    shard: bool = False
+    """Where several processes train: spread the weights of all models over them, with gradients and moments (FSDP2), so
+    that each holds a part; ``false``: each holds whole models. Does not change the result."""
     gradient_checkpointing: bool = False
     """Make activations again in the backward pass instead of keeping them: less memory, a third more computing. Does
     not change the result."""
@@ -151,6 +157,12 @@ class TrainingConfig(Config):
             peft_config(self.adapter)
         if self.quantization:
             refuse_unheld(self.quantization, self.adapter.get("method", "lora"))
+        if self.shard and self.quantization:
+            raise ValueError("shard: not with quantization, whose weights are not spread; take one of them out")
+        if self.shard and self.optimizer not in ELEMENTWISE:
+            raise ValueError(
+                f"shard: {self.optimizer} asks for whole weights; set optimizer to one of {', '.join(ELEMENTWISE)}"
+            )
         if self.warmup_ratio and self.warmup_steps:
             raise ValueError("warmup_ratio: not used with warmup_steps; take one of them out")
         if self.lr_scheduler_type in WITH_OPTIONS:
@@ -171,8 +183,24 @@ class TrainingConfig(Config):
 
     @property
     def loading(self) -> dict[str, Any]:
-        """How models are loaded."""
-        return {name: getattr(self, name) for name in LOADING}
+        """How models are loaded: those to be sharded where all processes of a host share a file's pages."""
+        how = {name: getattr(self, name) for name in LOADING}
+        return how | BEFORE if self.is_sharded else how
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether models are spread over the processes, of which there are several."""
+        return self.shard and joined().size > 1
+
+    @property
+    def weights_dtype(self) -> torch.dtype:
+        """What the weights of models are held in that are trained."""
+        return torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
+
+    def sharding(self) -> Sharding:
+        """How they are."""
+        low = None if self.autocast is None else torch.bfloat16
+        return Sharding(torch.device(pick_device(self.device)), joined().size, low)
 
     @property
     def tokens_at_a_time(self) -> int:

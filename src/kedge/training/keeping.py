@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from kedge.errors import ConfigError, NumericsError, Stopped
-from kedge.parallel import Processes
+from kedge.parallel import Processes, local
 from kedge.runs.folder import Metrics, RunFolder
 from kedge.runs.interrupts import Interrupts
-from kedge.training.checkpoint import load_state, named, save_checkpoint, tidy
+from kedge.training.checkpoint import Writing, load_state, named, tidy
 from kedge.training.config import TrainingConfig
+from kedge.training.sharded_state import PartsWriter
 
 PAUSED = 3
 """Exit status of a run that a guard stopped."""
@@ -40,6 +41,11 @@ class Keeper:
     best: dict[str, Any] | None = field(default=None, init=False)
     """``{"step", "metric", "value"}``, and ``"lowest": True`` where the smaller is the better."""
     _kept: int = field(default=-1, init=False)
+    _writing: Writing | None = field(default=None, init=False)
+    """The last checkpoint, where it has not its name yet."""
+    _best_then: int | None = field(default=None, init=False)
+    """The best step when it was begun."""
+    _parts_writer: PartsWriter = field(default_factory=PartsWriter, init=False)
 
     def after(self, step: int, evaluation: Metrics) -> None:
         """A checkpoint where one is due after ``step``, or where ``evaluation`` is the best so far.
@@ -48,6 +54,8 @@ class Keeper:
             StorageError: it cannot be written. NumericsError: a weight is not finite.
         """
         every = self.config.checkpoint_every
+        if self._writing is not None and self._writing.is_ready():
+            self.finish()
         if not every:
             return
         if self._is_best(step, evaluation) or (step and step % every == 0):
@@ -77,6 +85,7 @@ class Keeper:
             Stopped: always.
         """
         self.keep(step)
+        self.finish()
         where = f"; everything is kept in {self.run.path}" if self.run is not None else ""
         raise Stopped(f"{why} after step {step}{where}", exit_status)
 
@@ -93,37 +102,43 @@ class Keeper:
         return state
 
     def keep(self, step: int) -> None:
-        """Write the checkpoint of ``step``, unless it is there.
+        """Write the checkpoint of ``step``, unless it is there; see :meth:`finish`.
 
         Raises:
             StorageError: it cannot be written. NumericsError: a weight is not finite.
         """
         if self.run is None:
             return
+        self.finish()
         best_step = None if self.best is None else self.best["step"]
         if step == self._kept:  # by now it may be the best; or a kill came before all was tidy
-            tidy(
-                self.run.checkpoints,
-                step,
-                keep_last=self.config.keep_last,
-                best_step=best_step,
-                processes=self.processes,
-            )
+            self._tidy(step, best_step)
             return
         with self.processes.agreeing():
             self._refuse_not_finite(step)
             self.run.sync()
-        save_checkpoint(
-            self.run.checkpoints,
-            step,
-            self.state() | {"best": self.best},
-            self.write_models,
-            keep_last=self.config.keep_last,
-            best_step=best_step,
-            processes=self.processes,
-        )
-        self._kept = step
-        self.told(named(self.run.checkpoints, step))
+        target, state = named(self.run.checkpoints, step), self.state() | {"best": self.best}
+        self._writing = Writing(target, state, self.write_models, self.processes, self._parts_writer)
+        self._kept, self._best_then = step, best_step
+        if self._writing.is_ready():
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait until the last checkpoint is whole and has its name.
+
+        Raises:
+            StorageError: as :meth:`keep`.
+        """
+        if self._writing is None:
+            return
+        writing, self._writing = self._writing, None
+        writing.finish()
+        self._tidy(self._kept, self._best_then)
+        self.told(writing.target)
+
+    def _tidy(self, step: int, best_step: int | None) -> None:
+        assert self.run is not None
+        tidy(self.run.checkpoints, step, keep_last=self.config.keep_last, best_step=best_step, processes=self.processes)
 
     def _refuse_not_finite(self, step: int) -> None:
         finite = [tensor.isfinite().all() for tensor in self.tensors()]
@@ -164,5 +179,5 @@ def trained_tensors(optimizer: torch.optim.Optimizer) -> Iterable[Tensor]:
     """Weights and moments."""
     for group in optimizer.param_groups:
         for weight in group["params"]:
-            yield weight.detach()
-            yield from (x for x in optimizer.state.get(weight, {}).values() if isinstance(x, Tensor))
+            yield local(weight.detach())
+            yield from (local(x) for x in optimizer.state.get(weight, {}).values() if isinstance(x, Tensor))

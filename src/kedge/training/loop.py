@@ -18,6 +18,7 @@ from kedge.training.checkpoint import to_resume
 from kedge.training.config import TrainingConfig
 from kedge.training.keeping import Keeper, trained_tensors
 from kedge.training.not_finite import LeftOut
+from kedge.training.sharded_state import load_optimizer
 from kedge.training.too_long import tell_events
 
 
@@ -214,6 +215,7 @@ class Trainer(ABC):
                         self.keeper.keep(self.step_done)
                 yield metrics | evaluation
             self.keeper.stop_if_asked(self.step_done)
+            self.keeper.finish()
             with self.processes.agreeing():
                 for callback in self.callbacks:
                     callback.on_training_end(self)
@@ -250,6 +252,7 @@ class Trainer(ABC):
         if self.run is not None and metrics and begins_or_ends:
             self.run.complete_metrics(self.step_done, metrics)
         self.keeper.after(self.step_done, metrics)
+        self.keeper.finish()
         return evaluated
 
     def _written(self, evaluated: Evaluated) -> Metrics:
@@ -300,7 +303,7 @@ class Trainer(ABC):
         """Become what was kept in ``checkpoint``."""
         state = self.keeper.restore(checkpoint, self.total_steps)
         self.load_models(checkpoint)
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"], checkpoint)
         self.left_out.in_a_row = state["left_out"]
         self.timer.seconds = state["seconds"]
         self.restore(state)

@@ -6,11 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from kedge.errors import ConfigError
+from kedge.parallel import gathered, local
 from kedge.training.config import FLOAT16, TrainingConfig
 from kedge.training.optimizers import built
 from kedge.training.schedules import WITH_OPTIONS, transformers_factor
@@ -98,10 +100,22 @@ def compute_dtype(config: TrainingConfig, model: PreTrainedModel) -> torch.dtype
     return model.dtype if config.autocast is None else torch.bfloat16
 
 
+@torch.no_grad()
 def clip_gradients(parameters: Iterable[Parameter], max_norm: float | None) -> Tensor:
-    """The norm of all gradients together before clipping; clipped to ``max_norm`` in place."""
+    """The norm of all gradients together before clipping; clipped to ``max_norm`` in place. Of weights that are spread
+    over the processes, the whole gradient counts."""
     limit = math.inf if max_norm is None else max_norm
-    return torch.nn.utils.clip_grad_norm_(list(parameters), limit)
+    weights = [weight for weight in parameters if weight.grad is not None]
+    plain = [weight for weight in weights if not isinstance(weight, DTensor)]
+    sharded = [weight for weight in weights if isinstance(weight, DTensor)]
+    norm = torch.nn.utils.get_total_norm([weight.grad for weight in plain if weight.grad is not None])
+    if sharded:
+        part = gathered(torch.nn.utils.get_total_norm([weight.grad for weight in sharded if weight.grad is not None]))
+        norm = torch.linalg.vector_norm(torch.stack([norm.to(part.device), part]))
+    torch.nn.utils.clip_grads_with_norm_(plain, limit, norm)
+    for gradient in [weight.grad for weight in sharded if weight.grad is not None]:
+        local(gradient).mul_((limit / (norm + 1e-6)).clamp(max=1.0))
+    return norm
 
 
 def batch_indices(rows: int, batch_size: int, step: int, seed: int) -> list[int]:

@@ -28,6 +28,9 @@ ELSEWHERE = {
 KNOWN = [*OPTIMIZERS, *ELSEWHERE]
 
 ADAMS = (torch.optim.AdamW, torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam)
+ELEMENTWISE = ("adamw", "adam", "nadam", "radam", "rmsprop", "sgd")
+"""Those to which a part of a weight is a weight like any other."""
+
 ALSO_ADAMS = ("adamw_8bit", "paged_adamw", "paged_adamw_8bit")
 """Of another library, which is not imported to know it."""
 OURS = ("params", "lr", "weight_decay", "matrices")

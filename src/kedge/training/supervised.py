@@ -100,6 +100,8 @@ class Supervised(Trainer):
         assert trunk is not None
         self.config = config = with_micro_batch(config, trunk, max(sizes), run, self.stage, tell=progress)
         self.role, self.module = role, role.module
+        if config.is_sharded:
+            role.shard(config.sharding(), config.weights_dtype)
         if config.gradient_checkpointing:  # training mode is all that the layers wait for
             enable_recomputing(trunk)
         self.sizes = sizes

@@ -8,6 +8,7 @@ import math
 import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from kedge.errors import DataError
 from kedge.models.device import is_tight, upload
 from kedge.models.head import vocabulary_rows
 from kedge.models.language_model import LanguageModel
+from kedge.models.sharding import whole
 from kedge.sampling.completion import Completion
 from kedge.sampling.local.columns import ColumnDecoder
 from kedge.sampling.local.penalties import penalised
@@ -169,6 +171,9 @@ class Engine(Sampler):
         if isinstance(self._decoder, SlotDecoder):
             self._decoder.forget_prefixes()
 
+    def whole(self) -> AbstractContextManager[None]:
+        return whole(self.lm.model)
+
     @property
     def waiting(self) -> int:
         """Requests that wait for room."""
@@ -292,11 +297,11 @@ class Engine(Sampler):
         for request, rows in self._alike:
             some = logits.index_select(0, rows)
             drawn = request.sampling.draw(some, uniform.index_select(0, rows))
-            for whole, part in zip((tokens, logprobs), drawn, strict=True):
-                whole.index_copy_(0, rows, part)
+            for every, part in zip((tokens, logprobs), drawn, strict=True):
+                every.index_copy_(0, rows, part)
             if count:
-                for whole, part in zip(top, request.sampling.likeliest(some, count), strict=True):
-                    whole.index_copy_(0, rows, part)
+                for every, part in zip(top, request.sampling.likeliest(some, count), strict=True):
+                    every.index_copy_(0, rows, part)
         return tokens, logprobs, *(top if count else ())
 
     def _set_active(self, requests: list[Request]) -> None:

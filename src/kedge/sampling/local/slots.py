@@ -25,6 +25,7 @@ from kedge.models.head import OutputHead, agree, trunk_of, vocabulary_rows
 from kedge.models.language_model import LanguageModel, accepts
 from kedge.models.narrow import NarrowCopy
 from kedge.models.prefix import PREFIXED
+from kedge.models.sharding import is_sharded
 from kedge.sampling.local.graphs import COLUMNS, StepGraphs, rows_bucket, width_bucket
 from kedge.sampling.local.prefixes import Block, Prefixes
 from kedge.sampling.local.slot_layers import Place, SlotLayer, one_token_attention
@@ -65,7 +66,9 @@ class SlotDecoder:
         self._layers = [SlotLayer(self._place, 0, 0) for _ in windows]
         self._cache = Cache(layers=list(self._layers))
         self._slots = torch.zeros(0, dtype=torch.long, device=model.device)
-        can_be = recorded and model.device.type == "cuda" and not _asks_how_far(model)
+        # A record holds places in memory, and weights that are put together come to another one each time.
+        self._may_copy = not is_sharded(model)
+        can_be = recorded and model.device.type == "cuda" and not _asks_how_far(model) and self._may_copy
         self.graphs = StepGraphs(model.device) if can_be else None
         self._kept_in = computed_in(model.device)  # what autocast makes of keys and values
         self.narrow: NarrowCopy | None = None  # of the model, for that precision
@@ -80,7 +83,7 @@ class SlotDecoder:
             self._forget()
         if self.narrow is not None:
             self.narrow.refresh()  # the weights may be others than last time
-        elif self._kept_in is not None:
+        elif self._kept_in is not None and self._may_copy:
             self.narrow = NarrowCopy(self.model, self._kept_in)
         first = self._place.first = len(self._lengths)
         self._lengths += map(len, sequences)

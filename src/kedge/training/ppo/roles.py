@@ -89,7 +89,7 @@ def critic_of(config: PPOConfig, policy: LanguageModel, reward: WeightedReward) 
     if config.advantage_estimator != "gae":
         return None
     if config.critic == "shared" or config.critic_init == "policy":
-        return new_critic(config.critic, policy)
+        return new_critic(config.critic, policy, sharded=config.is_sharded)
     model = reward_model_of(reward)
     if model is None:
         raise ConfigError("critic_init='reward': the reward has no reward model in it; use critic_init='policy'")

@@ -20,6 +20,7 @@ from kedge.models.head import vocabulary_rows
 from kedge.models.language_model import LanguageModel
 from kedge.models.recompute import enable_recomputing
 from kedge.models.role import Role
+from kedge.models.sharding import Sharding
 from kedge.parallel import join
 from kedge.rewards.build import RewardLike, build_reward
 from kedge.rewards.foreign import TrainerState
@@ -131,12 +132,11 @@ class PPO(Trainer):
         train, held = split_prompts(prompts, eval_prompts, eval_size=eval_size, columns=columns, seed=config.seed)
         refuse_misfits(reward, metrics, train, held)
         self.policy = policy_of(policy, tokenizer, config)
-        self.reference = self.policy.frozen_copy()
+        self.reference = self.policy.frozen_copy(sharded=config.is_sharded)
         adapt(self.policy.model, config, frozen_modules(self.policy, config))
         self.prompts, self.eval_prompts, self.notes = prepare_prompts(self.policy, config, train, held)
-        longest = max(len(prompt.ids) for prompt in [*self.prompts, *self.eval_prompts]) + config.response_length
-        self.config = config = with_micro_batch(config, self.policy.model, longest, run, "ppo", tell=self.progress)
-        loading = {name: value for name, value in config.loading.items() if name not in ("dtype", "quantization")}
+        names = ("device", "trust_remote_code", "attn_implementation")
+        loading = {name: getattr(config, name) for name in names} | {"sharded": config.is_sharded}
         self.reward = build_reward(reward, **loading, writer=self.policy.tokenizer)
         if config.num_generations == 1 and any(part.terms.normalize == "rank" for _, part in self.reward.weighted()):
             raise ConfigError('normalize: "rank" is among the answers to a prompt; set num_generations to 2 or more')
@@ -152,6 +152,10 @@ class PPO(Trainer):
                 f"mini_batch_size: {config.mini_batch_size} answers are too few for {self.processes.size} processes"
             )
         self.critic = critic_of(config, self.policy, self.reward)
+        if config.is_sharded:
+            self._shard(config.sharding())
+        longest = max(len(prompt.ids) for prompt in [*self.prompts, *self.eval_prompts]) + config.response_length
+        self.config = config = with_micro_batch(config, self.policy.model, longest, run, "ppo", tell=self.progress)
         self.sampler_of = sampler_of(sampler)
         self.sampler = made(self.sampler_of, self.policy)
         self.kl_controller = (
@@ -422,6 +426,14 @@ class PPO(Trainer):
         for name, role in self.trained_roles.items():
             with folder_of_all(Path(folder).expanduser() / name, self.processes) as aside:
                 role.save(aside)
+
+    def _shard(self, sharding: Sharding) -> None:
+        """Spread all models over the processes."""
+        for role in (self.policy, self.reference, *filter(None, [self.critic])):
+            role.shard(sharding, self.config.weights_dtype)
+        judging = {id(model.module): model for by in self.judges.values() for model in by.models()}
+        for model in judging.values():
+            model.shard(sharding, torch.float32)
 
     @property
     def trained_roles(self) -> dict[str, Role]:
