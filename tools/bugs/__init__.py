@@ -1,5 +1,6 @@
 """The bugs that tools/mutants.py plants, by the floor they are planted in."""
 
+from bugs.cluster import CLUSTERS
 from bugs.control import CONTROL
 from bugs.core import CORE
 from bugs.engine import ENGINE_BUGS
@@ -32,5 +33,5 @@ __all__ = ["MUTANTS", "Mutant"]
 MUTANTS = [
     *CORE, *LOSSES_MUTANTS, *LOWER, *ENGINE_BUGS, *REWARDS, *SURVIVING, *TRAINING, *PPO, *UPDATE_MUTANTS, *TOGETHER,
     *TRUST_REGION, *LOOP_BUGS, *WATCHING, *CONTROL, *PLAN, *UNSEEN, *SEAMS, *RECIPE_BUGS, *LESS, *WORTH, *SERVING,
-    *PEOPLES, *TRYING, *TASKS, *LAUNCH,
+    *PEOPLES, *TRYING, *TASKS, *LAUNCH, *CLUSTERS,
 ]  # fmt: skip

@@ -253,8 +253,11 @@ def _together(phase: Phase) -> int:
         return whole + max((parts.passing for parts in passing), default=0)
     around = sum(parts.around for parts in passing)
     layers = 2 * max((parts.layer for parts in passing), default=0)
-    gradients = sum(min(parts.trained, parts.around) for parts in passing)
-    return whole + around + layers + gradients + (layers if any(parts.trained for parts in passing) else 0)
+    # At the logits of a first micro-batch there are no gradients yet.
+    going_back = [phase.parts[role] for role in phase.runs if phase.held.get((role, "gradients"))]
+    gradients = sum(min(parts.trained, parts.around) for parts in going_back)
+    gradients += 2 * max((min(parts.trained, parts.layer) for parts in going_back), default=0)
+    return whole + around + layers + gradients
 
 
 def traffic_of(phases: Sequence[Phase], processes: int, *, shard: bool) -> dict[str, float]:

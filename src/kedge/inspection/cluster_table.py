@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -25,24 +26,21 @@ def cluster_view(job: PlannedJob, found: Sequence[Simulated], assumed: Assumptio
 
 
 def _layouts(job: PlannedJob, found: Sequence[Simulated]) -> Table:
-    table = Table(header_style="bold")
+    table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
     timed = found[0].seconds is not None
     served = any(each.layout.servers for each in found)
-    table.add_column("train", justify="right")
-    if served:
-        table.add_column("write", justify="right")
-    table.add_column("peak a rank", justify="right", no_wrap=True)
-    table.add_column("fits")
+    names = ["train", *(["write"] if served else []), "a rank", "fits"]
     if timed:
-        for name in ("sample", "train", "exchange", *(["publish"] if served else []), "a step", "of ideal"):
-            table.add_column(name if name != "train" else "update", justify="right")
+        names += ["sample", "update", "send", *(["publish"] if served else []), "a step", "ideal"]
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
     for each in found:
         fits = each.peak <= job.machine.free
         row: list[str | Text] = [str(each.layout.processes), *([str(each.layout.servers)] if served else [])]
         row += [amount(each.peak), Text("yes", "green") if fits else Text("no", "bold red")]
         if each.seconds is not None:
-            names = ("sample", "train", "exchange", *(["publish"] if served else []))
-            row += [_seconds(each.seconds[name]) for name in names]
+            pieces = ("sample", "train", "exchange", *(["publish"] if served else []))
+            row += [_seconds(each.seconds[name]) for name in pieces]
             row += [_seconds(each.step or 0.0), f"{each.efficiency or 0.0:.0%}"]
         table.add_row(*row)
     return table
@@ -86,11 +84,11 @@ def _notes(job: PlannedJob, found: Sequence[Simulated], assumed: Assumptions) ->
     ]
     if any(each.layout.servers for each in found):
         lines.append(
-            "Answers are dealt evenly; a server loads from the folder while nobody writes; with staleness above 0 a step "
-            "takes as long as the slower side."
+            "Answers are dealt evenly; a server loads from the folder while nobody writes; with staleness above 0 a "
+            "step takes as long as the slower side."
         )
     return lines
 
 
 def _seconds(seconds: float) -> str:
-    return f"{seconds:.2g}" if seconds < 10 else f"{seconds:,.0f}"
+    return f"{seconds:,.0f}" if seconds >= 10 else f"{seconds:.2g}" if seconds >= 0.001 else f"{seconds:.3f}"
