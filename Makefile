@@ -15,9 +15,10 @@ test: .venv/ready
 test-slow: .venv/ready
 	$(BIN)/pytest -m slow
 
-# With Ray, in an environment of its own that the tests make (.cluster/).
+# Real vLLM servers and Ray, in environments of their own that are made at the first time (vLLM's has 3 GB, in .venv-vllm; KEDGE_VLLM
+# names the Python of another one). The quickest first.
 test-cluster: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m cluster
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m cluster tests/launch tests/cluster
 
 check: .venv/ready
 	$(BIN)/ruff format --check .

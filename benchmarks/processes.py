@@ -93,7 +93,8 @@ def measured(way: str, model: Path, arguments: argparse.Namespace) -> dict[str, 
     same = [f"--{name.replace('_', '-')}={getattr(arguments, name)}" for name in names]
     own = [__file__, "--child", str(model), *(["--sharded"] if sharded else []), *same]
     launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={count}"] if count > 1 else []
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    # glibc keeps what is freed for later, unless it is told from what size on it gives memory back.
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(2**20)}
     done = subprocess.run(
         [sys.executable, *launcher, *own], capture_output=True, text=True, env=environment, check=False
     )

@@ -1,6 +1,7 @@
 """Frozen bottoms: run once, what they give in every later pass is what the whole model gives, gradients too."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -42,7 +43,10 @@ def test_passes_and_gradients_are_those_of_the_plain_way(layered, tiny_lm, criti
     found = []
     for given in (None, states):
         lm.model.zero_grad(), values.module.zero_grad()
-        out = values.forward_with(lm, TOKENS, MASK, given, temperature=0.8, with_entropy=True)
+        head = values.value_head
+        out = forward_tokens(lm, TOKENS, MASK, states=given, value_head=head, temperature=0.8, with_entropy=True)
+        if head is None:
+            out = replace(out, values=values.values(TOKENS, MASK, given))
         weights = torch.linspace(-1, 1, 27).view(3, 9)
         ((out.logprobs + out.entropy.square() + out.values.square()) * weights).sum().backward()
         gradients = {n: w.grad for n, w in [*lm.model.named_parameters(), *values.module.named_parameters("critic")]}

@@ -14,35 +14,78 @@ LOADING = threading.Lock()
 
 
 class StandIn:
-    """What ``VLLM_SERVER_DEV_MODE=1 ... --enable-scale-out --worker-extension-cls kedge_vllm.FromFolder`` answers."""
+    """What ``VLLM_SERVER_DEV_MODE=1 ... --enable-scale-out --worker-extension-cls kedge_vllm.FromFolder`` answers.
+
+    One thread writes, a token for all at a time, and stands still while it is paused.
+    """
 
     def __init__(self, folder):
         self.engine = Engine(load_language_model(folder))
-        self.lock = threading.Lock()
-        self.asked, self.loaded, self.salts, self.label = 0, [], [], "default"
+        self.turn = threading.Condition()
+        self.labels = ["default"]
+        """Of the weights, by the engine's number for them."""
+        self.asked, self.loaded, self.salts, self.drawn = 0, [], [], 0
         self.dies_after = self.busy = None
-        self.aborts = self.hangs = self.stale = self.raw = False
-        self.keeps_keys = False
+        self.aborts = self.hangs = self.stale = self.raw = self.sick = False
+        self.keeps_keys = self.forgets_pause = False
         self.positions = 512
+        self.slow = 0.0
+        """Seconds a token takes."""
+        self.paused = self.closed = False
+        threading.Thread(target=self._write, daemon=True).start()
 
-    def post(self, path, body):
-        with self.lock:
-            return self._generate(body) if path == "/inference/v1/generate" else self._manage(path, body)
+    @property
+    def label(self):
+        return self.labels[self.engine.version]
+
+    @label.setter
+    def label(self, label):
+        self.labels[self.engine.version] = label
+
+    def answer(self, method, path, body):
+        if method == "GET":
+            assert path in ("/health", "/v1/models", "/metrics")
+            if path == "/metrics":
+                engine = '{engine="0",model_name="policy"}'
+                counters = {"prompt_tokens_total": 0, "generation_tokens_total": self.drawn, "other": 3}
+                lines = [f"vllm:{name}{engine} {count}.0" for name, count in counters.items()]
+                return 200, "\n".join(["# HELP what it counts", *lines, ""])
+            model = {"id": "policy", "object": "model", "max_model_len": self.positions}
+            return 200, {"object": "list", "data": [model]} if path == "/v1/models" else None
+        return self._generate(body) if path == "/inference/v1/generate" else self._manage(path, body)
 
     def _manage(self, path, body):
-        if path == "/reset_prefix_cache":
-            return 200, {"success": not self.keeps_keys}
-        if path == "/update_weight_version":
-            self.label = body["new_version"]
-            return 200, {"success": True, "new_version": self.label}
-        assert path == "/collective_rpc"
-        assert body["method"] == "kedge_load"
-        self.loaded.append(body["kwargs"]["folder"])
-        if not self.stale or len(self.loaded) == 1:
-            with LOADING:  # from_pretrained is not for several threads
-                other = load_language_model(body["kwargs"]["folder"])
-            self.engine.publish(other.weights(), len(self.loaded))
-        return 200, {"results": [None]}
+        with self.turn:
+            if path == "/reset_prefix_cache":
+                return 200, {"success": not self.keeps_keys}
+            if path == "/update_weight_version":
+                self.label = body["new_version"]
+                return 200, {"success": True, "new_version": self.label}
+            if path in ("/pause?mode=keep", "/resume"):
+                self.paused = path.startswith("/pause") and not self.forgets_pause
+                self.turn.notify_all()
+                return 200, {"status": "paused" if self.paused else "resumed"}
+            assert path == "/collective_rpc"
+            assert body["method"] == "kedge_load"
+            assert self.paused or self.forgets_pause
+            self.loaded.append(body["kwargs"]["folder"])
+            if not self.stale or len(self.loaded) == 1:
+                with LOADING:  # from_pretrained is not for several threads
+                    other = load_language_model(body["kwargs"]["folder"])
+                self.labels.append(self.label)
+                self.engine.publish(other.weights(), len(self.labels) - 1)
+            return 200, {"results": [None]}
+
+    def _write(self):
+        while not self.closed:
+            with self.turn:
+                self.turn.wait_for(
+                    lambda: self.closed or (not self.paused and self.engine.waiting + self.engine.writing)
+                )
+                if not self.closed:
+                    self.drawn += len(self.engine.step())
+                self.turn.notify_all()
+            time.sleep(self.slow)
 
     def _generate(self, body):
         self.asked += 1
@@ -59,41 +102,63 @@ class StandIn:
             frequency_penalty=params["frequency_penalty"],
             logit_bias=tuple((int(token), bias) for token, bias in params["logit_bias"].items()),
         )  # fmt: skip
-        object.__setattr__(lm, "eos_ids", tuple(params["stop_token_ids"]))
-        [said] = self.engine.generate([body["token_ids"]], sampling, seed=params["seed"])
+        with self.turn:
+            object.__setattr__(lm, "eos_ids", tuple(params["stop_token_ids"]))
+            request = self.engine.submit(body["token_ids"], sampling, seed=params["seed"])
+            self.turn.notify_all()
+            self.turn.wait_for(lambda: request.finish_reason)
+        said = request.completion()
         logprobs = [2 * each for each in said.logprobs] if self.raw else said.logprobs
         content = [
-            {"token_id": token, "logprob": logprob, "rank": 1, "top_logprobs": []}
+            {"token_id": token, "logprob": logprob, "rank": 1}
             for token, logprob in zip(said.ids, logprobs, strict=True)
         ]
+        content = [each | {"top_logprobs": [each]} for each in content]
         choice = {"index": 0, "finish_reason": "stop" if said.finish_reason == "eos" else "length",
                   "token_ids": said.ids, "logprobs": {"content": content},
-                  "weight_versions": [{"version": self.label, "start": 0, "end": len(said.ids)}]}  # fmt: skip
+                  "weight_versions": self._spans(said.versions)}  # fmt: skip
         if self.aborts:
             choice |= {"finish_reason": "abort", "token_ids": [], "logprobs": {"content": []}}
         return 200, {"request_id": "a", "model": "policy", "choices": [choice]}
 
+    def written(self):
+        """Tokens of each answer that is being written."""
+        with self.turn:
+            return [len(request.ids) for request in [*self.engine._active, *self.engine._waiting]]
+
+    def _spans(self, versions):
+        spans = []
+        for place, version in enumerate(versions):
+            if not spans or spans[-1]["version"] != self.labels[version]:
+                spans.append({"version": self.labels[version], "start": place, "end": place})
+            spans[-1]["end"] = place + 1
+        return spans
+
 
 @contextmanager
-def serving(stand_in):
+def serving(stand_in, port=0):
     """Its URL, while it is there."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def do_GET(self):
+            self.do_POST()
+
         def do_POST(self):
             text = self.rfile.read(int(self.headers.get("content-length") or 0))
-            if stand_in.hangs:
+            if stand_in.hangs or (stand_in.sick and self.command == "GET"):
                 time.sleep(3)
             if stand_in.dies_after is not None and stand_in.asked >= stand_in.dies_after:
                 self.close_connection = True
                 return
-            if stand_in.busy:
+            if stand_in.busy and self.command == "POST":
                 stand_in.busy -= 1
                 status, said = 503, {"error": "busy"}
             else:
-                status, said = stand_in.post(self.path, json.loads(text) if text and text != b"null" else None)
-            reply = json.dumps(said).encode()
+                body = json.loads(text) if text and text != b"null" else None
+                status, said = stand_in.answer(self.command, self.path, body)
+            reply = b"" if said is None else (said if isinstance(said, str) else json.dumps(said)).encode()
             self.send_response(status)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(reply)))
@@ -103,13 +168,22 @@ def serving(stand_in):
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        def handle_one_request(self):
+            try:
+                super().handle_one_request()
+            except ConnectionError:  # who asked waits no longer
+                self.close_connection = True
+
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:
+        with stand_in.turn:
+            stand_in.closed = True
+            stand_in.turn.notify_all()
         server.shutdown()
         server.server_close()
         thread.join()

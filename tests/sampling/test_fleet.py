@@ -1,6 +1,10 @@
 """Servers that write: the same distribution, the weights that were published, and what is done where one fails."""
 
+import asyncio
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
 
@@ -10,6 +14,7 @@ from answers import random_prompts
 from stand_in import StandIn, serving
 
 import kedge.sampling.fleet.server as waits
+import kedge.sampling.fleet.servers as watching
 from kedge.errors import ConfigError, DataError, NumericsError, SamplerError
 from kedge.models.forward import forward_tokens
 from kedge.parallel import Processes
@@ -31,6 +36,7 @@ def lm(tiny_lm):
 def start(tiny_lm, tmp_path, monkeypatch):
     """Starts servers of another model than the one whose answers are wanted."""
     monkeypatch.setattr(waits, "PAUSE", 0.01)
+    monkeypatch.setattr(watching, "LOOKED_AT", 60.0)  # else who is asked first finds out what is wrong
     tiny_lm("llama", seed=5).save(tmp_path / "other")
     with ExitStack() as servers:
 
@@ -49,9 +55,28 @@ def recomputed(lm, completion, temperature):
     return found[len(completion.prompt_ids) :].detach()
 
 
-def assert_of(lm, completions, temperature=SAMPLING.temperature):
+def until(reached, seconds=20):
+    """Wait for it."""
+    end = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def recomputed_biased(lm, completion, sampling):
+    """The same with a bias on its logits."""
+    ids = [*completion.prompt_ids, *completion.ids]
+    with torch.no_grad():
+        logits = lm.model(torch.tensor([ids])).logits[0, len(completion.prompt_ids) - 1 : -1]
+    for token, bias in sampling.logit_bias:
+        logits[:, token] += bias
+    found = (logits / sampling.temperature).log_softmax(-1)
+    return found.gather(-1, torch.tensor(completion.ids)[:, None])[:, 0]
+
+
+def assert_of(lm, completions, temperature=SAMPLING.temperature, atol=1e-5):
     for each in completions:
-        assert torch.allclose(torch.tensor(each.logprobs), recomputed(lm, each, temperature), atol=1e-5)
+        assert torch.allclose(torch.tensor(each.logprobs), recomputed(lm, each, temperature), atol=atol)
 
 
 def test_answers_are_the_models_own_and_do_not_depend_on_who_is_beside(start, lm):
@@ -88,6 +113,168 @@ def test_after_publishing_all_servers_have_the_new_weights(start, lm):
     assert not list(fleet.folder.glob("*"))
 
 
+def test_what_is_being_written_goes_on_with_the_new_weights_and_says_so(start, lm):
+    """Each token's log-probability is that of the weights whose version it carries, and all of them have their part."""
+    stand_ins, fleet = start(2)
+    long = replace(SAMPLING, max_new_tokens=110, logit_bias=tuple((token, -100.0) for token in lm.eos_ids))
+    prompts = random_prompts([3, 5, 12, 1])
+    with fleet(lm) as sampler:
+        for stand_in in stand_ins:
+            stand_in.slow = 0.01
+        kept = {0: {name: weight.clone() for name, weight in lm.weights().items()}}
+        with ThreadPoolExecutor() as pool:
+            written = [pool.submit(sampler.generate, prompts, long, seed=seed) for seed in range(2)]
+            for version in (1, 2):
+                until(lambda: all(min(stand_in.written(), default=0) > 5 for stand_in in stand_ins))
+                with torch.no_grad():
+                    for weight in lm.model.parameters():
+                        weight.mul_(1.2)
+                kept[version] = {name: weight.clone() for name, weight in lm.weights().items()}
+                sampler.publish(lm.weights(), version)
+                assert not any(each.done() for each in written)
+            answers = [answer for each in written for answer in each.result()]
+        for answer in answers:
+            assert [*answer.versions] == sorted(answer.versions)
+            assert {*answer.versions} == {0, 1, 2}
+        for version, weights in kept.items():
+            lm.model.load_state_dict(weights, strict=False)
+            for answer in answers:
+                own = recomputed_biased(lm, answer, long)
+                theirs = torch.tensor(answer.logprobs)
+                mine = torch.tensor([each == version for each in answer.versions])
+                assert torch.allclose(own[mine], theirs[mine], atol=1e-5)
+                assert not torch.allclose(own[~mine], theirs[~mine], atol=1e-3)
+
+
+def test_one_that_goes_on_writing_while_weights_are_loaded_is_no_matter(start, lm):
+    """Its tokens say whose they are all the same, for it is the engine that counts."""
+    [stand_in], fleet = start()
+    with fleet(lm) as sampler:
+        stand_in.forgets_pause = True
+        sampler.publish(lm.weights(), 1)
+        assert_of(lm, sampler.generate(random_prompts(), SAMPLING))
+
+
+def test_ppo_whose_answers_run_ahead_of_it(start, tiny_lm):
+    """Over HTTP, and while weights are published: every step's are at most two updates old."""
+    stand_ins, fleet = start(2)
+    prompts = [f"{word} {other}" for word in ("a", "b", "c", "d") for other in ("x", "y")]
+    lm = tiny_lm("llama")
+    settings = {"steps": 5, "batch_size": 8, "mini_batch_size": 4, "response_length": 60, "learning_rate": 3e-3,
+                "stop_tokens": [], "max_staleness": 2}  # fmt: skip
+    ppo = PPO(
+        lm.model, prompts, lambda prompts, completions: [float(len(text)) for text in completions], settings,
+        tokenizer=lm.tokenizer, eval_prompts=["e f"], progress=False, sampler=fleet,
+    )  # fmt: skip
+    write, taken, seen = ppo.ahead._write, threading.Event(), []
+
+    def late(step):  # as soon as the reference has the servers, if it takes them before
+        if step == 3:
+            taken.wait(1.0)
+        return write(step)
+
+    def of_another(lm):
+        other = fleet(lm)
+        if seen:
+            taken.set()
+            time.sleep(0.3)
+        return other
+
+    ppo.ahead._write, ppo.sampler_of = late, of_another
+    with closing(ppo):
+        for stand_in in stand_ins:
+            stand_in.slow = 0.003
+        for metrics in ppo:
+            seen.append(metrics)
+            if len(seen) == 2:  # what is being written is written to its end, and not by the reference
+                ppo.evaluate(ppo.reference)
+        assert_of(ppo.policy, ppo.sampler.generate(random_prompts(), SAMPLING))
+    for metrics in seen:
+        assert metrics["policy/first_drift_max"] < 1e-4
+        assert metrics["sampler/agreement"] < 1e-4
+        assert metrics["sampler/servers"] == 2
+        assert metrics["sampler/dropped"] == 0
+        assert metrics["sampler/staleness_max"] <= 2
+    assert max(metrics["sampler/staleness_max"] for metrics in seen) >= 1
+    assert "fleet" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_one_that_no_longer_says_it_is_well_is_noticed_while_it_writes(start, lm, monkeypatch):
+    """Its prompts go elsewhere in the time for that, and not in that of an answer."""
+    monkeypatch.setattr(watching, "LOOKED_AT", 0.1)
+    stand_ins, fleet = start(2, health_timeout=0.3)
+    with fleet(lm) as sampler:
+        want = sampler.generate(random_prompts(), SAMPLING)
+        stand_ins[1].paused = stand_ins[1].sick = True
+        began = time.monotonic()
+        found = sampler.generate(random_prompts(), SAMPLING)
+        assert time.monotonic() - began < 3
+        assert [each.ids for each in found] == [each.ids for each in want]
+        assert "no answer to /health in 0.3 s" in fleet.down[fleet.servers[1].url]
+        began = time.monotonic()
+        sampler.publish(lm.weights(), 1)
+        assert time.monotonic() - began < 3
+        stand_ins[1].sick = False
+        sampler.publish(lm.weights(), 2)
+        until(lambda: not fleet.down)
+        assert_of(lm, sampler.generate(random_prompts(), SAMPLING))
+
+
+def test_one_whose_engine_hangs_behind_a_server_that_is_well_is_noticed(start, lm, monkeypatch):
+    monkeypatch.setattr(watching, "LOOKED_AT", 0.1)
+    stand_ins, fleet = start(2, stall_timeout=0.5)
+    with fleet(lm) as sampler:
+        want = sampler.generate(random_prompts(), SAMPLING)
+        stand_ins[0].slow = stand_ins[1].slow = 0.1  # which takes longer than that, and is no fault
+        stand_ins[1].paused = True
+        found = sampler.generate(random_prompts(), replace(SAMPLING, max_new_tokens=12))
+        assert [each.ids[: len(own.ids)] for each, own in zip(found, want, strict=True)] == [each.ids for each in want]
+        assert [*fleet.down] == [fleet.servers[1].url]
+        assert "no token of them in 0.5 s (stall_timeout); its engine hangs" in fleet.down[fleet.servers[1].url]
+
+
+def test_what_ends_the_watch_is_no_secret(start, lm, monkeypatch):
+    monkeypatch.setattr(watching, "LOOKED_AT", 0.05)
+    _, fleet = start()
+    sampler = fleet(lm)
+
+    async def broken(_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Server, "healthy", broken)
+    time.sleep(0.5)
+    with pytest.raises(ZeroDivisionError):
+        sampler.generate([[5]], SAMPLING)
+    with pytest.raises(ZeroDivisionError):
+        sampler.close()
+
+
+def test_whoever_waits_when_it_is_closed_hears_of_it(start, lm):
+    [stand_in], fleet = start()
+    sampler = fleet(lm)
+    stand_in.paused = True
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(sampler.generate, [[5]], SAMPLING)
+        time.sleep(0.2)
+        sampler.close()
+        with pytest.raises(SamplerError, match="was closed before the answers were written"):
+            waiting.result(5)
+    with pytest.raises(SamplerError, match="the sampler is closed"):
+        sampler.generate([[5]], SAMPLING)
+
+
+def test_servers_with_too_little_room_are_refused_beforehand(start, tiny_lm):
+    stand_ins, fleet = start(2)
+    stand_ins[1].positions = 20
+    lm = tiny_lm("llama")
+    with pytest.raises(
+        ConfigError, match=r"response_length: 30 and the longest prompt, 3 tokens, are more than the 20 "
+    ):
+        PPO(lm.model, ["a b"], lambda prompts, completions: [0.0], {"response_length": 30}, tokenizer=lm.tokenizer,
+            progress=False, sampler=fleet)  # fmt: skip
+    assert not list(fleet.folder.glob("*"))
+
+
 def test_other_tensors_are_copied_and_strange_ones_refused(start, lm, tiny_lm):
     _, fleet = start()
     other = tiny_lm("llama", seed=1)
@@ -121,7 +308,7 @@ def test_a_server_that_dies_is_left_out_until_weights_are_published(start, lm, c
         assert capsys.readouterr().err.count(f"{why}; it is left out until the next weights\n") == 1
         stand_ins[1].dies_after = None
         sampler.publish(lm.weights(), 1)
-        assert not fleet.down
+        until(lambda: not fleet.down)
         stand_ins[1].dies_after = 0
         sampler.publish(lm.weights(), 2)
         assert [*fleet.down] == [url]
@@ -135,7 +322,7 @@ def test_one_that_hangs_is_named_in_its_time(start, lm):
     with ExitStack() as stack:
         sampler = stack.enter_context(fleet(lm))
         stand_in.hangs = True
-        fleet.servers[0].timeout = fleet.servers[0]._client.timeout = 0.5
+        fleet.servers[0].timeout = 0.5
         with pytest.raises(SamplerError, match=r"no answer to /inference/v1/generate in 0\.5 s; it hangs"):
             sampler.generate([[5]], SAMPLING)
         stand_in.hangs = False
@@ -228,6 +415,9 @@ def test_what_cannot_be_asked_of_it(start, lm):
     [
         ({"urls": []}, "urls: a list of servers"),
         ({"urls": ["here"]}, "'here' is no URL of a server; write http://host:port"),
+        ({"urls": ["http://h:port"]}, "'http://h:port' is no URL of a server; write http://host:port, such as"),
+        ({"urls": ["http://:8000"]}, "'http://:8000' is no URL"),
+        ({"health_timeout": 0}, "health_timeout"),
         ({"urls": ["http://a", "http://a"]}, "a server stands in it twice"),
         ({"tries": 0}, "tries"),
         ({"kind": "sglang"}, "kind"),
@@ -242,7 +432,7 @@ def test_settings_that_do_not_fit(tmp_path, settings, error):
 def test_nobody_there(lm, tmp_path, monkeypatch):
     monkeypatch.setattr(waits, "PAUSE", 0.01)
     fleet = FleetSpec(kind="vllm", urls="http://127.0.0.1:9", weights=str(tmp_path)).fleet()
-    with pytest.raises(SamplerError, match=r"no server is left:\nhttp://127.0.0.1:9: /collective_rpc: .*refused"):
+    with pytest.raises(SamplerError, match=r"no server is left:\nhttp://127.0.0.1:9: takes no connection"):
         fleet(lm)
 
 
@@ -255,9 +445,13 @@ def test_an_answer_of_another_form(said, monkeypatch):
             return json.loads(said)
 
     server = Server("http://127.0.0.1:9", timeout=1.0, tries=1)
-    monkeypatch.setattr(server._client, "post", lambda *_, **__: Reply())
+
+    async def request(*_, **__):
+        return Reply()
+
+    monkeypatch.setattr(server._client, "request", request)
     with pytest.raises(ServerFailure, match=r"^http://127.0.0.1:9: (an answer of another form|.*no JSON)"):
-        server.generate([5], {}, "a")
+        asyncio.run(server.generate([5], {}, "a"))
 
 
 def test_ppo_trains_as_with_answers_of_its_own(start, tiny_lm):

@@ -68,6 +68,16 @@ SETTINGS = {
 PROMPTS = ["the cat", "a dog", "the", "ship"]
 
 
+def tripled(lm):
+    """The loss after a pass that nobody has gone back over and a step of the optimizer."""
+    weights = [*lm.model.parameters()]  # as an optimizer has them
+    loss_of(lm, tokens_of(3))
+    with torch.no_grad():
+        for weight in weights:
+            weight.mul_(3)
+        return loss_of(lm, tokens_of(3))
+
+
 def trained(world, **more):
     """PPO whose reward and critic begin with a reward model."""
     settings = SETTINGS | {"critic_init": "reward"} | more
@@ -109,6 +119,7 @@ def main(world):
         lm, found[folder.name] = spread(folder, processes)
         if folder.name in ("llama", "tied"):
             found[folder.name]["changed"] = saved(lm, world / f"written-{folder.name}", processes)
+        found[folder.name]["tripled"] = tripled(lm)
     ppo = trained(world, shard=True)
     ppo.save(world / "ppo")
     found["scores"] = ppo.experience.scores.sums()

@@ -55,7 +55,7 @@ def test_a_layer_below_is_run_once_a_token(make_ppo):
     counts = {"below": 0, "above": 0}
     ppo = make_ppo(settings=HALF | {"critic": "separate", "mini_batch_size": 4, "steps": 1})
     assert ppo.reference.head is not None  # it has been tried out
-    completions, rollouts = ppo._sample(ppo._next_prompts())
+    completions, rollouts = ppo._sample()
     scores = ppo._judge(ppo._next_prompts(), completions)
     trunks = [trunk_of(ppo.policy.model), trunk_of(ppo.reference.model), ppo.critic.trunk]
     for trunk in trunks:

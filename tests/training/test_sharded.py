@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -10,17 +11,20 @@ import torch
 from safetensors.torch import load_file
 from sharded_work import begin, go_on, loss_of, tokens_of, trained
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 from transformers import AutoModelForCausalLM
 
 from kedge import PPO, PPOConfig
-from kedge.errors import ConfigError
+from kedge.errors import ConfigError, StorageError
 from kedge.models.language_model import load_language_model
 from kedge.models.reward_loading import new_reward_model
-from kedge.parallel import gathered, local, part_of
+from kedge.parallel import ALONE, gathered, local, part_of
 from kedge.storage.checkpoints import damage_in
+from kedge.training.checkpoint import Writing, load_state
 from kedge.training.optimization import clip_gradients
+from kedge.training.sharded_state import PartsWriter, load_optimizer, refuse_unshared
 
 KINDS = [
     "llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "phi3", "olmo2", "mamba", "lfm2",
@@ -107,6 +111,13 @@ class TestOneModel:
         with torch.no_grad():
             assert torch.allclose(found[name]["alone"], loss_of(lm, tokens_of(3)), rtol=1e-5)
             assert torch.allclose(found[name]["logits"], lm.model(tokens_of(2)).logits, atol=1e-5)
+
+    def test_a_pass_sees_the_weights_as_they_are(self, alone, found, name):
+        lm, *_ = alone(name)
+        with torch.no_grad():
+            for weight in lm.model.parameters():
+                weight.mul_(3)
+            assert torch.allclose(found[name]["tripled"], loss_of(lm, tokens_of(3)), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["llama", "tied"])
@@ -195,6 +206,51 @@ def test_plain_and_sharded_weights_are_clipped_by_one_norm(mesh):
     assert sharded.grad.full_tensor().tolist() == pytest.approx([2.0, 5.0])
     assert float(clip_gradients([plain, sharded], None)) == pytest.approx(5.5)
     assert local(sharded.grad).tolist() == pytest.approx([2.0, 5.0])
+
+
+class TestInTheBackground:
+    """The parts of an optimizer's state are written while the training goes on."""
+
+    @pytest.fixture
+    def optimizer(self, mesh):
+        """After one step: of a plain weight and a sharded one."""
+        weights = [nn.Parameter(torch.ones(2)), nn.Parameter(distribute_tensor(torch.ones(3), mesh, [Shard(0)]))]
+        optimizer = torch.optim.AdamW(weights)
+        weights[0].grad = torch.tensor([1.0, 2.0])
+        weights[1].grad = distribute_tensor(torch.tensor([3.0, 4.0, 5.0]), mesh, [Shard(0)])
+        optimizer.step()
+        return optimizer
+
+    def test_it_has_its_name_when_all_is_written(self, optimizer, tmp_path):
+        writing = Writing(
+            tmp_path / "step-000001", {"optimizer": optimizer.state_dict()}, lambda _: None, ALONE, PartsWriter()
+        )
+        assert not (tmp_path / "step-000001").exists()
+        moment = optimizer.state[optimizer.param_groups[0]["params"][1]]["exp_avg"]
+        moment.mul_(0)  # what is written is a copy
+        writing.finish()
+        assert damage_in(tmp_path / "step-000001") is None
+        load_optimizer(optimizer, load_state(tmp_path / "step-000001")["optimizer"], tmp_path / "step-000001")
+        moments = [gathered(each["exp_avg"]).tolist() for each in optimizer.state.values()]
+        assert moments == [pytest.approx([0.1, 0.2]), pytest.approx([0.3, 0.4, 0.5])]
+
+    def test_what_could_not_be_written_is_not_there(self, optimizer, tmp_path, monkeypatch):
+        def full(*_, **__):
+            saving = Future()
+            saving.set_exception(CheckpointException("no", {1: (OSError("No space left"), None)}))
+            return saving
+
+        monkeypatch.setattr("torch.distributed.checkpoint.async_save", full)
+        writing = Writing(
+            tmp_path / "step-000001", {"optimizer": optimizer.state_dict()}, lambda _: None, ALONE, PartsWriter()
+        )
+        with pytest.raises(StorageError, match="process 1: No space left"):
+            writing.finish()
+        assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+    def test_a_folder_that_a_host_does_not_see(self, tmp_path):
+        with pytest.raises(StorageError, match="must be one that all hosts share"):
+            refuse_unshared(tmp_path / "elsewhere" / "optimizer")
 
 
 def test_parts_and_wholes(mesh):

@@ -1,5 +1,6 @@
 """The bugs that tools/mutants.py plants, by the floor they are planted in."""
 
+from bugs.ahead import AHEAD_BUGS
 from bugs.cluster import CLUSTERS
 from bugs.control import CONTROL
 from bugs.core import CORE
@@ -17,6 +18,7 @@ from bugs.recipes import RECIPE_BUGS
 from bugs.rewards import REWARDS
 from bugs.seams import SEAMS
 from bugs.serving import SERVING
+from bugs.sharding import SHARDING_BUGS
 from bugs.surviving import SURVIVING
 from bugs.tasks import TASKS
 from bugs.together import TOGETHER
@@ -33,5 +35,5 @@ __all__ = ["MUTANTS", "Mutant"]
 MUTANTS = [
     *CORE, *LOSSES_MUTANTS, *LOWER, *ENGINE_BUGS, *REWARDS, *SURVIVING, *TRAINING, *PPO, *UPDATE_MUTANTS, *TOGETHER,
     *TRUST_REGION, *LOOP_BUGS, *WATCHING, *CONTROL, *PLAN, *UNSEEN, *SEAMS, *RECIPE_BUGS, *LESS, *WORTH, *SERVING,
-    *PEOPLES, *TRYING, *TASKS, *LAUNCH, *CLUSTERS,
+    *PEOPLES, *TRYING, *TASKS, *AHEAD_BUGS, *SHARDING_BUGS, *LAUNCH, *CLUSTERS,
 ]  # fmt: skip

@@ -24,7 +24,7 @@ LOOP_BUGS = [
     Mutant(
         "callbacks-are-not-told-of-checkpoints",
         "training/keeping.py",
-        "        self.told(named(self.run.checkpoints, step))\n",
+        "        self.told(writing.target)\n",
         "",
         CALLBACKS,
         "what is to be done with a checkpoint is not",

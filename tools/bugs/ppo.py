@@ -119,8 +119,8 @@ BATCH_MUTANTS = [
     Mutant(
         "returns-of-whitened-advantages",
         BATCH,
-        "ref_logprobs, values, advantages, returns, rollouts.states)",
-        "ref_logprobs, values, advantages, advantages + values, rollouts.states)",
+        "ref_logprobs, values, advantages, returns, rollouts.states,",
+        "ref_logprobs, values, advantages, advantages + values, rollouts.states,",
         BATCH_TESTS,
         "the critic learns whitened returns",
     ),
@@ -150,7 +150,7 @@ TRAINER_MUTANTS = [
     Mutant(
         "reference-is-the-live-policy",
         TRAINER,
-        "self.reference = self.policy.frozen_copy()",
+        "self.reference = self.policy.frozen_copy(sharded=config.is_sharded)",
         "self.reference = self.policy",
         ("tests/training/test_ppo.py::test_the_reference_stays_and_the_policy_is_the_model_given",),
         "the KL is always 0",
@@ -182,8 +182,8 @@ TRAINER_MUTANTS = [
     Mutant(
         "random-stream-ignores-the-step",
         TRAINER,
-        "first_request=self.step_done * self.config.answers",
-        "first_request=0",
+        "self._answers(self._prompts_of(step), step * self.config.answers)",
+        "self._answers(self._prompts_of(step), 0)",
         ("tests/training/test_ppo.py::test_answers_follow_the_seed_and_the_step",),
         "every step draws the same random numbers",
     ),
@@ -198,7 +198,7 @@ TRAINER_MUTANTS = [
     Mutant(
         "same-prompts-every-step",
         TRAINER,
-        "self.config.batch_size, self.step_done, self.config.seed)",
+        "self.config.batch_size, step, self.config.seed)",
         "self.config.batch_size, 0, self.config.seed)",
         ("tests/training/test_ppo.py::test_every_answer_is_judged_with_its_own_prompt_and_columns",),
         "every step asks the first batch",
@@ -238,7 +238,7 @@ TRAINER_MUTANTS = [
     Mutant(
         "ppo-optimizer-not-restored",
         "training/loop.py",
-        'self.optimizer.load_state_dict(state["optimizer"])',
+        'load_optimizer(self.optimizer, state["optimizer"], checkpoint)',
         "pass",
         RESUME_TESTS,
         "a resumed run begins with empty Adam moments",

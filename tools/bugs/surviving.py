@@ -14,8 +14,8 @@ SURVIVING = [
     Mutant(
         "checkpoint-in-place",
         "storage/writing.py",
-        'aside = target.with_name(f".{target.name}.writing")\n    shutil.rmtree(aside, ignore_errors=True)\n    try',
-        "aside = target\n    shutil.rmtree(aside, ignore_errors=True)\n    try",
+        "aside = aside_of(target)\n    shutil",
+        "aside = target\n    shutil",
         CHECKPOINTS,
         "a folder is written where the old one was",
     ),
@@ -222,7 +222,7 @@ SURVIVING = [
     Mutant(
         "weights-by-their-sum-of-sizes",
         "runs/fingerprints.py",
-        "{tuple(tensor.shape)} {_content(tensor)}",
+        "{tuple(tensor.shape)} {_content(gathered(tensor))}",
         "{tuple(tensor.shape)}",
         RESUMED,
         "a model trained in place is the one that the run began with",

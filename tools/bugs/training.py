@@ -83,8 +83,9 @@ CHECKPOINT_MUTANTS = [
     Mutant(
         "old-checkpoints-go-first",
         CHECKPOINT,
-        "        write_models(aside)\n",
-        "        [shutil.rmtree(old) for old in checkpoints(folder)]\n        write_models(aside)\n",
+        "                write_models(self._aside)\n",
+        "                [shutil.rmtree(old) for old in checkpoints(target.parent)]\n"
+        "                write_models(self._aside)\n",
         CHECKPOINT_TESTS,
         "a crash while saving leaves nothing to resume from",
     ),
@@ -120,7 +121,7 @@ SUPERVISED_MUTANTS = [
     Mutant(
         "supervised-optimizer-not-restored",
         "training/loop.py",
-        'self.optimizer.load_state_dict(state["optimizer"])',
+        'load_optimizer(self.optimizer, state["optimizer"], checkpoint)',
         "pass",
         RESUMED_SFT,
         "a resumed run begins with empty Adam moments",

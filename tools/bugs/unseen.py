@@ -65,8 +65,8 @@ UNSEEN = [
     Mutant(
         "drift-of-the-last-micro-batch",
         "training/ppo/update.py",
-        "worst = torch.maximum(worst, drift.max())",
-        "worst = drift.max()",
+        "worst = torch.maximum(worst, summand.drift.max())",
+        "worst = summand.drift.max()",
         ("tests/training/test_ppo_guards.py",),
         "the worst token is looked for in the last micro-batch alone",
     ),
@@ -106,8 +106,8 @@ UNSEEN = [
     Mutant(
         "random-numbers-of-other-steps",
         TRAINER,
-        "first_request=self.step_done * self.config.answers",
-        "first_request=self.step_done * self.config.batch_size",
+        "self._answers(self._prompts_of(step), step * self.config.answers)",
+        "self._answers(self._prompts_of(step), step * self.config.batch_size)",
         ("tests/training/test_ppo.py::test_answers_follow_the_seed_and_the_step",),
         "with several answers to a prompt, a step draws the random numbers of the one before again",
     ),

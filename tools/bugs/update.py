@@ -9,8 +9,8 @@ UPDATE_MUTANTS = [
     Mutant(
         "ppo-mean-of-means",
         UPDATE,
-        "self.loss(micro_batch, tokens, kl_coef, train_policy)",
-        "self.loss(micro_batch, max(int(micro_batch.mask.sum()), 1), kl_coef, train_policy)",
+        "self.losses(micro_batch, tokens, kl_coef, train_policy)",
+        "self.losses(micro_batch, max(int(micro_batch.mask.sum()), 1), kl_coef, train_policy)",
         UPDATE_TESTS,
         "every micro-batch divides by its own count",
     ),
@@ -25,7 +25,7 @@ UPDATE_MUTANTS = [
     Mutant(
         "update-temperature-left-out",
         UPDATE,
-        "temperature=self.config.temperature,\n            with_entropy",
+        "temperature=config.temperature,\n            with_entropy",
         "temperature=1.0,\n            with_entropy",
         UPDATE_TESTS,
         "the update's log-probabilities are not the sampler's",

@@ -119,8 +119,8 @@ WORTH = [
     Mutant(
         "the-scale-is-lost-on-saving",
         "models/reward_model.py",
-        "        write_weights(self.model, folder, weights)\n        self.reading.write(folder)\n",
-        "        write_weights(self.model, folder, weights)\n",
+        "            self.reading.write(folder)\n",
+        "",
         READING,
         "a saved model gives raw outputs as its scores",
     ),

@@ -34,7 +34,7 @@ OTHERS = "others"
 
 _ADAPTER = '`adapter = { method = "lora", r = 16, ... }`, with PEFT\'s names'
 _QUANTISED = f"{HERE_NOT_YET}: quantised weights"
-_SHARDS = f"{HERE_NOT_YET}: models split over several GPUs; under `torchrun` each process holds the whole"
+_SHARDS = "`shard = true`, where `torchrun` starts several processes: FSDP2 (docs/processes.md)"
 _VLLM = (
     '`sampler = { kind = "vllm", urls = [...], weights = "..." }` in [ppo] (docs/fleet.md); default: the engine here'
 )
@@ -134,6 +134,14 @@ NAMES: tuple[Name, ...] = (
     _name("use_vllm", TRL, _VLLM),
     _name("vllm_mode", TRL, _VLLM),
     _name("vllm_num_engines", OPEN, _VLLM),
+    _name("async_train", OPEN, "1 is one step ahead; needs a `sampler` of its own", ppo="max_staleness"),
+    _name("max_async_level", OTHERS, "of prime-rl", ppo="max_staleness"),
+    _name("max_head_offpolicyness", OTHERS, "of AReaL", ppo="max_staleness"),
+    _name("vllm_importance_sampling_correction", f"{TRL} GRPO", "always there where `max_staleness` is not 0",
+        ppo="importance"),
+    _name("vllm_importance_sampling_mode", f"{TRL} GRPO", "the weights are a token's", ppo="importance"),
+    _name("vllm_importance_sampling_cap", f"{TRL} GRPO", ppo="importance_cap"),
+    _name("rollout_is_threshold", VERL, ppo="importance_cap"),
     # How long, and in which batches
     _name(
         "num_train_epochs", f"{HF}, {TRL}, {FACTORY}",
@@ -305,9 +313,9 @@ NAMES: tuple[Name, ...] = (
     _name("fsdp_config", HF, _SHARDS),
     _name("deepspeed", f"{HF}, {FACTORY}", _SHARDS),
     _name("zero_stage", OPEN, _SHARDS),
-    _name("adam_offload", OPEN, _SHARDS),
-    _name("tensor_model_parallel_size", VERL, _SHARDS),
-    _name("ds3_gather_for_generation", TRL, _SHARDS),
+    _name("adam_offload", OPEN, f"{HERE_NOT_YET}: offloading; `shard = true` spreads moments over the processes"),
+    _name("tensor_model_parallel_size", VERL, f"{HERE_NOT_YET}: split matrices; `shard = true` spreads weights"),
+    _name("ds3_gather_for_generation", TRL, "not a setting: the engine here always does; servers do not"),
     _name("use_peft", TRL, _ADAPTER, training="adapter"),
     _name("peft_config", TRL, _ADAPTER, training="adapter"),
     _name("finetuning_type", FACTORY, '`"full"` is no table `adapter`, `"freeze"` is `num_layers_unfrozen` (in [ppo])',

@@ -10,6 +10,7 @@ Conventions, the same everywhere:
 """
 
 from kedge.core.advantages import gae, group_advantages, token_gae
+from kedge.core.importance import importance_ratio, importance_weights
 from kedge.core.kl import AdaptiveKL, FixedKL, kl
 from kedge.core.logprobs import entropy, logprobs_and_entropy, token_logprobs
 from kedge.core.losses import policy_loss, preference_loss, rating_loss, step_loss, value_clip_fraction, value_loss
@@ -23,6 +24,8 @@ __all__ = [
     "entropy",
     "gae",
     "group_advantages",
+    "importance_ratio",
+    "importance_weights",
     "kl",
     "logprobs_and_entropy",
     "masked_mean",

@@ -248,16 +248,13 @@ def rank_memory(phase: Phase, processes: int, *, shard: bool, cache: bool = True
 def _together(phase: Phase) -> int:
     """Bytes of weights, and of gradients before they are summed, that every process has for a while."""
     whole = sum(phase.parts[role].spread for role in phase.whole)
-    passing = [phase.parts[role] for role in phase.runs if role in phase.parts]
-    if not phase.backward:
-        return whole + max((parts.passing for parts in passing), default=0)
-    around = sum(parts.around for parts in passing)
-    layers = 2 * max((parts.layer for parts in passing), default=0)
-    # At the logits of a first micro-batch there are no gradients yet.
-    going_back = [phase.parts[role] for role in phase.runs if phase.held.get((role, "gradients"))]
-    gradients = sum(min(parts.trained, parts.around) for parts in going_back)
-    gradients += 2 * max((min(parts.trained, parts.layer) for parts in going_back), default=0)
-    return whole + around + layers + gradients
+    passing = [0]
+    for role in phase.runs:  # one after the other
+        parts = phase.parts[role]
+        # At the logits of a first micro-batch there are no gradients yet.
+        goes_back = phase.backward and phase.held.get((role, "gradients"))
+        passing.append(parts.passing + (min(parts.trained, parts.passing) if goes_back else 0))
+    return whole + max(passing)
 
 
 def traffic_of(phases: Sequence[Phase], processes: int, *, shard: bool) -> dict[str, float]:
@@ -273,9 +270,7 @@ def traffic_of(phases: Sequence[Phase], processes: int, *, shard: bool) -> dict[
     sums = gathered = scattered = 0.0
     for phase in phases:
         for role in phase.runs:
-            parts = phase.parts.get(role)
-            if parts is None:
-                continue
+            parts = phase.parts[role]
             plain = parts.trained_plain if shard else parts.trained + parts.trained_plain
             sums += 2 * ring * plain * phase.steps
             if shard:

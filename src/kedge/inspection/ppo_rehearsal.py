@@ -1,7 +1,7 @@
 """PPO rehearsed: the trainer itself, around a policy without weights."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -23,7 +23,6 @@ from kedge.models.head import hidden_size, vocabulary_rows
 from kedge.models.language_model import LanguageModel, positions_of
 from kedge.models.loading import find, load_tokenizer
 from kedge.models.outline import outlined_language_model, outlined_reward_model
-from kedge.models.recompute import recomputing
 from kedge.models.reward_model import RewardModel
 from kedge.sampling.local.columns import ColumnDecoder
 from kedge.sampling.local.engine import MAX_ROWS, PREFILL_TOKENS
@@ -55,6 +54,9 @@ LEFT_OUT = {
     "keep_last",
     "best_metric",
     "report_to",
+    "max_staleness",
+    "importance",
+    "importance_cap",
 }
 
 
@@ -252,7 +254,7 @@ class PPORehearsal(Rehearsal):
         config, lengths = self.config, self.lengths[: self.config.mini_batch_size]
         with self.running():
             cut = self._cut(lengths)
-            a_token = self.accumulate(cut, lengths, self._loss)
+            a_token = self.accumulate(cut, lengths, self._losses)
             step = self.apply()
         steps = config.num_ppo_epochs * (config.answers // config.mini_batch_size)
         return self.phase(
@@ -264,16 +266,15 @@ class PPORehearsal(Rehearsal):
         self.trainer.region.remember()
         super()._step(foreach=foreach)
 
-    def _loss(self, rows: Sequence[int]) -> Tensor:
+    def _losses(self, rows: Sequence[int]) -> Iterator[Tensor]:
         tokens, mask = self._micro_batch(rows)
         numbers = torch.zeros(tokens.shape)
         values = None if self.trainer.critic is None else numbers
         ends = torch.full((len(tokens),), tokens.shape[1])
         states = None if self.states is None else self.states[: len(tokens), : tokens.shape[1]].clone()
         part = Batch(tokens, ends, mask, mask, numbers, numbers, values, numbers, values, states)
-        update = self.trainer.update
-        with recomputing(update.recomputed):
-            return update.loss(part, int(mask.sum()), self.config.kl_coef, train_policy=True)[0]
+        summands = self.trainer.update.losses(part, int(mask.sum()), self.config.kl_coef, train_policy=True)
+        return (summand.loss for summand in summands)
 
     def _cut(self, lengths: Sequence[int]) -> list[list[int]]:
         return by_token_budget(lengths, self.config.tokens_at_a_time)

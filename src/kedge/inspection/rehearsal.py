@@ -6,7 +6,7 @@ long as it may be. The optimizer has its states and the engine its cache, as fro
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -99,7 +99,10 @@ class Rehearsal(ABC):
         return Phase(name, self.ledger.peak, timed, self.parts, **how)
 
     def accumulate(
-        self, micro_batches: Sequence[Sequence[int]], sizes: Sequence[int], loss: Callable[[Sequence[int]], Tensor]
+        self,
+        micro_batches: Sequence[Sequence[int]],
+        sizes: Sequence[int],
+        losses: Callable[[Sequence[int]], Iterable[Tensor]],
     ) -> float:
         """Forward and backward of the micro-batches that can be the peak; returns seconds a token, padding included.
 
@@ -108,7 +111,7 @@ class Rehearsal(ABC):
         Args:
             micro_batches: indices of rows.
             sizes: each row's tokens.
-            loss: of a micro-batch.
+            losses: of a micro-batch, each computed when the one before it has been gone back over.
         """
         before = self.ledger.seconds
         tokens = [padded_size(rows, sizes) for rows in micro_batches]
@@ -119,7 +122,8 @@ class Rehearsal(ABC):
             if rehearsed == [later]:
                 self._with_gradients()
         for i in rehearsed:
-            loss(micro_batches[i]).backward()
+            for loss in losses(micro_batches[i]):
+                loss.backward()
         return (self.ledger.seconds - before) / sum(tokens[i] for i in rehearsed)
 
     def apply(self) -> float:

@@ -226,7 +226,7 @@ class SupervisedRehearsal(Rehearsal):
         self.module.train()
         with self.running():
             cut = by_token_budget(sizes, config.tokens_at_a_time)
-            a_token = self.accumulate(cut, sizes, lambda rows: loss([examples[row] for row in rows]))
+            a_token = self.accumulate(cut, sizes, lambda rows: [loss([examples[row] for row in rows])])
             step = self.apply()
         how = {"runs": [*self.parts], "passes": len(cut), "backward": True, "steps": 1}
         return [self.phase("train", config.batch_size * self.work.tokens * a_token + step, **how)]

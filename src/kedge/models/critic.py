@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from kedge.errors import ModelError
 from kedge.models.bottom import Bottom, hidden_of
-from kedge.models.forward import TokenOutputs, before, forward_tokens, places_of, spread
+from kedge.models.forward import before, places_of, spread
 from kedge.models.head import hidden_size
 from kedge.models.language_model import LanguageModel
 from kedge.models.reward_model import RewardModel
@@ -35,19 +35,10 @@ class Critic(Role):
             states: ``[B, L, H]`` of the policy's frozen bottom, where they are known.
         """
 
+    @property
     @abstractmethod
-    def forward_with(
-        self, policy: LanguageModel, tokens: Tensor, mask: Tensor, states: Tensor | None = None, **how: Any
-    ) -> TokenOutputs:
-        """What ``policy`` says of the masked tokens, and their values, with as few passes as it takes.
-
-        Args:
-            policy: the one that the critic was made for.
-            tokens: as :meth:`values`.
-            mask: as :meth:`values`.
-            states: as :meth:`values`.
-            how: as :func:`kedge.models.forward.forward_tokens` takes it.
-        """
+    def value_head(self) -> ScalarHead | None:
+        """What reads the policy's own hidden states; None where the critic has a trunk of its own."""
 
 
 class SeparateCritic(ScalarModel, Critic):
@@ -64,6 +55,10 @@ class SeparateCritic(ScalarModel, Critic):
     def own_trunk(self) -> PreTrainedModel:
         return self.trunk
 
+    @property
+    def value_head(self) -> None:
+        return None
+
     def whole_everywhere(self) -> list[Parameter]:
         return [*super().whole_everywhere(), *self.head.parameters()]
 
@@ -74,12 +69,6 @@ class SeparateCritic(ScalarModel, Critic):
             return self.head(before(hidden_of(self.trunk, tokens, self.bottom, states), places))
 
         return spread(within(self, compute), places, tokens)
-
-    def forward_with(
-        self, policy: LanguageModel, tokens: Tensor, mask: Tensor, states: Tensor | None = None, **how: Any
-    ) -> TokenOutputs:
-        outputs = forward_tokens(policy, tokens, mask, states=states, **how)
-        return TokenOutputs(outputs.logprobs, outputs.entropy, self.values(tokens, mask, states))
 
 
 class SharedCritic(ScalarHead, Critic):
@@ -97,15 +86,14 @@ class SharedCritic(ScalarHead, Critic):
     def own_trunk(self) -> PreTrainedModel | None:
         return None
 
+    @property
+    def value_head(self) -> ScalarHead:
+        return self
+
     def values(self, tokens: Tensor, mask: Tensor, states: Tensor | None = None) -> Tensor:
         places = places_of(mask, tokens.device)
         hidden = within(self.policy.model, lambda: self.policy.hidden(tokens, states))
         return spread(self(before(hidden, places)), places, tokens)
-
-    def forward_with(
-        self, policy: LanguageModel, tokens: Tensor, mask: Tensor, states: Tensor | None = None, **how: Any
-    ) -> TokenOutputs:
-        return forward_tokens(policy, tokens, mask, states=states, value_head=self, **how)
 
     def write(self, folder: Path | None, weights: Mapping[str, Tensor]) -> None:
         if folder is not None:

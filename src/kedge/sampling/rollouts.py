@@ -35,6 +35,10 @@ class Rollouts:
     """``[B, L]`` response_mask on the host, which asks the device for nothing."""
     states: Tensor | None = None
     """``[B, L, H]`` of the policy's frozen bottom, where it has one that is kept."""
+    weights: Tensor | None = None
+    """``[B, L]`` importance weights, where ``logprobs`` are not those of who drew; 0.0 where response_mask is False."""
+    too_old: Tensor | None = None
+    """``[B]`` bool on the host, True on answers of which nothing is trained on; None: there are none."""
 
 
 def collate(completions: Sequence[Completion], pad_id: int, device: torch.device) -> Rollouts:

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 from torch import Tensor
 
@@ -17,6 +17,13 @@ from kedge.sampling.settings import Sampling
 
 class Sampler(ABC):
     """Writes answers with the weights that were published last. A context manager, which closes it."""
+
+    writes_apart: ClassVar[bool] = False
+    """Whether it has weights of its own and takes calls from several threads: answers are written, and new weights
+    published meanwhile, while the model that it was made for is trained. Its completions then carry versions."""
+
+    positions: int | None = None
+    """The tokens of a prompt and its answer that it has room for, where these may be fewer than the model's."""
 
     @abstractmethod
     def generate(
@@ -66,7 +73,12 @@ class Sampler(ABC):
         return nullcontext()
 
     def close(self) -> None:  # noqa: B027  most have nothing to give back
-        """Give back what it holds; nobody asks it for anything after that."""
+        """Give back what it holds; nobody asks it for anything after that, and who still waits for answers in another
+        thread gets an error."""
+
+    def metrics(self) -> dict[str, float]:
+        """What a step's line should say of it."""
+        return {}
 
     def __enter__(self) -> Self:
         return self

@@ -46,7 +46,10 @@ def examine(build: Callable[[], PPO], pairs: Callable[[], Pairs] = Pairs) -> lis
     except KedgeError as error:
         what = next((name for kind, name in REFUSED.items() if isinstance(error, kind)), "the recipe")
         return [Finding(what, "fail", str(error))]
-    return [_checked(name, check, examined) for name, check in CHECKS]
+    try:
+        return [_checked(name, check, examined) for name, check in CHECKS]
+    finally:
+        examined.ppo.close()
 
 
 def _checked(name: str, check: Callable[[Examined], Finding], examined: Examined) -> Finding:

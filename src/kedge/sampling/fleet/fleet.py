@@ -2,35 +2,34 @@
 
 The servers read weights from a folder that they share with the trainer. After each publish every server has loaded the
 new ones, has forgotten what it computed with the old ones, and has been tried: what it says of an answer is what the
-model itself says of it.
+model itself says of it. An answer that is being written meanwhile goes on with the new weights, and says which of its
+tokens which weights wrote.
 """
 
 import hashlib
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
-from threading import Lock
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from kedge.errors import ConfigError, DataError, KedgeError, NumericsError, SamplerError
+from kedge.errors import ConfigError, DataError, KedgeError, NumericsError
 from kedge.models.adapters import adapter_of
 from kedge.models.forward import forward_tokens
 from kedge.models.language_model import LanguageModel
 from kedge.parallel import joined
-from kedge.runs.progress import say
 from kedge.sampling.completion import Completion
-from kedge.sampling.fleet.server import Server, ServerFailure, ServerRefusal
+from kedge.sampling.fleet.background import together
+from kedge.sampling.fleet.server import Said, Server, ServerFailure, ServerRefusal
+from kedge.sampling.fleet.servers import Servers, Weights
+from kedge.sampling.fleet.started import Started
 from kedge.sampling.local.request import Request
 from kedge.sampling.sampler import Sampler, take_in
 from kedge.sampling.settings import Sampling
 from kedge.storage.writing import remove_folder, whole_folder
-
-T = TypeVar("T")
 
 PROBE = 16
 """Tokens of the answer by which a server is tried."""
@@ -38,7 +37,7 @@ AGREEMENT, LOW_AGREEMENT = 1e-3, 0.05
 """Nats that its log-probabilities may differ, for models in float32 and in others."""
 
 
-class Fleet:
+class Fleet(Servers):
     """Servers that write for kedge: ``PPO(..., sampler=Fleet(["http://127.0.0.1:8101"], weights="/shared/weights"))``.
 
     A server that fails is left out, and its prompts go to the others; at the next publish it is asked again. Where none
@@ -50,6 +49,10 @@ class Fleet:
         timeout: seconds that a request may take, an answer or a reload.
         tries: how often a request is made, where a server cannot be reached or is busy.
         concurrency: answers at once, a server.
+        health_timeout: seconds in which a server must say that it is well, when it is asked every second.
+        stall_timeout: seconds in which one that has answers to write must have written a token.
+        started: servers that kedge starts, in place of ``urls``.
+        start_timeout: seconds until one of those must be there.
         agreement: how far, in nats, what a server says of a token may be from what the model says itself; default 1e-3
             for a model in float32, where rounding is below 1e-4, and 0.05 for others.
 
@@ -66,24 +69,25 @@ class Fleet:
         tries: int = 3,
         concurrency: int = 64,
         agreement: float | None = None,
+        health_timeout: float = 10.0,
+        stall_timeout: float = 30.0,
+        started: Sequence[Started] = (),
+        start_timeout: float = 600.0,
     ) -> None:
-        if isinstance(urls, str) or not urls:
-            raise ConfigError(f"sampler: urls: a list of servers, not {urls!r}")
-        if len({*urls}) < len(urls):
-            raise ConfigError("sampler: urls: a server stands in it twice")
-        for name, value, least in (("timeout", timeout, 0.001), ("tries", tries, 1), ("concurrency", concurrency, 1)):
-            if value < least:
-                raise ConfigError(f"sampler: {name}: {value} is less than {least}")
-        self.servers = [Server(url, timeout=timeout, tries=tries) for url in urls]
+        super().__init__(
+            urls,
+            started=started,
+            start_timeout=start_timeout,
+            timeout=timeout,
+            tries=tries,
+            concurrency=concurrency,
+            health_timeout=health_timeout,
+            stall_timeout=stall_timeout,
+        )
         self.folder = Path(weights).expanduser().absolute()  # and no link followed: servers have it under this name
-        self.concurrency, self.agreement = concurrency, agreement
+        self.agreement = agreement
         self.samplers: list[FleetSampler] = []
         """Those that use it, the last of which has its weights on the servers."""
-        self.down: dict[str, str] = {}
-        """Servers that are left out, by URL, and why."""
-        self.computing = Lock()
-        """Held while a model computes: servers are tried in threads."""
-        self._telling = Lock()
 
     def __call__(self, lm: LanguageModel) -> "FleetSampler":
         """A sampler of a model's answers, whose weights the servers have from then on; when it is closed, they have
@@ -96,49 +100,16 @@ class Fleet:
             raise ConfigError("sampler: servers write for one process so far; start the job without torchrun")
         return FleetSampler(self, lm, self.folder / uuid.uuid4().hex)
 
-    def alive(self) -> list[Server]:
-        """Servers that are not left out.
+    def join(self, sampler: "FleetSampler") -> None:
+        """It is the one whose weights the servers are to have."""
+        self.samplers.append(sampler)
+        self.begin()
 
-        Raises:
-            SamplerError: none is left.
-        """
-        found = [server for server in self.servers if server.url not in self.down]
-        if not found:
-            why = "\n".join(self.down.values())
-            raise SamplerError(f"no server is left:\n{why}\nstart them again, then go on with --resume")
-        return found
-
-    def leave_out(self, server: Server, why: str) -> None:
-        """Ask it nothing more until weights are published, and tell the user."""
-        with self._telling:
-            if server.url not in self.down:
-                self.down[server.url] = why
-                say(f"{why}; it is left out until the next weights")
-
-    def load(self, folder: Path, label: str, tried: Callable[[Server], None]) -> None:
-        """Have every server answer with these weights, those that were left out too.
-
-        Args:
-            folder: of the weights.
-            label: what they are called.
-            tried: tries a server that has them.
-
-        Raises:
-            SamplerError: none does. NumericsError: as ``tried``.
-        """
-        self.down.clear()
-
-        def one(server: Server) -> None:
-            try:
-                server.load(str(folder), label)
-                tried(server)
-            except ServerFailure as error:
-                self.leave_out(server, str(error))
-            except ServerRefusal as error:
-                raise SamplerError(str(error)) from None
-
-        _together(one, self.servers, len(self.servers))
-        self.alive()
+    def leave(self, sampler: "FleetSampler") -> None:
+        """It asks for nothing any more; with the last one everything that waits for a server ends."""
+        self.samplers.remove(sampler)
+        if not self.samplers:
+            self.end()
 
 
 class FleetSampler(Sampler):
@@ -150,6 +121,8 @@ class FleetSampler(Sampler):
         folder: of its weights.
     """
 
+    writes_apart = True
+
     def __init__(self, fleet: Fleet, lm: LanguageModel, folder: Path) -> None:
         if adapter_of(lm.model) is not None:
             raise ConfigError("sampler: a fleet takes whole models and no adapter; take the adapter out")
@@ -157,9 +130,13 @@ class FleetSampler(Sampler):
         self.version = 0
         """Of the weights, as :meth:`publish` was told."""
         self._key = folder.name
-        fleet.samplers.append(self)
+        self._disagreement = 0.0
+        self._known: Said | None = None
+        """An answer by which servers were tried that have its weights."""
+        fleet.join(self)
         try:
             self.publish(lm.weights(), 0)
+            self.positions = min(filter(None, fleet.run(self._positions())), default=None)
         except KedgeError:
             self._give_back(reload=False)
             raise
@@ -181,16 +158,26 @@ class FleetSampler(Sampler):
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, seed: int = 0, first_request: int = 0
     ) -> list[Completion]:
         self._refuse(prompts, sampling)
-        servers = self.fleet.alive()
-        asked = [(i, list(prompt), _seed(seed, first_request + i)) for i, prompt in enumerate(prompts)]
         params = _params(sampling, self.lm.eos_ids)
 
-        def answer(request: tuple[int, list[int], int]) -> Completion:
-            place, prompt, own_seed = request
-            said = self._ask(prompt, params | {"seed": own_seed}, place)
-            return self._completion(prompt, sampling, said)
+        async def answer(place: int, prompt: list[int]) -> tuple[Said, list[int]]:
+            while True:
+                own = params | {"seed": _seed(seed, first_request + place)}
+                server, said = await self.fleet.ask(place, prompt, own, self._salt(self.version))
+                try:
+                    return said, self._versions(server, said)
+                except ServerFailure as error:
+                    self.fleet.leave_out(server, str(error))
 
-        return _together(answer, asked, self.fleet.concurrency * len(servers))
+        asked = together(answer(place, list(prompt)) for place, prompt in enumerate(prompts))
+        answers: list[tuple[Said, list[int]]] = self.fleet.run(asked)
+        return [self._completion(list(p), sampling, *each) for p, each in zip(prompts, answers, strict=True)]
+
+    def metrics(self) -> dict[str, float]:
+        """How far the servers' log-probabilities were from the model's when they were tried last, in nats; and how many
+        servers there are."""
+        up = len(self.fleet.servers) - len(self.fleet.down)
+        return {"sampler/agreement": self._disagreement, "sampler/servers": float(up)}
 
     def close(self) -> None:
         """Its weights are deleted, and those of the sampler before it are loaded again."""
@@ -198,7 +185,7 @@ class FleetSampler(Sampler):
             self._give_back(reload=self.fleet.samplers[-1] is self)
 
     def _give_back(self, *, reload: bool) -> None:
-        self.fleet.samplers.remove(self)
+        self.fleet.leave(self)
         if self.folder.exists():
             remove_folder(self.folder)
         if reload and self.fleet.samplers:
@@ -206,8 +193,38 @@ class FleetSampler(Sampler):
             before._load(before.version)
 
     def _load(self, version: int) -> None:
-        """Have the servers answer with its weights."""
-        self.fleet.load(self._at(version), self._salt(version), partial(self._try, version))
+        """Have the servers answer with its weights.
+
+        Raises:
+            SamplerError: none does. NumericsError: one says other log-probabilities than the model itself.
+        """
+        prompt = [next(iter(self.lm.eos_ids), self.lm.pad_id)]
+        sampling = Sampling(max_new_tokens=PROBE, temperature=0.7)  # at 1 one could not tell processed from raw ones
+        params, salt = _params(sampling, ()) | {"seed": version}, self._salt(version)
+
+        async def probe(server: Server) -> Said:
+            said = await server.generate(prompt, params, salt)
+            if {*said.labels} != {salt}:
+                raise ServerFailure(f"{server.url}: answers with weights {said.labels[-1]} in place of {salt}")
+            if self._known is not None:  # by now the model may have gone on
+                self._refuse_others(server, said, self._known)
+            return said
+
+        self._known = None
+        weights = Weights(self._at(version), salt, str(self.lm.model.dtype).removeprefix("torch."), probe)
+        answers: list[tuple[Server, Said]] = self.fleet.run(self.fleet.load(weights))
+        self._disagreement = max(self._compared(*each, prompt, sampling.temperature) for each in answers)
+        self._known = answers[0][1]
+
+    async def _positions(self) -> list[int | None]:
+        async def one(server: Server) -> int | None:
+            try:
+                return await server.positions()
+            except (ServerFailure, ServerRefusal) as error:
+                self.fleet.leave_out(server, str(error))
+                return None
+
+        return await together(one(server) for server in self.fleet.alive())
 
     def _at(self, version: int) -> Path:
         return self.folder / f"version-{version:06d}"
@@ -216,26 +233,28 @@ class FleetSampler(Sampler):
         """What servers call these weights: prompts of others, and of other jobs, share no cached keys with theirs."""
         return f"{self._key}-{version}"
 
-    def _ask(self, prompt: Sequence[int], params: Mapping[str, Any], place: int) -> Mapping[str, Any]:
-        """Of one of the servers, and where it fails of another."""
-        while True:
-            servers = self.fleet.alive()
-            server = servers[place % len(servers)]
-            try:
-                return server.generate(prompt, params, self._salt(self.version))
-            except ServerFailure as error:
-                self.fleet.leave_out(server, str(error))
-            except ServerRefusal as error:
-                raise DataError(f"prompt {place + 1}: {error}") from None
+    def _versions(self, server: Server, said: Said) -> list[int]:
+        """Of the weights that wrote each token.
 
-    def _completion(self, prompt: list[int], sampling: Sampling, said: Mapping[str, Any]) -> Completion:
+        Raises:
+            ServerFailure: they are not this sampler's.
+        """
+        if strange := {label for label in said.labels if not label.startswith(f"{self._key}-")}:
+            others, own = ", ".join(sorted(strange)), self._salt(self.version)
+            raise ServerFailure(
+                f"{server.url}: answers with weights {others} in place of {own}: it was started again, or another job "
+                "has published to it"
+            )
+        return [int(label.removeprefix(f"{self._key}-")) for label in said.labels]
+
+    def _completion(self, prompt: list[int], sampling: Sampling, said: Said, versions: Sequence[int]) -> Completion:
         request = Request(prompt, sampling, (), self.lm.tokenizer, self.lm.eos_ids)
-        for token, logprob in zip(said["ids"], said["logprobs"], strict=True):
-            request.take(token, logprob, self.version)
+        for token, logprob, version in zip(said.ids, said.logprobs, versions, strict=True):
+            request.take(token, logprob, version)
             if request.finish_reason:  # a stop string, which the server does not know
                 return request.completion()
         raise DataError(
-            f"a server ended an answer after {len(said['ids'])} tokens ({said['finish_reason']}), neither at its end "
+            f"a server ended an answer after {len(said.ids)} tokens ({said.finish_reason}), neither at its end "
             f"nor at max_new_tokens {sampling.max_new_tokens}: is its --max-model-len too short?"
         )
 
@@ -246,29 +265,43 @@ class FleetSampler(Sampler):
             if getattr(sampling, name):
                 raise ConfigError(f"{name}: not with a fleet of servers; take it out")
 
-    def _try(self, version: int, server: Server) -> None:
-        """Raise where it says other log-probabilities of an answer than the model itself.
+    def _compared(self, server: Server, said: Said, prompt: Sequence[int], temperature: float) -> float:
+        """How far, in nats, its log-probabilities of an answer are from the model's own, at the worst token.
 
         Raises:
-            NumericsError: with both numbers. ServerFailure, ServerRefusal: it has no answer.
+            NumericsError: further than rounding goes.
         """
-        prompt = [next(iter(self.lm.eos_ids), self.lm.pad_id)]
-        sampling = Sampling(max_new_tokens=PROBE, temperature=0.7)  # at 1 one could not tell processed from raw ones
-        said = server.generate(prompt, _params(sampling, ()) | {"seed": version}, self._salt(version))
-        tokens = torch.tensor([[*prompt, *said["ids"]]], device=self.lm.device)
-        mask = torch.tensor([[False] * len(prompt) + [True] * len(said["ids"])])
-        with self.fleet.computing, torch.no_grad():
-            whole = forward_tokens(self.lm, tokens, mask, temperature=sampling.temperature)
+        tokens = torch.tensor([[*prompt, *said.ids]], device=self.lm.device)
+        mask = torch.tensor([[False] * len(prompt) + [True] * len(said.ids)])
+        with torch.no_grad():
+            whole = forward_tokens(self.lm, tokens, mask, temperature=temperature)
         own = whole.logprobs[0, len(prompt) :].cpu()
-        worst = float((own - torch.tensor(said["logprobs"])).abs().max())
-        exact = self.lm.model.dtype == torch.float32
-        limit = self.fleet.agreement or (AGREEMENT if exact else LOW_AGREEMENT)
+        worst = float((own - torch.tensor(said.logprobs)).abs().max())
+        limit = self._limit
         if not worst <= limit:
             raise NumericsError(
                 f"{server.url}: says log-probabilities that are up to {worst:.2g} nats from the model's own, and at "
                 f"most {limit:g} is rounding (agreement): has it other weights, another dtype, or no "
                 "--logprobs-mode processed_logprobs?"
             )
+        return worst
+
+    def _refuse_others(self, server: Server, said: Said, known: Said) -> None:
+        """Raise where it says other log-probabilities than another server with these weights, as far as both have drawn
+        the same tokens.
+
+        Raises:
+            ServerFailure: further than rounding goes.
+        """
+        same = takewhile(lambda each: each[0] == each[1], zip(said.ids, known.ids, strict=False))
+        pairs = zip(same, said.logprobs, known.logprobs, strict=False)
+        worst = max((abs(own - other) for _, own, other in pairs), default=0.0)
+        if not worst <= self._limit:
+            raise ServerFailure(f"{server.url}: says log-probabilities {worst:.2g} nats from another server's")
+
+    @property
+    def _limit(self) -> float:
+        return self.fleet.agreement or (AGREEMENT if self.lm.model.dtype == torch.float32 else LOW_AGREEMENT)
 
 
 def _params(sampling: Sampling, eos_ids: Sequence[int]) -> dict[str, Any]:
@@ -292,9 +325,3 @@ def _params(sampling: Sampling, eos_ids: Sequence[int]) -> dict[str, Any]:
 def _seed(seed: int, request: int) -> int:
     """Of one request: always the same, and of no other one."""
     return int.from_bytes(hashlib.sha256(f"{seed} {request}".encode()).digest()[:7])
-
-
-def _together(function: Callable[[Any], T], items: Iterable[Any], workers: int) -> list[T]:
-    """The function of each item, in order, several at a time. After an error no other one begins."""
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(function, items))

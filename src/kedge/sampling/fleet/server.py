@@ -1,10 +1,11 @@
 """One vLLM server, as its client sees it: what is asked of it, how long one waits, and what went wrong.
 
-Started as docs/fleet.md says. Checked against vLLM 0.32.
+Started as docs/fleet.md says, or by :mod:`kedge.sampling.fleet.started`. Checked against vLLM 0.32.
 """
 
-import time
+import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ AGAIN = frozenset({408, 429, 502, 503, 504})
 """Statuses after which a request is tried again."""
 CONNECTING = 5.0
 """Seconds until a server that does not take a connection counts as gone."""
+COUNTERS = ("vllm:generation_tokens_total", "vllm:prompt_tokens_total")
 PAUSE = 0.5
 """Seconds before a second try, twice as many before the next."""
 
@@ -27,103 +29,181 @@ class ServerRefusal(Exception):
     """A server will not do what it is asked, and no other would: the message has its words."""
 
 
+@dataclass(frozen=True)
+class Said:
+    """An answer as a server gives it. What is a token wide lines up with ``ids``."""
+
+    ids: Sequence[int]
+    logprobs: Sequence[float]
+    labels: Sequence[str]
+    """Of the weights that wrote each token."""
+    finish_reason: str
+
+
 class Server:
-    """A server.
+    """A server. All that is ``async`` belongs to one event loop, until :meth:`close`.
 
     Args:
         url: ``http://host:port``.
         timeout: seconds that a request may take.
         tries: how often one is made, where the server cannot be reached or is busy.
+        health_timeout: seconds in which it must say that it is well.
+        stall_timeout: seconds in which its engine must do what takes no time.
 
     Raises:
         ConfigError: no URL; httpx is not installed.
     """
 
-    def __init__(self, url: str, *, timeout: float, tries: int) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise ConfigError(f"sampler: {url!r} is no URL of a server; write http://host:port")
-        self.url, self.timeout, self.tries = url.rstrip("/"), timeout, tries
+    def __init__(
+        self, url: str, *, timeout: float, tries: int, health_timeout: float = 10.0, stall_timeout: float = 30.0
+    ) -> None:
+        self.url, self.timeout, self.tries = _checked(url), timeout, tries
+        self.health_timeout, self.stall_timeout = min(health_timeout, timeout), min(stall_timeout, timeout)
         self._httpx = needed("httpx", "sampler: servers", "services")
-        limits = self._httpx.Limits(max_connections=None)
-        waits = self._httpx.Timeout(timeout, connect=min(CONNECTING, timeout), pool=None)
-        self._client = self._httpx.Client(base_url=self.url, timeout=waits, limits=limits, trust_env=False)
+        self._opened: Any = None
 
-    def generate(self, prompt: Sequence[int], params: Mapping[str, Any], label: str) -> Mapping[str, Any]:
-        """The one answer to a prompt: ``ids``, ``logprobs`` and ``finish_reason``.
+    async def generate(self, prompt: Sequence[int], params: Mapping[str, Any], label: str) -> Said:
+        """The one answer to a prompt.
 
         Args:
             prompt: token ids.
             params: vLLM's sampling parameters.
-            label: of the weights that are to answer; prompts share cached keys with those of the same label alone.
+            label: of the weights now; prompts share cached keys with those of the same label alone.
 
         Raises:
-            ServerFailure, ServerRefusal: it has no answer, or has other weights.
+            ServerFailure, ServerRefusal: it has no answer.
         """
         body = {"token_ids": list(prompt), "sampling_params": dict(params), "cache_salt": label}
-        said = self._post("/inference/v1/generate", body)
+        said = await self._asked("POST", "/inference/v1/generate", body)
         try:
             [choice] = said["choices"]
             ids = [int(token) for token in choice["token_ids"]]
             logprobs = [float(each["logprob"]) for each in choice["logprobs"]["content"]]
             finish_reason = str(choice["finish_reason"])
-            versions = {span["version"] for span in choice["weight_versions"]}
+            labels = [
+                str(span["version"]) for span in choice["weight_versions"] for _ in range(span["start"], span["end"])
+            ]
         except (KeyError, TypeError, ValueError) as error:
             raise ServerFailure(f"{self.url}: an answer of another form ({error!r}): {str(said)[:200]}") from None
         # Another reason is "abort", where somebody pauses or stops the server.
-        if finish_reason not in ("stop", "length") or not ids or len(ids) != len(logprobs):
+        if finish_reason not in ("stop", "length") or not len(ids) == len(logprobs) == len(labels) > 0:
             raise ServerFailure(f"{self.url}: no whole answer: {str(said)[:200]}")
-        if versions != {label}:
-            raise ServerFailure(
-                f"{self.url}: answers with weights {', '.join(map(str, sorted(versions)))} in place of {label}: it was "
-                "started again, or another job has published to it"
-            )
-        return {"ids": ids, "logprobs": logprobs, "finish_reason": finish_reason}
+        return Said(ids, logprobs, labels, finish_reason)
 
-    def load(self, folder: str, label: str) -> None:
+    async def load(self, folder: str, label: str) -> None:
         """Answer with the weights in a folder, under this label, and forget what was computed with others.
+
+        What is being written meanwhile stands still, and goes on with the new weights and under their label.
 
         Raises:
             ServerFailure, ServerRefusal: it does not.
         """
+        await self.healthy()  # one that hangs should not cost a whole timeout
+        soon = {"timeout": self.stall_timeout}
         try:
-            self._post("/collective_rpc", {"method": "kedge_load", "kwargs": {"folder": folder}})
-            said = self._post("/reset_prefix_cache", None)
-            self._post("/update_weight_version", {"new_version": label})
+            await self._asked("POST", "/pause?mode=keep", None, **soon)
+            await self._asked("POST", "/collective_rpc", {"method": "kedge_load", "kwargs": {"folder": folder}})
+            said = await self._asked("POST", "/reset_prefix_cache", None, **soon)
+            await self._asked("POST", "/update_weight_version", {"new_version": label}, **soon)
+            await self._asked("POST", "/resume", None, **soon)
         except (ServerFailure, ServerRefusal) as error:
             hint = f"does it see {folder}, and is it started as docs/fleet.md says?"
             raise type(error)(f"{error}\n{hint}") from None
         if said not in (None, {"success": True}):
             raise ServerFailure(f"{self.url}: keeps keys of old weights: /reset_prefix_cache says {said}")
 
-    def _post(self, path: str, body: Any) -> Any:
-        for number in range(1, self.tries + 1):
-            last = number == self.tries
-            try:
-                reply = self._client.post(path, json=body)
-            except self._httpx.TimeoutException as error:
-                if isinstance(error, self._httpx.ConnectTimeout):
-                    raise ServerFailure(f"{self.url}: takes no connection") from None
-                what = f"no answer to {path} in {self.timeout:g} s; it hangs, or timeout is too short for its answers"
-                raise ServerFailure(f"{self.url}: {what}") from None  # what hangs will hang again
-            except self._httpx.TransportError as error:
-                if last:
-                    raise ServerFailure(f"{self.url}: {path}: {error or type(error).__name__}") from None
-            else:
-                if reply.is_success:
-                    return self._read(reply, path)
-                said = f"{self.url}: {path}: status {reply.status_code}: {reply.text[:300]}"
-                if 400 <= reply.status_code < 500 and reply.status_code not in AGAIN:
-                    raise ServerRefusal(said)
-                if last or reply.status_code not in AGAIN:
-                    raise ServerFailure(said)
-            time.sleep(PAUSE * 2 ** (number - 1))
-        raise AssertionError  # tries is at least 1
+    async def healthy(self) -> None:
+        """Hear that it is there and well.
 
-    def _read(self, reply: Any, path: str) -> Any:
+        Raises:
+            ServerFailure: it is not, or does not say so in ``health_timeout`` seconds.
+        """
+        await self._asked("GET", "/health", None, timeout=self.health_timeout, tries=1)
+
+    async def positions(self) -> int | None:
+        """The tokens of a prompt and its answer that it has room for; None where it does not say.
+
+        Raises:
+            ServerFailure, ServerRefusal: it has no answer.
+        """
+        said = await self._asked("GET", "/v1/models", None)
+        try:
+            return int(said["data"][0]["max_model_len"])
+        except (KeyError, IndexError, TypeError, ValueError):
+            return None
+
+    async def tokens(self) -> float | None:
+        """How many tokens its engine has read and written since it began; None where it does not say.
+
+        Raises:
+            ServerFailure, ServerRefusal: it has no answer.
+        """
+        reply = await self._replied("GET", "/metrics", None, timeout=self.health_timeout, tries=1)
+        counts = [line.rpartition(" ")[-1] for line in reply.text.splitlines() if line.startswith(COUNTERS)]
+        return sum(map(float, counts)) if counts else None
+
+    async def close(self) -> None:
+        """Close its connections; another event loop may open new ones."""
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            await opened.aclose()
+
+    @property
+    def _client(self) -> Any:
+        if self._opened is None:
+            limits = self._httpx.Limits(max_connections=None)
+            waits = self._httpx.Timeout(self.timeout, connect=min(CONNECTING, self.timeout), pool=None)
+            self._opened = self._httpx.AsyncClient(base_url=self.url, timeout=waits, limits=limits, trust_env=False)
+        return self._opened
+
+    async def _asked(self, method: str, path: str, body: Any, **how: Any) -> Any:
+        reply = await self._replied(method, path, body, **how)
         if not reply.content:
             return None
         try:
             return reply.json()
         except ValueError:
             raise ServerFailure(f"{self.url}: {path}: no JSON: {reply.text[:200]!r}") from None
+
+    async def _replied(
+        self, method: str, path: str, body: Any, *, timeout: float | None = None, tries: int | None = None
+    ) -> Any:
+        timeout, tries = timeout or self.timeout, tries or self.tries
+        for number in range(1, tries + 1):
+            last = number == tries
+            try:
+                async with asyncio.timeout(timeout):  # all of it: httpx counts from each piece that comes
+                    reply = await self._client.request(method, path, json=body)
+            except (self._httpx.TimeoutException, TimeoutError) as error:
+                if isinstance(error, self._httpx.ConnectTimeout):
+                    raise ServerFailure(f"{self.url}: takes no connection") from None
+                what = f"no answer to {path} in {timeout:g} s; it hangs, or timeout is too short for its answers"
+                raise ServerFailure(f"{self.url}: {what}") from None  # what hangs will hang again
+            except self._httpx.RequestError as error:
+                if last and isinstance(error, self._httpx.ConnectError):
+                    raise ServerFailure(f"{self.url}: takes no connection ({error})") from None
+                if last:
+                    raise ServerFailure(f"{self.url}: {path}: {error or type(error).__name__}") from None
+            else:
+                if reply.is_success:
+                    return reply
+                said = f"{self.url}: {path}: status {reply.status_code}: {reply.text[:300]}"
+                if 400 <= reply.status_code < 500 and reply.status_code not in AGAIN:
+                    raise ServerRefusal(said)
+                if last or reply.status_code not in AGAIN:
+                    raise ServerFailure(said)
+            await asyncio.sleep(PAUSE * 2 ** (number - 1))
+        raise AssertionError  # tries is at least 1
+
+
+def _checked(url: str) -> str:
+    parts = urlsplit(url)
+    try:
+        fine = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:  # a port that is no number
+        fine = False
+    if not fine:
+        raise ConfigError(
+            f"sampler: {url!r} is no URL of a server; write http://host:port, such as http://10.0.0.2:8101"
+        )
+    return url.rstrip("/")

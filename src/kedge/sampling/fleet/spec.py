@@ -1,25 +1,44 @@
 """Servers that write answers, as a recipe names them."""
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+import torch
+from pydantic import Field, model_validator
 
 from kedge.config.settings import Config, Several
 from kedge.sampling.fleet.fleet import Fleet
+from kedge.sampling.fleet.started import Started, free_ports, refuse_no_python
 from kedge.sampling.sampler import SamplerOf
 
 
 class FleetSpec(Config):
-    """``sampler = { kind = "vllm", urls = [...], weights = "..." }``: answers come from vLLM servers."""
+    """``sampler = { kind = "vllm", urls = [...], weights = "..." }``: answers come from vLLM servers. With ``servers``
+    and ``python`` kedge starts them."""
 
     kind: Literal["vllm"]
-    urls: Several[str]
+    urls: Several[str] = ()
     """Of the servers, ``http://host:port``."""
+    servers: int = Field(0, ge=0)
+    """Or: how many kedge starts on this machine, and ends with the job."""
+    python: str | None = None
+    """The Python of vLLM's environment, for servers that kedge starts."""
+    args: Several[str] = ()
+    """More arguments for those, as vLLM takes them, such as ``["--max-model-len", "2048"]``."""
+    devices: Several[str] = ()
+    """Of those, what ``CUDA_VISIBLE_DEVICES`` says for each; none: as it is here."""
+    start_timeout: float = Field(600.0, gt=0)
+    """Seconds until one of those must be there."""
     weights: str
     """A folder that trainer and servers see under this name, through which the weights go."""
     timeout: float = Field(120.0, gt=0)
     """Seconds that a request may take, an answer or a reload."""
+    health_timeout: float = Field(10.0, gt=0)
+    """Seconds in which a server must say that it is well, when it is asked every second; else its prompts go
+    elsewhere."""
+    stall_timeout: float = Field(30.0, gt=0)
+    """Seconds in which a server that has answers to write must have written a token; else it counts as hanging."""
     tries: int = Field(3, ge=1)
     """How often a request is made, where a server cannot be reached or is busy."""
     concurrency: int = Field(64, ge=1)
@@ -28,20 +47,50 @@ class FleetSpec(Config):
     """How far, in nats, what a server says of a token may be from what the model says itself; default 1e-3 for a model
     in float32, 0.05 for others."""
 
+    USED_WHEN: ClassVar[Mapping[str, tuple[str, tuple[object, ...]]]] = dict.fromkeys(
+        ("python", "args", "devices", "start_timeout"), ("servers", ())
+    )
+
+    @model_validator(mode="after")
+    def _some_servers(self) -> Self:
+        if bool(self.urls) == bool(self.servers):
+            raise ValueError("urls: a list of servers, or servers = 2 and python = ... for those that kedge starts")
+        if self.servers and self.python is None:
+            raise ValueError("python: missing; name that of vLLM's environment, which docs/fleet.md says how to make")
+        if self.devices and len(self.devices) != self.servers:
+            raise ValueError(f"devices: {len(self.devices)} for servers={self.servers}; name one for each")
+        return self
+
     def fleet(self) -> Fleet:
         """The servers; nothing is asked of them yet.
 
         Raises:
-            ConfigError: a URL that is none; httpx is not installed.
+            ConfigError: a URL that is none; no such Python; httpx is not installed.
         """
         return Fleet(
             self.urls,
+            started=self._started(),
+            start_timeout=self.start_timeout,
             weights=self.weights,
             timeout=self.timeout,
             tries=self.tries,
+            health_timeout=self.health_timeout,
+            stall_timeout=self.stall_timeout,
             concurrency=self.concurrency,
             agreement=self.agreement,
         )
+
+    def _started(self) -> list[Started]:
+        if self.python is None:
+            return []
+        python, ports = refuse_no_python(self.python), free_ports(self.servers)
+        devices: Sequence[str | None] = self.devices or [None] * self.servers
+        folder = Path(self.weights).expanduser().absolute() / "servers"
+        on_cpu = not torch.cuda.is_available()
+        return [
+            Started(python, folder, port, self.concurrency, on_cpu, device, self.args)
+            for port, device in zip(ports, devices, strict=True)
+        ]
 
 
 def sampler_of(what: SamplerOf | Mapping[str, Any] | FleetSpec) -> SamplerOf:

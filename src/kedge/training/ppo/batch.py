@@ -26,7 +26,8 @@ class Batch:
     host_mask: Tensor
     """``[B, L]`` the same on the host."""
     old_logprobs: Tensor
-    """``[B, L]`` under the policy that sampled, from the sampler."""
+    """``[B, L]`` under the policy that sampled, from the sampler; with importance weights under the policy as the step
+    began."""
     ref_logprobs: Tensor
     """``[B, L]`` under the reference."""
     old_values: Tensor | None
@@ -37,6 +38,8 @@ class Batch:
     """``[B, L]`` the critic's target; None without a critic."""
     states: Tensor | None = None
     """``[B, L, H]`` of the policy's frozen bottom, where it has one that is kept."""
+    weights: Tensor | None = None
+    """``[B, L]`` importance weights, where the policy that sampled was an older one."""
 
     def rows(self, rows: Sequence[int]) -> "Batch":
         """Some of the answers, trimmed to the longest of them."""
@@ -104,6 +107,9 @@ def estimate_advantages(
         rewards = rewards - kl_coef * kl(rollouts.logprobs, ref_logprobs)
     if config.cutoff == "mask":
         host_mask = host_mask & ~cut_off[:, None]
+    if rollouts.too_old is not None:
+        host_mask = host_mask & ~rollouts.too_old[:, None]
+    if host_mask is not rollouts.host_mask:
         mask = host_mask.to(mask.device)
     if config.whiten_rewards:
         rewards = whiten(rewards, mask, shift_mean=False)
@@ -125,4 +131,4 @@ def estimate_advantages(
         if config.whiten_advantages:
             advantages = whiten(advantages, mask)
     kept = (rollouts.tokens, rollouts.lengths, mask, host_mask, rollouts.logprobs)
-    return Batch(*kept, ref_logprobs, values, advantages, returns, rollouts.states)
+    return Batch(*kept, ref_logprobs, values, advantages, returns, rollouts.states, rollouts.weights)

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from kedge.config.settings import Several
+from kedge.core.importance import ImportanceKind
 from kedge.models.adalora import PLAN, refuse_steps
 from kedge.sampling.settings import Sampling
 from kedge.training.config import TrainingConfig
@@ -117,6 +118,16 @@ class PPOConfig(TrainingConfig):
     whiten_rewards: bool = False
     """Scale each step's per-token rewards (KL included) to variance 1, mean unmoved."""
 
+    max_staleness: int = Field(0, ge=0)
+    """How many steps the answers run ahead: those of so many steps to come are written while an update works, by
+    weights that are at most so many updates old. 0: the next answers wait for the update. Needs a ``sampler`` with
+    weights of its own: servers."""
+    importance: ImportanceKind = "truncate"
+    """With answers of older weights a token counts by how much likelier it is now: at most ``importance_cap``
+    (``truncate``), or not at all beyond it and below its inverse (``mask``)."""
+    importance_cap: float = Field(2.0, gt=1)
+    """The largest of these weights."""
+
     critic: Literal["shared", "separate"] = "shared"
     """A value head on the policy's trunk, or a trunk of its own: twice the memory and the time of a step, and better
     values."""
@@ -139,6 +150,8 @@ class PPOConfig(TrainingConfig):
         "critic_init": ("critic", ("separate",)),
         **dict.fromkeys(_ONLY_WITH_GAE, ("advantage_estimator", ("gae",))),
         "cliprange_value": ("vf_coef", ()),
+        "importance": ("max_staleness", ()),
+        "importance_cap": ("max_staleness", ()),
     }
     REFUSED: ClassVar[Mapping[str, str]] = {"top_p": _TRUNCATION, "top_k": _TRUNCATION, "min_p": _TRUNCATION}
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from kedge.models.head import hidden_size
 from kedge.models.language_model import LanguageModel
 from kedge.parallel import Processes
 from kedge.rewards.scores import Scores
+from kedge.runs.folder import Metrics
 from kedge.sampling.completion import Completion
 from kedge.sampling.rollouts import Rollouts, in_micro_batches
 from kedge.training.not_finite import refuse_not_finite
@@ -39,6 +40,8 @@ class Experience:
     rollouts: Rollouts
     scores: Scores
     batch: Batch
+    sampled: Metrics = field(default_factory=dict)
+    """What there is to say of who wrote them."""
 
     def samples(self, count: int) -> Iterator[dict[str, Any]]:
         """The first ``count`` answers as lines of samples.jsonl."""
@@ -101,7 +104,7 @@ class Estimator:
     def with_states(self, rollouts: Rollouts) -> Rollouts:
         """With the hidden states of the frozen bottom, where the policy has one and there is room for them."""
         lm, (answers, width) = self.reference, rollouts.tokens.shape
-        if not keeps_states(lm, (answers, width), total_memory(lm.device)):
+        if rollouts.states is not None or not keeps_states(lm, (answers, width), total_memory(lm.device)):
             return rollouts
         return replace(rollouts, states=self._computed(rollouts, lambda tokens, *_: lm.bottom_states(tokens)))
 

@@ -10,6 +10,7 @@ from kedge.data.records import Prompt, held_out, plain, read_prompts
 from kedge.errors import ConfigError, DataError
 from kedge.models.language_model import LanguageModel
 from kedge.rewards.build import RewardLike, refuse_missing_columns
+from kedge.sampling.sampler import Sampler
 from kedge.training.ppo.config import PPOConfig
 from kedge.training.too_long import Fitter, Limit, ending
 
@@ -80,6 +81,25 @@ def prepare_prompts(
     encoded, notes = _encoded(lm, config, train, "prompts")
     encoded_aside, more_notes = _encoded(lm, config, evaluation, "held-out prompts")
     return encoded, encoded_aside, notes + more_notes
+
+
+def refuse_no_room(sampler: Sampler, longest: int, answer: int) -> None:
+    """Raise where a sampler has fewer positions than the longest prompt and its answer may take.
+
+    Args:
+        sampler: who writes.
+        longest: tokens of both together.
+        answer: those of the answer.
+
+    Raises:
+        ConfigError: with both numbers.
+    """
+    if sampler.positions is not None and longest > sampler.positions:
+        raise ConfigError(
+            f"response_length: {answer} and the longest prompt, {longest - answer} tokens, are more than the "
+            f"{sampler.positions} that the sampler's servers take (--max-model-len); lower it or max_prompt_length, or "
+            "start them with more"
+        )
 
 
 def refuse_overlap(train: Sequence[Prompt], evaluation: Sequence[Prompt]) -> None:

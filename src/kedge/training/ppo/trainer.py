@@ -27,11 +27,12 @@ from kedge.rewards.foreign import TrainerState
 from kedge.rewards.scores import Scores, judge
 from kedge.runs.callbacks import CallbackLike
 from kedge.runs.folder import Metrics, RunFolder, report
+from kedge.sampling.ahead import Ahead, refuse_running_ahead
 from kedge.sampling.completion import Completion
 from kedge.sampling.fleet.spec import FleetSpec, sampler_of
 from kedge.sampling.local.engine import Engine
 from kedge.sampling.rollouts import Rollouts, collate, generate
-from kedge.sampling.sampler import SamplerOf, made
+from kedge.sampling.sampler import Sampler, SamplerOf, made
 from kedge.training.adalora import Ranks
 from kedge.training.checkpoint import folder_of_all
 from kedge.training.config import adapt
@@ -49,10 +50,11 @@ from kedge.training.optimization import (
 )
 from kedge.training.ppo.batch import Batch
 from kedge.training.ppo.config import PPOConfig
+from kedge.training.ppo.correction import corrected
 from kedge.training.ppo.experience import Estimator, Experience
 from kedge.training.ppo.guards import Guards
 from kedge.training.ppo.movement import Movement
-from kedge.training.ppo.prompts import EncodedPrompt, prepare_prompts, refuse_misfits, split_prompts
+from kedge.training.ppo.prompts import EncodedPrompt, prepare_prompts, refuse_misfits, refuse_no_room, split_prompts
 from kedge.training.ppo.report import live_lines, rollout_metrics
 from kedge.training.ppo.roles import critic_of, frozen_modules, policy_of
 from kedge.training.ppo.throughput import peak_flops, share_above, throughput
@@ -157,7 +159,9 @@ class PPO(Trainer):
         longest = max(len(prompt.ids) for prompt in [*self.prompts, *self.eval_prompts]) + config.response_length
         self.config = config = with_micro_batch(config, self.policy.model, longest, run, "ppo", tell=self.progress)
         self.sampler_of = sampler_of(sampler)
-        self.sampler = made(self.sampler_of, self.policy)
+        self.sampler = self._made_sampler(longest)
+        self._published = 0
+        self.ahead = Ahead(self._write, steps=config.max_staleness, last=config.steps)
         self.kl_controller = (
             AdaptiveKL(config.kl_coef, target=config.kl_target, horizon=config.kl_horizon)
             if config.kl_controller == "adaptive"
@@ -256,7 +260,8 @@ class PPO(Trainer):
         """Where no evaluation has shown that the reward works, show it before anything is written or deleted."""
         if self.run is not None and not self.eval_prompts:
             prompts = self.prompts[:4]
-            completions, _ = self._sample(prompts)
+            with self.timer("generate"), self.precision():
+                completions = self._answers(prompts, 0)
             self._judge(prompts, completions, training=False)
 
     # A step ------------------------------------------------------------------------------------------------------
@@ -278,10 +283,11 @@ class PPO(Trainer):
         """
         self.experience = None  # that of the step before is not kept beside this one's
         prompts = self._next_prompts()
-        completions, rollouts = self._sample(prompts)
+        completions, rollouts = self._sample()
+        rollouts, sampled = self._corrected(completions, rollouts)
         scores = self._judge(prompts, completions)
         batch = self._estimate(completions, rollouts, scores)
-        self.experience = Experience(prompts, completions, rollouts, scores, batch)
+        self.experience = Experience(prompts, completions, rollouts, scores, batch, sampled)
         return self.experience
 
     def counted(self, metrics: Metrics, seconds: Mapping[str, float]) -> Metrics:
@@ -291,25 +297,62 @@ class PPO(Trainer):
         return found | {f"time/{phase}": value for phase, value in seconds.items()}
 
     def _next_prompts(self) -> list[EncodedPrompt]:
-        rows = batch_indices(len(self.prompts), self.config.batch_size, self.step_done, self.config.seed)
-        prompts = [self.prompts[row] for row in rows for _ in range(self.config.num_generations)]
+        prompts = self._prompts_of(self.step_done)
         self.left_out.note(prompts=[prompt.record.text for prompt in prompts])
         return prompts
 
-    def _sample(self, prompts: Sequence[EncodedPrompt]) -> tuple[list[Completion], Rollouts]:
+    def _prompts_of(self, step: int) -> list[EncodedPrompt]:
+        rows = batch_indices(len(self.prompts), self.config.batch_size, step, self.config.seed)
+        return [self.prompts[row] for row in rows for _ in range(self.config.num_generations)]
+
+    def _sample(self) -> tuple[list[Completion], Rollouts]:
         with self.timer("generate"), self.precision():  # always: the engine keeps its cache in what it first met
-            completions = generate(
-                self.sampler,
-                [prompt.ids for prompt in prompts],
-                self.config.sampling,
-                self.processes,
-                vocabulary=vocabulary_rows(self.policy.model),
-                seed=self.config.seed,
-                first_request=self.step_done * self.config.answers,
-            )
+            if self._published < self.step_done:  # a step was left out before its update: these are its weights too
+                self.publish(self.step_done)
+            completions = self.ahead.take(self.step_done)
             rollouts = collate(completions, self.policy.pad_id, self.policy.device)
         self.left_out.note(**vars(rollouts))
         return completions, rollouts
+
+    def _made_sampler(self, longest: int) -> Sampler:
+        sampler = made(self.sampler_of, self.policy)
+        try:
+            refuse_running_ahead(self.config.max_staleness, sampler, self.processes)
+            refuse_no_room(sampler, longest, self.config.response_length)
+        except ConfigError:
+            sampler.close()
+            raise
+        return sampler
+
+    def _write(self, step: int) -> list[Completion]:
+        """The answers of a step, whoever asks for them and when: the same prompts, and the same random numbers."""
+        return self._answers(self._prompts_of(step), step * self.config.answers)
+
+    def _answers(self, prompts: Sequence[EncodedPrompt], first_request: int) -> list[Completion]:
+        return generate(
+            self.sampler,
+            [prompt.ids for prompt in prompts],
+            self.config.sampling,
+            self.processes,
+            vocabulary=vocabulary_rows(self.policy.model),
+            seed=self.config.seed,
+            first_request=first_request,
+        )
+
+    def _corrected(self, completions: Sequence[Completion], rollouts: Rollouts) -> tuple[Rollouts, Metrics]:
+        """The answers as the update may take them, and what there is to say of a sampler with weights of its own."""
+        if not self.sampler.writes_apart:
+            return rollouts, {}
+        with self.timer("estimate"):
+            rollouts = self.estimate.with_states(rollouts)
+            return corrected(
+                completions,
+                rollouts,
+                self.config,
+                version=self.step_done,
+                logprobs=lambda rollouts: self.estimate.logprobs(self.policy, rollouts),
+                rounding=rounding(self.config, self.policy.model),
+            )
 
     def _judge(
         self, prompts: Sequence[EncodedPrompt], completions: Sequence[Completion], *, training: bool = True
@@ -343,15 +386,18 @@ class PPO(Trainer):
             version: their number: how many steps were done.
         """
         self.sampler.publish(self.policy.weights(), version)
+        self._published = version
 
     def _report(self, experience: Experience, kl_coef: float) -> Metrics:
         """What the step says of itself, as the answers were before the update."""
         if self.run is not None:
             where = {"step": self.step_done + 1, "policy_version": self.step_done, "split": "train"}
-            samples = experience.samples(self.config.samples_per_step)
-            self.run.write_samples({**where, **sample} for sample in samples)
+            written = [{"policy_version": each.versions[0]} if each.versions else {} for each in experience.completions]
+            samples = zip(written, experience.samples(self.config.samples_per_step), strict=False)
+            self.run.write_samples({**where, **version, **sample} for version, sample in samples)
         metrics = rollout_metrics(experience, self.config, self._kl_penalty(kl_coef))
-        return metrics | self.movement.take_in(metrics) | {"objective/kl_coef": kl_coef}
+        of_sampler = {**experience.sampled, **self.sampler.metrics()}
+        return metrics | self.movement.take_in(metrics) | of_sampler | {"objective/kl_coef": kl_coef}
 
     def _kl_penalty(self, kl_coef: float) -> float:
         return kl_coef if self.config.kl_in == "reward" else 0.0
@@ -371,8 +417,8 @@ class PPO(Trainer):
             seconds,
             lengths=rollouts.lengths.tolist(),
             answered=int(rollouts.response_mask.sum()),
-            # Sampling, the frozen bottom, reference, values.
-            forward=1 + (1 - above) + above * (1 + (self.critic is not None)),
+            # Sampling, the frozen bottom, reference, values, the policy's own log-probabilities.
+            forward=1 + (1 - above) + above * (1 + (self.critic is not None) + self.sampler.writes_apart),
             both=above * minibatches * self.config.mini_batch_size / self.config.answers * trunks,
             backward=2.0 if adapter_of(self.policy.model) is None else 1.0,
         )
@@ -392,6 +438,8 @@ class PPO(Trainer):
         """Answers of the policy (or another one) to the held-out prompts, judged; empty where none are held out."""
         policy = policy or self.policy
         own = policy is self.policy
+        if not own:
+            self.ahead.settle()  # another model's sampler may take the servers from the policy's
         with (
             self.timer("evaluate"),
             self.precision(),
@@ -414,6 +462,7 @@ class PPO(Trainer):
     def close(self) -> None:
         """Give back what the sampler holds (threads, servers); nothing is asked of the trainer after that."""
         self.sampler.close()
+        self.ahead.close()
 
     # Keeping ----------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -19,6 +19,7 @@ from kedge.models.device import rounds_to_tf32
 from kedge.models.forward import forward_tokens
 from kedge.models.language_model import LanguageModel
 from kedge.models.recompute import recomputing
+from kedge.models.scalar import ScalarHead
 from kedge.parallel import Processes
 from kedge.runs.folder import Metrics
 from kedge.sampling.rollouts import Rollouts, in_micro_batches
@@ -40,6 +41,18 @@ def rounding(config: PPOConfig, model: PreTrainedModel) -> tuple[float, float]:
     if dtype == torch.float32 and rounds_to_tf32(model.device):
         dtype = torch.float16  # which has as many digits
     return TOLERANCES.get(dtype, TOLERANCES[torch.float32])
+
+
+@dataclass(frozen=True)
+class Summand:
+    """A part of a micro-batch's loss, of one pass over a trunk."""
+
+    loss: Tensor
+    metrics: Mapping[str, Tensor]
+    trained: list[Parameter]
+    """The weights that it is for; none: it is only looked at."""
+    drift: Tensor | None = None
+    """``[b]``: the largest change of a log-probability in each answer."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +88,7 @@ class Update:
                 metrics = self._accumulate(batch, rows, kl_coef, train_policy)
                 seen.append(metrics)
                 if not applied:
-                    metrics |= self._check_first(metrics, fatal=step == 0)
+                    metrics |= self._check_first(metrics, fatal=step == 0, recomputed=batch.weights is not None)
                 elif train_policy and self.region.is_left(metrics["policy/approxkl_avg"], len(rows), measure):
                     self.optimizer.zero_grad(set_to_none=True)
                     break
@@ -132,20 +145,19 @@ class Update:
         worst = torch.zeros((), device=batch.tokens.device)
         fine: list[tuple[list[int], Tensor]] = []
         lengths = batch.lengths[list(rows)].tolist()
-        # While the critic warms up, the policy's gradients are not used.
-        trained = self._parameters if train_policy or self.critic is None else self.critic.trained()
         parts = dealt(lengths, self.config.tokens_at_a_time, self.processes)
         for number, part in enumerate(parts, start=1):
             samples = [rows[i] for i in part]
             micro_batch = batch.rows(samples) if samples else batch.rows(rows[:1]).without_training()
-            with recomputing(self.recomputed):
-                loss, metrics, drift = self.loss(micro_batch, tokens, kl_coef, train_policy)
-            with self.processes.summing_gradients(trained, now=number == len(parts)):
-                loss.backward()
-            fine.append((samples, drift[: len(samples)].isfinite()))
-            worst = torch.maximum(worst, drift.max())
-            for name, value in metrics.items():
-                totals[name] = totals.get(name, torch.zeros_like(value)) + value.detach()
+            for summand in self.losses(micro_batch, tokens, kl_coef, train_policy):
+                if summand.trained:
+                    with self.processes.summing_gradients(summand.trained, now=number == len(parts)):
+                        summand.loss.backward()
+                if summand.drift is not None:
+                    fine.append((samples, summand.drift[: len(samples)].isfinite()))
+                    worst = torch.maximum(worst, summand.drift.max())
+                for name, value in summand.metrics.items():
+                    totals[name] = totals.get(name, torch.zeros_like(value)) + value.detach()
         self.processes.max_(worst)
         summed = torch.stack([value.float() for value in totals.values()])
         self.processes.sum_(summed)
@@ -159,16 +171,39 @@ class Update:
     def _parameters(self) -> list[Parameter]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
-    def loss(
-        self, part: Batch, denominator: int, kl_coef: float, train_policy: bool
-    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """Loss, metrics, and the largest change of a log-probability, of one micro-batch.
+    def losses(self, part: Batch, denominator: int, kl_coef: float, train_policy: bool) -> Iterator[Summand]:
+        """The loss of one micro-batch, in as many summands as trunks are trained. Each is to be gone back over before
+        the next is asked for, so that the activations of one trunk are there at a time.
 
         Args:
             denominator: trained tokens of the whole minibatch.
         """
+        head = None if self.critic is None else self.critic.value_head
+        with recomputing(self.recomputed), torch.set_grad_enabled(train_policy or head is not None):
+            summand = self._policy_loss(part, denominator, kl_coef, train_policy, head)
+        yield summand
+        if self.critic is not None and head is None:
+            with recomputing(self.recomputed):
+                values = self.critic.values(part.tokens, part.host_mask, part.states)
+            yield Summand(*self._value_loss(part, values, denominator), self.critic.trained())
+
+    def _policy_loss(
+        self, part: Batch, denominator: int, kl_coef: float, train_policy: bool, head: ScalarHead | None
+    ) -> Summand:
+        """What the pass over the policy gives: its loss, and that of a critic whose head reads the same states."""
         config, mask = self.config, part.mask
-        logprobs, entropy, values = self._forward(part)
+        outputs = forward_tokens(
+            self.policy,
+            part.tokens,
+            part.host_mask,
+            value_head=head,
+            states=part.states,
+            temperature=config.temperature,
+            with_entropy=True,
+            entropy_gradient=config.entropy_coef > 0,
+        )
+        logprobs, entropy = outputs.logprobs, outputs.entropy
+        assert entropy is not None
         surrogate, clipping = policy_loss(
             logprobs,
             part.old_logprobs,
@@ -176,15 +211,18 @@ class Update:
             mask,
             clip=config.clip,
             dual_clip=config.dual_clip,
+            weights=part.weights,
             denominator=denominator,
         )
         entropy_mean = masked_mean(entropy, mask, denominator=denominator)
-        loss, value_metrics = self._value_loss(part, values, denominator)
+        loss, value_metrics = self._value_loss(part, outputs.values, denominator)
         if train_policy:
             loss = loss + surrogate - config.entropy_coef * entropy_mean
             if config.kl_in == "loss":
                 # Weighted by the ratio, the gradient stays that of KL(policy, reference) after the first update too.
                 ratio = (logprobs - part.old_logprobs).detach().exp()
+                if part.weights is not None:
+                    ratio = ratio * part.weights
                 divergence = ratio * kl(logprobs, part.ref_logprobs, estimator="k2")
                 loss = loss + kl_coef * masked_mean(divergence, mask, denominator=denominator)
         drift = (logprobs - part.old_logprobs).detach().abs().masked_fill(~mask, 0.0)
@@ -196,7 +234,10 @@ class Update:
             "val/ratio": clipping["ratio"],
             "drift": masked_mean(drift, mask, denominator=denominator),
         }
-        return loss, metrics | value_metrics, drift.max(-1).values
+        trained = self.policy.trained() if train_policy else []  # while the critic warms up, its gradients are not used
+        if head is not None:
+            trained += [*head.parameters()]
+        return Summand(loss, metrics | value_metrics, trained, drift.max(-1).values)
 
     def _value_loss(self, part: Batch, values: Tensor | None, denominator: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The critic's part of the loss; nothing where there is no critic."""
@@ -211,28 +252,15 @@ class Update:
             )
         return self.config.vf_coef * error, metrics
 
-    def _forward(self, part: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-        forward = forward_tokens if self.critic is None else self.critic.forward_with
-        outputs = forward(
-            self.policy,
-            part.tokens,
-            part.host_mask,
-            states=part.states,
-            temperature=self.config.temperature,
-            with_entropy=True,
-            entropy_gradient=self.config.entropy_coef > 0,
-        )
-        assert outputs.entropy is not None
-        return outputs.logprobs, outputs.entropy, outputs.values
-
-    def _check_first(self, metrics: Metrics, *, fatal: bool) -> Metrics:
+    def _check_first(self, metrics: Metrics, *, fatal: bool, recomputed: bool) -> Metrics:
         """Before any update the ratio is 1, KL and clip fraction are 0, whatever the data."""
         worst, average = metrics["worst"], metrics["drift"]
         limits = rounding(self.config, self.policy.model)
         clipped = metrics["policy/clipfrac_avg"] > 0 and limits[0] < min(self.config.clip)  # in bfloat16 some will be
         if fatal and (not worst <= limits[0] or not average <= limits[1] or clipped):
+            others = "the sampler's" if not recomputed else "those computed before it"
             raise NumericsError(
-                f"the first minibatch's log-probabilities differ from the sampler's by {worst:.2g} at the worst token "
+                f"the first minibatch's log-probabilities differ from {others} by {worst:.2g} at the worst token "
                 f"and {average:.2g} on average (at most {limits[0]:g} and {limits[1]:g}); before any update the ratio "
                 "must be 1. The model scores a token differently alone (with its cache) and in a batch: dropout left "
                 "on, a low-precision dtype, or an attention implementation at fault"

@@ -1,0 +1,164 @@
+"""vLLM servers that kedge starts on this machine, with the settings that docs/fleet.md names, and ends with the job."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+from kedge.errors import ConfigError
+from kedge.sampling.fleet.server import ServerFailure
+
+KEEPER = Path(__file__).with_name("keeper.py")
+MODULE = "vllm.entrypoints.launchers.api_server.entry"
+ON_CPU = (
+    "--enforce-eager", "--block-size", "32", "--kv-cache-memory-bytes", "268435456",
+    # A prompt that is read in parts costs vLLM's engine its life there, where requests have seeds.
+    "--no-enable-chunked-prefill",
+)  # fmt: skip
+SPARE = 8
+"""Answers that a server may write beside those that it is asked for: the one by which it is tried need not wait."""
+SHOWN = 1500
+"""Characters of its log that an error shows."""
+
+
+@dataclass
+class Started:
+    """A server that kedge starts.
+
+    Args:
+        python: of vLLM's environment.
+        folder: for its log, and for what it imports of kedge's.
+        port: on this machine.
+        concurrency: answers that it is asked for at once.
+        on_cpu: whether it has no GPU.
+        device: what ``CUDA_VISIBLE_DEVICES`` should say; None: as it is.
+        args: more of vLLM's arguments, which prevail over those here.
+    """
+
+    python: str
+    folder: Path
+    port: int
+    concurrency: int
+    on_cpu: bool
+    device: str | None = None
+    args: Sequence[str] = ()
+    _process: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
+    _lifeline: int | None = field(default=None, init=False)
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> Path:
+        """What it says, of all its starts."""
+        return self.folder / f"server-{self.port}.log"
+
+    def start(self, model: Path, dtype: str) -> None:
+        """Begin; it answers a minute later or so. Not while it runs.
+
+        Args:
+            model: a folder of the architecture that it is to serve.
+            dtype: of its weights, such as ``float32``.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        held, self._lifeline = os.pipe()
+        with self.log.open("ab") as log:
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", str(KEEPER), str(held), *self.command(model, dtype)],
+                    env=self.environment(),
+                    pass_fds=(held,),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,  # Ctrl-C is the job's, which ends it in its own time
+                )
+            finally:
+                os.close(held)
+
+    def command(self, model: Path, dtype: str) -> list[str]:
+        """What is run."""
+        return [
+            self.python, "-m", MODULE, "--model", str(model), "--served-model-name", "policy", "--host", "127.0.0.1",
+            "--port", str(self.port), "--dtype", dtype, "--max-num-seqs", str(self.concurrency + SPARE),
+            "--logprobs-mode", "processed_logprobs", "--enable-scale-out",
+            "--worker-extension-cls", "kedge_vllm.FromFolder", *(ON_CPU if self.on_cpu else ()), *self.args,
+        ]  # fmt: skip
+
+    def environment(self) -> dict[str, str]:
+        """Its variables. Of kedge's packages it sees the one for vLLM alone, and none of what is beside that."""
+        spec = find_spec("kedge_vllm")
+        assert spec is not None
+        assert spec.submodule_search_locations
+        beside = self.folder / "plugin"
+        shutil.copytree(spec.submodule_search_locations[0], beside / "kedge_vllm", dirs_exist_ok=True)
+        own = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", "PYTHONPATH": str(beside)}
+        if self.on_cpu:
+            own["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "1"
+        if self.device is not None:
+            own["CUDA_VISIBLE_DEVICES"] = self.device
+        return {**os.environ, **own}
+
+    def refuse_ended(self) -> None:
+        """Raise where it no longer runs.
+
+        Raises:
+            ServerFailure: with the end of what it said.
+        """
+        status = None if self._process is None else self._process.poll()
+        if status is not None:
+            said = self.log.read_bytes()[-SHOWN:].decode(errors="replace")
+            raise ServerFailure(f"{self.url}: ended with status {status}; the end of {self.log}:\n{said}")
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has been started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    def let_go(self) -> None:
+        """Have it end, and all that it has started; nobody waits for that."""
+        lifeline, self._lifeline = self._lifeline, None
+        if lifeline is not None:
+            os.close(lifeline)
+
+    def end(self) -> None:
+        """End it, and all that it has started."""
+        self.let_go()
+        process, self._process = self._process, None
+        if process is not None:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(15)
+            process.kill()  # the keeper, and with it whatever it keeps
+            process.wait()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nobody listens on now."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def refuse_no_python(python: str) -> str:
+    """The program, found as a shell would.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = shutil.which(Path(python).expanduser())
+    if found is None:
+        raise ConfigError(f"sampler: python: {python!r} is no program; name the Python of vLLM's environment")
+    return found

@@ -1,0 +1,194 @@
+"""Servers that kedge starts: they have the weights, are started again with those of now, and end with the job."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+
+import psutil
+import pytest
+
+import kedge.sampling.fleet.server as waits
+import kedge.sampling.fleet.servers as watching
+from kedge.errors import ConfigError, SamplerError
+from kedge.sampling.fleet.spec import FleetSpec
+from kedge.sampling.fleet.started import Started, free_ports
+from kedge.sampling.settings import Sampling
+
+PRETENDED = Path(__file__).with_name("pretended_vllm.py")
+SAMPLING = Sampling(max_new_tokens=8, temperature=0.8)
+PROMPTS = [[5, 6], [7], [8, 9, 10], [11]]
+
+
+@pytest.fixture
+def python(tmp_path):
+    """A Python in whose environment vLLM is not what it is."""
+    program = tmp_path / "python"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} {PRETENDED} "$@"\n')
+    program.chmod(0o755)
+    return program
+
+
+@pytest.fixture
+def fleet(python, tmp_path, monkeypatch):
+    monkeypatch.setattr(waits, "PAUSE", 0.01)
+    monkeypatch.setattr(watching, "LOOKED_AT", 0.1)
+
+    def make(servers=1, **settings):
+        return FleetSpec(
+            kind="vllm", servers=servers, python=str(python), weights=str(tmp_path / "weights"), **settings
+        ).fleet()
+
+    return make
+
+
+def children(process):
+    return [each.pid for each in psutil.Process(process.pid).children(recursive=True)]
+
+
+def are_gone(pids, seconds=10):
+    end = time.monotonic() + seconds
+    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_they_write_die_and_are_there_again_with_the_weights_of_now(fleet, tiny_lm, capsys):
+    lm, both = tiny_lm("llama"), fleet(2, health_timeout=1.0)
+    with both(lm) as sampler:
+        first, second = both._own.values()
+        assert first.log.read_text().startswith("child ")
+        want = sampler.generate(PROMPTS, SAMPLING)
+        sampler.publish(lm.weights(), 1)
+        held = children(second._process)
+        assert len(held) >= 2
+        os.kill(held[0], signal.SIGSTOP)  # it hangs: what is asked of it goes elsewhere, and it is started again
+        assert [each.ids for each in sampler.generate(PROMPTS, SAMPLING)] == [each.ids for each in want]
+        assert [*both.down] == [second.url]
+        sampler.publish(lm.weights(), 2)  # which is not waited for
+        assert are_gone(held)
+        end = time.monotonic() + 60
+        while both.down:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        found = sampler.generate(PROMPTS, SAMPLING)
+        assert [each.ids for each in found] == [each.ids for each in want]
+        assert {version for each in found for version in each.versions} == {2}
+        held = children(first._process) + children(second._process)
+    assert are_gone(held)
+    assert f"{second.url}: is there again" in capsys.readouterr().err
+
+
+def test_where_it_is_the_only_one_the_others_wait_for_it(fleet, tiny_lm):
+    lm, one = tiny_lm("llama"), fleet()
+    with one(lm) as sampler:
+        want = sampler.generate(PROMPTS, SAMPLING)
+        [own] = one._own.values()
+        os.kill(children(own._process)[0], signal.SIGKILL)
+        assert [each.ids for each in sampler.generate(PROMPTS, SAMPLING)] == [each.ids for each in want]
+        os.kill(children(own._process)[0], signal.SIGKILL)
+        sampler.publish(lm.weights(), 1)
+        assert sampler.generate(PROMPTS, SAMPLING)[0].versions[0] == 1
+
+
+def test_one_that_cannot_be_started_again_is_given_up(fleet, tiny_lm, capsys):
+    with fleet()(tiny_lm("llama")) as sampler:
+        [own] = sampler.fleet._own.values()
+        own.args = ["--refuse", str(own.port)]
+        os.kill(children(own._process)[0], signal.SIGKILL)
+        with pytest.raises(SamplerError, match=r"no server is left:\n.*ended with status 1(.|\n)*no such architecture"):
+            sampler.generate(PROMPTS, SAMPLING)
+        with pytest.raises(SamplerError, match="no server is left"):
+            sampler.publish(sampler.lm.weights(), 1)
+    said = capsys.readouterr().err
+    assert said.count("vLLM is being started") == 4
+    assert "; it is given up" in said
+
+
+def test_one_that_does_not_start_is_named_with_what_it_said(fleet, tiny_lm):
+    one = fleet()
+    [own] = one._own.values()
+    own.args = ["--refuse", str(own.port)]
+    with pytest.raises(
+        SamplerError, match=r"ended with status 1; the end of .*server-\d+.log:\n.*no such architecture"
+    ):
+        one(tiny_lm("llama"))
+    assert not own.runs
+
+
+JOB = """
+import sys, time, os
+from kedge.sampling.fleet.started import Started
+from pathlib import Path
+own = Started(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), 4, True)
+own.start(Path(sys.argv[4]), "float32")
+time.sleep(1.0)
+print(own._process.pid, flush=True)
+time.sleep(100)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_they_end_with_the_job_however_that_ends(python, tmp_path, how):
+    [port] = free_ports(1)
+    words = [sys.executable, "-c", JOB, python, tmp_path / "weights", str(port), tmp_path]
+    job = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    keeper = psutil.Process(int(job.stdout.readline()))
+    end = time.monotonic() + 20
+    while len(held := [each.pid for each in keeper.children(recursive=True)]) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    job.send_signal(how)
+    job.wait()
+    assert are_gone([keeper.pid, *held])
+
+
+def test_what_is_run(tmp_path):
+    own = Started("vllm/bin/python", tmp_path, 8101, 64, False, "2,3", ["--tensor-parallel-size", "2"])
+    words = own.command(Path("m"), "bfloat16")
+    given = dict(pairwise(words))
+    assert words[:2] == ["vllm/bin/python", "-m"]
+    assert given["--max-num-seqs"] == "72"
+    assert given["--dtype"] == "bfloat16"
+    assert given["--logprobs-mode"] == "processed_logprobs"
+    assert words[-2:] == ["--tensor-parallel-size", "2"]
+    assert "--enforce-eager" not in words
+    assert own.environment()["CUDA_VISIBLE_DEVICES"] == "2,3"
+    assert own.environment()["VLLM_SERVER_DEV_MODE"] == "1"
+    assert "--no-enable-chunked-prefill" in Started("p", tmp_path, 1, 1, True).command(Path("m"), "float32")
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"servers": 1}, "python: missing; name that of vLLM's environment"),
+        ({"servers": 1, "python": "no-such-python"}, "python: 'no-such-python' is no program"),
+        ({"servers": 1, "python": "python3", "urls": ["http://a:1"]}, "urls: a list of servers, or servers = 2"),
+        ({}, "urls: a list of servers, or servers = 2"),
+        ({"urls": ["http://a:1"], "python": "python3"}, "python: .*servers"),
+        ({"servers": 2, "python": "python3", "devices": ["0"]}, "devices: 1 for servers=2"),
+    ],
+)
+def test_settings_that_do_not_fit(tmp_path, settings, error):
+    with pytest.raises(ConfigError, match=error):
+        FleetSpec.of({"kind": "vllm", "weights": str(tmp_path), **settings}).fleet()
+
+
+def test_a_job_names_them(fleet, python, tiny_lm, tmp_path):
+    """As a recipe does, with answers that run ahead; nothing is left but what the servers have said."""
+    from kedge import PPO
+
+    lm = tiny_lm("llama")
+    sampler = {"kind": "vllm", "servers": 1, "python": str(python), "weights": str(tmp_path / "weights")}
+    settings = {"steps": 3, "batch_size": 4, "mini_batch_size": 4, "response_length": 6, "max_staleness": 1}
+    ppo = PPO(lm.model, ["a b", "c d"], lambda prompts, completions: [float(len(c)) for c in completions], settings,
+              tokenizer=lm.tokenizer, sampler=sampler, progress=False)  # fmt: skip
+    with closing(ppo):
+        assert [each["sampler/servers"] for each in ppo] == [1, 1, 1]
+    assert [each.name for each in (tmp_path / "weights").iterdir()] == ["servers"]
