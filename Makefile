@@ -15,10 +15,10 @@ test: .venv/ready
 test-slow: .venv/ready
 	$(BIN)/pytest -m slow
 
-# A fleet of real vLLM servers on the CPU, whose environment (3 GB, in .venv-vllm) is made at the first time; KEDGE_VLLM names
-# the Python of another one. The quickest first.
+# Real vLLM servers and Ray, in environments of their own that are made at the first time (vLLM's has 3 GB, in .venv-vllm; KEDGE_VLLM
+# names the Python of another one). The quickest first.
 test-cluster: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m cluster tests/cluster
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m cluster tests/launch tests/cluster
 
 check: .venv/ready
 	$(BIN)/ruff format --check .

@@ -1,6 +1,7 @@
 """What the tests share: the real data beside the project, a tokenizer built on the spot, and tiny random models."""
 
 import gc
+import json
 import multiprocessing
 import os
 import time
@@ -82,6 +83,19 @@ def kedge(monkeypatch, capsys):
         return stopped.value.code or 0, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def lines():
+    """``lines(run, "metrics.jsonl")``: what the file says, without what the clock says."""
+
+    def read(run, name):
+        rows = [json.loads(line) for line in (run / name).read_text().splitlines()]
+        return [
+            {key: value for key, value in row.items() if not key.startswith(("time/", "throughput/"))} for row in rows
+        ]
+
+    return read
 
 
 @pytest.fixture(scope="session")

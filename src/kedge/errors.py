@@ -45,6 +45,16 @@ class SamplerError(KedgeError):
     """Those who write answers cannot be reached, or do not do what they are asked."""
 
 
+class LostError(KedgeError):
+    """A process of the job has died, was stopped, or did not come."""
+
+    exit_status = 4
+
+    def __init__(self, message: str, exit_status: int = 4) -> None:
+        super().__init__(message)
+        self.exit_status = exit_status
+
+
 class StorageError(KedgeError):
     """Something could not be written, or a checkpoint is not what was written."""
 

@@ -1,8 +1,9 @@
 """Several processes on one job: who does which part, and how the parts come together. The identity in one process.
 
-``torchrun --nproc-per-node 2 -m kedge ppo recipe.toml`` starts them. Each holds whole models; prompts, answers and
-micro-batches are split, and what everybody must know is put together again. So all of them compute the same step, and
-the same one that a single process computes. Models that are themselves split come later, on this seam.
+``kedge launch recipe.toml --processes 2`` starts them, or ``torchrun --nproc-per-node 2 -m kedge ppo recipe.toml``.
+Each holds whole models; prompts, answers and micro-batches are split, and what everybody must know is put together
+again. So all of them compute the same step, and the same one that a single process computes. Models that are themselves
+split come later, on this seam.
 """
 
 import atexit
@@ -21,6 +22,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import Parameter
 
 from kedge.errors import KedgeError
+from kedge.launch.meeting import meet, take_leave
 from kedge.storage.writing import whole_folder
 
 Item = TypeVar("Item")
@@ -261,14 +263,19 @@ ALONE = Processes()
 
 
 def join() -> Processes:
-    """The processes that ``torchrun`` started, or this one alone."""
+    """The processes that ``torchrun`` or ``kedge launch`` started, or this one alone. From here on each gives signs of
+    life, and ends where it hears nothing of another (:mod:`kedge.launch.heartbeat`).
+
+    Raises:
+        LostError: the others did not come.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return ALONE
     if not dist.is_initialized():
         own = int(os.environ["LOCAL_RANK"])
         if own < torch.cuda.device_count():  # before anything touches the first one; there may be more processes
             torch.cuda.set_device(own)
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        meet(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
         atexit.register(leave)  # a process that ends without may be aborted while its threads still run
     return joined()
 
@@ -281,4 +288,4 @@ def joined() -> Processes:
 def leave() -> None:
     """Say goodbye to the companions, where there are any."""
     if dist.is_initialized():
-        dist.destroy_process_group()
+        take_leave()

@@ -1,6 +1,5 @@
 """What the tests of training share: weights as one vector, a run's lines, and PPO on a tiny model."""
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -30,19 +29,6 @@ def low_ids(prompts, completions, completion_ids):
 def vector():
     """``vector(module)``: a copy of all its weights, one after another."""
     return lambda module: torch.cat([weight.detach().flatten().clone() for weight in module.parameters()])
-
-
-@pytest.fixture(scope="session")
-def lines():
-    """``lines(run, "metrics.jsonl")``: what the file says, without what the clock says."""
-
-    def read(run, name):
-        rows = [json.loads(line) for line in (run / name).read_text().splitlines()]
-        return [
-            {key: value for key, value in row.items() if not key.startswith(("time/", "throughput/"))} for row in rows
-        ]
-
-    return read
 
 
 @pytest.fixture

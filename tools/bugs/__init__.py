@@ -1,9 +1,11 @@
 """The bugs that tools/mutants.py plants, by the floor they are planted in."""
 
 from bugs.ahead import AHEAD_BUGS
+from bugs.cluster import CLUSTERS
 from bugs.control import CONTROL
 from bugs.core import CORE
 from bugs.engine import ENGINE_BUGS
+from bugs.launch import LAUNCH
 from bugs.less import LESS
 from bugs.loop import LOOP_BUGS
 from bugs.losses import LOSSES_MUTANTS
@@ -33,5 +35,5 @@ __all__ = ["MUTANTS", "Mutant"]
 MUTANTS = [
     *CORE, *LOSSES_MUTANTS, *LOWER, *ENGINE_BUGS, *REWARDS, *SURVIVING, *TRAINING, *PPO, *UPDATE_MUTANTS, *TOGETHER,
     *TRUST_REGION, *LOOP_BUGS, *WATCHING, *CONTROL, *PLAN, *UNSEEN, *SEAMS, *RECIPE_BUGS, *LESS, *WORTH, *SERVING,
-    *PEOPLES, *TRYING, *TASKS, *AHEAD_BUGS, *SHARDING_BUGS,
+    *PEOPLES, *TRYING, *TASKS, *AHEAD_BUGS, *SHARDING_BUGS, *LAUNCH, *CLUSTERS,
 ]  # fmt: skip

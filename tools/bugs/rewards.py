@@ -5,6 +5,8 @@ from bugs.mutant import Mutant
 ISOLATED = ("tests/rewards/test_isolated.py",)
 KINDS = ("tests/rewards/test_kinds.py",)
 
+REMOTE = ("tests/serving/test_remote.py",)
+
 REWARDS = [
     Mutant(
         "helpers-stay",
@@ -119,5 +121,37 @@ REWARDS = [
         "for spec in _specs(what) if isinstance(spec, ModelSpec) for source in spec.reward_models()]",
         KINDS,
         "a plan leaves out the reward model that another kind loads",
+    ),
+    Mutant(
+        "served-scores-in-the-order-they-came",
+        "rewards/library/remote.py",
+        'sorted(reply["data"], key=lambda each: int(each["index"]))',
+        'reversed(reply["data"])',
+        REMOTE,
+        "each answer has another one's score",
+    ),
+    Mutant(
+        "whoever-is-served",
+        "rewards/library/remote.py",
+        "if self.served and served != self.served:",
+        "if False:",
+        REMOTE,
+        "half of a run is trained on the scores of another model",
+    ),
+    Mutant(
+        "a-run-does-not-know-who-is-served",
+        "rewards/library/remote.py",
+        'return f"served {self.served}"',
+        'return "served"',
+        REMOTE,
+        "a run is resumed with another reward model",
+    ),
+    Mutant(
+        "all-of-the-text-is-the-answer",
+        "rewards/library/remote.py",
+        '"input": list(texts), "answers": list(answers)}',
+        '"input": list(texts)}',
+        REMOTE,
+        "a model that reads steps judges those of the prompt",
     ),
 ]

@@ -24,6 +24,7 @@ from kedge.cli.doctor import doctor
 from kedge.cli.export import export
 from kedge.cli.feedback import feedback
 from kedge.cli.label_next import label_next
+from kedge.cli.launch import launch
 from kedge.cli.loop import loop
 from kedge.cli.new import new
 from kedge.cli.plan import plan
@@ -62,6 +63,7 @@ def program() -> typer.Typer:
         if name not in (*STAGES.built_in, *TAKEN):
             about = f"The recipe's {name} table, a stage of {package_of(point)}."
             app.command(name, cls=OfAPackage, help=about)(command_of(name))
+    app.command(cls=WithSettings)(launch)
     app.command(cls=WithSettings)(doctor)
     app.command()(chat)
     app.command()(serve)

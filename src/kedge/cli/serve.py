@@ -10,7 +10,10 @@ from kedge.errors import KedgeError
 
 
 def serve(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run, model folder or hub id.")],
+    run: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN]", help="A run, model folder or hub id; none: --reward-model alone."),
+    ] = None,
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 is everywhere.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Where as well.")] = 8000,
     name: Annotated[str | None, typer.Option(help="As clients ask for the model. Default: the folder's.")] = None,
@@ -38,11 +41,13 @@ def serve(
     ] = None,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code.")] = False,
 ) -> None:
-    """Answer over HTTP, as OpenAI's API does."""
+    """Answer over HTTP, as OpenAI's API does; or score what others write, with reward models alone."""
     quiet()
     try:
-        from kedge.serving.http.run import Held, Limits, load_service, read_keys
+        from kedge.serving.http.app import create_app
+        from kedge.serving.http.run import Held, Limits, load_panel, load_service, name_of, read_keys
         from kedge.serving.http.run import serve as listen
+        from kedge.serving.http.scoring import create_scoring_app
     except ModuleNotFoundError as error:
         raise KedgeError(f"kedge serve: {error.name} is not installed; pip install 'kedge[serve]'") from None
     from kedge.models.loading import DType
@@ -60,15 +65,27 @@ def serve(
         dtype=cast(DType, dtype), quantization=cast(Quantization | None, quantization),
         prefix_bytes=prefix_cache * 2**20, trust_remote_code=trust_remote_code,
     )  # fmt: skip
+    at = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def tell(name: str) -> None:
+        line = f"{name} answers at {at}/v1 ; Ctrl-C ends it"
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+    if run is None:
+        if not reward_model:
+            raise KedgeError("kedge serve: RUN is missing, a run, model folder or hub id; or --reward-model")
+        given = {"--admin-key-file": admin_key_file, "--feedback": feedback, "--guard": guard, "--audit": audit}
+        for option, value in given.items():
+            if value is not None:
+                raise KedgeError(f"{option}: is for a policy's answers, and there is none; name RUN")
+        name = name or name_of(reward_model[0])
+        app = create_scoring_app(name, load_panel(reward_model, trust_remote_code=trust_remote_code), keys=keys)
+        listen(app, host=host, port=port, tell=lambda: tell(name))
+        return
     limits = Limits(waiting=max_waiting, seconds=time_limit)
     service = load_service(
         run, name=name, reward_model=reward_model or (), feedback=feedback, guard=guard, audit=audit, limits=limits,
         held=held,
     )  # fmt: skip
-    at = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-
-    def tell() -> None:
-        line = f"{service.name} answers at {at}/v1 ; Ctrl-C ends it"
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
-
-    listen(service, host=host, port=port, keys=keys, admin_keys=admin_keys, tell=tell)
+    app = create_app(service, keys=keys, admin_keys=admin_keys)
+    listen(app, host=host, port=port, tell=lambda: tell(service.name))

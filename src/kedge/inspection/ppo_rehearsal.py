@@ -14,6 +14,7 @@ from kedge.data.files import Source
 from kedge.data.records import Prompt, plain, read_prompts
 from kedge.inspection.ledger import Ledger
 from kedge.inspection.machine import Machine
+from kedge.inspection.parts import Parts, parts_of
 from kedge.inspection.plainly import plainly_fits
 from kedge.inspection.rehearsal import Phase, Rehearsal, on_paper, padded_size, without_trials
 from kedge.models.batch import by_token_budget, padded
@@ -151,6 +152,11 @@ class PPORehearsal(Rehearsal):
             ledger.weights(trainer.critic.module, "critic", shared=self.lm.model)
         for scorer in [*self.rewards, *self.judges]:
             ledger.weights(scorer.model, "reward", shared=self.lm.model)
+        self.parts = {"policy": parts_of(self.lm), "reference": parts_of(trainer.reference)}
+        if trainer.critic is not None:
+            self.parts["critic"] = parts_of(trainer.critic)
+        if scorers := [*self.rewards, *self.judges]:
+            self.parts["reward"] = sum(map(parts_of, scorers), Parts())
         sizes = [len(prompt.ids) for prompt in trainer.prompts]
         step = [sizes[i % len(sizes)] for i in range(config.batch_size)]
         self.prompts = sorted((size for size in step for _ in range(config.num_generations)), reverse=True)
@@ -194,7 +200,7 @@ class PPORehearsal(Rehearsal):
         a_prompt_token = (self.ledger.seconds - a_token) / sum(together)
         waves = math.ceil(answers / MAX_ROWS)
         seconds = waves * response * a_token + answers * self.work.tokens * a_prompt_token
-        return decoder, self.phase(name, seconds)
+        return decoder, self.phase(name, seconds, whole=["policy"])
 
     def _decoder(self) -> SlotDecoder | ColumnDecoder:
         head = self.lm.head
@@ -217,19 +223,21 @@ class PPORehearsal(Rehearsal):
             rows = by_token_budget(lengths, SCORING_TOKENS)[0]
             scorer([[0] * lengths[row] for row in rows])
             seconds += (self.ledger.seconds - before) * self.tokens / sum(lengths[row] for row in rows)
-        return self.phase("reward", seconds)
+        return self.phase("reward", seconds, whole=["reward"])
 
     @torch.no_grad()
     def _estimate(self) -> Phase:
         lengths = self.lengths
-        rows = max(self._cut(lengths), key=lambda rows: padded_size(rows, lengths))
+        cut = self._cut(lengths)
+        rows = max(cut, key=lambda rows: padded_size(rows, lengths))
         tokens, mask = self._micro_batch(rows)
         with self.running():
             states = None if self.states is None else self.trainer.reference.bottom_states(tokens)
             forward_tokens(self.trainer.reference, tokens, mask, temperature=self.config.temperature, states=states)
             if self.trainer.critic is not None:
                 self.trainer.critic.values(tokens, mask, states)
-        return self.phase("estimate", self.ledger.seconds * self.tokens / tokens.numel())
+        runs = ["reference", *(["critic"] if self.trainer.critic is not None else [])]
+        return self.phase("estimate", self.ledger.seconds * self.tokens / tokens.numel(), runs=runs, passes=len(cut))
 
     def _states(self) -> Tensor | None:
         """Of a step's answers, all as long as the longest: the hidden states of the frozen bottom, where they are
@@ -245,10 +253,14 @@ class PPORehearsal(Rehearsal):
     def _update(self) -> Phase:
         config, lengths = self.config, self.lengths[: self.config.mini_batch_size]
         with self.running():
-            a_token = self.accumulate(self._cut(lengths), lengths, self._losses)
+            cut = self._cut(lengths)
+            a_token = self.accumulate(cut, lengths, self._losses)
             step = self.apply()
-        minibatches = config.answers // config.mini_batch_size
-        return self.phase("update", config.num_ppo_epochs * (self.tokens * a_token + minibatches * step))
+        steps = config.num_ppo_epochs * (config.answers // config.mini_batch_size)
+        return self.phase(
+            "update", config.num_ppo_epochs * self.tokens * a_token + steps * step, backward=True, steps=steps,
+            passes=steps * len(cut), runs=["policy", *(["critic"] if self.trainer.critic is not None else [])],
+        )  # fmt: skip
 
     def _step(self, *, foreach: bool) -> None:
         self.trainer.region.remember()

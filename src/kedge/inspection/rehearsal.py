@@ -8,13 +8,15 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kedge.inspection.ledger import Account, Ledger
 from kedge.inspection.machine import Machine
+from kedge.inspection.parts import Parts
 from kedge.models.device import logits_at_a_time
 from kedge.models.head import untried_head
 from kedge.models.language_model import LanguageModel
@@ -35,6 +37,18 @@ class Phase:
     """Bytes by role and kind, when they are most."""
     seconds: float | None
     """Of a step, as estimated; None without speeds."""
+    parts: Mapping[str, Parts] = field(default_factory=dict)
+    """Each role's weights, as sharding would cut them."""
+    runs: Sequence[str] = ()
+    """Roles that passes go through."""
+    passes: int = 0
+    """So many in a step."""
+    backward: bool = False
+    """Whether they are gone back over."""
+    steps: int = 0
+    """Of the optimizer."""
+    whole: Sequence[str] = ()
+    """Roles that a sharded job puts together once, for all of the phase."""
 
     @property
     def peak(self) -> int:
@@ -47,6 +61,8 @@ class Rehearsal(ABC):
 
     def __init__(self, config: TrainingConfig, ledger: Ledger, machine: Machine) -> None:
         self.config, self.ledger, self.machine = config, ledger, machine
+        self.parts: dict[str, Parts] = {}
+        """Of each role's weights, by its name in the ledger."""
 
     @property
     @abstractmethod
@@ -77,9 +93,10 @@ class Rehearsal(ABC):
         with precision(self.config, CPU):
             yield
 
-    def phase(self, name: str, seconds: float) -> Phase:
-        """What has been running."""
-        return Phase(name, self.ledger.peak, None if self.machine.speeds is None else seconds)
+    def phase(self, name: str, seconds: float, **how: Any) -> Phase:
+        """What has been running; ``how``: the other fields of it."""
+        timed = None if self.machine.speeds is None else seconds
+        return Phase(name, self.ledger.peak, timed, self.parts, **how)
 
     def accumulate(
         self,

@@ -15,6 +15,7 @@ from kedge.data.ratings import Labelled, labelled
 from kedge.data.records import Demonstration, demonstrations, plain
 from kedge.inspection.ledger import Ledger
 from kedge.inspection.machine import Machine
+from kedge.inspection.parts import parts_of
 from kedge.inspection.plainly import plainly_fits
 from kedge.inspection.rehearsal import Phase, Rehearsal, on_paper, without_trials
 from kedge.models.batch import by_token_budget, padded
@@ -204,6 +205,7 @@ class SupervisedRehearsal(Rehearsal):
         if config.gradient_checkpointing:
             enable_recomputing(trunk)
         role = self.lm if work.reading is None else self.scorer
+        self.parts = {"policy" if work.reading is None else "reward": parts_of(role)}
         self._optimizer = make_optimizer([role.group(1.0)], config)
         self._ranks = Ranks({"train": role}, ENOUGH)
 
@@ -226,7 +228,8 @@ class SupervisedRehearsal(Rehearsal):
             cut = by_token_budget(sizes, config.tokens_at_a_time)
             a_token = self.accumulate(cut, sizes, lambda rows: [loss([examples[row] for row in rows])])
             step = self.apply()
-        return [self.phase("train", config.batch_size * self.work.tokens * a_token + step)]
+        how = {"runs": [*self.parts], "passes": len(cut), "backward": True, "steps": 1}
+        return [self.phase("train", config.batch_size * self.work.tokens * a_token + step, **how)]
 
     def _labelled(self, part: Sequence[Sizes]) -> Tensor:
         sides = zip(*(example.lengths for example in part), strict=True)

@@ -1,13 +1,14 @@
 """From a recipe to the plans of its jobs; and a job that cannot fit is stopped before it begins."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from kedge.errors import ConfigError, KedgeError
+from kedge.inspection.cluster import Assumptions, Layout, Simulated, Simulation
 from kedge.inspection.doctor import Finding
 from kedge.inspection.machine import Machine
 from kedge.inspection.plan import Plan, PlannedJob, advise, make_plan
@@ -45,6 +46,50 @@ def plans(
             yield stage, make_plan(planned_job(recipe, stage, machine, model=model))
         except KedgeError as error:
             yield stage, error
+
+
+def simulations(
+    recipe: Recipe,
+    layouts: Sequence[Layout | int],
+    assumptions: Assumptions,
+    *,
+    servers: bool = False,
+    staleness: int | None = None,
+    gpu: int | None = None,
+    model: str | None = None,
+    flops: float | None = None,
+    bandwidth: float | None = None,
+) -> Iterator[tuple[str, PlannedJob, list[Simulated] | KedgeError]]:
+    """``(stage, job, simulated)`` of every table that trains, in several processes; the error, where one cannot be.
+
+    Args:
+        layouts: who does what; or so many GPUs, dealt out as is best.
+        assumptions: about what is not measured.
+        servers: PPO's answers are written by servers.
+        staleness: steps that these may be ahead; None: as the settings say.
+        gpu: as :func:`plans` takes it, and with it the next three.
+        model: as there.
+        flops: as there.
+        bandwidth: as there.
+    """
+    for stage in trained(recipe):
+        machine = _machine(_settings(recipe, stage), gpu, flops, bandwidth)
+        job = planned_job(recipe, stage, machine, model=model)
+        simulation = Simulation(job, assumptions, staleness)
+        writes = servers and hasattr(job.config, "response_length")
+        try:
+            yield (
+                stage,
+                job,
+                [
+                    simulation.best(each, servers=writes)
+                    if isinstance(each, int)
+                    else simulation.of(each if writes else Layout(each.processes))
+                    for each in layouts
+                ],
+            )
+        except KedgeError as error:
+            yield stage, job, error
 
 
 def trained(recipe: Recipe) -> list[str]:

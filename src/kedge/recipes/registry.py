@@ -18,7 +18,7 @@ STAGES = Registry[Stage](
 
 COMMANDS = (
     "quickstart", "doctor", "chat", "plan", "export", "runs", "new", "settings", "rewards", "score", "label-next",
-    "serve", "deploy", "feedback", "audit", "tasks", "task",
+    "serve", "deploy", "feedback", "audit", "tasks", "task", "launch",
 )  # fmt: skip
 """Of kedge's own, besides those of stages."""
 

@@ -24,6 +24,7 @@ from kedge.rewards.library.mathematics import Math
 from kedge.rewards.library.overlap import BLEU, CHRF, ROUGE
 from kedge.rewards.library.patterns import JSONSchema, Regex
 from kedge.rewards.library.ranking import Ranking
+from kedge.rewards.library.remote import Remote
 from kedge.rewards.library.sentiment import Sentiment
 from kedge.rewards.library.toxicity import Toxicity
 from kedge.rewards.model import ModelSpec
@@ -34,7 +35,7 @@ IMPLIED: dict[str, type[RewardSpec]] = {kind.SAID_BY: kind for kind in (Function
 
 LIBRARY: tuple[type[RewardSpec], ...] = (
     Diversity, Length, Sentiment, Match, Math, Regex, JSONSchema, Classification, Entities, Ranking, BLEU, CHRF, ROUGE,
-    Facts, Toxicity, Detoxify, Coherence, Bias, Ensemble, Code, HTTP, Judge,
+    Facts, Toxicity, Detoxify, Coherence, Bias, Ensemble, Code, HTTP, Remote, Judge,
 )  # fmt: skip
 
 KINDS = Registry[RewardSpec](

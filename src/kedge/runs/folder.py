@@ -20,7 +20,7 @@ Metrics = dict[str, float]
 
 RUN_FILES = (
     "recipe.toml", "fingerprints.json", "metrics.jsonl", "samples.jsonl", "events.jsonl", "summary.json",
-    "checkpoints", "not_finite", "policy", "critic", "reward_model", "tensorboard", "wandb",
+    "checkpoints", "not_finite", "policy", "critic", "reward_model", "tensorboard", "wandb", "launch.log",
 )  # fmt: skip
 """What a run writes, and all that overwriting it deletes."""
 

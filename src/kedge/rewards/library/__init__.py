@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kedge.rewards.library.overlap import BLEU, CHRF, ROUGE, rouge, sentence_bleu, sentence_chrf
     from kedge.rewards.library.patterns import JSONSchema, Regex, json_in
     from kedge.rewards.library.ranking import Ranking, ndcg
+    from kedge.rewards.library.remote import Remote
     from kedge.rewards.library.sentiment import Sentiment, vader
     from kedge.rewards.library.toxicity import Toxicity, WordList, abuse_in
     from kedge.rewards.library.words import distinct_n, normalised, words_of
@@ -44,6 +45,7 @@ _NAMES = {
     "overlap": ("BLEU", "CHRF", "ROUGE", "rouge", "sentence_bleu", "sentence_chrf"),
     "patterns": ("JSONSchema", "Regex", "json_in"),
     "ranking": ("Ranking", "ndcg"),
+    "remote": ("Remote",),
     "sentiment": ("Sentiment", "vader"),
     "toxicity": ("Toxicity", "WordList", "abuse_in"),
     "words": ("distinct_n", "normalised", "words_of"),
@@ -70,6 +72,7 @@ __all__ = [
     "Math",
     "Ranking",
     "Regex",
+    "Remote",
     "Said",
     "Sample",
     "Sentiment",

@@ -5,7 +5,7 @@ import math
 import os
 import random
 import re
-from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -139,10 +139,22 @@ class Service:
         Raises:
             ServiceFailure: it does not, after all tries, or refuses.
         """
+        return await self._asked(lambda: self.client.post(url, json=payload))
+
+    async def get(self, url: str) -> Any:
+        """What it replies where nothing is sent.
+
+        Raises:
+            ServiceFailure: as :meth:`post`.
+        """
+        reply, _ = await self._asked(lambda: self.client.get(url))
+        return reply
+
+    async def _asked(self, request: Callable[[], Coroutine[Any, Any, Any]]) -> tuple[Any, int]:
         tried = 0
         while True:
             async with self.turn:
-                reply, failure, asked = await self._once(url, payload)
+                reply, failure, asked = await self._once(request)
             if failure is None:
                 return reply, tried
             if asked is None or tried == self.spec.retries:
@@ -155,11 +167,13 @@ class Service:
         own = min(LONGEST_WAIT, self.spec.backoff * 2.0**tried) * (1 - _CHANCE.random() / 2)
         await asyncio.sleep(max(own, min(asked, LONGEST_WAIT)))
 
-    async def _once(self, url: str, payload: Mapping[str, Any]) -> tuple[Any, ServiceFailure | None, float | None]:
+    async def _once(
+        self, request: Callable[[], Coroutine[Any, Any, Any]]
+    ) -> tuple[Any, ServiceFailure | None, float | None]:
         """The reply; or what went wrong, and the seconds to wait before it makes sense to try again (None: never)."""
         httpx = needed("httpx", self.spec.KIND, extra="services")
         try:  # httpx has limits on each read only, and a service may trickle
-            response = await asyncio.wait_for(self.client.post(url, json=payload), self.spec.timeout)
+            response = await asyncio.wait_for(request(), self.spec.timeout)
         except (httpx.TimeoutException, TimeoutError):
             return None, ServiceFailure("timeouts", f"took more than timeout={self.spec.timeout:g} seconds"), 0.0
         except httpx.TransportError as error:
@@ -223,10 +237,11 @@ class ServiceReward(Reward):
             RewardError: there is no default.
         """
         said = f"reward {self.name!r}: the service {failure}"
+        where = f"\n  service: {getattr(self.spec, self.spec.ADDRESS)}"
         if self.spec.default is None:
             fix = "; set default= to give such samples a score and go on"
-            raise RewardError(f"{said}{fix}{shown(prompt, completion)}")
-        return Failure(failure.reason, f"{said}{shown(prompt, completion)}")
+            raise RewardError(f"{said}{fix}{shown(prompt, completion)}{where}")
+        return Failure(failure.reason, f"{said}{shown(prompt, completion)}{where}")
 
 
 def _seconds(asked: str) -> float:

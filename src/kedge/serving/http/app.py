@@ -13,7 +13,7 @@ from kedge import __version__
 from kedge.data.encode import has_template
 from kedge.sampling.settings import Sampling
 from kedge.serving.http.admin import admin_routes
-from kedge.serving.http.asked import Asked, ChatAsked, CompletionAsked, ScoreAsked
+from kedge.serving.http.asked import Asked, ChatAsked, CompletionAsked
 from kedge.serving.http.errors import answer_with_errors, refused
 from kedge.serving.http.gate import Gate
 from kedge.serving.http.given import Given, Passing
@@ -22,6 +22,7 @@ from kedge.serving.http.opinions import feedback_routes, given_answer
 from kedge.serving.http.page import page_routes
 from kedge.serving.http.quality import quality_routes
 from kedge.serving.http.reviewing import review_routes
+from kedge.serving.http.scoring import Scores, score_route
 from kedge.serving.http.service import Answer, Service
 from kedge.serving.http.streams import ReadInTime, behind, streamed, timely, unless_gone, whole_choice
 from kedge.serving.http.told import ChatForm, CompletionForm, Form, usage
@@ -52,6 +53,7 @@ def create_app(service: Service, *, keys: Sequence[str] = (), admin_keys: Sequen
         app.include_router(review_routes(service))
         app.include_router(quality_routes(service))
     answer_with_errors(app)
+    score_route(app, Scores(service.reward), service.refuse_another)
     started = int(time.time())
 
     @app.post("/v1/chat/completions")
@@ -68,14 +70,6 @@ def create_app(service: Service, *, keys: Sequence[str] = (), admin_keys: Sequen
         version = service.versions.answering(asked.user)
         form = CompletionForm(service.name, version.lm.tokenizer, version.fingerprint, asked.likeliest)
         return await answered(request, asked, version, form, asked.prompts, "prompt")
-
-    @app.post("/v1/score")
-    async def score(asked: ScoreAsked) -> dict[str, Any]:
-        service.refuse_another(asked.model)
-        texts = [x if isinstance(x, str) else [m.model_dump() for m in x] for x in asked.input]
-        scores = await service.score(texts)
-        data = [{"object": "score", "index": index, "score": score} for index, score in enumerate(scores)]
-        return {"object": "list", "model": service.name, "data": data}
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:

@@ -265,3 +265,11 @@ class ScoreAsked(Strict):
 
     model: str
     input: list[str | Annotated[list[Message], Field(min_length=1)]] = Field(min_length=1, max_length=256)
+    answers: list[str] | None = None
+    """What is judged of each, at its end; by default the last message, or all of a text."""
+
+    @model_validator(mode="after")
+    def _as_many(self) -> "ScoreAsked":
+        if self.answers is not None and len(self.answers) != len(self.input):
+            raise ValueError(f"answers: {len(self.answers)} for {len(self.input)} texts in input")
+        return self

@@ -7,6 +7,7 @@ from threading import Lock
 
 from kedge.data.records import Text
 from kedge.models.reward_model import RewardModel
+from kedge.runs.fingerprints import of_weights
 from kedge.serving.guard.scoring import Scorer
 
 WAITING = 1000
@@ -23,6 +24,7 @@ class Panel:
     def __init__(self, members: Sequence[RewardModel]) -> None:
         self.members = members
         self._using = Lock()
+        self._fingerprint = ""
         self._scorer: Scorer[Text, tuple[float, ...]] = Scorer(self.each, "reward models")
 
     @property
@@ -30,14 +32,25 @@ class Panel:
         """Whether there are several, which may not agree."""
         return len(self.members) > 1
 
-    def score(self, texts: Sequence[Text]) -> list[float]:
-        """Their mean for each."""
-        return [statistics.fmean(scores) for scores in self.each(texts)]
+    def score(self, texts: Sequence[Text], answers: Sequence[str] | None = None) -> list[float]:
+        """Their mean for each.
 
-    def each(self, texts: Sequence[Text]) -> list[tuple[float, ...]]:
-        """What every one of them says of each."""
+        Args:
+            texts: whole texts or conversations.
+            answers: what is judged of each, for models that read steps; None: the last message, or all of a text.
+        """
+        return [statistics.fmean(scores) for scores in self.each(texts, answers)]
+
+    def each(self, texts: Sequence[Text], answers: Sequence[str] | None = None) -> list[tuple[float, ...]]:
+        """What every one of them says of each; the arguments are those of :meth:`score`."""
         with self._using:  # a tokenizer serves one thread at a time
-            return [*zip(*(member.score(texts) for member in self.members), strict=True)]
+            return [*zip(*(member.score(texts, answers) for member in self.members), strict=True)]
+
+    def fingerprint(self) -> str:
+        """Of all their weights, and how scores are read from them; taken once."""
+        if not self._fingerprint:
+            self._fingerprint = ", ".join(f"{of_weights(each.model)} {each.reading}" for each in self.members)
+        return self._fingerprint
 
     def later(self, text: Text) -> "Future[tuple[float, ...]] | None":
         """What every one of them says, when there is time; None where too many wait."""

@@ -15,7 +15,6 @@ from kedge.models.reward_loading import load_reward_model
 from kedge.serving.guard.audit import AuditLog
 from kedge.serving.guard.guard import Guard
 from kedge.serving.guard.rules import read_rules
-from kedge.serving.http.app import create_app
 from kedge.serving.http.panel import Panel
 from kedge.serving.http.service import Limits, Service
 from kedge.serving.http.version import PLAINLY, Held, load_version
@@ -67,13 +66,29 @@ def load_service(
             )
     store = None if feedback is None else Store(open_database(feedback))
     first = load_version(1, source, held)
-    models = [load_reward_model(each, trust_remote_code=held.trust_remote_code) for each in reward_model]
-    reward = Panel(models) if models else None
+    reward = load_panel(reward_model, trust_remote_code=held.trust_remote_code) if reward_model else None
     versions = Versions(first, held)
     log = None if audit is None else AuditLog(audit)
     guarding = None if rules is None else Guard(rules, log, trust_remote_code=held.trust_remote_code)
-    name = name or Path(source).name or Path(source).resolve().name
-    return Service(name, versions, limits or Limits(), reward=reward, store=store, guard=guarding)
+    return Service(name or name_of(source), versions, limits or Limits(), reward=reward, store=store, guard=guarding)
+
+
+def load_panel(sources: Sequence[str], *, trust_remote_code: bool = False) -> Panel:
+    """Reward models, ready to score.
+
+    Args:
+        sources: a run, folder or hub id each.
+        trust_remote_code: run their own code.
+
+    Raises:
+        ModelError: as :func:`load_reward_model`.
+    """
+    return Panel([load_reward_model(each, trust_remote_code=trust_remote_code) for each in sources])
+
+
+def name_of(source: str) -> str:
+    """As clients ask for what comes from there, unless they are told otherwise."""
+    return Path(source).name or Path(source).resolve().name
 
 
 def read_keys(path: Path, option: str = "--api-key-file") -> list[str]:
@@ -138,24 +153,18 @@ class Telling(uvicorn.Server):
             self.tell()
 
 
-def serve(
-    service: Service, *, host: str, port: int, keys: Sequence[str] = (), admin_keys: Sequence[str] = (),
-    tell: Callable[[], object],
-) -> None:  # fmt: skip
+def serve(app: FastAPI, *, host: str, port: int, tell: Callable[[], object]) -> None:
     """Answer until the process is told to stop; then what is being written is written to its end.
 
     Args:
-        service: answers.
+        app: answers.
         host: where it listens.
         port: there.
-        keys: as :func:`create_app` takes them.
-        admin_keys: also.
         tell: is called once it listens.
 
     Raises:
         KedgeError: it could not begin. SystemExit: it cannot listen there, which uvicorn has said.
     """
-    app = create_app(service, keys=keys, admin_keys=admin_keys)
     config = uvicorn.Config(
         app, host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE,
         server_header=False,

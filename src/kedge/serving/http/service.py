@@ -112,7 +112,6 @@ class Service:
     _waiting: int = 0
     _letters: Letters | None = None
     _recent: "deque[Sequence[int]]" = field(default_factory=lambda: deque(maxlen=REMEMBERED))
-    _scoring: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
         self.metrics.watch(lambda: self.live.driver.waiting, lambda: self.live.driver.writing, lambda: self.live.number)
@@ -191,20 +190,6 @@ class Service:
     async def deploy(self, source: str, terms: Terms | None = None) -> Version:
         """As :meth:`Versions.deploy`, which must be able to answer what was asked lately."""
         return await self.versions.deploy(source, [*self._recent], terms)
-
-    async def score(self, texts: Sequence[Text]) -> list[float]:
-        """What the reward model says of whole texts or conversations, off the loop.
-
-        Raises:
-            ApiError: there is no reward model, or it cannot read them.
-        """
-        if self.reward is None:
-            raise ApiError(404, "there is no reward model here; start the server with --reward-model")
-        async with self._scoring:
-            try:
-                return await asyncio.to_thread(self.reward.score, texts)
-            except DataError as error:
-                raise ApiError(400, str(error), param="input", code="invalid_value") from None
 
     def close(self) -> None:
         """Whoever still waits hears that it is going down."""
