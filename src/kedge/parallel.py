@@ -10,8 +10,9 @@ import atexit
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -22,6 +23,7 @@ from torch.nn import Parameter
 
 from kedge.errors import KedgeError
 from kedge.launch.meeting import meet, take_leave
+from kedge.storage.writing import whole_folder
 
 Item = TypeVar("Item")
 
@@ -72,6 +74,15 @@ class Processes:
                 part.known_to_all = True
                 raise part
         return [item for part in parts for item in part]
+
+    def told(self, compute: Callable[[], Item]) -> Item:
+        """What the leading process computes, in all of them.
+
+        Raises:
+            KedgeError: as :meth:`gather`.
+        """
+        [found] = self.gather(lambda: [compute()] if self.leads else [])
+        return found
 
     @contextmanager
     def agreeing(self) -> Iterator[None]:
@@ -213,6 +224,22 @@ def _all_reduce(tensor: Tensor, op: Any = dist.ReduceOp.SUM, *, wait: bool = Tru
     dist.all_reduce(host, op)
     tensor.copy_(host)
     return None
+
+
+@contextmanager
+def folder_of_all(target: Path, processes: Processes) -> Iterator[Path | None]:
+    """:func:`whole_folder` of several processes. All of them come here; the one that writes gets the folder to write
+    in, and the others None.
+
+    Raises:
+        StorageError: in all of them; it cannot be written, and ``target`` is as it was.
+    """
+    # They agree that there is one, on what is in it before it gets its name, and in the end that it has it.
+    with processes.agreeing(), ExitStack() as folder:
+        with processes.agreeing():
+            aside = folder.enter_context(whole_folder(target)) if processes.leads else None
+        with processes.agreeing():
+            yield aside
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ import kedge.sampling.fleet.server as waits
 import kedge.sampling.fleet.servers as watching
 from kedge.errors import ConfigError, DataError, NumericsError, SamplerError
 from kedge.models.forward import forward_tokens
-from kedge.parallel import Processes
 from kedge.sampling.fleet.fleet import Fleet
 from kedge.sampling.fleet.server import Server, ServerFailure
 from kedge.sampling.fleet.spec import FleetSpec, sampler_of
@@ -377,13 +376,6 @@ def test_a_sampler_that_is_not_made_leaves_nothing_behind(start, lm):
         fleet(lm)
     assert not list(fleet.folder.glob("*"))
     assert not fleet.samplers
-
-
-def test_several_processes_are_refused(start, lm, monkeypatch):
-    _, fleet = start()
-    monkeypatch.setattr("kedge.sampling.fleet.fleet.joined", lambda: Processes(0, 2))
-    with pytest.raises(ConfigError, match="one process so far; start the job without torchrun"):
-        fleet(lm)
 
 
 def test_one_that_keeps_old_keys_is_left_out(start, lm):

@@ -18,8 +18,11 @@ KINDS = {
     "shared": {"critic": "shared", "entropy_coef": 0.01, "cutoff": "mask"},
     "grpo": {"advantage_estimator": "grpo", "num_generations": 2, "kl_in": "loss"},
     "frozen": {"num_layers_unfrozen": 1},
-    "lora": {"adapter.method": "lora", "adapter.r": 4, "adapter.target_modules": "all-linear", "learning_rate": 1e-2},
-}
+    "lora": {
+        "adapter.method": "lora", "adapter.r": 4, "adapter.target_modules": "all-linear", "learning_rate": 1e-2,
+        "critic": "separate",
+    },
+}  # fmt: skip
 SHARDED = ["separate", "shared", "grpo", "frozen", "lora"]
 """Of these also by two processes that have parts of the models."""
 RECIPE = """

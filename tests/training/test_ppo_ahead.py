@@ -11,7 +11,6 @@ import torch
 from kedge import PPO
 from kedge.errors import ConfigError, DataError, NumericsError
 from kedge.models.language_model import LanguageModel
-from kedge.parallel import Processes
 from kedge.sampling.local.driver import Driver
 from kedge.sampling.local.engine import Engine
 
@@ -211,12 +210,6 @@ def test_a_step_that_is_left_out_does_not_make_its_weights_older(run):
 def test_weights_that_are_being_trained_write_nothing_ahead(make_ppo, sampler):
     with pytest.raises(ConfigError, match="max_staleness: 2 needs a sampler with weights of its own, and "):
         make_ppo(settings={"max_staleness": 2}, sampler=sampler)
-
-
-def test_several_processes_are_refused(make_ppo, monkeypatch):
-    monkeypatch.setattr("kedge.training.ppo.trainer.join", lambda: Processes(0, 2))
-    with pytest.raises(ConfigError, match="max_staleness: 1 is for one process so far, and there are 2"):
-        make_ppo(settings={"max_staleness": 1}, sampler=Apart)
 
 
 @pytest.mark.parametrize("name", ["importance", "importance_cap"])

@@ -109,15 +109,15 @@ AHEAD_BUGS = [
     Mutant(
         "streams-of-whoever-asks",
         TRAINER,
-        "self._answers(self._prompts_of(step), step * self.config.answers)",
-        "self._answers(self._prompts_of(step), self.step_done * self.config.answers)",
+        "self._share(self._prompts_of(step), step * self.config.answers)",
+        "self._share(self._prompts_of(step), self.step_done * self.config.answers)",
         AHEAD,
         "several steps draw with the same random numbers",
     ),
     Mutant(
         "prompts-of-another-step",
         TRAINER,
-        "self._answers(self._prompts_of(step), step",
+        "self._share(self._prompts_of(step), step",
         "self._answers(self._prompts_of(self.step_done), step",
         AHEAD,
         "rewards judge answers to other prompts",

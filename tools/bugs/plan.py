@@ -33,8 +33,8 @@ PLAN = [
     Mutant(
         "plan-forgets-the-cache",
         "inspection/ppo_rehearsal.py",
-        "        return decoder, self.phase(name, seconds)",
-        "        return None, self.phase(name, seconds)",
+        '        return decoder, self.phase(name, seconds, whole=["policy"])',
+        '        return None, self.phase(name, seconds, whole=["policy"])',
         PLAN_TESTS,
         "the engine's cache is gone in the update",
     ),

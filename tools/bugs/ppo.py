@@ -182,8 +182,8 @@ TRAINER_MUTANTS = [
     Mutant(
         "random-stream-ignores-the-step",
         TRAINER,
-        "self._answers(self._prompts_of(step), step * self.config.answers)",
-        "self._answers(self._prompts_of(step), 0)",
+        "self._share(self._prompts_of(step), step * self.config.answers)",
+        "self._share(self._prompts_of(step), 0)",
         ("tests/training/test_ppo.py::test_answers_follow_the_seed_and_the_step",),
         "every step draws the same random numbers",
     ),

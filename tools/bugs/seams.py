@@ -11,7 +11,7 @@ SEAMS = [
     Mutant(
         "published-weights-not-copied",
         "sampling/sampler.py",
-        "own[name].copy_(part_of(tensor, own[name]))",
+        "own[name].copy_(part_of(gathered(tensor), own[name]))",
         "pass",
         SAMPLER_TESTS,
         "a sampler of its own weights writes with the old ones for ever",
@@ -235,8 +235,8 @@ SEAMS = [
     Mutant(
         "named-before-all-have-said-so",
         "training/checkpoint.py",
-        "        with processes.agreeing():\n            yield aside",
-        "        yield aside",
+        "with self.processes.agreeing(), self._folder, self.processes.agreeing():",
+        "with self.processes.agreeing(), self._folder:",
         ("tests/training/test_checkpoint.py",),
         "a checkpoint that another process has no part in looks whole",
     ),

@@ -41,8 +41,8 @@ SHARDING_BUGS = [
     Mutant(
         "the-norm-of-the-own-part",
         "training/optimization.py",
-        "part = gathered(torch",
-        "part = local(torch",
+        "get_total_norm([weight.grad for weight in sharded if weight.grad is not None])",
+        "get_total_norm([local(weight.grad) for weight in sharded if weight.grad is not None])",
         TESTS,
         "each process clips by the norm of what it holds",
     ),

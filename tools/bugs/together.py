@@ -105,8 +105,8 @@ TOGETHER = [
     Mutant(
         "processes-draw-the-same-numbers",
         "sampling/rollouts.py",
-        "numbers = processes.share(range(first_request, first_request + len(prompts)))",
-        "numbers = range(first_request, first_request + len(prompts))",
+        "numbers, prompts = processes.share(numbers), processes.share(prompts)",
+        "prompts = processes.share(prompts)",
         PARALLEL_TESTS,
         "each process begins with the first random stream",
     ),

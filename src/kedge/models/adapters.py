@@ -35,6 +35,7 @@ from kedge.models.prefix import (
     saved_form,
 )
 from kedge.models.quantized import HEADS, values
+from kedge.parallel import gathered
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 OUTER = "base_model.model."
@@ -322,6 +323,31 @@ def merge(model: PreTrainedModel) -> None:
         setattr(model.get_submodule(parent), attribute, layer.get_base_layer())
     del model.peft_config
     model.name_or_path = ""  # what stands there is another model now
+
+
+def plain_weights(model: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, tuple[Any, str]]]:
+    """The weights that a model would have without its adapter, by the names that they would have; and of each one that
+    the adapter adds to, which layer and weight that is (see :func:`with_adapter`)."""
+    layers, own = _adapted(model), {id(weight) for weight in adapter_weights(model)}
+    weights = {name: weight for name, weight in model.state_dict(keep_vars=True).items() if id(weight) not in own}
+    added_to = {
+        f"{name}.{weight}": (layer, weight)
+        for name, layer in layers.items()
+        for weight, _ in layer.get_base_layer().named_parameters()
+    }
+    return {name.replace(".base_layer.", "."): weight.detach() for name, weight in weights.items()}, added_to
+
+
+@torch.no_grad()
+def with_adapter(layer: Any, weight: str) -> Tensor:
+    """A copy of a weight of a layer's base, with what its adapter adds to it. Of a sharded one, all processes ask for
+    it together."""
+    base = layer.get_base_layer()
+    whole = {id(each): nn.Parameter(gathered(each).clone(), requires_grad=False) for each in base.parameters()}
+    copied = copy.deepcopy(layer, whole)
+    copied.merge()
+    merged: Tensor = dict(copied.get_base_layer().named_parameters())[weight]
+    return merged.detach()
 
 
 def share_base(module: nn.Module, other: nn.Module) -> None:

@@ -33,6 +33,7 @@ from kedge.models.prefix import no_room, prefix_length
 from kedge.models.quantized import Quantization
 from kedge.models.role import Role
 from kedge.models.sharding import Sharding, class_of, within
+from kedge.models.writing import write_merged
 
 SAMPLING_DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "min_p": None, "typical_p": 1.0}
 
@@ -86,6 +87,23 @@ class LanguageModel(Role):
 
     def write(self, folder: Path | None, weights: Mapping[str, Tensor]) -> None:
         """Write weights, tokenizer, chat template and generation settings (with the EOS ids in force)."""
+        self._settle_generation()
+        write_weights(self.model, folder, weights)
+        self._write_beside(folder)
+
+    def save_merged(self, folder: Path | None) -> None:
+        """As :meth:`save`, with the adapter as a part of the weights; here they stay as they are.
+
+        Args:
+            folder: where; None in a process that takes part and does not write.
+        """
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        self._settle_generation()
+        write_merged(self.model, folder)
+        self._write_beside(folder)
+
+    def _settle_generation(self) -> None:
         settings = self.model.generation_config
         settings = GenerationConfig() if settings is None else settings
         settings.eos_token_id = list(self.eos_ids) if len(self.eos_ids) > 1 else next(iter(self.eos_ids), None)
@@ -93,9 +111,10 @@ class LanguageModel(Role):
         if any(getattr(settings, name) not in (None, default) for name, default in SAMPLING_DEFAULTS.items()):
             settings.do_sample = True  # published models forget it, and saving refuses sampling settings without it
         self.model.generation_config = settings
-        write_weights(self.model, folder, weights)
+
+    def _write_beside(self, folder: Path | None) -> None:
         if folder is not None:
-            settings.save_pretrained(folder)
+            self.model.generation_config.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
 
     def hidden(self, tokens: Tensor, states: Tensor | None = None) -> Tensor:

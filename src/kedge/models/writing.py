@@ -4,7 +4,7 @@ They are put together a file at a time, so that no host need have room for all o
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -13,20 +13,44 @@ from transformers import PreTrainedModel
 from transformers.core_model_loading import WeightConverter, revert_weight_conversion
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from kedge.models.adapters import plain_weights, with_adapter
 from kedge.parallel import gathered
 
 BYTES = 2**30
 """Of a file, at most, unless one weight is more."""
 
 
-def write_in_parts(model: PreTrainedModel, folder: Path | None, weights: Mapping[str, Tensor]) -> None:
+def write_merged(model: PreTrainedModel, folder: Path | None) -> None:
+    """Write a model that has an adapter as a plain one that gives the same, and leave it as it is. All processes call
+    it together.
+
+    Args:
+        model: its adapter is no prefix, which is no part of any weight.
+        folder: where; None in a process that does not write.
+    """
+    weights, added_to = plain_weights(model)
+
+    def merged(name: str) -> Tensor:
+        return with_adapter(*added_to[name]) if name in added_to else gathered(weights[name])
+
+    write_in_parts(model, folder, weights, merged)
+
+
+def write_in_parts(
+    model: PreTrainedModel,
+    folder: Path | None,
+    weights: Mapping[str, Tensor],
+    whole: Callable[[str], Tensor] | None = None,
+) -> None:
     """Write a model's weights with its configuration. All processes call it together.
 
     Args:
         model: whose they are.
         folder: where; None in a process that does not write.
         weights: by name, sharded or not.
+        whole: gives what is written under a name; None: the weight itself.
     """
+    whole = whole or (lambda name: gathered(weights[name]))
     # Where a file has the weights of several modules as one, or the other way round, they are wanted together.
     conversions = getattr(model, "_weight_conversions", None) or ()
     limit = None if any(isinstance(each, WeightConverter) for each in conversions) else BYTES
@@ -35,10 +59,10 @@ def write_in_parts(model: PreTrainedModel, folder: Path | None, weights: Mapping
         model.save_pretrained(folder, state_dict={})  # all but the weights
     files: dict[str, str] = {}
     for number, names in enumerate(groups, start=1):
-        whole = {name: gathered(weights[name]).cpu().contiguous() for name in names}
+        tensors = {name: whole(name).cpu().contiguous() for name in names}
         if folder is not None:
             file = SAFE_WEIGHTS_NAME if len(groups) == 1 else f"model-{number:05d}-of-{len(groups):05d}.safetensors"
-            written = revert_weight_conversion(model, whole)
+            written = revert_weight_conversion(model, tensors)
             save_file(written, folder / file, metadata={"format": "pt"})
             files |= dict.fromkeys(written, file)
     if folder is not None and len(groups) > 1:

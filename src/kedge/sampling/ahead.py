@@ -9,7 +9,6 @@ from concurrent.futures import Future, wait
 from threading import Thread
 
 from kedge.errors import ConfigError
-from kedge.parallel import Processes
 from kedge.sampling.completion import Completion
 from kedge.sampling.sampler import Sampler
 
@@ -67,18 +66,14 @@ class Ahead:
         thread.start()
 
 
-def refuse_running_ahead(steps: int, sampler: Sampler, processes: Processes) -> None:
+def refuse_running_ahead(steps: int, sampler: Sampler) -> None:
     """Raise where a sampler's answers cannot run so many steps ahead.
 
     Raises:
-        ConfigError: it writes with the weights that are being trained, or there are several processes.
+        ConfigError: it writes with the weights that are being trained.
     """
     if steps and not sampler.writes_apart:
         raise ConfigError(
             f"max_staleness: {steps} needs a sampler with weights of its own, and {type(sampler).__name__} writes with "
             'those that are being trained; name servers (sampler = { kind = "vllm", ... }), or set max_staleness to 0'
-        )
-    if steps and processes.size > 1:
-        raise ConfigError(
-            f"max_staleness: {steps} is for one process so far, and there are {processes.size}; set it to 0"
         )

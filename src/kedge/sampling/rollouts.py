@@ -77,18 +77,39 @@ def generate(
     Raises:
         DataError, NumericsError: as :meth:`Sampler.generate`, in whichever process; or what it gave is not that.
     """
-    numbers = processes.share(range(first_request, first_request + len(prompts)))
-
-    def mine() -> list[Completion]:
-        share = processes.share(prompts)
-        if not share:
-            return []
-        found = sampler.generate(share, sampling, seed=seed, first_request=numbers[0])
-        refuse_odd(found, share, sampling, vocabulary)
-        return found
-
     with sampler.whole():
-        return processes.gather(mine)
+        return processes.gather(
+            lambda: own_share(
+                sampler, prompts, sampling, processes, vocabulary=vocabulary, seed=seed, first_request=first_request
+            )
+        )
+
+
+def own_share(
+    sampler: Sampler,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    processes: Processes,
+    *,
+    vocabulary: int,
+    seed: int,
+    first_request: int,
+) -> list[Completion]:
+    """Of what :func:`generate` gives, whose arguments these are, what this process has written.
+
+    Raises:
+        DataError, NumericsError: as there.
+    """
+    numbers: Sequence[int] = range(first_request, first_request + len(prompts))
+    if sampler.is_one:
+        numbers, prompts = (numbers, prompts) if processes.leads else ((), ())
+    else:
+        numbers, prompts = processes.share(numbers), processes.share(prompts)
+    if not prompts:
+        return []
+    found = sampler.generate(prompts, sampling, seed=seed, first_request=numbers[0])
+    refuse_odd(found, prompts, sampling, vocabulary)
+    return found
 
 
 def refuse_odd(

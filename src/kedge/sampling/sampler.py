@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kedge.errors import ConfigError, ModelError
 from kedge.models.language_model import LanguageModel
-from kedge.parallel import local, part_of
+from kedge.parallel import gathered, local, part_of
 from kedge.sampling.completion import Completion
 from kedge.sampling.settings import Sampling
 
@@ -21,6 +21,8 @@ class Sampler(ABC):
     writes_apart: ClassVar[bool] = False
     """Whether it has weights of its own and takes calls from several threads: answers are written, and new weights
     published meanwhile, while the model that it was made for is trained. Its completions then carry versions."""
+    is_one: ClassVar[bool] = False
+    """Whether those of several processes are one, which the leading process asks for all."""
 
     positions: int | None = None
     """The tokens of a prompt and its answer that it has room for, where these may be fewer than the model's."""
@@ -105,7 +107,7 @@ def take_in(lm: LanguageModel, weights: Mapping[str, Tensor]) -> None:
             raise ModelError(f"publish: the sampler's model has no weight {name!r} of shape {tuple(tensor.shape)}")
     for name, tensor in weights.items():
         if local(own[name]).data_ptr() != local(tensor).data_ptr():
-            own[name].copy_(part_of(tensor, own[name]))
+            own[name].copy_(part_of(gathered(tensor), own[name]))
 
 
 SamplerOf = Callable[[LanguageModel], Sampler]

@@ -3,9 +3,9 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -80,22 +80,6 @@ class Writing:
             if self._aside is not None:
                 sums = {name: checksum(self._aside / name) for name in _files(self._aside)}
                 (self._aside / CHECKSUMS_FILE).write_text(json.dumps(sums, indent=1), encoding="utf-8")
-
-
-@contextmanager
-def folder_of_all(target: Path, processes: Processes) -> Iterator[Path | None]:
-    """:func:`whole_folder` of several processes. All of them come here; the one that writes gets the folder to write
-    in, and the others None.
-
-    Raises:
-        StorageError: in all of them; it cannot be written, and ``target`` is as it was.
-    """
-    # They agree that there is one, on what is in it before it gets its name, and in the end that it has it.
-    with processes.agreeing(), ExitStack() as folder:
-        with processes.agreeing():
-            aside = folder.enter_context(whole_folder(target)) if processes.leads else None
-        with processes.agreeing():
-            yield aside
 
 
 def tidy(folder: Path, step: int, *, keep_last: int, best_step: int | None, processes: Processes) -> None:

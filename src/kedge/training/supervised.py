@@ -16,11 +16,10 @@ from kedge.errors import ConfigError, NotFiniteError
 from kedge.models.batch import dealt
 from kedge.models.recompute import enable_recomputing
 from kedge.models.role import Role
-from kedge.parallel import join
+from kedge.parallel import folder_of_all, join
 from kedge.runs.callbacks import CallbackLike
 from kedge.runs.folder import Metrics, RunFolder, report
 from kedge.training.adalora import Ranks
-from kedge.training.checkpoint import folder_of_all
 from kedge.training.config import TrainingConfig
 from kedge.training.fingerprints import of_rows, of_weights
 from kedge.training.going_on import Sources, folder_for, kept

@@ -20,7 +20,9 @@ from kedge.errors import ConfigError, DataError, KedgeError, NumericsError
 from kedge.models.adapters import adapter_of
 from kedge.models.forward import forward_tokens
 from kedge.models.language_model import LanguageModel
-from kedge.parallel import joined
+from kedge.models.prefix import is_prefix
+from kedge.models.quantized import is_quantized
+from kedge.parallel import Processes, folder_of_all, joined
 from kedge.sampling.completion import Completion
 from kedge.sampling.fleet.background import together
 from kedge.sampling.fleet.server import Said, Server, ServerFailure, ServerRefusal
@@ -29,7 +31,7 @@ from kedge.sampling.fleet.started import Started
 from kedge.sampling.local.request import Request
 from kedge.sampling.sampler import Sampler, take_in
 from kedge.sampling.settings import Sampling
-from kedge.storage.writing import remove_folder, whole_folder
+from kedge.storage.writing import remove_folder
 
 PROBE = 16
 """Tokens of the answer by which a server is tried."""
@@ -96,14 +98,14 @@ class Fleet(Servers):
         Raises:
             SamplerError: no server takes them. NumericsError: what one says is not what the model says.
         """
-        if joined().size > 1:
-            raise ConfigError("sampler: servers write for one process so far; start the job without torchrun")
-        return FleetSampler(self, lm, self.folder / uuid.uuid4().hex)
+        key = joined().told(lambda: uuid.uuid4().hex)
+        return FleetSampler(self, lm, self.folder / key, joined())
 
     def join(self, sampler: "FleetSampler") -> None:
         """It is the one whose weights the servers are to have."""
         self.samplers.append(sampler)
-        self.begin()
+        if sampler.processes.leads:
+            self.begin()
 
     def leave(self, sampler: "FleetSampler") -> None:
         """It asks for nothing any more; with the last one everything that waits for a server ends."""
@@ -113,20 +115,25 @@ class Fleet(Servers):
 
 
 class FleetSampler(Sampler):
-    """One model's answers, written by a fleet. Made by calling a :class:`Fleet`.
+    """One model's answers, written by a fleet. Made by calling a :class:`Fleet`. Of several processes the leading one
+    speaks with the servers; all take part in what is published.
 
     Args:
         fleet: the servers.
         lm: whose weights and tokenizer they are.
         folder: of its weights.
+        processes: each has such a sampler.
     """
 
     writes_apart = True
+    is_one = True
 
-    def __init__(self, fleet: Fleet, lm: LanguageModel, folder: Path) -> None:
-        if adapter_of(lm.model) is not None:
-            raise ConfigError("sampler: a fleet takes whole models and no adapter; take the adapter out")
-        self.fleet, self.lm, self.folder = fleet, lm, folder
+    def __init__(self, fleet: Fleet, lm: LanguageModel, folder: Path, processes: Processes) -> None:
+        if is_prefix(adapter_of(lm.model)):
+            raise ConfigError("sampler: servers know nothing of a prefix; take another adapter, or the engine here")
+        if is_quantized(lm.model):
+            raise ConfigError("sampler: servers take no quantised weights; take quantization out, or the engine here")
+        self.fleet, self.lm, self.folder, self.processes = fleet, lm, folder, processes
         self.version = 0
         """Of the weights, as :meth:`publish` was told."""
         self._key = folder.name
@@ -136,21 +143,18 @@ class FleetSampler(Sampler):
         fleet.join(self)
         try:
             self.publish(lm.weights(), 0)
-            self.positions = min(filter(None, fleet.run(self._positions())), default=None)
+            self.positions = processes.told(lambda: min(filter(None, fleet.run(self._positions())), default=None))
         except KedgeError:
             self._give_back(reload=False)
             raise
 
     def publish(self, weights: Mapping[str, Tensor], version: int) -> None:
         take_in(self.lm, weights)
-        whole = self.lm.weights()
         old, new = self._at(self.version), self._at(version)
-        if new.exists():
-            remove_folder(new)
-        with whole_folder(new) as aside:
-            self.lm.write(aside, whole)
+        with folder_of_all(new, self.processes) as aside:
+            self.lm.save(aside) if adapter_of(self.lm.model) is None else self.lm.save_merged(aside)
         self._load(version)
-        if old != new and old.exists():
+        if old != new and self.processes.leads and old.exists():
             remove_folder(old)
         self.version = version
 
@@ -186,7 +190,7 @@ class FleetSampler(Sampler):
 
     def _give_back(self, *, reload: bool) -> None:
         self.fleet.leave(self)
-        if self.folder.exists():
+        if self.processes.leads and self.folder.exists():
             remove_folder(self.folder)
         if reload and self.fleet.samplers:
             before = self.fleet.samplers[-1]
@@ -212,8 +216,13 @@ class FleetSampler(Sampler):
 
         self._known = None
         weights = Weights(self._at(version), salt, str(self.lm.model.dtype).removeprefix("torch."), probe)
-        answers: list[tuple[Server, Said]] = self.fleet.run(self.fleet.load(weights))
-        self._disagreement = max(self._compared(*each, prompt, sampling.temperature) for each in answers)
+
+        def loaded() -> list[tuple[str, Said]]:
+            return [(server.url, said) for server, said in self.fleet.run(self.fleet.load(weights))]
+
+        answers = self.processes.told(loaded)
+        with self.processes.agreeing():
+            self._disagreement = max(self._compared(*each, prompt, sampling.temperature) for each in answers)
         self._known = answers[0][1]
 
     async def _positions(self) -> list[int | None]:
@@ -265,7 +274,7 @@ class FleetSampler(Sampler):
             if getattr(sampling, name):
                 raise ConfigError(f"{name}: not with a fleet of servers; take it out")
 
-    def _compared(self, server: Server, said: Said, prompt: Sequence[int], temperature: float) -> float:
+    def _compared(self, url: str, said: Said, prompt: Sequence[int], temperature: float) -> float:
         """How far, in nats, its log-probabilities of an answer are from the model's own, at the worst token.
 
         Raises:
@@ -280,7 +289,7 @@ class FleetSampler(Sampler):
         limit = self._limit
         if not worst <= limit:
             raise NumericsError(
-                f"{server.url}: says log-probabilities that are up to {worst:.2g} nats from the model's own, and at "
+                f"{url}: says log-probabilities that are up to {worst:.2g} nats from the model's own, and at "
                 f"most {limit:g} is rounding (agreement): has it other weights, another dtype, or no "
                 "--logprobs-mode processed_logprobs?"
             )

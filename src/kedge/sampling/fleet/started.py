@@ -105,7 +105,8 @@ class Started:
             own["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "1"
         if self.device is not None:
             own["CUDA_VISIBLE_DEVICES"] = self.device
-        return {**os.environ, **own}
+        others = {name: value for name, value in os.environ.items() if name not in OF_THE_JOB}
+        return {**others, **own}
 
     def refuse_ended(self) -> None:
         """Raise where it no longer runs.
@@ -138,6 +139,13 @@ class Started:
                 process.wait(15)
             process.kill()  # the keeper, and with it whatever it keeps
             process.wait()
+
+
+OF_THE_JOB = {
+    "RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE",
+    "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_USE_AGENT_STORE",
+}  # fmt: skip
+"""Variables by which torchrun tells the processes of a job who they are: a server is none of them."""
 
 
 def free_ports(count: int) -> list[int]:

@@ -1,7 +1,7 @@
 """PPO of a language model: the loop. One step is `PPO.step`; the mathematics it calls is in `kedge.core`."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from kedge.models.language_model import LanguageModel
 from kedge.models.recompute import enable_recomputing
 from kedge.models.role import Role
 from kedge.models.sharding import Sharding
-from kedge.parallel import join
+from kedge.parallel import folder_of_all, join
 from kedge.rewards.build import RewardLike, build_reward
 from kedge.rewards.foreign import TrainerState
 from kedge.rewards.scores import Scores, judge
@@ -31,10 +31,9 @@ from kedge.sampling.ahead import Ahead, refuse_running_ahead
 from kedge.sampling.completion import Completion
 from kedge.sampling.fleet.spec import FleetSpec, sampler_of
 from kedge.sampling.local.engine import Engine
-from kedge.sampling.rollouts import Rollouts, collate, generate
+from kedge.sampling.rollouts import Rollouts, collate, own_share
 from kedge.sampling.sampler import Sampler, SamplerOf, made
 from kedge.training.adalora import Ranks
-from kedge.training.checkpoint import folder_of_all
 from kedge.training.config import adapt
 from kedge.training.fingerprints import of_rewards, of_rows, of_weights
 from kedge.training.going_on import Sources, folder_for, kept
@@ -261,7 +260,7 @@ class PPO(Trainer):
         if self.run is not None and not self.eval_prompts:
             prompts = self.prompts[:4]
             with self.timer("generate"), self.precision():
-                completions = self._answers(prompts, 0)
+                completions = self._together(lambda: self._share(prompts, 0))
             self._judge(prompts, completions, training=False)
 
     # A step ------------------------------------------------------------------------------------------------------
@@ -309,7 +308,7 @@ class PPO(Trainer):
         with self.timer("generate"), self.precision():  # always: the engine keeps its cache in what it first met
             if self._published < self.step_done:  # a step was left out before its update: these are its weights too
                 self.publish(self.step_done)
-            completions = self.ahead.take(self.step_done)
+            completions = self._together(lambda: self.ahead.take(self.step_done))
             rollouts = collate(completions, self.policy.pad_id, self.policy.device)
         self.left_out.note(**vars(rollouts))
         return completions, rollouts
@@ -317,7 +316,7 @@ class PPO(Trainer):
     def _made_sampler(self, longest: int) -> Sampler:
         sampler = made(self.sampler_of, self.policy)
         try:
-            refuse_running_ahead(self.config.max_staleness, sampler, self.processes)
+            refuse_running_ahead(self.config.max_staleness, sampler)
             refuse_no_room(sampler, longest, self.config.response_length)
         except ConfigError:
             sampler.close()
@@ -325,11 +324,17 @@ class PPO(Trainer):
         return sampler
 
     def _write(self, step: int) -> list[Completion]:
-        """The answers of a step, whoever asks for them and when: the same prompts, and the same random numbers."""
-        return self._answers(self._prompts_of(step), step * self.config.answers)
+        """This process's share of a step's answers, whoever asks and when: the same prompts, and the same random
+        numbers."""
+        return self._share(self._prompts_of(step), step * self.config.answers)
 
-    def _answers(self, prompts: Sequence[EncodedPrompt], first_request: int) -> list[Completion]:
-        return generate(
+    def _together(self, mine: Callable[[], list[Completion]]) -> list[Completion]:
+        """The answers of all processes, of which each has its share."""
+        with self.sampler.whole():
+            return self.processes.gather(mine)
+
+    def _share(self, prompts: Sequence[EncodedPrompt], first_request: int) -> list[Completion]:
+        return own_share(
             self.sampler,
             [prompt.ids for prompt in prompts],
             self.config.sampling,
