@@ -109,18 +109,32 @@ class TestMemory:
 
         both = ["policy", "critic"]
         assert together(runs=both) == 300 + 2 * 200  # one after the other
-        assert together(runs=both, backward=True) == 300 + 2 * 200
-        assert together(runs=both, backward=True, held=both) == 2 * (300 + 2 * 200)  # and gradients
-        assert together(runs=both, backward=True, held=["critic"]) == 300 + 2 * 200  # the policy's
+        plain = 40  # of which gradients are summed as ever, in copies
+        assert together(runs=both, backward=True) == 300 + 2 * 200 + plain
+        assert together(runs=both, backward=True, held=both) == 2 * (300 + 2 * 200) + plain  # and gradients
+        assert together(runs=both, backward=True, held=["critic"]) == 300 + 2 * 200 + plain  # the policy's
         assert together(whole=["policy"]) == 1000
         assert rank_memory(Phase("p", {}, None, parts, whole=both), 1, shard=True) == 0
+
+    def test_gradients_on_their_way(self):
+        """Copies, in two buckets of 64 MiB at the most; of what is spread FSDP2 makes its own."""
+        large = {"policy": Parts(spread=2**30, layer=1, around=1, plain=100, trained=2**30, trained_plain=100)}
+
+        def held(processes, shard):
+            phase = Phase("update", {}, None, large, runs=["policy"], backward=True)
+            return rank_memory(phase, processes, shard=shard)
+
+        assert held(1, shard=False) == 0
+        assert held(2, shard=False) == 2 * 2**26
+        assert held(2, shard=True) == 100 + 3
 
     def test_of_a_real_job(self, recipe):
         found = simulation(grpo(recipe, shard=True, micro_batch_tokens=80)).of(Layout(2))
         alone = simulation(grpo(recipe, micro_batch_tokens=80)).of(Layout(2))
         # The peak is at the logits of the first micro-batch, before there are gradients: policy, reference and two
-        # moments, a half less each; what a pass needs comes on top, and two layers are all there are.
-        less, more = (1 + 1 + 2) * WEIGHTS // 2, AROUND + 2 * LAYER
+        # moments, a half less each, and no buckets of gradients; what a pass needs comes on top, and two layers are all
+        # there are.
+        less, more = (1 + 1 + 2) * WEIGHTS // 2 + WEIGHTS, AROUND + 2 * LAYER
         assert alone.peaks["update"] - found.peaks["update"] == pytest.approx(less - more, abs=600)
 
 

@@ -10,10 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import torch
+
 from kedge.errors import ConfigError
 from kedge.inspection.machine import read_rate
 from kedge.inspection.plan import PlannedJob, seconds_of
 from kedge.inspection.rehearsal import Phase
+from kedge.parallel import BUCKET, UNDER_WAY
 
 SAMPLING = ("generate", "evaluate")
 
@@ -231,8 +234,8 @@ def rank_memory(phase: Phase, processes: int, *, shard: bool, cache: bool = True
     """
     held = {account: size for account, size in phase.held.items() if cache or account[1] != "KV cache"}
     if not shard or processes == 1:
-        return sum(held.values())
-    total = 0
+        return sum(held.values()) + (_summed(phase, shard=False) if processes > 1 else 0)
+    total = _summed(phase, shard=True)
     for (role, kind), size in held.items():
         parts = phase.parts.get(role)
         if parts is None or kind not in ("weights", "gradients", "optimizer"):
@@ -243,6 +246,15 @@ def rank_memory(phase: Phase, processes: int, *, shard: bool, cache: bool = True
         whole = min(size, whole)
         total += whole + -(-(size - whole) // processes)
     return total + _together(phase)
+
+
+def _summed(phase: Phase, *, shard: bool) -> int:
+    """Bytes of gradients on their way: copies in buckets (:meth:`kedge.parallel.Processes.summing_gradients`)."""
+    if not phase.backward:
+        return 0
+    roles = [phase.parts[role] for role in phase.runs]
+    sent = sum(parts.trained_plain + (0 if shard else parts.trained) for parts in roles)
+    return min(sent, UNDER_WAY * BUCKET * torch.float32.itemsize)
 
 
 def _together(phase: Phase) -> int:
