@@ -19,7 +19,7 @@ from kedge.models.bottom import Bottom, copy_of_trained, hidden_of
 from kedge.models.device import Device, logits_at_a_time, total_memory
 from kedge.models.head import OutputHead, output_head, trunk_of, vocabulary_rows
 from kedge.models.loading import (
-    DType,
+    Held,
     copy_weights,
     find_and_tell,
     load_config,
@@ -152,7 +152,7 @@ def load_language_model(
     tokenizer: str | Path | None = None,
     stop_tokens: Sequence[str] = (),
     device: Device = "auto",
-    dtype: DType = "auto",
+    dtype: Held = "auto",
     trust_remote_code: bool = False,
     attn_implementation: str | None = None,
     quantization: Quantization | None = None,

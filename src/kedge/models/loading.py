@@ -37,8 +37,10 @@ from kedge.runs.progress import say
 from kedge.storage.checkpoints import last_whole
 from kedge.storage.writing import old_of
 
-DType = Literal["auto", "float32", "bfloat16", "float16", "stored"]
-"""``auto`` is float32; ``stored``: as they stand in the file, whose pages they then are."""
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+"""``auto`` is float32."""
+Held = DType | Literal["stored"]
+"""``stored``: as they stand in the file, whose pages they then are."""
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -88,7 +90,7 @@ def open_model(
     auto_class: Any,
     folder: str | Path,
     *,
-    dtype: DType = "auto",
+    dtype: Held = "auto",
     device: Device = "auto",
     merged: bool = False,
     headless: bool = False,
@@ -144,7 +146,7 @@ def open_model(
     return model, missing
 
 
-def load_weights(auto_class: Any, source: str | Path, dtype: DType, **kwargs: Any) -> tuple[PreTrainedModel, dict]:
+def load_weights(auto_class: Any, source: str | Path, dtype: Held, **kwargs: Any) -> tuple[PreTrainedModel, dict]:
     """``from_pretrained`` with its report of missing and misshapen weights, and its errors made readable.
 
     Raises:
@@ -244,7 +246,7 @@ def holds_model(folder: Path) -> bool:
     return (folder / "config.json").is_file() or (folder / CONFIG_FILE).is_file()
 
 
-def _torch_dtype(dtype: DType) -> torch.dtype:
+def _torch_dtype(dtype: Held) -> torch.dtype:
     found: torch.dtype = torch.float32 if dtype in ("auto", "stored") else getattr(torch, dtype)
     return found
 

@@ -11,7 +11,7 @@ from kedge.errors import ModelError
 from kedge.models.adapters import base_of, labels_in
 from kedge.models.device import Device
 from kedge.models.loading import (
-    DType,
+    Held,
     find_and_tell,
     load_config,
     load_tokenizer,
@@ -30,7 +30,7 @@ def new_reward_model(
     tokenizer: str | Path | None = None,
     max_length: int | None = None,
     device: Device = "auto",
-    dtype: DType = "auto",
+    dtype: Held = "auto",
     trust_remote_code: bool = False,
     attn_implementation: str | None = None,
     quantization: Quantization | None = None,
@@ -77,7 +77,7 @@ def load_reward_model(
     *,
     max_length: int | None = None,
     device: Device = "auto",
-    dtype: DType = "auto",
+    dtype: Held = "auto",
     trust_remote_code: bool = False,
     attn_implementation: str | None = None,
     label: str | None = None,
