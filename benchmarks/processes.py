@@ -3,7 +3,7 @@
     python benchmarks/processes.py --model 8M                      one process, two with whole models, two sharded
     python benchmarks/processes.py --model 110M --episodes 8 --response 32 --updates 2 --micro-batch-tokens 256
 
-Random Llamas of so many weights. Policy, reference and critic (``--critic``) are in it, and a reward that costs nothing.
+Random Llamas of so many weights, with policy, reference, a critic (``--critic``) and a reward that costs nothing.
 Efficiency is the seconds of one process over those of all processes together: 100% where two are twice as fast. Memory
 is what no other process has (``RssAnon``), read every 5 ms, of the process that holds most; what the file of a model's
 weights takes of the page cache is shared, and not counted.
