@@ -1,7 +1,8 @@
-"""PPO by several processes of one thread: seconds of an update, and the most memory that a process holds.
+r"""PPO by several processes of one thread: seconds of an update, and the most memory that a process holds.
 
     python benchmarks/processes.py --model 8M                      one process, two with whole models, two sharded
-    python benchmarks/processes.py --model 110M --episodes 8 --response 32 --updates 2 --micro-batch-tokens 256
+    python benchmarks/processes.py --model 110M --give-back --episodes 8 --response 32 --updates 2 \
+        --micro-batch-tokens 256
 
 Random Llamas of so many weights, with policy, reference, a critic (``--critic``) and a reward that costs nothing.
 Efficiency is the seconds of one process over those of all processes together: 100% where two are twice as fast. Memory
@@ -93,8 +94,9 @@ def measured(way: str, model: Path, arguments: argparse.Namespace) -> dict[str, 
     same = [f"--{name.replace('_', '-')}={getattr(arguments, name)}" for name in names]
     own = [__file__, "--child", str(model), *(["--sharded"] if sharded else []), *same]
     launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={count}"] if count > 1 else []
-    # glibc keeps what is freed for later, unless it is told from what size on it gives memory back.
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(2**20)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    if arguments.give_back:
+        environment["MALLOC_MMAP_THRESHOLD_"] = str(2**20)
     done = subprocess.run(
         [sys.executable, *launcher, *own], capture_output=True, text=True, env=environment, check=False
     )
@@ -114,6 +116,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=EPISODES)
     parser.add_argument("--updates", type=int, default=3)
     parser.add_argument("--micro-batch-tokens", type=int, default=0, help="by default as kedge chooses")
+    parser.add_argument("--give-back", action="store_true", help="freed memory at once, which glibc keeps; slower")
     parser.add_argument("--child", metavar="MODEL", help=argparse.SUPPRESS)
     parser.add_argument("--sharded", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -183,9 +183,13 @@ class TrainingConfig(Config):
 
     @property
     def loading(self) -> dict[str, Any]:
-        """How models are loaded: those to be sharded where all processes of a host share a file's pages."""
-        how = {name: getattr(self, name) for name in LOADING}
-        return how | BEFORE if self.is_sharded else how
+        """How models are loaded."""
+        return {name: getattr(self, name) for name in LOADING}
+
+    @property
+    def loading_to_train(self) -> dict[str, Any]:
+        """How those are that are trained: to be sharded, where all processes of a host share a file's pages."""
+        return self.loading | BEFORE if self.is_sharded else self.loading
 
     @property
     def is_sharded(self) -> bool:

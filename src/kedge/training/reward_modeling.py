@@ -149,7 +149,7 @@ class RewardModeling(Supervised):
                 max_length=config.max_length,
                 merged=not config.adapter,
                 reading=self.labels.reading,
-                **config.loading,
+                **config.loading_to_train,
             )
         if config.reference is not None:
             config.reference.refuse_unread(model)

@@ -102,7 +102,11 @@ class SFT(Supervised):
             refuse_loading_settings(config, {"tokenizer": tokenizer}, (*LOADING, "stop_tokens"))
         else:
             model = load_language_model(
-                model, tokenizer=tokenizer, stop_tokens=config.stop_tokens, merged=not config.adapter, **config.loading
+                model,
+                tokenizer=tokenizer,
+                stop_tokens=config.stop_tokens,
+                merged=not config.adapter,
+                **config.loading_to_train,
             )
         adapt(model.model, config)
         self.lm = model

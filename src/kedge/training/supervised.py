@@ -239,11 +239,12 @@ class Supervised(Trainer):
         denominator = self.weigh(rows)
         totals: dict[str, Tensor] = {}
         parts = dealt([self.sizes[row] for row in rows], self.config.tokens_at_a_time, self.processes)
+        trained = [*self.module.parameters()]  # before the passes: within them, sharded weights are others
         for number, part in enumerate(parts, start=1):
             loss, metrics = self.loss([rows[i] for i in part] or rows[:1], denominator)
             if not part:
                 loss, metrics = loss * 0.0, {name: value * 0.0 for name, value in metrics.items()}
-            with self.processes.summing_gradients(self.module.parameters(), now=number == len(parts)):
+            with self.processes.summing_gradients(trained, now=number == len(parts)):
                 loss.backward()
             for name, value in (metrics | {"loss": loss.detach()}).items():
                 totals[name] = totals.get(name, torch.zeros_like(value)) + value

@@ -61,7 +61,11 @@ def frozen_modules(policy: LanguageModel, config: PPOConfig) -> Sequence[nn.Modu
 
 def _loaded(policy: str | Path, tokenizer: str | Path | Tokenizer | None, config: PPOConfig) -> LanguageModel:
     return load_language_model(
-        policy, tokenizer=tokenizer, stop_tokens=config.stop_tokens, merged=not config.adapter, **config.loading
+        policy,
+        tokenizer=tokenizer,
+        stop_tokens=config.stop_tokens,
+        merged=not config.adapter,
+        **config.loading_to_train,
     )
 
 

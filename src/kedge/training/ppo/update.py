@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -49,7 +49,7 @@ class Summand:
 
     loss: Tensor
     metrics: Mapping[str, Tensor]
-    trained: list[Parameter]
+    trained: Sequence[Parameter] = ()
     """The weights that it is for; none: it is only looked at."""
     drift: Tensor | None = None
     """``[b]``: the largest change of a log-probability in each answer."""
@@ -179,13 +179,17 @@ class Update:
             denominator: trained tokens of the whole minibatch.
         """
         head = None if self.critic is None else self.critic.value_head
+        # While the critic warms up, the policy's gradients are not used. (Asked for before the pass: within it, sharded
+        # weights are others.)
+        trained = [*(self.policy.trained() if train_policy else ()), *(() if head is None else head.parameters())]
         with recomputing(self.recomputed), torch.set_grad_enabled(train_policy or head is not None):
             summand = self._policy_loss(part, denominator, kl_coef, train_policy, head)
-        yield summand
+        yield replace(summand, trained=trained)
         if self.critic is not None and head is None:
+            trained = self.critic.trained()
             with recomputing(self.recomputed):
                 values = self.critic.values(part.tokens, part.host_mask, part.states)
-            yield Summand(*self._value_loss(part, values, denominator), self.critic.trained())
+            yield Summand(*self._value_loss(part, values, denominator), trained)
 
     def _policy_loss(
         self, part: Batch, denominator: int, kl_coef: float, train_policy: bool, head: ScalarHead | None
@@ -234,10 +238,7 @@ class Update:
             "val/ratio": clipping["ratio"],
             "drift": masked_mean(drift, mask, denominator=denominator),
         }
-        trained = self.policy.trained() if train_policy else []  # while the critic warms up, its gradients are not used
-        if head is not None:
-            trained += [*head.parameters()]
-        return Summand(loss, metrics | value_metrics, trained, drift.max(-1).values)
+        return Summand(loss, metrics | value_metrics, drift=drift.max(-1).values)
 
     def _value_loss(self, part: Batch, values: Tensor | None, denominator: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The critic's part of the loss; nothing where there is no critic."""
