@@ -160,7 +160,7 @@ class Judge:
     def __init__(self, score):
         self.score_of = score
 
-    def score(self, texts):
+    def score(self, texts, answers=None):
         return [self.score_of(text) for text in texts]
 
 

@@ -65,10 +65,10 @@ def test_an_update_of_several_is_that_of_one(make_update, monkeypatch, critic, b
     parts, passes = [], []
     for rank in range(size):
         setup = make_update(critic=critic, vf_coef=0.7, entropy_coef=0.01, micro_batch_tokens=budget)
-        count, loss = [], Update.loss
-        monkeypatch.setattr(Update, "loss", lambda *a, c=count, f=loss, **k: c.append(1) or f(*a, **k))
+        count, loss = [], Update.losses
+        monkeypatch.setattr(Update, "losses", lambda *a, c=count, f=loss, **k: c.append(1) or f(*a, **k))
         parts.append(accumulated(setup, rows, Apart(rank, size)))
-        monkeypatch.setattr(Update, "loss", loss)
+        monkeypatch.setattr(Update, "losses", loss)
         passes.append(len(count))
     assert len(set(passes)) == 1
     gradients = [sum(each) for each in zip(*(gradient for gradient, _ in parts), strict=True)]

@@ -77,6 +77,7 @@ NOTHING_CHANGES = {
 TESTED_ELSEWHERE = {
     "report_to", "device", "gradient_checkpointing", "micro_batch_tokens", "critic_init", "trust_remote_code",
     "attn_implementation", "warmup_ratio", "lr_scheduler_kwargs", "max_staleness", "importance", "importance_cap",
+    "shard",
 }  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
@@ -76,7 +75,9 @@ class Ensemble(RewardSpec):
     def build(self, loading: Loading) -> Reward:
         members = []
         for source in self.models:
-            model = source if isinstance(source, RewardModel) else load_reward_model(source, **asdict(loading))
+            model = (
+                source if isinstance(source, RewardModel) else load_reward_model(source, **loading.of_reward_models())
+            )
             if model is not source:
                 model.module.requires_grad_(False)
             members.append(ModelReward(model))

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -14,7 +13,6 @@ from kedge.errors import ConfigError, RewardError, RewardNotFiniteError
 from kedge.models.reading import PLAIN
 from kedge.models.reward_loading import load_reward_model
 from kedge.models.reward_model import RewardModel, with_reading
-from kedge.models.sharding import BEFORE
 from kedge.rewards.foreign import TrainerState, is_function_path
 from kedge.rewards.scores import AT_REST, Reward, Scores, shown
 from kedge.rewards.spec import Loading, RewardSpec
@@ -152,10 +150,7 @@ class ModelSpec(RewardSpec):
             raise ConfigError(
                 f"reward: {source!r} is no folder; a function is written package.module:name, with a colon"
             )
-        how = asdict(loading)
-        if how.pop("sharded"):
-            how |= BEFORE
-        model = load_reward_model(source, label=self.label, **how)
+        model = load_reward_model(source, label=self.label, **loading.of_reward_models())
         model.module.requires_grad_(False)  # nobody else has it, so it may share a trunk
         return self._reward(model)
 

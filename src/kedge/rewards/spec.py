@@ -6,7 +6,7 @@ A new kind is one file, in the package or anywhere else: a subclass of :class:`R
 
 from abc import abstractmethod
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self
 
 from pydantic import model_validator
@@ -15,6 +15,7 @@ from pydantic_core import PydanticSerializationError
 from kedge.config.settings import Config
 from kedge.errors import ConfigError
 from kedge.models.device import Device
+from kedge.models.sharding import BEFORE
 from kedge.rewards.foreign import is_function_path
 from kedge.rewards.scores import Reward
 from kedge.rewards.terms import Normalization, Terms
@@ -23,7 +24,7 @@ from kedge.runs.fingerprints import of_settings
 
 @dataclass(frozen=True)
 class Loading:
-    """How the models are loaded that a reward has in it; what load_reward_model takes."""
+    """How the models are loaded that a reward has in it."""
 
     device: Device = "auto"
     """``auto``: cuda, else mps, else cpu."""
@@ -33,6 +34,11 @@ class Loading:
     """``sdpa``, ``eager``, ...; None: the model's own."""
     sharded: bool = False
     """Reward models will be spread over the processes."""
+
+    def of_reward_models(self) -> dict[str, Any]:
+        """What :func:`load_reward_model` is to be told."""
+        how = asdict(self)
+        return how | BEFORE if how.pop("sharded") else how
 
 
 class RewardSpec(Config):
