@@ -1,0 +1,99 @@
+"""Two hosts on this machine: network namespaces with a cable between them, and with names of their own."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+CABLE = Path(__file__).with_name("cable.py")
+FORWARD = 'mount --bind "$1" /tmp/ray && hostname "$2" && shift 2 && exec "$@"'
+"""Ray takes hosts that share their /tmp/ray for one."""
+
+
+class Host:
+    """A namespace; :meth:`words` runs a command in it."""
+
+    interface = "eth0"
+
+    def __init__(self, name, address):
+        self.name, self.address = name, address
+        self.namespace = f"kedge-{os.getpid()}-{name}"
+        self.rays = tempfile.mkdtemp(prefix="ray-")
+
+    def words(self, *words):
+        inside = ["unshare", "--uts", "sh", "-c", FORWARD, "sh", self.rays, self.name]
+        return [str(each) for each in ("ip", "netns", "exec", self.namespace, *inside, *words)]
+
+    def torchrun(self, first, *words):
+        """One process of two hosts', which meet at the first one's."""
+        return self.words(
+            "env", f"GLOO_SOCKET_IFNAME={self.interface}", sys.executable, "-m", "torch.distributed.run",
+            "--nnodes", 2, "--nproc-per-node", 1, "--rdzv-backend", "c10d", "--rdzv-id", "job",
+            "--rdzv-endpoint", f"{first.address}:29400", "--rdzv-conf", f"is_host={int(self is first)}",
+            "--local-addr", self.address, "-m", "kedge", *words,
+        )  # fmt: skip
+
+    def ray(self, python, first):
+        """Start a node of Ray's; the first host has the head."""
+        if self is first:
+            whose = ["--head", "--port", "6379", "--include-dashboard", "false"]
+        else:
+            whose = ["--address", f"{first.address}:6379"]
+        words = [python, "-m", "ray.scripts.scripts", "start", "--node-ip-address", self.address, "--num-cpus", 1]
+        environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
+        done = subprocess.run(
+            self.words(*words, *whose), env=environment, capture_output=True, text=True, check=False, timeout=90
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def unplug(self):
+        _ip("-n", self.namespace, "link", "set", self.interface, "down")
+
+    def close(self):
+        pids = subprocess.run(["ip", "netns", "pids", self.namespace], capture_output=True, text=True, check=False)
+        for pid in pids.stdout.split():
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        subprocess.run(["ip", "netns", "del", self.namespace], capture_output=True, check=False)
+        shutil.rmtree(self.rays, ignore_errors=True)
+
+
+@contextmanager
+def two_hosts(delay=0.0, loss=0.0):
+    """Two of them.
+
+    Args:
+        delay: seconds that a packet takes.
+        loss: share of packets that do not arrive.
+    """
+    if shutil.which("ip") is None or os.geteuid():
+        pytest.skip("two hosts on one machine are made by root, with `ip` (apt-get install iproute2)")
+    hosts = [Host("host-a", "10.99.0.1"), Host("host-b", "10.99.0.2")]
+    with ExitStack() as at_the_end:
+        for host in hosts:
+            at_the_end.callback(host.close)
+            _ip("netns", "add", host.namespace)
+            _ip("-n", host.namespace, "link", "set", "lo", "up")
+        ends = [f"k{os.getpid()}{letter}" for letter in "ab"]
+        cable = subprocess.Popen(
+            [sys.executable, CABLE, *ends, str(delay), str(loss)], stdout=subprocess.PIPE, text=True
+        )
+        at_the_end.callback(cable.wait)
+        at_the_end.callback(cable.kill)
+        assert cable.stdout.readline() == "there\n"
+        Path("/tmp/ray").mkdir(exist_ok=True)
+        for host, end in zip(hosts, ends, strict=True):
+            _ip("link", "set", end, "netns", host.namespace, "name", host.interface)
+            _ip("-n", host.namespace, "addr", "add", f"{host.address}/24", "dev", host.interface)
+            _ip("-n", host.namespace, "link", "set", host.interface, "up")
+        yield hosts
+
+
+def _ip(*words):
+    subprocess.run(["ip", *words], check=True)

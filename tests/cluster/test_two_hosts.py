@@ -1,0 +1,113 @@
+"""A job over two hosts, by torchrun and by Ray: the step that one process computes, over a bad cable too, and no hang
+where the cable is cut."""
+
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import hosts
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "launch"))
+
+import worlds
+
+from environments import python_with
+
+pytestmark = pytest.mark.cluster
+STEPS = 4
+
+
+@pytest.fixture(scope="session")
+def ray_python():
+    return python_with("ray", "ray>=2.40")
+
+
+@pytest.fixture
+def world(tiny_lm, tmp_path):
+    return lambda steps=STEPS, **model: worlds.make(tmp_path.resolve(), tiny_lm("llama", **model), steps)
+
+
+@contextmanager
+def running(folder, *commands):
+    """Processes, by the command of each, and the files that have what they say."""
+    path = os.pathsep.join(filter(None, [str(worlds.ROOT / "src"), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    begun, files = [], []
+    try:
+        for number, command in enumerate(commands):
+            files.append(folder / f"said-{number}.txt")
+            with files[-1].open("wb") as file:
+                begun.append(
+                    subprocess.Popen(command, cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT)
+                )
+        yield begun, files
+    finally:
+        for each in begun:
+            each.kill()
+            each.wait()
+
+
+def ended(folder, *commands, within=150):
+    """The exit status of each, and what it said."""
+    until = time.monotonic() + within
+    with running(folder, *commands) as (begun, files):
+        try:
+            statuses = [each.wait(until - time.monotonic()) for each in begun]
+        except subprocess.TimeoutExpired:
+            raise AssertionError("hangs:\n" + "\n".join(file.read_text() for file in files)) from None
+    return statuses, [file.read_text(errors="replace") for file in files]
+
+
+def alone(folder, *words):
+    statuses, said = ended(folder, [sys.executable, "-m", "kedge", "ppo", "r.toml", "ppo.run=runs/alone", *words])
+    assert statuses == [0], said
+
+
+def assert_alike(lines, folder, *names):
+    first, *others = (lines(folder / "runs" / name, "metrics.jsonl") for name in names)
+    assert len(first) == STEPS + 1
+    for other in others:
+        for one, two in zip(first, other, strict=True):
+            assert two == pytest.approx(one, abs=1e-4, rel=1e-3, nan_ok=True)
+
+
+@pytest.mark.parametrize(("delay", "loss"), [(0.0, 0.0), (0.02, 0.01)], ids=["cable", "bad cable"])
+def test_torchrun(world, lines, delay, loss):
+    folder = world()
+    alone(folder)
+    with hosts.two_hosts(delay, loss) as (a, b):
+        words = ["ppo", "r.toml", "ppo.shard=true", "ppo.run=runs/both"]
+        statuses, said = ended(folder, a.torchrun(a, *words), b.torchrun(a, *words))
+    assert statuses == [0, 0], said
+    assert_alike(lines, folder, "alone", "both")
+
+
+def test_a_cable_that_is_cut_under_torchrun(world):
+    folder = world(4000)
+    with hosts.two_hosts() as (a, b):
+        words = ["ppo", "r.toml", "ppo.shard=true", "ppo.run=runs/both"]
+        with running(folder, a.torchrun(a, *words), b.torchrun(a, *words)) as (begun, files):
+            worlds.wait_for_steps(begun[0], folder / "runs/both", 2)
+            a.unplug()
+            until = time.monotonic() + 60
+            for each in begun:
+                assert each.wait(until - time.monotonic())
+            first, second = (file.read_text() for file in files)
+    assert " on host-b): no sign of life for 30 s" in first
+    assert f"nobody at {a.address}:29400 has answered for 30 s" in second
+
+
+def test_ray(world, lines, ray_python):
+    folder = world()
+    alone(folder)
+    with hosts.two_hosts() as (a, b):
+        for each in (a, b):
+            each.ray(ray_python, a)
+        words = ["launch", "r.toml", "--nodes", "2", "--address", f"{a.address}:6379", "ppo.run=runs/both"]
+        statuses, said = ended(folder, a.words(ray_python, "-m", "kedge", *words, "ppo.shard=true"))
+    assert statuses == [0], said
+    assert_alike(lines, folder, "alone", "both")
