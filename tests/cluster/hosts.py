@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import uuid
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import pytest
 CABLE = Path(__file__).with_name("cable.py")
 FORWARD = 'mount --bind "$1" /tmp/ray && hostname "$2" && shift 2 && exec "$@"'
 """Ray takes hosts that share their /tmp/ray for one."""
+RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex}
+"""Said to all nodes, or those of a user who has once used Ray disagree on whether they want a token."""
 
 
 class Host:
@@ -46,9 +49,8 @@ class Host:
         else:
             whose = ["--address", f"{first.address}:6379"]
         words = [python, "-m", "ray.scripts.scripts", "start", "--node-ip-address", self.address, "--num-cpus", 1]
-        environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
         done = subprocess.run(
-            self.words(*words, *whose), env=environment, capture_output=True, text=True, check=False, timeout=90
+            self.words(*words, *whose), env=os.environ | RAY, capture_output=True, text=True, check=False, timeout=90
         )
         assert done.returncode == 0, done.stdout + done.stderr
 

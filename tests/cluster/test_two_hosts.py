@@ -35,7 +35,7 @@ def world(tiny_lm, tmp_path):
 def running(folder, *commands):
     """Processes, by the command of each, and the files that have what they say."""
     path = os.pathsep.join(filter(None, [str(worlds.ROOT / "src"), os.environ.get("PYTHONPATH")]))
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    environment = os.environ | hosts.RAY | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     begun, files = [], []
     try:
         for number, command in enumerate(commands):
