@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 CABLE = Path(__file__).with_name("cable.py")
-FORWARD = 'mount --bind "$1" /tmp/ray && hostname "$2" && shift 2 && exec "$@"'
+INSIDE = 'mount --bind "$1/ray" /tmp/ray && mount --bind "$1/names" /etc/hosts && hostname "$2" && shift 2 && exec "$@"'
 """Ray takes hosts that share their /tmp/ray for one."""
+NAMES = "127.0.0.1 localhost\n10.99.0.1 host-a\n10.99.0.2 host-b\n"
 RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex}
 """Said to all nodes, or those of a user who has once used Ray disagree on whether they want a token."""
 
@@ -27,20 +28,23 @@ class Host:
     def __init__(self, name, address):
         self.name, self.address = name, address
         self.namespace = f"kedge-{os.getpid()}-{name}"
-        self.rays = tempfile.mkdtemp(prefix="ray-")
+        self.own = Path(tempfile.mkdtemp(prefix="host-"))
+        (self.own / "ray").mkdir()
+        (self.own / "names").write_text(NAMES)
 
     def words(self, *words):
-        inside = ["unshare", "--uts", "sh", "-c", FORWARD, "sh", self.rays, self.name]
+        inside = ["unshare", "--uts", "sh", "-c", INSIDE, "sh", self.own, self.name]
         return [str(each) for each in ("ip", "netns", "exec", self.namespace, *inside, *words)]
 
-    def torchrun(self, first, *words):
-        """One process of two hosts', which meet at the first one's."""
-        return self.words(
-            "env", f"GLOO_SOCKET_IFNAME={self.interface}", sys.executable, "-m", "torch.distributed.run",
-            "--nnodes", 2, "--nproc-per-node", 1, "--rdzv-backend", "c10d", "--rdzv-id", "job",
-            "--rdzv-endpoint", f"{first.address}:29400", "--rdzv-conf", f"is_host={int(self is first)}",
-            "--local-addr", self.address, "-m", "kedge", *words,
-        )  # fmt: skip
+    def torchrun(self, first, *words, elastic=False):
+        """This host's one process of two hosts', which meet at the first one."""
+        if elastic:
+            whose = ["--rdzv-backend", "c10d", "--rdzv-id", "job", "--rdzv-endpoint", f"{first.address}:29400"]
+            whose += ["--rdzv-conf", f"is_host={int(self is first)}", "--local-addr", self.address]
+        else:
+            whose = ["--node-rank", int(self is not first), "--master-addr", first.address, "--master-port", 29400]
+        words = ["--nnodes", 2, "--nproc-per-node", 1, *whose, "-m", "kedge", *words]
+        return self.words(sys.executable, "-m", "torch.distributed.run", *words)
 
     def ray(self, python, first):
         """Start a node of Ray's; the first host has the head."""
@@ -63,7 +67,7 @@ class Host:
             with suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
         subprocess.run(["ip", "netns", "del", self.namespace], capture_output=True, check=False)
-        shutil.rmtree(self.rays, ignore_errors=True)
+        shutil.rmtree(self.own, ignore_errors=True)
 
 
 @contextmanager

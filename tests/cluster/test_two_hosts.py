@@ -11,11 +11,14 @@ from pathlib import Path
 import hosts
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1] / "launch"))
+for each in ("launch", "sampling"):
+    sys.path.append(str(Path(__file__).parents[1] / each))
 
 import worlds
+from exchanges import MODEL
 
 from environments import python_with
+from kedge.sampling.fleet import started
 
 pytestmark = pytest.mark.cluster
 STEPS = 4
@@ -75,13 +78,16 @@ def assert_alike(lines, folder, *names):
             assert two == pytest.approx(one, abs=1e-4, rel=1e-3, nan_ok=True)
 
 
-@pytest.mark.parametrize(("delay", "loss"), [(0.0, 0.0), (0.02, 0.01)], ids=["cable", "bad cable"])
-def test_torchrun(world, lines, delay, loss):
+@pytest.mark.parametrize(
+    ("delay", "loss", "elastic"), [(0.0, 0.0, False), (0.0, 0.0, True), (0.02, 0.01, False)],
+    ids=["cable", "c10d", "bad cable"],
+)  # fmt: skip
+def test_torchrun(world, lines, delay, loss, elastic):
     folder = world()
     alone(folder)
-    with hosts.two_hosts(delay, loss) as (a, b):
+    with hosts.two_hosts(delay, loss) as both:
         words = ["ppo", "r.toml", "ppo.shard=true", "ppo.run=runs/both"]
-        statuses, said = ended(folder, a.torchrun(a, *words), b.torchrun(a, *words))
+        statuses, said = ended(folder, *(each.torchrun(both[0], *words, elastic=elastic) for each in both))
     assert statuses == [0, 0], said
     assert_alike(lines, folder, "alone", "both")
 
@@ -111,3 +117,52 @@ def test_ray(world, lines, ray_python):
         statuses, said = ended(folder, a.words(ray_python, "-m", "kedge", *words, "ppo.shard=true"))
     assert statuses == [0], said
     assert_alike(lines, folder, "alone", "both")
+
+
+@contextmanager
+def vllm(python, folder, host):
+    """The URL of a server there, which can be asked from the hosts alone."""
+    port = 8101
+    log = folder / "server.txt"
+    environment = os.environ | {
+        "PYTHONPATH": str(worlds.ROOT / "src"), "VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_NUM_OF_RESERVED_CPU": "1",
+        "VLLM_NO_USAGE_STATS": "1", "VLLM_HOST_IP": host.address,
+    }  # fmt: skip
+    words = [
+        python, "-m", started.MODULE, "--model", folder / "model", "--served-model-name", "policy",
+        "--host", host.address, "--port", port, "--dtype", "float32", "--max-model-len", 128, "--max-num-seqs", 72,
+        "--logprobs-mode", "processed_logprobs", "--enable-scale-out",
+        "--worker-extension-cls", "kedge_vllm.FromFolder", *started.ON_CPU,
+    ]  # fmt: skip
+    with log.open("wb") as file:
+        server = subprocess.Popen(host.words(*words), cwd=folder, env=environment, stdout=file, stderr=file)
+    ask = "import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=5)"
+    url, until = f"http://{host.address}:{port}", time.monotonic() + 180
+    try:
+        while subprocess.run(host.words(sys.executable, "-c", ask, f"{url}/health"), capture_output=True).returncode:
+            assert server.poll() is None and time.monotonic() < until, log.read_text()[-3000:]
+            time.sleep(1)
+        yield url
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_trainers_here_and_the_sampler_there(world, lines, vllm_python, ray_python):
+    """One trainer; one on each host by torchrun; the same on Ray: all with answers of a server on the second host."""
+    folder = world(**MODEL)
+    with hosts.two_hosts() as (a, b), vllm(vllm_python, folder, b) as url:
+        sampler = f'ppo.sampler={{ kind = "vllm", urls = ["{url}"], weights = "{folder}/weights" }}'
+        words = ["r.toml", sampler, "ppo.shard=true"]
+        statuses, said = ended(folder, a.words(sys.executable, "-m", "kedge", "ppo", *words, "ppo.run=runs/one"))
+        assert statuses == [0], said
+        torchrun = [each.torchrun(a, "ppo", *words, "ppo.run=runs/torchrun") for each in (a, b)]
+        statuses, said = ended(folder, *torchrun)
+        assert statuses == [0, 0], said
+        for each in (a, b):
+            each.ray(ray_python, a)
+        on_ray = ["--nodes", "2", "--address", f"{a.address}:6379", "ppo.run=runs/ray"]
+        statuses, said = ended(folder, a.words(ray_python, "-m", "kedge", "launch", *words, *on_ray))
+        assert statuses == [0], said
+    assert all(row["sampler/agreement"] < 1e-4 for row in lines(folder / "runs/ray", "metrics.jsonl") if row["step"])
+    assert_alike(lines, folder, "one", "torchrun", "ray")
