@@ -15,7 +15,7 @@ import pytest
 CABLE = Path(__file__).with_name("cable.py")
 INSIDE = 'mount --bind "$1/ray" /tmp/ray && mount --bind "$1/names" /etc/hosts && hostname "$2" && shift 2 && exec "$@"'
 """Ray takes hosts that share their /tmp/ray for one."""
-NAMES = "127.0.0.1 localhost\n10.99.0.1 host-a\n10.99.0.2 host-b\n"
+ADDRESSES = {"host-a": "10.99.0.1", "host-b": "10.99.0.2"}
 RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex}
 """Said to all nodes, or those of a user who has once used Ray disagree on whether they want a token."""
 
@@ -25,12 +25,15 @@ class Host:
 
     interface = "eth0"
 
-    def __init__(self, name, address):
-        self.name, self.address = name, address
+    def __init__(self, name):
+        self.name, self.address = name, ADDRESSES[name]
         self.namespace = f"kedge-{os.getpid()}-{name}"
         self.own = Path(tempfile.mkdtemp(prefix="host-"))
         (self.own / "ray").mkdir()
-        (self.own / "names").write_text(NAMES)
+        names = ADDRESSES | {name: "127.0.1.1"}  # as Debian has it, and gloo would take it
+        (self.own / "names").write_text(
+            "127.0.0.1 localhost\n" + "".join(f"{address} {each}\n" for each, address in names.items())
+        )
 
     def words(self, *words):
         inside = ["unshare", "--uts", "sh", "-c", INSIDE, "sh", self.own, self.name]
@@ -42,7 +45,7 @@ class Host:
             whose = ["--rdzv-backend", "c10d", "--rdzv-id", "job", "--rdzv-endpoint", f"{first.address}:29400"]
             whose += ["--rdzv-conf", f"is_host={int(self is first)}", "--local-addr", self.address]
         else:
-            whose = ["--node-rank", int(self is not first), "--master-addr", first.address, "--master-port", 29400]
+            whose = ["--node-rank", int(self is not first), "--master-addr", first.name, "--master-port", 29400]
         words = ["--nnodes", 2, "--nproc-per-node", 1, *whose, "-m", "kedge", *words]
         return self.words(sys.executable, "-m", "torch.distributed.run", *words)
 
@@ -80,7 +83,7 @@ def two_hosts(delay=0.0, loss=0.0):
     """
     if shutil.which("ip") is None or os.geteuid():
         pytest.skip("two hosts on one machine are made by root, with `ip` (apt-get install iproute2)")
-    hosts = [Host("host-a", "10.99.0.1"), Host("host-b", "10.99.0.2")]
+    hosts = [Host(name) for name in ADDRESSES]
     with ExitStack() as at_the_end:
         for host in hosts:
             at_the_end.callback(host.close)

@@ -11,14 +11,14 @@ from pathlib import Path
 import hosts
 import pytest
 
-for each in ("launch", "sampling"):
-    sys.path.append(str(Path(__file__).parents[1] / each))
+for _each in ("launch", "sampling"):
+    sys.path.append(str(Path(__file__).parents[1] / _each))
 
-import worlds
-from exchanges import MODEL
+import worlds  # noqa: E402
+from exchanges import MODEL  # noqa: E402
 
-from environments import python_with
-from kedge.sampling.fleet import started
+from environments import python_with  # noqa: E402
+from kedge.sampling.fleet import started  # noqa: E402
 
 pytestmark = pytest.mark.cluster
 STEPS = 4
@@ -92,19 +92,26 @@ def test_torchrun(world, lines, delay, loss, elastic):
     assert_alike(lines, folder, "alone", "both")
 
 
+def assert_ends_when_cut(folder, host, *commands):
+    """What each says, which ends within a minute."""
+    with running(folder, *commands) as (begun, files):
+        worlds.wait_for_steps(begun[0], folder / "runs/both", 2)
+        host.unplug()
+        until = time.monotonic() + 60
+        for each in begun:
+            assert each.wait(until - time.monotonic())
+        print(f"ended {60 - until + time.monotonic():.1f} s after the cut")
+        return [file.read_text(errors="replace") for file in files]
+
+
 def test_a_cable_that_is_cut_under_torchrun(world):
     folder = world(4000)
     with hosts.two_hosts() as (a, b):
         words = ["ppo", "r.toml", "ppo.shard=true", "ppo.run=runs/both"]
-        with running(folder, a.torchrun(a, *words), b.torchrun(a, *words)) as (begun, files):
-            worlds.wait_for_steps(begun[0], folder / "runs/both", 2)
-            a.unplug()
-            until = time.monotonic() + 60
-            for each in begun:
-                assert each.wait(until - time.monotonic())
-            first, second = (file.read_text() for file in files)
+        first, second = assert_ends_when_cut(folder, a, *(each.torchrun(a, *words) for each in (a, b)))
+    assert "process 1 (pid " in first
     assert " on host-b): no sign of life for 30 s" in first
-    assert f"nobody at {a.address}:29400 has answered for 30 s" in second
+    assert f"nobody at {a.name}:29400 has answered for 30 s" in second
 
 
 def test_ray(world, lines, ray_python):
@@ -117,6 +124,16 @@ def test_ray(world, lines, ray_python):
         statuses, said = ended(folder, a.words(ray_python, "-m", "kedge", *words, "ppo.shard=true"))
     assert statuses == [0], said
     assert_alike(lines, folder, "alone", "both")
+
+
+def test_a_cable_that_is_cut_under_ray(world, ray_python):
+    folder = world(4000)
+    with hosts.two_hosts() as (a, b):
+        for each in (a, b):
+            each.ray(ray_python, a)
+        words = ["launch", "r.toml", "--nodes", "2", "--address", f"{a.address}:6379", "ppo.run=runs/both"]
+        [said] = assert_ends_when_cut(folder, a, a.words(ray_python, "-m", "kedge", *words))
+    assert "its actor has not answered for 20 s" in said
 
 
 @contextmanager
@@ -139,8 +156,11 @@ def vllm(python, folder, host):
     ask = "import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=5)"
     url, until = f"http://{host.address}:{port}", time.monotonic() + 180
     try:
-        while subprocess.run(host.words(sys.executable, "-c", ask, f"{url}/health"), capture_output=True).returncode:
-            assert server.poll() is None and time.monotonic() < until, log.read_text()[-3000:]
+        while subprocess.run(
+            host.words(sys.executable, "-c", ask, f"{url}/health"), capture_output=True, check=False
+        ).returncode:
+            assert server.poll() is None, log.read_text()[-3000:]
+            assert time.monotonic() < until
             time.sleep(1)
         yield url
     finally:
@@ -164,5 +184,8 @@ def test_trainers_here_and_the_sampler_there(world, lines, vllm_python, ray_pyth
         on_ray = ["--nodes", "2", "--address", f"{a.address}:6379", "ppo.run=runs/ray"]
         statuses, said = ended(folder, a.words(ray_python, "-m", "kedge", "launch", *words, *on_ray))
         assert statuses == [0], said
+        words = ["ppo", *words, "ppo.steps=4000", "ppo.run=runs/both"]
+        [said] = assert_ends_when_cut(folder, a, a.words(sys.executable, "-m", "kedge", *words))
+        assert f"{url}: " in said
     assert all(row["sampler/agreement"] < 1e-4 for row in lines(folder / "runs/ray", "metrics.jsonl") if row["step"])
     assert_alike(lines, folder, "one", "torchrun", "ray")
