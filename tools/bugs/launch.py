@@ -95,4 +95,12 @@ LAUNCH = [
         TOLD,
         "processes of the second node look for GPUs that it has not",
     ),
+    Mutant(
+        "loopback-is-taken-for-the-network",
+        "launch/interfaces.py",
+        "if each and not ipaddress.ip_address(each).is_loopback]",
+        "if each]",
+        ("tests/launch/test_interfaces.py",),
+        "hosts whose own name stands for 127.0.1.1 wait for each other",
+    ),
 ]

@@ -28,7 +28,6 @@ def environments(places: Sequence[Place], port: int, launchers: Mapping[str, str
             found.append(
                 {"OMP_NUM_THREADS": str(max(1, host[local].cores // len(host)))}
                 | ({"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {})  # each has the one of its own number
-                | ({"GLOO_SOCKET_IFNAME": ""} if several else {})  # to be found where it runs
                 | own
                 | {
                     "RANK": str(len(found)),

@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from kedge.errors import ConfigError, LostError
 from kedge.launch.heartbeat import PATIENCE, Companion, Heartbeat
+from kedge.launch.interfaces import address_towards, between
 
 COMING = timedelta(minutes=10)
 """Until all are there: machines load libraries at different speeds."""
@@ -40,7 +41,9 @@ def meet(rank: int, size: int) -> None:
         store, own = (
             dist.PrefixStore(f"kedge/{attempt}", _connection(address, port, serves=each)) for each in (serves, False)
         )
+        store.set(f"from/{rank}", address_towards(address, port))
         companions = _companions(store, rank, size, met_at)
+        os.environ.update(between([store.get(f"from/{each}").decode() for each in range(size)], port, os.environ))
         group = dist.PrefixStore("group", store)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=group, rank=rank, world_size=size, timeout=TOGETHER)

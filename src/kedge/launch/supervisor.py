@@ -77,8 +77,6 @@ class Supervisor:
             ConfigError: the folder is not on this machine.
         """
         whole = os.environ | {"PYTHONUNBUFFERED": "1"} | dict(environment)
-        if "GLOO_SOCKET_IFNAME" in environment and not environment["GLOO_SOCKET_IFNAME"]:
-            whole |= _interface(self._place.address, whole)
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "kedge.launch.bound", str(os.getpid()), *words],
@@ -145,11 +143,3 @@ class Supervisor:
 
 def _cores() -> set[int]:
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-
-
-def _interface(address: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """The network interface that has the address, for libraries which would take the first one they find and wait."""
-    for name, addresses in psutil.net_if_addrs().items():
-        if address in (each.address for each in addresses):
-            return {key: environment.get(key) or name for key in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")}
-    return {}
