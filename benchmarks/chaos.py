@@ -92,7 +92,7 @@ class Harm:
     def row(self) -> list[str]:
         """A line of the table."""
         after = [f"{when - self.at:.1f}" if when is not None else "-" for when in (self.noticed, self.went_on)]
-        return [f"{self.at:.0f}", self.what, self.said[:88] or "-", *after]
+        return [f"{self.at:.0f}", self.what, self.said[:100] or "-", *after]
 
 
 @dataclass
@@ -394,7 +394,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policy", default="stories3M", help="a folder of shared/models")
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--checkpoint-every", type=int, default=5)
+    parser.add_argument("--checkpoint-every", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=20, help="after so many nothing is harmed any more")
     parser.add_argument("--every", type=float, default=30, help="seconds between two harms")
     parser.add_argument("--first", type=float, default=30, help="seconds until the first one")
@@ -417,6 +417,7 @@ def main() -> int:
         inside = 'ip link set lo up && exec "$@"'
         words = ["unshare", "--net", "sh", "-c", inside, "sh", sys.executable, *sys.argv, "--apart"]
         os.execvp(words[0], words)
+    os.environ.setdefault("COLUMNS", "170")  # for tables in a file
     end_in_order()
     with ExitStack() as stack:
         folder = (given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))).absolute()

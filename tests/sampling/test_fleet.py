@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
 
+import httpx
 import pytest
 import torch
 from answers import random_prompts
@@ -314,6 +315,19 @@ def test_a_server_that_dies_is_left_out_until_weights_are_published(start, lm, c
         stand_ins[0].dies_after = 0
         with pytest.raises(SamplerError, match=r"no server is left:\nhttp://127(.|\n)*\nhttp://127"):
             sampler.generate(random_prompts(), SAMPLING)
+
+
+def test_one_that_ends_in_the_midst_of_an_answer_is_named_with_the_kind_of_error(start, lm, monkeypatch):
+    _, fleet = start()
+    with fleet(lm) as sampler:
+        monkeypatch.setattr(sampler.fleet.servers[0]._client, "request", ends_in_the_midst)
+        with pytest.raises(SamplerError, match=r"/inference/v1/generate: ReadError"):
+            sampler.generate([[5]], SAMPLING)
+
+
+async def ends_in_the_midst(*_, **__):
+    """As httpx says it of a connection that is reset."""
+    raise httpx.ReadError("")
 
 
 def test_one_that_hangs_is_named_in_its_time(start, lm):
