@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import platform
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from kedge.sampling.fleet.fleet import Fleet
 from kedge.sampling.fleet.server import Server, ServerFailure
 from kedge.sampling.fleet.spec import FleetSpec, sampler_of
 from kedge.sampling.settings import Sampling
+from kedge.storage.locking import HOLDER_FILE, LOCK_FILE, is_taken, take
 from kedge.training.ppo import PPO
 
 SAMPLING = Sampling(max_new_tokens=8, temperature=0.8)
@@ -390,6 +392,23 @@ def test_a_sampler_that_is_not_made_leaves_nothing_behind(start, lm):
         fleet(lm)
     assert not list(fleet.folder.glob("*"))
     assert not fleet.samplers
+
+
+def test_weights_of_a_process_that_was_killed_are_deleted_by_the_next_one(start, lm):
+    _, fleet = start()
+    here = platform.node()
+    for name, host in (("killed", here), ("elsewhere", "other"), ("alive", here), ("run", here)):
+        (fleet.folder / name / "version-000003").mkdir(parents=True)
+        (fleet.folder / name / LOCK_FILE).touch()
+        (fleet.folder / name / HOLDER_FILE).write_text(json.dumps({"pid": 1, "host": host, "since": 0.0}))
+    (fleet.folder / "run/recipe.toml").touch()
+    (fleet.folder / "servers").mkdir()
+    free = take(fleet.folder / "alive")
+    with fleet(lm) as sampler:
+        names = {path.name for path in fleet.folder.iterdir()}
+        assert names == {"elsewhere", "alive", "run", "servers", sampler.folder.name}
+        assert is_taken(sampler.folder)
+    free()
 
 
 def test_one_that_keeps_old_keys_is_left_out(start, lm):
