@@ -20,10 +20,12 @@ message says why.
 
 import argparse
 import json
+import math
 import os
 import random
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -74,6 +76,7 @@ SHAKEN = 8.0
 BETWEEN = 0.1
 """Seconds between two looks."""
 ERROR = "error: "
+ROUNDING = 1e-6
 
 
 @dataclass
@@ -156,7 +159,7 @@ class Job:
                 kept=given.checkpoint_every, seed=given.seed, sampler=f"{{ {listed} }}",
             )
         )  # fmt: skip
-        self.servers, self.run = servers, folder / "runs" / name
+        self.servers, self.run, self.steps = servers, folder / "runs" / name, given.steps
         self.said = folder / f"{name}.txt"
         words = [
             "launch",
@@ -199,7 +202,7 @@ class Job:
         whole, _, _ = new.rpartition(b"\n")
         if whole:
             self._read += len(whole) + 1
-            self._sign()
+            self.sign()
             for line in whole.decode(errors="replace").splitlines():
                 self._message(line)
         with suppress(FileNotFoundError, ValueError, IndexError):
@@ -210,7 +213,8 @@ class Job:
         for server in self.servers:
             server.tend()
 
-    def _sign(self) -> None:
+    def sign(self) -> None:
+        """A silence has ended now."""
         self.silences.append((self.silence, self.now))
         self._heard = self.now
 
@@ -221,7 +225,7 @@ class Job:
                 harm.noticed, harm.said = self.now, line
 
     def _stepped(self, step: int) -> None:
-        self._sign()
+        self.sign()
         self.done_again += max(0, self.step - step)
         if step > self.step or not step:
             for harm in self.harms:
@@ -283,6 +287,8 @@ class Job:
         steps = [each["step"] for each in metrics(self.run)]
         twice = len(steps) - len({*steps})
         missing = len({*range(1, max(steps, default=0) + 1)} - {*steps})
+        if not self.process.returncode:
+            missing += self.steps - max(steps, default=0)
         longest, when = max(self.silences)
         found = [f"{twice} steps twice"] * bool(twice) + [f"{missing} steps missing"] * bool(missing)
         found += [f"silent for {longest:.0f} s until second {when:.0f}"] * (longest > patience)
@@ -329,7 +335,7 @@ def disturb(job: Job, given: argparse.Namespace) -> None:
                 print(f"{job.now:5.0f} s, step {job.step}: {job.harms[-1].what}" if job.harms else "", flush=True)
             time.sleep(BETWEEN)
     job.listen()
-    job._sign()
+    job.sign()
 
 
 def leave_alone(job: Job, given: argparse.Namespace) -> None:
@@ -375,6 +381,8 @@ def told(job: Job, undisturbed: list[dict[str, float]], given: argparse.Namespac
     names = ("objective/scores", "objective/kl", "policy/approxkl_avg", "loss/value_avg")
     far = {name: max((abs(one[name] - two[name]) for one, two in pairs if name in one), default=0.0) for name in names}
     last = [sum(each[side]["objective/scores"] for each in pairs[-10:]) / max(1, len(pairs[-10:])) for side in (0, 1)]
+    spread = statistics.stdev(one["objective/scores"] for _, one in pairs[-10:]) if len(pairs) > 1 else math.nan
+    other = [one["step"] for one, two in pairs if abs(one["objective/scores"] - two["objective/scores"]) > ROUNDING]
     longest, when = max(job.silences)
     found = {
         "steps": len(seen), "ended with": job.process.returncode, "seconds": round(job.now), "harms": len(job.harms),
@@ -382,6 +390,8 @@ def told(job: Job, undisturbed: list[dict[str, float]], given: argparse.Namespac
         "steps done again from a checkpoint": job.done_again,
         "longest silence": f"{longest:.1f} s, until second {when:.0f}",
         "scores of the last 10 steps, undisturbed": f"{last[0]:.4f}, {last[1]:.4f}",
+        "spread of a step's score there": round(spread, 4),
+        "first step with another score": other[0] if other else None,
         "largest difference in any step": far, "faults": faults,
     }  # fmt: skip
     print(json.dumps(found, indent=2))
