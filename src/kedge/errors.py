@@ -42,7 +42,10 @@ class RewardNotFiniteError(RewardError, NotFiniteError):
 
 
 class SamplerError(KedgeError):
-    """Those who write answers cannot be reached, or do not do what they are asked."""
+    """Those who write answers cannot be reached, or do not do what they are asked. Other than what a recipe has wrong,
+    that may pass: a job may try again."""
+
+    exit_status = 5
 
 
 class LostError(KedgeError):

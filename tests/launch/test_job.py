@@ -2,7 +2,7 @@
 
 import pytest
 
-from kedge.errors import LostError, Stopped
+from kedge.errors import LostError, SamplerError, Stopped
 from kedge.launch import job
 from kedge.launch.job import run_job
 from kedge.launch.log import Log
@@ -119,6 +119,14 @@ def test_it_begins_again_where_it_was(run):
     assert lost.closed
     assert "was killed by SIGKILL" in shown[0]
     assert "begins again, 1 of 1" in shown[0]
+
+
+def test_a_job_without_servers_is_tried_again(run):
+    """They may have been started again meanwhile, by whoever did it first."""
+    status = SamplerError.exit_status
+    away, well = Pretended([dead(status, 1.0), dead(status, 1.1)]), Pretended([dead(0, 1.0), dead(0, 1.0)])
+    assert "ended with exit status 5" in run(away, well, restarts=1)[0]
+    assert well.words == ["ppo", "r.toml", "--resume"]
 
 
 def test_what_has_not_begun_is_not_resumed(run):

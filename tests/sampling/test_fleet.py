@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import platform
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
 
+import httpx
 import pytest
 import torch
 from answers import random_prompts
@@ -21,6 +23,7 @@ from kedge.sampling.fleet.fleet import Fleet
 from kedge.sampling.fleet.server import Server, ServerFailure
 from kedge.sampling.fleet.spec import FleetSpec, sampler_of
 from kedge.sampling.settings import Sampling
+from kedge.storage.locking import HOLDER_FILE, LOCK_FILE, is_taken, take
 from kedge.training.ppo import PPO
 
 SAMPLING = Sampling(max_new_tokens=8, temperature=0.8)
@@ -316,6 +319,19 @@ def test_a_server_that_dies_is_left_out_until_weights_are_published(start, lm, c
             sampler.generate(random_prompts(), SAMPLING)
 
 
+def test_one_that_ends_in_the_midst_of_an_answer_is_named_with_the_kind_of_error(start, lm, monkeypatch):
+    _, fleet = start()
+    with fleet(lm) as sampler:
+        monkeypatch.setattr(sampler.fleet.servers[0]._client, "request", ends_in_the_midst)
+        with pytest.raises(SamplerError, match=r"/inference/v1/generate: ReadError"):
+            sampler.generate([[5]], SAMPLING)
+
+
+async def ends_in_the_midst(*_, **__):
+    """As httpx says it of a connection that is reset."""
+    raise httpx.ReadError("")
+
+
 def test_one_that_hangs_is_named_in_its_time(start, lm):
     [stand_in], fleet = start()
     with ExitStack() as stack:
@@ -376,6 +392,23 @@ def test_a_sampler_that_is_not_made_leaves_nothing_behind(start, lm):
         fleet(lm)
     assert not list(fleet.folder.glob("*"))
     assert not fleet.samplers
+
+
+def test_weights_of_a_process_that_was_killed_are_deleted_by_the_next_one(start, lm):
+    _, fleet = start()
+    here = platform.node()
+    for name, host in (("killed", here), ("elsewhere", "other"), ("alive", here), ("run", here)):
+        (fleet.folder / name / "version-000003").mkdir(parents=True)
+        (fleet.folder / name / LOCK_FILE).touch()
+        (fleet.folder / name / HOLDER_FILE).write_text(json.dumps({"pid": 1, "host": host, "since": 0.0}))
+    (fleet.folder / "run/recipe.toml").touch()
+    (fleet.folder / "servers").mkdir()
+    free = take(fleet.folder / "alive")
+    with fleet(lm) as sampler:
+        names = {path.name for path in fleet.folder.iterdir()}
+        assert names == {"elsewhere", "alive", "run", "servers", sampler.folder.name}
+        assert is_taken(sampler.folder)
+    free()
 
 
 def test_one_that_keeps_old_keys_is_left_out(start, lm):

@@ -35,6 +35,14 @@ AHEAD_BUGS = [
         "stale weights, or log-probabilities without the temperature, until somebody wonders",
     ),
     Mutant(
+        "weights-of-the-living-are-deleted",
+        "storage/locking.py",
+        "platform.node() and not is_taken(folder)",
+        "platform.node()",
+        FLEET,
+        "a second job on the machine deletes what the servers of the first one are to load",
+    ),
+    Mutant(
         "left-out-for-ever",
         "sampling/fleet/servers.py",
         "        self.down.pop(server.url, None)\n        self._gone[server.url].clear()\n",

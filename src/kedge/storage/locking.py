@@ -85,6 +85,16 @@ def is_taken(folder: Path) -> bool:
     return False
 
 
+def is_left(folder: Path) -> bool:
+    """Whether a process of this machine had the folder and has ended without deleting it. Of another machine's that is
+    never said: a lock may not reach from one to the other."""
+    try:
+        holder = json.loads((folder / HOLDER_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return holder.get("host") == platform.node() and not is_taken(folder)
+
+
 def _lock(folder: Path) -> FileLock:
     # A singleton of the process: whoever takes a run up again in a notebook may still hold the object that was stopped.
     return FileLock(folder.absolute() / LOCK_FILE, timeout=PATIENCE, thread_local=False, is_singleton=True)

@@ -25,6 +25,7 @@ from kedge.models.quantized import is_quantized
 from kedge.parallel import Processes, folder_of_all, joined
 from kedge.sampling.completion import Completion
 from kedge.sampling.fleet.background import together
+from kedge.sampling.fleet.published import own_folder
 from kedge.sampling.fleet.server import Said, Server, ServerFailure, ServerRefusal
 from kedge.sampling.fleet.servers import Servers, Weights
 from kedge.sampling.fleet.started import Started
@@ -140,6 +141,8 @@ class FleetSampler(Sampler):
         self._disagreement = 0.0
         self._known: Said | None = None
         """An answer by which servers were tried that have its weights."""
+        with processes.agreeing():
+            self._delete = own_folder(folder) if processes.leads else None
         fleet.join(self)
         try:
             self.publish(lm.weights(), 0)
@@ -190,8 +193,8 @@ class FleetSampler(Sampler):
 
     def _give_back(self, *, reload: bool) -> None:
         self.fleet.leave(self)
-        if self.processes.leads and self.folder.exists():
-            remove_folder(self.folder)
+        if self._delete is not None:
+            self._delete()
         if reload and self.fleet.samplers:
             before = self.fleet.samplers[-1]
             before._load(before.version)

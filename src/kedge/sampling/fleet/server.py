@@ -183,7 +183,7 @@ class Server:
                 if last and isinstance(error, self._httpx.ConnectError):
                     raise ServerFailure(f"{self.url}: takes no connection ({error})") from None
                 if last:
-                    raise ServerFailure(f"{self.url}: {path}: {error or type(error).__name__}") from None
+                    raise ServerFailure(f"{self.url}: {path}: {str(error) or type(error).__name__}") from None
             else:
                 if reply.is_success:
                     return reply
