@@ -1,9 +1,9 @@
 """Several processes on one job: who does which part, and how the parts come together. The identity in one process.
 
 ``kedge launch recipe.toml --processes 2`` starts them, or ``torchrun --nproc-per-node 2 -m kedge ppo recipe.toml``.
-Each holds whole models; prompts, answers and micro-batches are split, and what everybody must know is put together
-again. So all of them compute the same step, and the same one that a single process computes. Models that are themselves
-split come later, on this seam.
+Each holds whole models, or a part of each (:mod:`kedge.models.sharding`); prompts, answers and micro-batches are split,
+and what everybody must know is put together again. So all of them compute the same step, and the same one that a single
+process computes.
 """
 
 import atexit

@@ -65,10 +65,12 @@ def test_old_ones_go_only_when_the_new_one_is_there(tmp_path):
     assert names(tmp_path) == ["step-000002"]
 
 
-def test_one_that_another_process_could_not_take_part_in_is_not_there(tmp_path, monkeypatch):
+@pytest.mark.parametrize("agreed", [1, 2])
+def test_one_that_another_process_could_not_take_part_in_is_not_there(tmp_path, monkeypatch, agreed):
     """Nothing is given its name before all have said that what is in it is whole."""
     failed = StorageError("process 1: no room")
-    others = iter([[], failed, failed])  # that there is a folder; what is in it; the end
+    # That there is a folder; what is in it; what was written meanwhile; the end.
+    others = iter([[]] * agreed + [failed] * 2)
 
     def gather(parts, mine):
         parts[:] = [mine, next(others)]

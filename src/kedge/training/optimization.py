@@ -105,15 +105,15 @@ def clip_gradients(parameters: Iterable[Parameter], max_norm: float | None) -> T
     """The norm of all gradients together before clipping; clipped to ``max_norm`` in place. Of weights that are spread
     over the processes, the whole gradient counts."""
     limit = math.inf if max_norm is None else max_norm
-    weights = [weight for weight in parameters if weight.grad is not None]
-    plain = [weight for weight in weights if not isinstance(weight, DTensor)]
-    sharded = [weight for weight in weights if isinstance(weight, DTensor)]
-    norm = torch.nn.utils.get_total_norm([weight.grad for weight in plain if weight.grad is not None])
+    weights = list(parameters)
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    sharded = [gradient for gradient in gradients if isinstance(gradient, DTensor)]
+    norm = torch.nn.utils.get_total_norm([each for each in gradients if not isinstance(each, DTensor)])
     if sharded:
-        part = gathered(torch.nn.utils.get_total_norm([weight.grad for weight in sharded if weight.grad is not None]))
+        part = gathered(torch.nn.utils.get_total_norm(sharded))
         norm = torch.linalg.vector_norm(torch.stack([norm.to(part.device), part]))
-    torch.nn.utils.clip_grads_with_norm_(plain, limit, norm)
-    for gradient in [weight.grad for weight in sharded if weight.grad is not None]:
+    torch.nn.utils.clip_grads_with_norm_([w for w in weights if not isinstance(w, DTensor)], limit, norm)
+    for gradient in sharded:
         local(gradient).mul_((limit / (norm + 1e-6)).clamp(max=1.0))
     return norm
 

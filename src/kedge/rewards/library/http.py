@@ -14,6 +14,7 @@ from kedge.rewards.library.services import Service, ServiceFailure, ServiceRewar
 from kedge.rewards.scores import AT_REST, Failure, Scores
 from kedge.rewards.spec import Loading
 from kedge.sampling.completion import Completion
+from kedge.waiting import all_of
 
 
 class HTTP(ServiceSpec):
@@ -76,7 +77,7 @@ class HTTPReward(ServiceReward):
             return [self.failed(failure, *sample) for sample in zip(mine, theirs, strict=True)]
 
         async with self.opened() as service:
-            found = await self.all_of([asked(service, batch) for batch in batches])
+            found = await all_of([asked(service, batch) for batch in batches])
         flat = [each for part in found for each in part]
         failures = [each for each in flat if isinstance(each, Failure)]
         items: list[Item] = [self.spec.default if isinstance(each, Failure) else each for each in flat]

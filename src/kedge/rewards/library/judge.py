@@ -20,6 +20,7 @@ from kedge.rewards.library.services import Service, ServiceFailure, ServiceRewar
 from kedge.rewards.scores import AT_REST, Failure, Scores
 from kedge.rewards.spec import Loading
 from kedge.sampling.completion import Completion
+from kedge.waiting import all_of
 
 Read = Callable[[str], float | None]
 
@@ -161,7 +162,7 @@ class _Bench:
             except ServiceFailure as failure:
                 return self.reward.failed(failure, prompt, completion)
 
-        found = await self.reward.all_of([one(p, c) for p, c in zip(prompts, completions, strict=True)])
+        found = await all_of([one(p, c) for p, c in zip(prompts, completions, strict=True)])
         remarks = ["" if isinstance(each, Failure) else _short(each.reply.text) for each in found]
         return self.reward.scores([each if isinstance(each, Failure) else [each] for each in found], remarks)
 
@@ -172,9 +173,7 @@ class _Bench:
                 return Judged(0.5, Reply("")), Judged(0.5, Reply(""))
             questions = [of_two(self.spec.rubric, prompts[i], *order) for order in (texts, texts[::-1])]
             try:
-                ahead, behind = await self.reward.all_of(
-                    [self.judged(each, winner_in, "Winner: A") for each in questions]
-                )
+                ahead, behind = await all_of([self.judged(each, winner_in, "Winner: A") for each in questions])
             except ServiceFailure as failure:
                 return self.reward.failed(failure, prompts[i], completions[i])
             share = (ahead.score + 1 - behind.score) / 2
@@ -182,7 +181,7 @@ class _Bench:
             return Judged(share, half), Judged(1 - share, half)
 
         which = pairs_of(prompts, self.spec.opponents)
-        found = await self.reward.all_of([one(i, j) for i, j in which])
+        found = await all_of([one(i, j) for i, j in which])
         mine: list[list[Judged]] = [[] for _ in prompts]
         failed: dict[int, Failure] = {}
         for (i, j), each in zip(which, found, strict=True):

@@ -15,6 +15,7 @@ from kedge.rewards.scores import AT_REST, Failure, Scores
 from kedge.rewards.spec import Loading
 from kedge.rewards.waiting import together
 from kedge.sampling.completion import Completion
+from kedge.waiting import all_of
 
 
 class Remote(ServiceSpec):
@@ -71,7 +72,7 @@ class RemoteReward(ServiceReward):
 
         async with self.opened() as service:
             await self._find_model(service)
-            found = await self.all_of([asked(service, batch) for batch in batches])
+            found = await all_of([asked(service, batch) for batch in batches])
         flat = [each for part in found for each in part]
         failures = [each for each in flat if isinstance(each, Failure)]
         default = math.nan if self.spec.default is None else self.spec.default

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapp
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
@@ -28,7 +28,6 @@ AGAIN = frozenset({408, 409, 425, 429, *range(500, 600)})
 """Statuses after which a request is tried again."""
 LONGEST_WAIT = 60.0
 """Seconds between two tries, whatever the service asks for."""
-T = TypeVar("T")
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _CHANCE = random.Random()  # its own: the run's numbers come from its seed, whatever services do
@@ -219,16 +218,6 @@ class ServiceReward(Reward):
         limits = httpx.Limits(max_connections=self.spec.concurrency)
         async with httpx.AsyncClient(headers=self.all_headers, timeout=self.spec.timeout, limits=limits) as client:
             yield Service(self.spec, client)
-
-    async def all_of(self, waiting: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-        """What each of them gives; the first error ends the others."""
-        tasks = [asyncio.ensure_future(each) for each in waiting]
-        try:
-            return await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     def failed(self, failure: ServiceFailure, prompt: Prompt, completion: Completion) -> Failure:
         """A sample that gets the default score.

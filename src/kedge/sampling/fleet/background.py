@@ -1,7 +1,7 @@
 """An event loop in a thread of its own, which callers in other threads ask for what is awaited there."""
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine
 from concurrent.futures import CancelledError, Future
 from threading import Thread
 from typing import Any, TypeVar
@@ -62,17 +62,6 @@ class Background:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-
-
-async def together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """What all of them give, in order. After an error the others are cancelled, and it is raised."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _cancel_others() -> None:

@@ -24,7 +24,6 @@ from kedge.models.prefix import is_prefix
 from kedge.models.quantized import is_quantized
 from kedge.parallel import Processes, folder_of_all, joined
 from kedge.sampling.completion import Completion
-from kedge.sampling.fleet.background import together
 from kedge.sampling.fleet.published import own_folder
 from kedge.sampling.fleet.server import Said, Server, ServerFailure, ServerRefusal
 from kedge.sampling.fleet.servers import Servers, Weights
@@ -33,6 +32,7 @@ from kedge.sampling.local.request import Request
 from kedge.sampling.sampler import Sampler, take_in
 from kedge.sampling.settings import Sampling
 from kedge.storage.writing import remove_folder
+from kedge.waiting import all_of
 
 PROBE = 16
 """Tokens of the answer by which a server is tried."""
@@ -176,7 +176,7 @@ class FleetSampler(Sampler):
                 except ServerFailure as error:
                     self.fleet.leave_out(server, str(error))
 
-        asked = together(answer(place, list(prompt)) for place, prompt in enumerate(prompts))
+        asked = all_of(answer(place, list(prompt)) for place, prompt in enumerate(prompts))
         answers: list[tuple[Said, list[int]]] = self.fleet.run(asked)
         return [self._completion(list(p), sampling, *each) for p, each in zip(prompts, answers, strict=True)]
 
@@ -236,7 +236,7 @@ class FleetSampler(Sampler):
                 self.fleet.leave_out(server, str(error))
                 return None
 
-        return await together(one(server) for server in self.fleet.alive())
+        return await all_of(one(server) for server in self.fleet.alive())
 
     def _at(self, version: int) -> Path:
         return self.folder / f"version-{version:06d}"

@@ -8,9 +8,10 @@ from typing import Any
 
 from kedge.errors import ConfigError, DataError, SamplerError
 from kedge.runs.progress import say
-from kedge.sampling.fleet.background import Background, together
+from kedge.sampling.fleet.background import Background
 from kedge.sampling.fleet.server import Said, Server, ServerFailure, ServerRefusal
 from kedge.sampling.fleet.started import Started
+from kedge.waiting import all_of
 
 LOOKED_AT = 1.0
 """Seconds between two looks at a server's health."""
@@ -146,7 +147,7 @@ class Servers:
         """Whatever waits for a server gets an error, connections are closed, and the thread ends."""
         background, self._background = self._background, None
         if background is not None:
-            background.run(together(server.close() for server in self.servers))
+            background.run(all_of(server.close() for server in self.servers))
             background.close()
         for own in self._own.values():
             own.let_go()
@@ -241,7 +242,7 @@ class Servers:
 
         well = self.alive()
         sick = [asyncio.ensure_future(one(server)) for server in self.servers if server not in well]
-        await together(one(server) for server in well)
+        await all_of(one(server) for server in well)
         if not self._said:
             await asyncio.gather(*sick)
         while not self._said:
@@ -364,4 +365,4 @@ class Servers:
                 if own is not None and server.url in self.down and self._may_start(server):
                     await self._start_again(server, own)
 
-        await together(look(server) for server in self.servers)
+        await all_of(look(server) for server in self.servers)
