@@ -168,7 +168,7 @@ def test_ppo_whose_answers_run_ahead_of_it(start, tiny_lm):
         lm.model, prompts, lambda prompts, completions: [float(len(text)) for text in completions], settings,
         tokenizer=lm.tokenizer, eval_prompts=["e f"], progress=False, sampler=fleet,
     )  # fmt: skip
-    write, taken, seen = ppo.ahead._write, threading.Event(), []
+    write, taken, seen = ppo.answers.ahead._write, threading.Event(), []
 
     def late(step):  # as soon as the reference has the servers, if it takes them before
         if step == 3:
@@ -182,7 +182,7 @@ def test_ppo_whose_answers_run_ahead_of_it(start, tiny_lm):
             time.sleep(0.3)
         return other
 
-    ppo.ahead._write, ppo.sampler_of = late, of_another
+    ppo.answers.ahead._write, ppo.answers.sampler_of = late, of_another
     with closing(ppo):
         for stand_in in stand_ins:
             stand_in.slow = 0.003

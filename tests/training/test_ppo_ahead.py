@@ -177,7 +177,7 @@ def test_a_resumed_run_writes_anew_what_ran_ahead(tiny_lm, tmp_path):
     ppo = PPO(tmp_path / "base", prompts, reward, settings, run=tmp_path / "run", sampler=maker, progress=False)
     steps = iter(ppo)
     next(steps), next(steps)
-    ppo.ahead.settle()
+    ppo.answers.ahead.settle()
     ppo.close()
     assert sorted(made[0].asked)[1:] == [0, 2, 4, 6]  # the first is a look at the reward
     again = PPO.resume(tmp_path / "run", prompts=prompts, reward=reward, sampler=maker, progress=False)

@@ -7,7 +7,6 @@ AHEAD = ("tests/training/test_ppo_ahead.py", "tests/sampling/test_ahead.py")
 STARTED = ("tests/sampling/test_started.py",)
 CORRECTION = ("tests/training/test_correction.py",)
 WEIGHTS = ("tests/core/test_importance.py",)
-TRAINER = "training/ppo/trainer.py"
 
 AHEAD_BUGS = [
     Mutant(
@@ -100,9 +99,9 @@ AHEAD_BUGS = [
     ),
     Mutant(
         "others-take-the-servers-while-they-write",
-        TRAINER,
-        "            self.ahead.settle()",
-        "            pass",
+        "training/ppo/answers.py",
+        "        self.ahead.settle()",
+        "        pass",
         FLEET,
         "the reference's weights go on with the policy's answers",
     ),
@@ -116,25 +115,25 @@ AHEAD_BUGS = [
     ),
     Mutant(
         "streams-of-whoever-asks",
-        TRAINER,
-        "self._share(self._prompts_of(step), step * self.config.answers)",
-        "self._share(self._prompts_of(step), self.step_done * self.config.answers)",
+        "training/ppo/answers.py",
+        "self._share(self.prompts_of(step), step * self.config.answers)",
+        "self._share(self.prompts_of(step), self._published * self.config.answers)",
         AHEAD,
         "several steps draw with the same random numbers",
     ),
     Mutant(
         "prompts-of-another-step",
-        TRAINER,
-        "self._share(self._prompts_of(step), step",
-        "self._answers(self._prompts_of(self.step_done), step",
+        "training/ppo/answers.py",
+        "self._share(self.prompts_of(step), step",
+        "self._share(self.prompts_of(self._published), step",
         AHEAD,
         "rewards judge answers to other prompts",
     ),
     Mutant(
         "a-left-out-step-makes-weights-older",
-        TRAINER,
-        "            if self._published < self.step_done:",
-        "            if False:",
+        "training/ppo/answers.py",
+        "        if self._published < step:",
+        "        if False:",
         AHEAD,
         "after a step that was left out good answers are dropped",
     ),

@@ -42,8 +42,8 @@ PEOPLES = [
     Mutant(
         "answers-dropped-while-the-disk-is-full",
         "serving/people/store.py",
-        "        else:\n            self._unkept = []\n",
-        "        self._unkept = []\n",
+        'said = f"the database cannot be written: {said}"',
+        'said, self._unkept = f"the database cannot be written: {said}", []',
         PEOPLE,
         "answers are lost when the database cannot be written",
     ),

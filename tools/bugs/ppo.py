@@ -181,9 +181,9 @@ TRAINER_MUTANTS = [
     ),
     Mutant(
         "random-stream-ignores-the-step",
-        TRAINER,
-        "self._share(self._prompts_of(step), step * self.config.answers)",
-        "self._share(self._prompts_of(step), 0)",
+        "training/ppo/answers.py",
+        "self._share(self.prompts_of(step), step * self.config.answers)",
+        "self._share(self.prompts_of(step), 0)",
         ("tests/training/test_ppo.py::test_answers_follow_the_seed_and_the_step",),
         "every step draws the same random numbers",
     ),
@@ -197,7 +197,7 @@ TRAINER_MUTANTS = [
     ),
     Mutant(
         "same-prompts-every-step",
-        TRAINER,
+        "training/ppo/answers.py",
         "self.config.batch_size, step, self.config.seed)",
         "self.config.batch_size, 0, self.config.seed)",
         ("tests/training/test_ppo.py::test_every_answer_is_judged_with_its_own_prompt_and_columns",),

@@ -8,7 +8,7 @@ BATCH, PPO_TESTS = "training/ppo/batch.py", ("tests/training/test_ppo.py", "test
 TOGETHER = [
     Mutant(
         "groups-torn-apart",
-        "training/ppo/trainer.py",
+        "training/ppo/answers.py",
         "[self.prompts[row] for row in rows for _ in range(self.config.num_generations)]",
         "[self.prompts[row] for _ in range(self.config.num_generations) for row in rows]",
         PPO_TESTS,

@@ -105,9 +105,9 @@ UNSEEN = [
     ),
     Mutant(
         "random-numbers-of-other-steps",
-        TRAINER,
-        "self._share(self._prompts_of(step), step * self.config.answers)",
-        "self._share(self._prompts_of(step), step * self.config.batch_size)",
+        "training/ppo/answers.py",
+        "self._share(self.prompts_of(step), step * self.config.answers)",
+        "self._share(self.prompts_of(step), step * self.config.batch_size)",
         ("tests/training/test_ppo.py::test_answers_follow_the_seed_and_the_step",),
         "with several answers to a prompt, a step draws the random numbers of the one before again",
     ),

@@ -95,7 +95,7 @@ class Examined:
         set_learning_rate(ppo.optimizer, 1.0)
         with precision(ppo.config, ppo.policy.device):
             metrics = ppo.update(batch, ppo.config.critic_warmup_steps, ppo.kl_controller.coefficient)
-        ppo.publish(ppo.step_done)
+        ppo.answers.publish(ppo.step_done)
         return metrics
 
     def moved_by(self, learning_rate: float) -> float:
@@ -114,7 +114,7 @@ class Examined:
         except NotFiniteError:
             return math.inf
         finally:
-            ppo.publish(ppo.step_done)
+            ppo.answers.publish(ppo.step_done)
         return metrics["policy/update_kl"]
 
     @property

@@ -1,8 +1,7 @@
 """PPO of a language model: the loop. One step is `PPO.step`; the mathematics it calls is in `kedge.core`."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from kedge.data.files import Source
 from kedge.errors import ConfigError, NotFiniteError
 from kedge.evaluation.evaluate import Comparison, Evaluation, measure_policy, named_judges
 from kedge.models.adapters import adapter_of, share_base
-from kedge.models.head import vocabulary_rows
 from kedge.models.language_model import LanguageModel
 from kedge.models.recompute import enable_recomputing
 from kedge.models.role import Role
@@ -27,12 +25,11 @@ from kedge.rewards.foreign import TrainerState
 from kedge.rewards.scores import Scores, judge
 from kedge.runs.callbacks import CallbackLike
 from kedge.runs.folder import Metrics, RunFolder, report
-from kedge.sampling.ahead import Ahead, refuse_running_ahead
 from kedge.sampling.completion import Completion
 from kedge.sampling.fleet.spec import FleetSpec, sampler_of
 from kedge.sampling.local.engine import Engine
-from kedge.sampling.rollouts import Rollouts, collate, own_share
-from kedge.sampling.sampler import Sampler, SamplerOf, made
+from kedge.sampling.rollouts import Rollouts, collate
+from kedge.sampling.sampler import Sampler, SamplerOf
 from kedge.training.adalora import Ranks
 from kedge.training.config import adapt
 from kedge.training.fingerprints import of_rewards, of_rows, of_weights
@@ -40,20 +37,20 @@ from kedge.training.going_on import Sources, folder_for, kept
 from kedge.training.loop import Evaluated, Trainer
 from kedge.training.micro_batches import with_micro_batch
 from kedge.training.optimization import (
-    batch_indices,
     compute_dtype,
     make_optimizer,
     precision,
     schedule,
     set_learning_rate,
 )
+from kedge.training.ppo.answers import Answers
 from kedge.training.ppo.batch import Batch
 from kedge.training.ppo.config import PPOConfig
 from kedge.training.ppo.correction import corrected
 from kedge.training.ppo.experience import Estimator, Experience
 from kedge.training.ppo.guards import Guards
 from kedge.training.ppo.movement import Movement
-from kedge.training.ppo.prompts import EncodedPrompt, prepare_prompts, refuse_misfits, refuse_no_room, split_prompts
+from kedge.training.ppo.prompts import EncodedPrompt, prepare_prompts, refuse_misfits, split_prompts
 from kedge.training.ppo.report import live_lines, rollout_metrics
 from kedge.training.ppo.roles import critic_of, frozen_modules, policy_of
 from kedge.training.ppo.throughput import peak_flops, share_above, throughput
@@ -157,10 +154,7 @@ class PPO(Trainer):
             self._shard(config.sharding())
         longest = max(len(prompt.ids) for prompt in [*self.prompts, *self.eval_prompts]) + config.response_length
         self.config = config = with_micro_batch(config, self.policy.model, longest, run, "ppo", tell=self.progress)
-        self.sampler_of = sampler_of(sampler)
-        self.sampler = self._made_sampler(longest)
-        self._published = 0
-        self.ahead = Ahead(self._write, steps=config.max_staleness, last=config.steps)
+        self.answers = Answers(sampler_of(sampler), self.policy, self.prompts, config, self.processes, longest=longest)
         self.kl_controller = (
             AdaptiveKL(config.kl_coef, target=config.kl_target, horizon=config.kl_horizon)
             if config.kl_controller == "adaptive"
@@ -215,6 +209,11 @@ class PPO(Trainer):
     def total_steps(self) -> int:
         return self.config.steps
 
+    @property
+    def sampler(self) -> Sampler:
+        """Who writes the policy's answers."""
+        return self.answers.sampler
+
     def look_before(self) -> Evaluated:
         if self.before is None:
             self.before = self.evaluate(self.reference)
@@ -260,7 +259,7 @@ class PPO(Trainer):
         if self.run is not None and not self.eval_prompts:
             prompts = self.prompts[:4]
             with self.timer("generate"), self.precision():
-                completions = self._together(lambda: self._share(prompts, 0))
+                completions = self.answers.to(prompts)
             self._judge(prompts, completions, training=False)
 
     # A step ------------------------------------------------------------------------------------------------------
@@ -296,53 +295,16 @@ class PPO(Trainer):
         return found | {f"time/{phase}": value for phase, value in seconds.items()}
 
     def _next_prompts(self) -> list[EncodedPrompt]:
-        prompts = self._prompts_of(self.step_done)
+        prompts = self.answers.prompts_of(self.step_done)
         self.left_out.note(prompts=[prompt.record.text for prompt in prompts])
         return prompts
 
-    def _prompts_of(self, step: int) -> list[EncodedPrompt]:
-        rows = batch_indices(len(self.prompts), self.config.batch_size, step, self.config.seed)
-        return [self.prompts[row] for row in rows for _ in range(self.config.num_generations)]
-
     def _sample(self) -> tuple[list[Completion], Rollouts]:
         with self.timer("generate"), self.precision():  # always: the engine keeps its cache in what it first met
-            if self._published < self.step_done:  # a step was left out before its update: these are its weights too
-                self.publish(self.step_done)
-            completions = self._together(lambda: self.ahead.take(self.step_done))
+            completions = self.answers.of_step(self.step_done)
             rollouts = collate(completions, self.policy.pad_id, self.policy.device)
         self.left_out.note(**vars(rollouts))
         return completions, rollouts
-
-    def _made_sampler(self, longest: int) -> Sampler:
-        sampler = made(self.sampler_of, self.policy)
-        try:
-            refuse_running_ahead(self.config.max_staleness, sampler)
-            refuse_no_room(sampler, longest, self.config.response_length)
-        except ConfigError:
-            sampler.close()
-            raise
-        return sampler
-
-    def _write(self, step: int) -> list[Completion]:
-        """This process's share of a step's answers, whoever asks and when: the same prompts, and the same random
-        numbers."""
-        return self._share(self._prompts_of(step), step * self.config.answers)
-
-    def _together(self, mine: Callable[[], list[Completion]]) -> list[Completion]:
-        """The answers of all processes, of which each has its share."""
-        with self.sampler.whole():
-            return self.processes.gather(mine)
-
-    def _share(self, prompts: Sequence[EncodedPrompt], first_request: int) -> list[Completion]:
-        return own_share(
-            self.sampler,
-            [prompt.ids for prompt in prompts],
-            self.config.sampling,
-            self.processes,
-            vocabulary=vocabulary_rows(self.policy.model),
-            seed=self.config.seed,
-            first_request=first_request,
-        )
 
     def _corrected(self, completions: Sequence[Completion], rollouts: Rollouts) -> tuple[Rollouts, Metrics]:
         """The answers as the update may take them, and what there is to say of a sampler with weights of its own."""
@@ -382,16 +344,7 @@ class PPO(Trainer):
             try:
                 return self.update(batch, self.step_done, kl_coef)
             finally:
-                self.publish(self.step_done + 1)
-
-    def publish(self, version: int) -> None:
-        """Let the sampler write with the policy's weights as they are now.
-
-        Args:
-            version: their number: how many steps were done.
-        """
-        self.sampler.publish(self.policy.weights(), version)
-        self._published = version
+                self.answers.publish(self.step_done + 1)
 
     def _report(self, experience: Experience, kl_coef: float) -> Metrics:
         """What the step says of itself, as the answers were before the update."""
@@ -442,14 +395,7 @@ class PPO(Trainer):
     def evaluate(self, policy: LanguageModel | None = None) -> Evaluation:
         """Answers of the policy (or another one) to the held-out prompts, judged; empty where none are held out."""
         policy = policy or self.policy
-        own = policy is self.policy
-        if not own:
-            self.ahead.settle()  # another model's sampler may take the servers from the policy's
-        with (
-            self.timer("evaluate"),
-            self.precision(),
-            nullcontext(self.sampler) if own else made(self.sampler_of, policy) as sampler,
-        ):
+        with self.timer("evaluate"), self.precision(), self.answers.sampler_for(policy) as sampler:
             return measure_policy(
                 policy,
                 sampler,
@@ -466,8 +412,7 @@ class PPO(Trainer):
 
     def close(self) -> None:
         """Give back what the sampler holds (threads, servers); nothing is asked of the trainer after that."""
-        self.sampler.close()
-        self.ahead.close()
+        self.answers.close()
 
     # Keeping ----------------------------------------------------------------------------------------------------
 
@@ -528,7 +473,7 @@ class PPO(Trainer):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         with self.processes.agreeing():
-            self.publish(state["step"])
+            self.answers.publish(state["step"])
         self.kl_controller.coefficient = state["kl_coefficient"]
         self.reward_moments = RunningMoments(**state["reward_moments"])
         self.reward.load_state_dict(state.get("reward", self.reward.state_dict()))
