@@ -54,6 +54,14 @@ def test_uneven_deals_happen():
     assert dealt([5], 9, Processes(1, 2)) == [[]]
 
 
+def test_nobody_waits_for_a_larger_pass():
+    """As full as they may be, they would have 66, 60 and 10 tokens, and 66, 61 and 10."""
+    lengths = [10] * 13 + [11] * 13
+    shares = [dealt(lengths, 66, Processes(rank, 2)) for rank in (0, 1)]
+    assert [[sum(lengths[i] for i in part) for part in share] for share in shares] == [[44, 42, 50], [44, 43, 50]]
+    assert [len(part) for part in dealt([7] * 9, 56, Processes())] == [5, 4]
+
+
 @pytest.mark.parametrize("critic", ["separate", "shared"])
 @pytest.mark.parametrize("budget", [10, 14, 8192])
 @pytest.mark.parametrize("size", [2, 3])
@@ -212,6 +220,21 @@ def test_gradients_are_sent_while_others_are_computed(monkeypatch):
     assert others.events.count("waited") == others.events.count("sent 4") == 4
     for weight, once in zip(layers.parameters(), alone, strict=True):
         assert torch.allclose(weight.grad, 4 * once)  # of two passes, of two processes
+
+
+def test_the_policys_gradients_are_under_way_during_the_critics_pass(make_update, monkeypatch):
+    """Else a process waits twice a minibatch, first for whoever is slower in the policy's pass."""
+    setup = make_update(critic="separate", micro_batch_tokens=30)
+    others = Companions(monkeypatch)
+    policy = sum(weight.numel() for weight in setup.lm.trained())
+    monkeypatch.setattr("kedge.parallel.BUCKET", policy)
+    owner, values = type(setup.critic), type(setup.critic).values
+    monkeypatch.setattr(owner, "values", lambda *args: others.events.append("critic") or values(*args))
+    accumulated(setup, [0, 1, 2, 3], Processes(0, 2))
+    at = others.events.index(f"sent {policy}")
+    assert others.events[:at] == ["critic"] * (at)
+    assert others.events[at + 1] == "critic"
+    assert "critic" not in others.events[at + 2 :]
 
 
 def test_what_has_no_gradient_here(monkeypatch):

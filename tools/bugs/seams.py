@@ -115,10 +115,18 @@ SEAMS = [
     Mutant(
         "uneven-micro-batches",
         "models/batch.py",
-        "shares = [share(rank) for rank in range(processes.size)]",
-        "return share(processes.rank)",
+        "most = max(len(by_token_budget([lengths[i] for i in share], budget)) for share in shares)",
+        "most = len(by_token_budget([lengths[i] for i in shares[processes.rank]], budget))",
         EVEN_TESTS,
         "with weights spread over processes, one waits for a pass that the other does not make",
+    ),
+    Mutant(
+        "micro-batches-as-full-as-they-may-be",
+        "models/batch.py",
+        "return by_token_budget(lengths, enough)",
+        "return by_token_budget(lengths, budget)",
+        EVEN_TESTS,
+        "the last one has what is left over, and whoever has more there is waited for",
     ),
     Mutant(
         "spare-micro-batch-trains",

@@ -79,6 +79,14 @@ TOGETHER = [
         "a bucket is sent before its gradients are there",
     ),
     Mutant(
+        "critics-gradients-before-the-policys",
+        "training/ppo/update.py",
+        "return [*critic, *self.policy.trained()] if train_policy else critic",
+        "return [*self.policy.trained(), *critic] if train_policy else critic",
+        ("tests/training/test_even.py",),
+        "the policy's wait for the critic's pass, and nothing is summed meanwhile",
+    ),
+    Mutant(
         "gradients-in-two-parts",
         PARALLEL,
         "        if bucket < self.sent:",

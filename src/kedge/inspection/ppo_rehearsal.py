@@ -17,13 +17,14 @@ from kedge.inspection.machine import Machine
 from kedge.inspection.parts import Parts, parts_of
 from kedge.inspection.plainly import plainly_fits
 from kedge.inspection.rehearsal import Phase, Rehearsal, on_paper, padded_size, without_trials
-from kedge.models.batch import by_token_budget, padded
+from kedge.models.batch import by_token_budget, dealt, padded
 from kedge.models.forward import forward_tokens
 from kedge.models.head import hidden_size, vocabulary_rows
 from kedge.models.language_model import LanguageModel, positions_of
 from kedge.models.loading import find, load_tokenizer
 from kedge.models.outline import outlined_language_model, outlined_reward_model
 from kedge.models.reward_model import RewardModel
+from kedge.parallel import ALONE
 from kedge.sampling.local.columns import ColumnDecoder
 from kedge.sampling.local.engine import MAX_ROWS, PREFILL_TOKENS
 from kedge.sampling.local.slots import SlotDecoder, sliding_windows
@@ -277,7 +278,7 @@ class PPORehearsal(Rehearsal):
         return (summand.loss for summand in summands)
 
     def _cut(self, lengths: Sequence[int]) -> list[list[int]]:
-        return by_token_budget(lengths, self.config.tokens_at_a_time)
+        return dealt(lengths, self.config.tokens_at_a_time, ALONE)
 
     def _micro_batch(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Tokens and response mask."""

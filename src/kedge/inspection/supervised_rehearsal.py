@@ -18,7 +18,7 @@ from kedge.inspection.machine import Machine
 from kedge.inspection.parts import parts_of
 from kedge.inspection.plainly import plainly_fits
 from kedge.inspection.rehearsal import Phase, Rehearsal, on_paper, without_trials
-from kedge.models.batch import by_token_budget, padded
+from kedge.models.batch import dealt, padded
 from kedge.models.forward import forward_tokens
 from kedge.models.head import vocabulary_rows
 from kedge.models.language_model import positions_of
@@ -27,6 +27,7 @@ from kedge.models.outline import outlined_language_model, outlined_reward_model
 from kedge.models.reading import Reading
 from kedge.models.recompute import enable_recomputing
 from kedge.models.reward_model import adapted_part
+from kedge.parallel import ALONE
 from kedge.training.adalora import Ranks
 from kedge.training.config import adapt
 from kedge.training.micro_batches import choose_micro_batch
@@ -225,7 +226,7 @@ class SupervisedRehearsal(Rehearsal):
         loss = self._demonstrations if self.work.reading is None else self._labelled
         self.module.train()
         with self.running():
-            cut = by_token_budget(sizes, config.tokens_at_a_time)
+            cut = dealt(sizes, config.tokens_at_a_time, ALONE)
             a_token = self.accumulate(cut, sizes, lambda rows: [loss([examples[row] for row in rows])])
             step = self.apply()
         how = {"runs": [*self.parts], "passes": len(cut), "backward": True, "steps": 1}

@@ -1,5 +1,6 @@
 """Sequences of ids as a right-padded tensor."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import torch
@@ -27,8 +28,9 @@ def dealt(lengths: Sequence[int], budget: int, processes: Processes) -> list[lis
     """This process's share of the sequences, as micro-batches: as many of them as every other process has.
 
     Models whose weights are spread over the processes compute a pass together, and one process with a pass more than
-    the others would wait for them. So where one has fewer, it cuts its largest in two; where it has nothing left to
-    cut, the rest are empty, and it computes a pass whose result it drops.
+    the others would wait for them. So each makes as many as the one that needs most, and as even ones as it can: then
+    nobody waits for another's larger one. Where one has fewer even so, it cuts its largest in two; where it has nothing
+    left to cut, the rest are empty, and it computes a pass whose result it drops.
 
     Args:
         lengths: of all sequences, in tokens; all processes know them.
@@ -39,13 +41,10 @@ def dealt(lengths: Sequence[int], budget: int, processes: Processes) -> list[lis
         Indices into ``lengths``.
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
-
-    def share(rank: int) -> list[list[int]]:
-        mine = Processes(rank, processes.size).deal(order)
-        return [[mine[i] for i in part] for part in by_token_budget([lengths[i] for i in mine], budget)]
-
-    shares = [share(rank) for rank in range(processes.size)]
-    mine, most = shares[processes.rank], max(map(len, shares))
+    shares = [Processes(rank, processes.size).deal(order) for rank in range(processes.size)]
+    most = max(len(by_token_budget([lengths[i] for i in share], budget)) for share in shares)
+    share = shares[processes.rank]
+    mine = [[share[i] for i in part] for part in _even([lengths[i] for i in share], budget, most)]
     while len(mine) < most:
         largest = max(mine, key=len, default=[])
         if len(largest) < 2:
@@ -53,6 +52,12 @@ def dealt(lengths: Sequence[int], budget: int, processes: Processes) -> list[lis
         at = mine.index(largest)
         mine[at : at + 1] = [largest[::2], largest[1::2]]  # each still begins with its longest
     return mine
+
+
+def _even(lengths: Sequence[int], budget: int, most: int) -> list[list[int]]:
+    """By the smallest budget that gives at most so many batches, as ``budget`` does."""
+    enough = bisect_left(range(budget), True, key=lambda some: len(by_token_budget(lengths, some)) <= most)
+    return by_token_budget(lengths, enough)
 
 
 def by_token_budget(lengths: Sequence[int], budget: int) -> list[list[int]]:

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -49,8 +49,6 @@ class Summand:
 
     loss: Tensor
     metrics: Mapping[str, Tensor]
-    trained: Sequence[Parameter] = ()
-    """The weights that it is for; none: it is only looked at."""
     drift: Tensor | None = None
     """``[b]``: the largest change of a log-probability in each answer."""
 
@@ -146,18 +144,19 @@ class Update:
         fine: list[tuple[list[int], Tensor]] = []
         lengths = batch.lengths[list(rows)].tolist()
         parts = dealt(lengths, self.config.tokens_at_a_time, self.processes)
+        trained = self._trained(train_policy)  # before the passes: within them, sharded weights are others
         for number, part in enumerate(parts, start=1):
             samples = [rows[i] for i in part]
             micro_batch = batch.rows(samples) if samples else batch.rows(rows[:1]).without_training()
-            for summand in self.losses(micro_batch, tokens, kl_coef, train_policy):
-                if summand.trained:
-                    with self.processes.summing_gradients(summand.trained, now=number == len(parts)):
+            with self.processes.summing_gradients(trained, now=number == len(parts)):
+                for summand in self.losses(micro_batch, tokens, kl_coef, train_policy):
+                    if summand.loss.requires_grad:
                         summand.loss.backward()
-                if summand.drift is not None:
-                    fine.append((samples, summand.drift[: len(samples)].isfinite()))
-                    worst = torch.maximum(worst, summand.drift.max())
-                for name, value in summand.metrics.items():
-                    totals[name] = totals.get(name, torch.zeros_like(value)) + value.detach()
+                    if summand.drift is not None:
+                        fine.append((samples, summand.drift[: len(samples)].isfinite()))
+                        worst = torch.maximum(worst, summand.drift.max())
+                    for name, value in summand.metrics.items():
+                        totals[name] = totals.get(name, torch.zeros_like(value)) + value.detach()
         self.processes.max_(worst)
         summed = torch.stack([value.float() for value in totals.values()])
         self.processes.sum_(summed)
@@ -166,6 +165,12 @@ class Update:
         if not all(map(math.isfinite, found.values())):
             self._refuse(found, fine)
         return found
+
+    def _trained(self, train_policy: bool) -> list[Parameter]:
+        """What gradients are for, in the order opposite to the one in which they come. While the critic warms up, the
+        policy's are not used."""
+        critic = [] if self.critic is None else self.critic.trained()
+        return [*critic, *self.policy.trained()] if train_policy else critic
 
     @property
     def _parameters(self) -> list[Parameter]:
@@ -179,17 +184,13 @@ class Update:
             denominator: trained tokens of the whole minibatch.
         """
         head = None if self.critic is None else self.critic.value_head
-        # While the critic warms up, the policy's gradients are not used. (Asked for before the pass: within it, sharded
-        # weights are others.)
-        trained = [*(self.policy.trained() if train_policy else ()), *(() if head is None else head.parameters())]
         with recomputing(self.recomputed), torch.set_grad_enabled(train_policy or head is not None):
             summand = self._policy_loss(part, denominator, kl_coef, train_policy, head)
-        yield replace(summand, trained=trained)
+        yield summand
         if self.critic is not None and head is None:
-            trained = self.critic.trained()
             with recomputing(self.recomputed):
                 values = self.critic.values(part.tokens, part.host_mask, part.states)
-            yield Summand(*self._value_loss(part, values, denominator), trained)
+            yield Summand(*self._value_loss(part, values, denominator))
 
     def _policy_loss(
         self, part: Batch, denominator: int, kl_coef: float, train_policy: bool, head: ScalarHead | None
