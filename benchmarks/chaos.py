@@ -2,16 +2,17 @@
 
     python benchmarks/chaos.py --steps 20 --every 20 --minutes 3
     python benchmarks/chaos.py --steps 250 --minutes 20 --tc "netem delay 20ms loss 1%"
-    python benchmarks/chaos.py --steps 40 --vllm .venv-vllm/bin/python
+    python benchmarks/chaos.py --steps 40 --vllm .venv-vllm/bin/python --beside
     python benchmarks/chaos.py --steps 40 --ray
 
 PPO of stories3M by two processes with ``shard = true``, launched by ``kedge launch --restarts``; two servers write its
 answers: stand-ins (tests/sampling/stand_in.py) as processes, which are started again 5 seconds after they were killed
 and 25 seconds after they were stopped, as Kubernetes would do it; with ``--vllm`` two real ones that kedge starts and
-starts again itself. Every so many seconds a process of the job or of a server, with ``--ray`` an actor too, gets
-SIGKILL or SIGSTOP, and never SIGCONT. With ``--tc`` (root) the job is in a network namespace of its own, and every
-fourth time the network has that queueing discipline for some seconds instead; a kernel without netem may have ``tbf
-rate 50mbit burst 128kb latency 5ms``, which delays and drops too.
+starts again itself, anew with each attempt of the job, or with ``--beside`` too ones that stand beside the job. Every
+so many seconds a process of the job or of a server, with ``--ray`` an actor too, gets SIGKILL or SIGSTOP, and never
+SIGCONT. With ``--tc`` (root) the job is in a network namespace of its own, and every fourth time the network has that
+queueing discipline for some seconds instead; a kernel without netem may have ``tbf rate 50mbit burst 128kb latency
+5ms``, which delays and drops too.
 
 ``--undisturbed RUN`` names the run of an undisturbed job of before, of at least as many steps. Ends with 1 where a step
 is missing or there twice, where nothing was heard for longer than ``--patience``, or where the job ended badly and no
@@ -38,6 +39,8 @@ from pathlib import Path
 import psutil
 from serving_peers import end_in_order, free_port
 from workload import SHARED, show
+
+from kedge.sampling.fleet.started import Started
 
 ROOT = Path(__file__).parents[1]
 RECIPE = """
@@ -100,38 +103,58 @@ class Harm:
 
 @dataclass
 class Server:
-    """A stand-in that is a process, and is started again when it was harmed."""
+    """A server that stands beside the job, and is started again when it was harmed."""
 
     model: Path
     log: Path
+    vllm: Path | None = None
+    """The Python of vLLM's environment; none: a stand-in."""
     port: int = field(default_factory=free_port)
     process: "subprocess.Popen[bytes] | None" = None
     again_at: float | None = None
+    there: bool = False
+    """Whether it has answered since it was started."""
 
     def start(self) -> None:
-        """Begin; it answers a few seconds later."""
+        """Begin; it answers a few seconds later, a real one a minute later."""
+        words = [sys.executable, __file__, "--stand-in", str(self.model), "--port", str(self.port)]
+        environment = dict(os.environ)
+        if self.vllm is not None:
+            real = Started(str(self.vllm), self.log.parent, self.port, 64, True, args=["--max-model-len", "512"])
+            words, environment = real.command(self.model, "float32"), real.environment()
         with self.log.open("ab") as log:
-            words = [sys.executable, __file__, "--stand-in", str(self.model), "--port", str(self.port)]
-            self.process, self.again_at = subprocess.Popen(words, stdout=log, stderr=log), None
+            self.process = subprocess.Popen(words, stdout=log, stderr=log, env=environment, start_new_session=True)
+        self.again_at, self.there = None, False
 
     def wait(self) -> None:
         """Until it answers."""
-        while True:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
-                return
+        while not self.there:
             time.sleep(BETWEEN)
+            self.tend()
 
     def tend(self) -> None:
-        """Start it again, if it is time."""
+        """Start it again, if it is time; see whether it is there."""
         if self.again_at is not None and time.monotonic() > self.again_at:
             self.end()
             self.start()
+        if not self.there:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                self.there = True
 
     def end(self) -> None:
-        """Now."""
+        """Now, with all that it has started."""
         if self.process is not None:
-            self.process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+
+    def parts(self) -> Iterator[tuple[str, int]]:
+        """What it consists of, and the pid of each."""
+        if self.process is not None and self.there and self.again_at is None:
+            yield "server", self.process.pid
+            for child in psutil.Process(self.process.pid).children(recursive=True):
+                if child.cmdline()[:1] and child.cmdline()[0].startswith("VLLM::Engine"):
+                    yield "engine", child.pid
 
 
 @dataclass(frozen=True)
@@ -234,11 +257,10 @@ class Job:
 
     def victims(self) -> list[Victim]:
         """Who may be harmed now: those that are there and well."""
-        found = [
-            Victim(f"server {each.port}", each.process.pid, (f":{each.port}:",), each)
-            for each in self.servers
-            if each.process is not None and each.again_at is None
-        ]
+        found: list[Victim] = []
+        for each in self.servers:
+            with suppress(psutil.NoSuchProcess):
+                found += [Victim(f"{what} {each.port}", pid, (f":{each.port}:",), each) for what, pid in each.parts()]
         with suppress(psutil.NoSuchProcess):
             found += filter(None, map(self._victim, psutil.Process(self.process.pid).children(recursive=True)))
         return found
@@ -350,7 +372,9 @@ def worked(folder: Path, name: str, given: argparse.Namespace, how: Callable[[Jo
     """A job from its start to its end."""
     with ExitStack() as stack:
         model = SHARED / "models" / given.policy
-        servers = [] if given.vllm else [Server(model, folder / f"{name}-server-{i}.txt") for i in range(2)]
+        vllm = Path(given.vllm).absolute() if given.vllm else None
+        logs = [] if given.vllm and not given.beside else [folder / f"{name}-server-{i}.txt" for i in range(2)]
+        servers = [Server(model, log, vllm) for log in logs]
         for server in servers:
             stack.callback(server.end)
             server.start()
@@ -413,6 +437,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tc", metavar="QDISC", default="", help='such as "netem delay 20ms loss 1%%"')
     parser.add_argument("--vllm", metavar="PYTHON", help="of vLLM's environment: real servers")
+    parser.add_argument("--beside", action="store_true", help="those are started here, not by kedge")
     parser.add_argument("--ray", action="store_true")
     parser.add_argument("--folder", type=Path, help="a new one, which is kept")
     parser.add_argument("--undisturbed", type=Path, metavar="RUN", help="of before")

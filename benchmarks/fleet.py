@@ -1,7 +1,7 @@
 """One job with the engine here, with vLLM servers, and with their answers ahead of the update: score, seconds, profile.
 
     python benchmarks/fleet.py --python /path/to/vllm-env/bin/python
-    python benchmarks/fleet.py --python .venv-vllm/bin/python --ways engine 0 1 2 --servers 2 --steps 20
+    python benchmarks/fleet.py --python .venv-vllm/bin/python --ways engine 0 2 --servers 2 --seeds 0 1 2
 
 The story model learns to please VADER, 32 answers of 48 tokens a step, a critic of its own. ``0``, ``1``, ``2`` are
 ``max_staleness`` with servers that kedge starts on this machine. Where they share its cores with the update, nothing is
@@ -25,15 +25,16 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 SETTINGS = {"batch_size": 32, "mini_batch_size": 32, "response_length": 48, "learning_rate": 3e-5, "kl_coef": 0.05,
             "critic": "separate", "stop_tokens": ["<s>"]}  # fmt: skip
 PHASES = ("generate", "reward", "estimate", "update")
-HELD_OUT = 64
+HELD_OUT = 256
 WORST = ("sampler/agreement", "policy/first_drift_max", "policy/importance_max", "sampler/staleness_max")
 
 
-def trained(way: str, given: argparse.Namespace, weights: str) -> tuple[list[Metrics], dict[str, Any]]:
+def trained(way: str, seed: int, given: argparse.Namespace, weights: str) -> tuple[list[Metrics], dict[str, Any]]:
     """The metrics of each step, and the summary.
 
     Args:
         way: ``engine``, or how stale a fleet's answers may be.
+        seed: of the job.
         given: the command's arguments.
         weights: a folder to publish through.
     """
@@ -43,7 +44,7 @@ def trained(way: str, given: argparse.Namespace, weights: str) -> tuple[list[Met
     staleness = 0 if way == "engine" else int(way)
     ppo = PPO(
         SHARED / "models/stories3M", RECIPES / "openings.jsonl", "recipes.judges:vader",
-        {**SETTINGS, "steps": given.steps, "seed": given.seed, "max_staleness": staleness},
+        {**SETTINGS, "steps": given.steps, "seed": seed, "max_staleness": staleness},
         eval_size=HELD_OUT, progress=False, **how,
     )  # fmt: skip
     with closing(ppo):
@@ -51,14 +52,14 @@ def trained(way: str, given: argparse.Namespace, weights: str) -> tuple[list[Met
         return seen, ppo.summary()
 
 
-def row(way: str, seen: list[Metrics], summary: dict[str, Any]) -> list[str]:
+def row(way: str, seed: int, seen: list[Metrics], summary: dict[str, Any]) -> list[str]:
     """A line of the table."""
     phases = [[each.get(f"time/{phase}", 0.0) for each in seen] for phase in PHASES]
     whole = [sum(each) for each in zip(*phases, strict=True)]
     worst = [max(each.get(name, 0.0) for each in seen) for name in WORST]
     scores = [summary[when]["score"] for when in ("before", "after")]
     return [
-        way, *(f"{score:.3f}" for score in scores), f"{summary['after']['kl']:.2f}",
+        way, str(seed), *(f"{score:.3f}" for score in scores), f"{summary['after']['kl']:.2f}",
         *(f"{statistics.median(each):.2f}" for each in [whole, *phases]), *(f"{x:.2g}" for x in worst),
     ]  # fmt: skip
 
@@ -69,14 +70,21 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", default=["engine", "0", "2"])
     parser.add_argument("--servers", type=int, default=1)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     given = parser.parse_args()
     os.chdir(RECIPES.parent)  # where recipes.judges is found
+    heads = ["way", "seed", "before", "after", "KL", "s/step", *PHASES, *(name.rpartition("/")[-1] for name in WORST)]
+    rows = []
     with tempfile.TemporaryDirectory() as weights:
-        rows = [row(way, *trained(way, given, weights)) for way in given.ways]
-    heads = ["way", "before", "after", "KL", "s/step", *PHASES, *(name.rpartition("/")[-1] for name in WORST)]
-    result = {line[0]: dict(zip(heads[1:], map(float, line[1:]), strict=True)) for line in rows}
-    show("VADER of 64 held-out prompts; median seconds; the worst of all steps", heads, rows, result)
+        for seed in given.seeds:
+            for way in given.ways:
+                rows.append(row(way, seed, *trained(way, seed, given, weights)))
+                print(*rows[-1], flush=True)  # it takes hours, and may be stopped
+    result = {f"{way} {seed}": dict(zip(heads[2:], map(float, rest), strict=True)) for way, seed, *rest in rows}
+    show(f"VADER of {HELD_OUT} held-out prompts; median seconds; the worst of all steps", heads, rows, result)
+    for way in given.ways if len(given.seeds) > 1 else ():
+        gains = [float(line[3]) - float(line[2]) for line in rows if line[0] == way]
+        print(f"{way}: gains {statistics.mean(gains):.3f}, deviation over seeds {statistics.stdev(gains):.3f}")
 
 
 if __name__ == "__main__":
