@@ -14,7 +14,9 @@ import pytest
 
 import kedge.sampling.fleet.server as waits
 import kedge.sampling.fleet.servers as watching
+import kedge.sampling.fleet.signs as signs
 from kedge.errors import ConfigError, SamplerError
+from kedge.models.language_model import LanguageModel
 from kedge.sampling.fleet.spec import FleetSpec
 from kedge.sampling.fleet.started import Started, free_ports
 from kedge.sampling.settings import Sampling
@@ -120,6 +122,71 @@ def test_one_that_does_not_start_is_named_with_what_it_said(fleet, tiny_lm):
     ):
         one(tiny_lm("llama"))
     assert not own.runs
+
+
+@pytest.fixture
+def beginning(fleet, tmp_path, monkeypatch):
+    """One server, whose starts go as the words say, and which hangs when nothing is heard of it for so long."""
+
+    monkeypatch.setattr(signs, "WORKED", 0.02)  # of a second in place of most of a minute
+
+    def make(words, silence=3.0):
+        file = tmp_path / "begins"
+        file.write_text(words)
+        return fleet(args=["--begins", str(file)], start_silence=silence, start_timeout=60), file
+
+    return make
+
+
+@pytest.mark.parametrize("how", ["sleeps", "stopped"])
+def test_one_that_hangs_while_it_starts_is_started_again(beginning, tiny_lm, capsys, how):
+    one, _ = beginning(how)
+    with one(tiny_lm("llama")) as sampler:
+        assert len(sampler.generate(PROMPTS, SAMPLING)) == len(PROMPTS)
+    said = capsys.readouterr().err
+    seen = {"sleeps": "1 processes, 0.0", "stopped": "stopped, as by SIGSTOP: process "}[how]
+    assert f"no sign of life for 3 s while it starts (start_silence): {seen}" in said
+    assert said.count("vLLM is being started") == 2, said
+
+
+def test_one_that_hangs_at_every_start_is_given_up(beginning, tiny_lm, capsys):
+    one, _ = beginning("says " + "sleeps " * 9)
+    [own] = one._own.values()
+    with one(tiny_lm("llama")) as sampler:
+        os.kill(children(own._process)[0], signal.SIGKILL)
+        seen = (
+            r"no server is left:\nhttp.*: no sign of life for 3 s(.|\n)*; the end of .*server-\d+.log:\n(.|\n)*loading"
+        )
+        with pytest.raises(SamplerError, match=seen):
+            sampler.generate(PROMPTS, SAMPLING)
+    assert capsys.readouterr().err.count("vLLM is being started") == 4
+    assert not own.runs
+
+
+def test_one_that_hangs_at_its_first_starts_is_given_up(beginning, tiny_lm, capsys):
+    one, file = beginning("sleeps " * 9)
+    with pytest.raises(SamplerError, match="no sign of life for 3 s"):
+        one(tiny_lm("llama"))
+    assert capsys.readouterr().err.count("vLLM is being started") == 3
+    assert len(file.read_text().split()) == 6
+
+
+@pytest.mark.parametrize("how", ["says", "computes"])
+def test_one_that_is_slow_is_let_be(beginning, tiny_lm, capsys, how):
+    """It begins to load this library later than one may be silent."""
+    one, _ = beginning(how)
+    with one(tiny_lm("llama")):
+        assert capsys.readouterr().err.count("vLLM is being started") == 1
+
+
+def test_weights_that_take_long_to_write_are_waited_for(fleet, tiny_lm, capsys, monkeypatch):
+    """Until they are there nobody starts, so nobody is missed."""
+    save = LanguageModel.save
+    monkeypatch.setattr(LanguageModel, "save", lambda *given: (time.sleep(0.5), save(*given)))
+    with fleet()(tiny_lm("llama")):
+        said = capsys.readouterr().err
+    assert said.count("vLLM is being started") == 1
+    assert "left out" not in said
 
 
 JOB = """

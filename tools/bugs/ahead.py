@@ -5,6 +5,7 @@ from bugs.mutant import Mutant
 FLEET = ("tests/sampling/test_fleet.py",)
 AHEAD = ("tests/training/test_ppo_ahead.py", "tests/sampling/test_ahead.py")
 STARTED = ("tests/sampling/test_started.py",)
+SIGNS = ("tests/sampling/test_signs.py",)
 CORRECTION = ("tests/training/test_correction.py",)
 WEIGHTS = ("tests/core/test_importance.py",)
 
@@ -248,6 +249,54 @@ AHEAD_BUGS = [
         '"PYTHONPATH": str(Path(spec.submodule_search_locations[0]).parent)}',
         STARTED,
         "vLLM imports kedge's torch, or whatever stands beside the plugin",
+    ),
+    Mutant(
+        "a-start-that-hangs",
+        "sampling/fleet/servers.py",
+        "signs is not None and silence.after(signs, clock()) >= self.start_silence",
+        "signs is None",
+        STARTED,
+        "a server that hangs while it starts is waited for ten minutes, and nobody is told",
+    ),
+    Mutant(
+        "given-up-at-the-first-silence",
+        "sampling/fleet/servers.py",
+        "                    self._deaths[server.url] = 1  # it may do better another time\n",
+        "",
+        STARTED,
+        "a server that was stopped once while it started ends the job",
+    ),
+    Mutant(
+        "looked-at-before-it-is-started",
+        "sampling/fleet/servers.py",
+        "                if self._weights is None:",
+        "                if False:",
+        STARTED,
+        "weights that take more than a second to write end the job before its first step",
+    ),
+    Mutant(
+        "a-log-is-no-sign",
+        "sampling/fleet/signs.py",
+        "        or now.said != before.said\n",
+        "",
+        (*STARTED, *SIGNS),
+        "a start that waits for others, and says so, is ended again and again",
+    ),
+    Mutant(
+        "work-is-no-sign",
+        "sampling/fleet/signs.py",
+        "        or now.seconds - before.seconds >= WORKED\n",
+        "",
+        (*STARTED, *SIGNS),
+        "a start that compiles or loads for a minute without a word is ended again and again",
+    ),
+    Mutant(
+        "stopped-beside-one-that-works",
+        "sampling/fleet/signs.py",
+        "last is None or (not signs.stopped and _at_work(last, signs))",
+        "last is None or _at_work(last, signs)",
+        SIGNS,
+        "an engine that was stopped is waited for as long as its front writes lines",
     ),
     Mutant(
         "an-engine-that-hangs",

@@ -55,13 +55,20 @@ class Background:
 
         asyncio.run_coroutine_threadsafe(work, self._loop).add_done_callback(ended)
 
-    def close(self) -> None:
-        """Cancel whatever runs, and end the thread."""
+    def close(self, last: Coroutine[Any, Any, object]) -> None:
+        """Cancel whatever runs, wait for this, and end the thread.
+
+        Raises:
+            Exception: whatever ended what was to run until now.
+        """
         self._closing = True
-        asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
+        for work in (_cancel_others(), last):
+            asyncio.run_coroutine_threadsafe(work, self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        if self._broken is not None:
+            raise self._broken
 
 
 async def _cancel_others() -> None:

@@ -56,6 +56,7 @@ class Fleet(Servers):
         stall_timeout: seconds in which one that has answers to write must have written a token.
         started: servers that kedge starts, in place of ``urls``.
         start_timeout: seconds until one of those must be there.
+        start_silence: seconds that one may show no sign of life until then (it computes, reads, or writes to its log).
         agreement: how far, in nats, what a server says of a token may be from what the model says itself; default 1e-3
             for a model in float32, where rounding is below 1e-4, and 0.05 for others.
 
@@ -76,11 +77,13 @@ class Fleet(Servers):
         stall_timeout: float = 30.0,
         started: Sequence[Started] = (),
         start_timeout: float = 600.0,
+        start_silence: float = 45.0,
     ) -> None:
         super().__init__(
             urls,
             started=started,
             start_timeout=start_timeout,
+            start_silence=start_silence,
             timeout=timeout,
             tries=tries,
             concurrency=concurrency,

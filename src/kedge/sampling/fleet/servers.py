@@ -4,14 +4,15 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from kedge.errors import ConfigError, DataError, SamplerError
 from kedge.runs.progress import say
 from kedge.sampling.fleet.background import Background
 from kedge.sampling.fleet.server import Said, Server, ServerFailure, ServerRefusal
+from kedge.sampling.fleet.signs import Silence
 from kedge.sampling.fleet.started import Started
-from kedge.waiting import all_of
+from kedge.waiting import all_of, first_of
 
 LOOKED_AT = 1.0
 """Seconds between two looks at a server's health."""
@@ -19,6 +20,10 @@ POLLED = 0.2
 """Seconds between two looks at whether a server that is being started is there."""
 DEATHS = 3
 """So many times in a row a server of kedge's own is started again, unless it has had weights in between."""
+
+
+class Silent(ServerFailure):
+    """A server of kedge's own has shown no sign of life while it was being started."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ class Servers:
         urls: of the servers; none where kedge starts its own.
         started: those that kedge starts, when there are weights.
         start_timeout: seconds until one of those must be there.
+        start_silence: seconds that one may show no sign of life until then.
         timeout: seconds that a request may take.
         tries: how often one is made, where a server cannot be reached or is busy.
         concurrency: answers at once, a server.
@@ -91,6 +97,7 @@ class Servers:
         *,
         started: Sequence[Started] = (),
         start_timeout: float,
+        start_silence: float,
         timeout: float,
         tries: int,
         concurrency: int,
@@ -109,13 +116,15 @@ class Servers:
             ("concurrency", concurrency, 1),
             ("health_timeout", health_timeout, 0.001),
             ("start_timeout", start_timeout, 0.001),
+            ("start_silence", start_silence, 0.001),
             ("stall_timeout", stall_timeout, 0.001),
         ):
             if value < least:
                 raise ConfigError(f"sampler: {name}: {value} is less than {least}")
         waits = {"timeout": timeout, "health_timeout": health_timeout, "stall_timeout": stall_timeout}
         self.servers = [Server(url, tries=tries, **waits) for url in urls]
-        self.concurrency, self.start_timeout, self.stall_timeout = concurrency, start_timeout, stall_timeout
+        self.concurrency, self.stall_timeout = concurrency, stall_timeout
+        self.start_timeout, self.start_silence = start_timeout, start_silence
         self.down: dict[str, str] = {}
         """Servers that are left out, by URL, and why."""
         self._background: Background | None = None
@@ -139,6 +148,7 @@ class Servers:
             self._room = {server.url: asyncio.Semaphore(self.concurrency) for server in self.servers}
             self._asked = {server.url: 0 for server in self.servers}
             self._turn = {server.url: asyncio.Lock() for server in self.servers}
+            self._weights = None
             self._served, self._deaths = set(), {server.url: 0 for server in self.servers}
             self._background = Background("fleet")
             self._background.begin(self._watch())
@@ -146,13 +156,14 @@ class Servers:
     def end(self) -> None:
         """Whatever waits for a server gets an error, connections are closed, and the thread ends."""
         background, self._background = self._background, None
-        if background is not None:
-            background.run(all_of(server.close() for server in self.servers))
-            background.close()
-        for own in self._own.values():
-            own.let_go()
-        for own in self._own.values():
-            own.end()
+        try:
+            if background is not None:  # who watches ends first: for a server without connections is not well
+                background.close(all_of(server.close() for server in self.servers))
+        finally:
+            for own in self._own.values():
+                own.let_go()
+            for own in self._own.values():
+                own.end()
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         """What a coroutine gives, which is awaited in the fleet's thread.
@@ -198,7 +209,8 @@ class Servers:
                 async with self._room[server.url]:
                     self._asked[server.url] += 1
                     try:
-                        return server, await self._unless_gone(server, server.generate(prompt, params, label))
+                        said = await first_of(server.generate(prompt, params, label), self._leaving_out(server))
+                        return server, said
                     finally:
                         self._asked[server.url] -= 1
             except ServerFailure as error:
@@ -232,6 +244,9 @@ class Servers:
                         await self._started(server, own)
                     await self._take(server)
                     self._deaths[server.url] = 0
+                except Silent as error:
+                    self._deaths[server.url] = 1  # it may do better another time
+                    self.leave_out(server, str(error))
                 except ServerFailure as error:
                     self.leave_out(server, str(error))
                 except ServerRefusal as error:
@@ -295,23 +310,48 @@ class Servers:
         """Start it, and wait until it is there.
 
         Raises:
-            ServerFailure: it ends before, or is not there in its time.
+            ServerFailure: it ends before, or is not there in its time. Silent: it seems to hang.
         """
         assert self._weights is not None
         say(f"{server.url}: vLLM is being started, which takes a minute or so; what it says: {own.log}")
         await asyncio.to_thread(own.end)
         own.start(self._weights.folder, self._weights.dtype)
-        end = asyncio.get_running_loop().time() + self.start_timeout
+        try:
+            async with asyncio.timeout(self.start_timeout):
+                await first_of(self._coming(server, own), self._falling_silent(own))
+        except (TimeoutError, Silent) as error:
+            await asyncio.to_thread(own.end)
+            late = f"{server.url}: not there {self.start_timeout:g} s after its start (start_timeout)"
+            failure = ServerFailure if isinstance(error, TimeoutError) else Silent
+            raise failure(f"{str(error) or late}; {own.last_words()}") from None
+
+    async def _coming(self, server: Server, own: Started) -> None:
+        """Wait until it is there.
+
+        Raises:
+            ServerFailure: it has ended.
+        """
         while True:
             await asyncio.sleep(POLLED)
             own.refuse_ended()
             try:
                 return await server.healthy()
             except (ServerFailure, ServerRefusal):
-                if asyncio.get_running_loop().time() > end:
-                    await asyncio.to_thread(own.end)
-                    late = f"not there {self.start_timeout:g} s after its start (start_timeout)"
-                    raise ServerFailure(f"{server.url}: {late}; see {own.log}") from None
+                continue
+
+    async def _falling_silent(self, own: Started) -> NoReturn:
+        """Wait until it has shown no sign of life for ``start_silence``: never, where the system tells of none.
+
+        Raises:
+            Silent: it has not.
+        """
+        silence, clock = Silence(), asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(LOOKED_AT)
+            signs = await asyncio.to_thread(own.signs)
+            if signs is not None and silence.after(signs, clock()) >= self.start_silence:
+                what = f"no sign of life for {self.start_silence:g} s while it starts (start_silence)"
+                raise Silent(f"{own.url}: {what}: {silence.seen(signs)}")
 
     async def _start_again(self, server: Server, own: Started) -> None:
         """It was left out: end what is left of it, and have it answer with the weights of now."""
@@ -327,22 +367,14 @@ class Servers:
                 await asyncio.to_thread(own.end)
                 say(f"{error}; {'once more' if self._may_start(server) else 'it is given up'}")
 
-    async def _unless_gone(self, server: Server, work: Coroutine[Any, Any, Said]) -> Said:
-        """What it says; nothing is waited for where the server is left out meanwhile.
+    async def _leaving_out(self, server: Server) -> NoReturn:
+        """Wait until the server is left out, when nothing is waited for that was asked of it.
 
         Raises:
-            ServerFailure: it was left out. Whatever ``work`` raises.
+            ServerFailure: it was.
         """
-        asked = asyncio.ensure_future(work)
-        gone = asyncio.ensure_future(self._gone[server.url].wait())
-        try:
-            await asyncio.wait({asked, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if asked.done():
-                return asked.result()
-            raise ServerFailure(self.down.get(server.url, f"{server.url}: was left out"))
-        finally:
-            for task in (asked, gone):
-                task.cancel()
+        await self._gone[server.url].wait()
+        raise ServerFailure(self.down.get(server.url, f"{server.url}: was left out"))
 
     async def _watch(self) -> None:
         """Leave out whoever does not say in time that it is well, and start again what kedge has started, as long as
@@ -352,6 +384,8 @@ class Servers:
             own, progress = self._own.get(server.url), Progress(server, self.stall_timeout)
             while True:
                 await asyncio.sleep(LOOKED_AT)
+                if self._weights is None:  # nothing was asked of anybody yet, and kedge's own are not started
+                    continue
                 if server.url in self.down or self._turn[server.url].locked():
                     progress.begin()
                 else:
@@ -361,7 +395,8 @@ class Servers:
                         await server.healthy()
                         await progress.refuse_none(writing=bool(self._asked[server.url]))
                     except (ServerFailure, ServerRefusal) as error:
-                        self.leave_out(server, str(error))
+                        if not self._turn[server.url].locked():  # else whoever gives it weights has found out, or will
+                            self.leave_out(server, str(error))
                 if own is not None and server.url in self.down and self._may_start(server):
                     await self._start_again(server, own)
 

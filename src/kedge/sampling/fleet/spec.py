@@ -30,6 +30,9 @@ class FleetSpec(Config):
     """Of those, what ``CUDA_VISIBLE_DEVICES`` says for each; none: as it is here."""
     start_timeout: float = Field(600.0, gt=0)
     """Seconds until one of those must be there."""
+    start_silence: float = Field(45.0, gt=0)
+    """Seconds that one of those may neither compute nor read nor write to its log while it starts; else it counts as
+    hanging, and is started again."""
     weights: str
     """A folder that trainer and servers see under this name, through which the weights go."""
     timeout: float = Field(120.0, gt=0)
@@ -48,7 +51,7 @@ class FleetSpec(Config):
     in float32, 0.05 for others."""
 
     USED_WHEN: ClassVar[Mapping[str, tuple[str, tuple[object, ...]]]] = dict.fromkeys(
-        ("python", "args", "devices", "start_timeout"), ("servers", ())
+        ("python", "args", "devices", "start_timeout", "start_silence"), ("servers", ())
     )
 
     @model_validator(mode="after")
@@ -71,6 +74,7 @@ class FleetSpec(Config):
             self.urls,
             started=self._started(),
             start_timeout=self.start_timeout,
+            start_silence=self.start_silence,
             weights=self.weights,
             timeout=self.timeout,
             tries=self.tries,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from kedge.errors import ConfigError
 from kedge.sampling.fleet.server import ServerFailure
+from kedge.sampling.fleet.signs import Signs, signs_below
 
 KEEPER = Path(__file__).with_name("keeper.py")
 MODULE = "vllm.entrypoints.launchers.api_server.entry"
@@ -116,8 +117,17 @@ class Started:
         """
         status = None if self._process is None else self._process.poll()
         if status is not None:
-            said = self.log.read_bytes()[-SHOWN:].decode(errors="replace")
-            raise ServerFailure(f"{self.url}: ended with status {status}; the end of {self.log}:\n{said}")
+            raise ServerFailure(f"{self.url}: ended with status {status}; {self.last_words()}")
+
+    def last_words(self) -> str:
+        """The end of its log, with where that is."""
+        said = self.log.read_bytes()[-SHOWN:].decode(errors="replace")
+        return f"the end of {self.log}:\n{said}"
+
+    def signs(self) -> Signs | None:
+        """Of life; None where the system tells of none, or it does not run."""
+        process = self._process
+        return None if process is None else signs_below(process.pid, self.log)
 
     @property
     def runs(self) -> bool:
