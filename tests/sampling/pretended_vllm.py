@@ -43,7 +43,7 @@ def main():
     torch.set_num_threads(1)
     from stand_in import StandIn, serving
 
-    with serving(StandIn(given["--model"]), int(given["--port"])):
+    with serving(StandIn(given["--model"]), int(given["--port"]), given["--host"]):
         while True:
             time.sleep(1)
 

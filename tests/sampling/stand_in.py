@@ -136,7 +136,7 @@ class StandIn:
 
 
 @contextmanager
-def serving(stand_in, port=0):
+def serving(stand_in, port=0, host="127.0.0.1"):
     """Its URL, while it is there."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -174,12 +174,12 @@ def serving(stand_in, port=0):
             except ConnectionError:  # who asked waits no longer
                 self.close_connection = True
 
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    server = ThreadingHTTPServer((host, port), Handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"http://{host}:{server.server_port}"
     finally:
         with stand_in.turn:
             stand_in.closed = True

@@ -46,20 +46,9 @@ class Cluster:
         Raises:
             ConfigError: Ray is not installed, or not there.
         """
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         self.ray = needed("ray", "kedge launch", extra="ray")
         own = {"include_dashboard": False, "num_cpus": max(processes, os.cpu_count() or 1)}
-        try:
-            self.ray.init(
-                address=address or "local",
-                log_to_driver=False,
-                logging_level="ERROR",
-                **({} if address else own),
-                **_same_path(),
-            )
-        except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
-            where = f"at {address}" if address else "here"
-            raise ConfigError(f"--address: no Ray {where}: {next(iter(str(error).splitlines()), error)}") from error
+        connect(self.ray, address or "local", "--address", **({} if address else own))
 
     def close(self) -> None:
         """Disconnect; a Ray that was started here ends."""
@@ -131,6 +120,26 @@ class Cluster:
         )
 
 
+def connect(ray: Any, address: str, key: str, **own: Any) -> None:
+    """Connect this process.
+
+    Args:
+        ray: the module.
+        address: of a cluster; ``auto``: the one that ``RAY_ADDRESS`` names, or that runs here; ``local``: a new one.
+        key: where the address stands, for the message.
+        own: settings of a new one.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own, **_same_path())
+    except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
+        where = "here" if address == "local" else f"at {address}"
+        raise ConfigError(f"{key}: no Ray {where}: {next(iter(str(error).splitlines()), error)}") from error
+
+
 class RayCrew:
     """Processes that actors supervise, each beside its own."""
 
@@ -177,8 +186,9 @@ class RayCrew:
         return int(self._answer(self.actors[0].free_port.remote()))
 
     def start(self, words: Sequence[str], environments: Sequence[Mapping[str, str]], folder: str) -> None:
+        here = {"RAY_ADDRESS": self.ray.get_runtime_context().gcs_address}  # for servers that are to stand beside them
         started = [
-            actor.start.remote(list(words), dict(environment), folder)
+            actor.start.remote(list(words), {**environment, **here}, folder)
             for actor, environment in zip(self.actors, environments, strict=True)
         ]
         for each in started:
@@ -234,7 +244,7 @@ class RayCrew:
         try:
             self._last[rank] = self.ray.get(future)
         except self.ray.exceptions.RayActorError as error:
-            return self._lost(rank, f"its actor died: {_cause(error)}")
+            return self._lost(rank, f"its actor died: {cause(error)}")
         return self._last[rank]
 
     def _lost(self, rank: int, why: str) -> Look:
@@ -248,7 +258,7 @@ class RayCrew:
         except self.ray.exceptions.GetTimeoutError as error:
             raise LostError(f"an actor has not begun within {PLACED:g} s; see Ray's own logs") from error
         except self.ray.exceptions.RayActorError as error:
-            raise LostError(f"an actor died before it began: {_cause(error)}") from error
+            raise LostError(f"an actor died before it began: {cause(error)}") from error
         except self.ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, ConfigError):
                 raise ConfigError(str(error.cause)) from error
@@ -271,7 +281,7 @@ def _same_path() -> dict[str, Any]:
     return {"runtime_env": {"env_vars": {"PYTHONPATH": path}}} if path else {}
 
 
-def _cause(error: BaseException) -> str:
+def cause(error: BaseException) -> str:
     """The sentence of Ray's that says why an actor died."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if line.startswith("The actor is dead because")]

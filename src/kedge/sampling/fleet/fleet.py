@@ -24,10 +24,10 @@ from kedge.models.prefix import is_prefix
 from kedge.models.quantized import is_quantized
 from kedge.parallel import Processes, folder_of_all, joined
 from kedge.sampling.completion import Completion
+from kedge.sampling.fleet.kept import Kept
 from kedge.sampling.fleet.published import own_folder
 from kedge.sampling.fleet.server import Said, Server, ServerFailure, ServerRefusal
 from kedge.sampling.fleet.servers import Servers, Weights
-from kedge.sampling.fleet.started import Started
 from kedge.sampling.local.request import Request
 from kedge.sampling.sampler import Sampler, take_in
 from kedge.sampling.settings import Sampling
@@ -75,7 +75,7 @@ class Fleet(Servers):
         agreement: float | None = None,
         health_timeout: float = 10.0,
         stall_timeout: float = 30.0,
-        started: Sequence[Started] = (),
+        started: Sequence[Kept] = (),
         start_timeout: float = 600.0,
         start_silence: float = 45.0,
     ) -> None:

@@ -9,9 +9,9 @@ from typing import Any, NoReturn
 from kedge.errors import ConfigError, DataError, SamplerError
 from kedge.runs.progress import say
 from kedge.sampling.fleet.background import Background
+from kedge.sampling.fleet.kept import Kept
 from kedge.sampling.fleet.server import Said, Server, ServerFailure, ServerRefusal
 from kedge.sampling.fleet.signs import Silence
-from kedge.sampling.fleet.started import Started
 from kedge.waiting import all_of, first_of
 
 LOOKED_AT = 1.0
@@ -95,7 +95,7 @@ class Servers:
         self,
         urls: Sequence[str],
         *,
-        started: Sequence[Started] = (),
+        started: Sequence[Kept] = (),
         start_timeout: float,
         start_silence: float,
         timeout: float,
@@ -306,7 +306,7 @@ class Servers:
         """Whether it is being started, or will be."""
         return self._may_start(server) or (server.url in self._own and self._turn[server.url].locked())
 
-    async def _started(self, server: Server, own: Started) -> None:
+    async def _started(self, server: Server, own: Kept) -> None:
         """Start it, and wait until it is there.
 
         Raises:
@@ -325,7 +325,7 @@ class Servers:
             failure = ServerFailure if isinstance(error, TimeoutError) else Silent
             raise failure(f"{str(error) or late}; {own.last_words()}") from None
 
-    async def _coming(self, server: Server, own: Started) -> None:
+    async def _coming(self, server: Server, own: Kept) -> None:
         """Wait until it is there.
 
         Raises:
@@ -339,7 +339,7 @@ class Servers:
             except (ServerFailure, ServerRefusal):
                 continue
 
-    async def _falling_silent(self, own: Started) -> NoReturn:
+    async def _falling_silent(self, own: Kept) -> NoReturn:
         """Wait until it has shown no sign of life for ``start_silence``: never, where the system tells of none.
 
         Raises:
@@ -353,7 +353,7 @@ class Servers:
                 what = f"no sign of life for {self.start_silence:g} s while it starts (start_silence)"
                 raise Silent(f"{own.url}: {what}: {silence.seen(signs)}")
 
-    async def _start_again(self, server: Server, own: Started) -> None:
+    async def _start_again(self, server: Server, own: Kept) -> None:
         """It was left out: end what is left of it, and have it answer with the weights of now."""
         async with self._turn[server.url]:
             self._deaths[server.url] += 1

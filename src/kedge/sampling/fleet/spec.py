@@ -8,7 +8,10 @@ import torch
 from pydantic import Field, model_validator
 
 from kedge.config.settings import Config, Several
+from kedge.parallel import joined
 from kedge.sampling.fleet.fleet import Fleet
+from kedge.sampling.fleet.kept import Kept
+from kedge.sampling.fleet.placed import Wanted, placed
 from kedge.sampling.fleet.started import Started, free_ports, refuse_no_python
 from kedge.sampling.sampler import SamplerOf
 
@@ -28,6 +31,8 @@ class FleetSpec(Config):
     """More arguments for those, as vLLM takes them, such as ``["--max-model-len", "2048"]``."""
     devices: Several[str] = ()
     """Of those, what ``CUDA_VISIBLE_DEVICES`` says for each; none: as it is here."""
+    ray: str | None = None
+    """Of a Ray cluster that places them on its machines and GPUs, the address; ``auto``: of the one that runs this."""
     start_timeout: float = Field(600.0, gt=0)
     """Seconds until one of those must be there."""
     start_silence: float = Field(45.0, gt=0)
@@ -51,7 +56,7 @@ class FleetSpec(Config):
     in float32, 0.05 for others."""
 
     USED_WHEN: ClassVar[Mapping[str, tuple[str, tuple[object, ...]]]] = dict.fromkeys(
-        ("python", "args", "devices", "start_timeout", "start_silence"), ("servers", ())
+        ("python", "args", "devices", "ray", "start_timeout", "start_silence"), ("servers", ())
     )
 
     @model_validator(mode="after")
@@ -62,6 +67,8 @@ class FleetSpec(Config):
             raise ValueError("python: missing; name that of vLLM's environment, which docs/fleet.md says how to make")
         if self.devices and len(self.devices) != self.servers:
             raise ValueError(f"devices: {len(self.devices)} for servers={self.servers}; name one for each")
+        if self.devices and self.ray is not None:
+            raise ValueError("devices: not with ray, which deals them out; take one of the two out")
         return self
 
     def fleet(self) -> Fleet:
@@ -70,9 +77,10 @@ class FleetSpec(Config):
         Raises:
             ConfigError: a URL that is none; no such Python; httpx is not installed.
         """
+        started = self._started()
         return Fleet(
-            self.urls,
-            started=self._started(),
+            self.urls or joined().told(lambda: [each.url for each in started]),
+            started=started,
             start_timeout=self.start_timeout,
             start_silence=self.start_silence,
             weights=self.weights,
@@ -84,12 +92,14 @@ class FleetSpec(Config):
             agreement=self.agreement,
         )
 
-    def _started(self) -> list[Started]:
-        if self.python is None:
+    def _started(self) -> Sequence[Kept]:
+        if self.python is None or not joined().leads:
             return []
+        folder = Path(self.weights).expanduser().absolute() / "servers"
+        if self.ray is not None:
+            return placed(self.ray, self.servers, Wanted(self.python, folder, self.concurrency, self.args))
         python, ports = refuse_no_python(self.python), free_ports(self.servers)
         devices: Sequence[str | None] = self.devices or [None] * self.servers
-        folder = Path(self.weights).expanduser().absolute() / "servers"
         on_cpu = not torch.cuda.is_available()
         return [
             Started(python, folder, port, self.concurrency, on_cpu, device, self.args)

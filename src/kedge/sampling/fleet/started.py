@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from kedge.errors import ConfigError
+from kedge.sampling.fleet.kept import Kept
 from kedge.sampling.fleet.server import ServerFailure
 from kedge.sampling.fleet.signs import Signs, signs_below
 
@@ -29,7 +30,7 @@ SHOWN = 1500
 
 
 @dataclass
-class Started:
+class Started(Kept):
     """A server that kedge starts.
 
     Args:
@@ -40,6 +41,7 @@ class Started:
         on_cpu: whether it has no GPU.
         device: what ``CUDA_VISIBLE_DEVICES`` should say; None: as it is.
         args: more of vLLM's arguments, which prevail over those here.
+        host: an address of this machine, under which it is reached.
     """
 
     python: str
@@ -49,26 +51,19 @@ class Started:
     on_cpu: bool
     device: str | None = None
     args: Sequence[str] = ()
+    host: str = "127.0.0.1"
     _process: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
     _lifeline: int | None = field(default=None, init=False)
 
     @property
     def url(self) -> str:
-        """Where it answers."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     @property
     def log(self) -> Path:
-        """What it says, of all its starts."""
         return self.folder / f"server-{self.port}.log"
 
     def start(self, model: Path, dtype: str) -> None:
-        """Begin; it answers a minute later or so. Not while it runs.
-
-        Args:
-            model: a folder of the architecture that it is to serve.
-            dtype: of its weights, such as ``float32``.
-        """
         self.folder.mkdir(parents=True, exist_ok=True)
         held, self._lifeline = os.pipe()
         with self.log.open("ab") as log:
@@ -88,7 +83,7 @@ class Started:
     def command(self, model: Path, dtype: str) -> list[str]:
         """What is run."""
         return [
-            self.python, "-m", MODULE, "--model", str(model), "--served-model-name", "policy", "--host", "127.0.0.1",
+            self.python, "-m", MODULE, "--model", str(model), "--served-model-name", "policy", "--host", self.host,
             "--port", str(self.port), "--dtype", dtype, "--max-num-seqs", str(self.concurrency + SPARE),
             "--logprobs-mode", "processed_logprobs", "--enable-scale-out",
             "--worker-extension-cls", "kedge_vllm.FromFolder", *(ON_CPU if self.on_cpu else ()), *self.args,
@@ -110,38 +105,28 @@ class Started:
         return {**others, **own}
 
     def refuse_ended(self) -> None:
-        """Raise where it no longer runs.
-
-        Raises:
-            ServerFailure: with the end of what it said.
-        """
         status = None if self._process is None else self._process.poll()
         if status is not None:
             raise ServerFailure(f"{self.url}: ended with status {status}; {self.last_words()}")
 
     def last_words(self) -> str:
-        """The end of its log, with where that is."""
         said = self.log.read_bytes()[-SHOWN:].decode(errors="replace")
         return f"the end of {self.log}:\n{said}"
 
     def signs(self) -> Signs | None:
-        """Of life; None where the system tells of none, or it does not run."""
         process = self._process
         return None if process is None else signs_below(process.pid, self.log)
 
     @property
     def runs(self) -> bool:
-        """Whether it has been started and has not ended."""
         return self._process is not None and self._process.poll() is None
 
     def let_go(self) -> None:
-        """Have it end, and all that it has started; nobody waits for that."""
         lifeline, self._lifeline = self._lifeline, None
         if lifeline is not None:
             os.close(lifeline)
 
     def end(self) -> None:
-        """End it, and all that it has started."""
         self.let_go()
         process, self._process = self._process, None
         if process is not None:
@@ -158,12 +143,12 @@ OF_THE_JOB = {
 """Variables by which torchrun tells the processes of a job who they are: a server is none of them."""
 
 
-def free_ports(count: int) -> list[int]:
+def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
     """Ports of this machine that nobody listens on now."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for each in sockets:
-            each.bind(("127.0.0.1", 0))
+            each.bind((host, 0))
         return [each.getsockname()[1] for each in sockets]
     finally:
         for each in sockets:
