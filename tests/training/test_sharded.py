@@ -15,12 +15,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from kedge import PPO, PPOConfig
+from kedge import PPO, SFT, PPOConfig
 from kedge.errors import ConfigError, StorageError
+from kedge.models.adapters import add_adapter
 from kedge.models.language_model import load_language_model
 from kedge.models.reward_loading import new_reward_model
+from kedge.models.reward_model import Classifier
+from kedge.models.sharding import Sharding
 from kedge.parallel import ALONE, gathered, local, part_of
 from kedge.storage.checkpoints import damage_in
 from kedge.training.checkpoint import Writing, load_state
@@ -302,6 +305,28 @@ class TestInTheBackground:
     def test_a_folder_that_a_host_does_not_see(self, tmp_path):
         with pytest.raises(StorageError, match="must be one that all hosts share"):
             refuse_unshared(tmp_path / "elsewhere" / "optimizer")
+
+
+def test_a_model_that_a_job_before_has_sharded_is_refused(mesh, tiny_lm):
+    lm = tiny_lm("llama")
+    lm.shard(Sharding(torch.device("cpu"), 1), torch.float32)
+    with pytest.raises(ConfigError, match="policy: this model was spread over the processes by the job before"):
+        PPO(lm.model, ["a", "b"], lambda completions: [1.0, 0.0], tokenizer=lm.tokenizer, progress=False)
+    with pytest.raises(ConfigError, match="model: this model was spread"):
+        SFT(lm, [{"prompt": "a", "completion": "b"}], progress=False)
+
+
+def test_an_encoder_s_head_beside_an_adapter_is_held_as_the_encoder_is(mesh, tiny_tokenizer):
+    config = AutoConfig.for_model(
+        "distilbert", vocab_size=320, dim=16, n_layers=1, n_heads=2, hidden_dim=16, num_labels=1
+    )
+    model = AutoModelForSequenceClassification.from_config(config).bfloat16()
+    add_adapter(model, {"target_modules": ["q_lin"]}, seed=0)
+    reward = Classifier(model, tiny_tokenizer, None)
+    reward.shard(Sharding(torch.device("cpu"), 1), torch.float32)
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+    assert not any(isinstance(weight, DTensor) for weight in reward.whole_everywhere())
+    reward([[5, 6, 7]]).sum().backward()
 
 
 def test_parts_and_wholes(mesh):

@@ -22,6 +22,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn import Parameter
 from torch.utils._pytree import tree_map
 
+from kedge.errors import ConfigError
+
 T = TypeVar("T")
 
 BEFORE = {"device": "cpu", "dtype": "stored"}
@@ -108,6 +110,22 @@ def _hold_in(dtype: torch.dtype, module: nn.Module, plain: Sequence[Parameter]) 
 def is_sharded(module: nn.Module) -> bool:
     """Whether it is spread over the processes."""
     return isinstance(module, FSDPModule)
+
+
+def refuse_sharded(module: nn.Module, key: str) -> None:
+    """Raise where a model that was given has been sharded by a job before: it cannot be copied, nor sharded anew.
+
+    Args:
+        module: the model.
+        key: what it was given as.
+
+    Raises:
+        ConfigError: it has been.
+    """
+    if is_sharded(module):
+        raise ConfigError(
+            f"{key}: this model was spread over the processes by the job before; save that, and give its folder"
+        )
 
 
 def class_of(module: nn.Module) -> type[nn.Module]:

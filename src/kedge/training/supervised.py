@@ -16,6 +16,7 @@ from kedge.errors import ConfigError, NotFiniteError
 from kedge.models.batch import dealt
 from kedge.models.recompute import enable_recomputing
 from kedge.models.role import Role
+from kedge.models.sharding import refuse_sharded
 from kedge.parallel import folder_of_all, join
 from kedge.runs.callbacks import CallbackLike
 from kedge.runs.folder import Metrics, RunFolder, report
@@ -96,6 +97,7 @@ class Supervised(Trainer):
         progress: bool,
         callbacks: CallbackLike | Sequence[CallbackLike] | None,
     ) -> None:
+        refuse_sharded(role.module, "model")
         trunk = role.own_trunk()
         assert trunk is not None
         self.config = config = with_micro_batch(config, trunk, max(sizes), run, self.stage, tell=progress)
