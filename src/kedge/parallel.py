@@ -10,7 +10,7 @@ import atexit
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ from torch.nn import Parameter
 
 from kedge.errors import KedgeError
 from kedge.launch.meeting import meet, take_leave
-from kedge.storage.writing import whole_folder
+from kedge.storage.writing import storage, whole_folder
 
 Item = TypeVar("Item")
 
@@ -238,8 +238,24 @@ def folder_of_all(target: Path, processes: Processes) -> Iterator[Path | None]:
     with processes.agreeing(), ExitStack() as folder:
         with processes.agreeing():
             aside = folder.enter_context(whole_folder(target)) if processes.leads else None
-        with processes.agreeing():
+        with processes.agreeing(), storage(target):
             yield aside
+
+
+@contextmanager
+def written_together(folder: Path | None, processes: Processes) -> Iterator[None]:
+    """Around what one of the processes writes in a folder between what all of them do together: where it cannot, none
+    goes on.
+
+    Args:
+        folder: in which; None in the others.
+        processes: all of them come here.
+
+    Raises:
+        StorageError: in all of them; it cannot be written.
+    """
+    with processes.agreeing(), nullcontext() if folder is None else storage(folder):
+        yield
 
 
 def local(tensor: Tensor) -> Tensor:

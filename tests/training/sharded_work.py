@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from kedge import PPO
+from kedge.errors import StorageError
 from kedge.models import writing
 from kedge.models.forward import forward_tokens
 from kedge.models.language_model import load_language_model
@@ -111,6 +112,44 @@ def kept(world, processes):
     go_on(world, "from-one", shard=True)
 
 
+def held(world):
+    """What the weights of roles are held in: as one process holds them, whatever they stand in and have in common."""
+    settings = SETTINGS | {"shard": True}
+    low = {"dtype": "bfloat16", "num_layers_unfrozen": 1}
+    named = PPO(world / "llama", PROMPTS, str(world / "rm"), settings | low, progress=False)
+    lm = load_language_model(world / "llama", device="cpu", dtype="bfloat16")
+    del settings["device"]
+    given = PPO(lm.model, PROMPTS, length, settings, tokenizer=lm.tokenizer, progress=False)
+    [reward] = named.reward.models()
+    models = {"named": named.policy, "its reference": named.reference, "its reward": reward, "given": given.policy}
+    kinds = {name: {weight.dtype for weight in role.module.parameters()} for name, role in models.items()}
+    return {name: [str(dtype) for dtype in each] for name, each in kinds.items()}
+
+
+def full(ppo, folder, processes):
+    """What all processes say where the first one's disk is full after a part of the policy."""
+    own, at_a_time = writing.save_file, writing.BYTES
+    written = []
+
+    def save_file(*given, **more):
+        if written:
+            raise OSError("No space left")
+        written.append(own(*given, **more))
+
+    writing.save_file, writing.BYTES = save_file, 2**14
+
+    def said():
+        try:
+            ppo.save(folder)
+        except StorageError as error:
+            return [str(error)]
+        return ["nothing"]
+
+    found = said()
+    writing.save_file, writing.BYTES = own, at_a_time
+    return processes.gather(lambda: found)
+
+
 def main(world):
     processes = join()
     torch.set_num_threads(1)
@@ -122,6 +161,8 @@ def main(world):
         found[folder.name]["tripled"] = tripled(lm)
     ppo = trained(world, shard=True)
     ppo.save(world / "ppo")
+    found["full"] = full(ppo, world / "full", processes)
+    found["held in"] = held(world)
     found["scores"] = ppo.experience.scores.sums()
     kept(world, processes)
     if processes.leads:

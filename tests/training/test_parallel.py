@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from kedge import cli
 from kedge.errors import RewardError
@@ -25,6 +26,10 @@ KINDS = {
 }  # fmt: skip
 SHARDED = ["separate", "shared", "grpo", "frozen", "lora"]
 """Of these also by two processes that have parts of the models."""
+LORA = [
+    "reward.adapter.method=lora", "reward.adapter.target_modules=all-linear", "reward.learning_rate=1e-2",
+    "reward.checkpoint_every=2",
+]  # fmt: skip
 RECIPE = """
 [sft]
 model = "model"
@@ -137,10 +142,10 @@ def jobs(make_world):
     jobs = {
         name: ["ppo", "r.toml", *(f"ppo.{key}={json.dumps(value)}" for key, value in settings.items())]
         for name, settings in KINDS.items()
-    } | {"sft": ["sft", "r.toml"], "reward": ["reward", "r.toml"]}
+    } | {"sft": ["sft", "r.toml"], "reward": ["reward", "r.toml"], "reward-lora": ["reward", "r.toml", *LORA]}
     sharded = [
         [*jobs[name], f"{jobs[name][0]}.shard=true", f"{jobs[name][0]}.run=runs/sharded-{name}"]
-        for name in (*SHARDED, "sft", "reward")
+        for name in (*SHARDED, "sft", "reward", "reward-lora")
     ]
     for name, words in jobs.items():
         words.append(f"{words[0]}.run=runs/two-{name}")
@@ -177,10 +182,18 @@ def test_ppo_is_the_same_step(jobs, lines, vector, way, kind):
     assert torch.allclose(ends[0], ends[1], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("stage", ["sft", "reward"])
+@pytest.mark.parametrize("stage", ["sft", "reward", "reward-lora"])
 @pytest.mark.parametrize("way", ["two", "sharded"])
 def test_the_other_trainers_too(jobs, lines, way, stage):
     same_numbers(*(lines(jobs / f"runs/{n}-{stage}", "metrics.jsonl") for n in ("one", way)))
+
+
+def test_a_reward_model_s_adapter_and_head(jobs):
+    one, sharded = (
+        load_file(jobs / f"runs/{way}-reward-lora/reward_model/adapter_model.safetensors") for way in ("one", "sharded")
+    )
+    assert one.keys() == sharded.keys() >= {"base_model.model.score.weight"}
+    assert all(torch.allclose(one[name], sharded[name], rtol=0, atol=1e-5) for name in one)
 
 
 @pytest.mark.slow

@@ -11,19 +11,24 @@ import torch
 from safetensors.torch import load_file
 from sharded_work import begin, go_on, loss_of, tokens_of, trained
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import Shard, distribute_tensor
-from transformers import AutoModelForCausalLM
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from kedge import PPO, PPOConfig
+from kedge import PPO, SFT, PPOConfig
 from kedge.errors import ConfigError, StorageError
+from kedge.models.adapters import add_adapter
 from kedge.models.language_model import load_language_model
 from kedge.models.reward_loading import new_reward_model
+from kedge.models.reward_model import Classifier
+from kedge.models.sharding import Sharding
 from kedge.parallel import ALONE, gathered, local, part_of
 from kedge.storage.checkpoints import damage_in
 from kedge.training.checkpoint import Writing, load_state
 from kedge.training.optimization import clip_gradients
+from kedge.training.optimizers import built
 from kedge.training.sharded_state import PartsWriter, load_optimizer, refuse_unshared
 
 KINDS = [
@@ -145,6 +150,17 @@ def test_a_critic_and_a_reward_of_a_reward_model(world, found, tmp_path):
     assert far(world / "ppo", tmp_path) < 1e-5
 
 
+def test_weights_are_held_in_what_one_process_holds_them_in(found):
+    low, full = ["torch.bfloat16"], ["torch.float32"]
+    assert found["held in"] == {"named": low, "its reference": low, "its reward": full, "given": low}
+
+
+def test_a_full_disk_of_one_is_an_error_of_all(world, found):
+    assert len(found["full"]) == 2
+    assert all("No space left" in said for said in found["full"])
+    assert not (world / "full/policy").exists()
+
+
 class TestCheckpoints:
     def test_a_run_goes_on_to_the_bit(self, world):
         assert far(world / "whole", world / "broken") == 0.0
@@ -208,6 +224,44 @@ def test_plain_and_sharded_weights_are_clipped_by_one_norm(mesh):
     assert local(sharded.grad).tolist() == pytest.approx([2.0, 5.0])
 
 
+class TestStepsOfPlainAndShardedWeights:
+    """A critic's head and its trunk are in one group of the optimizer."""
+
+    @pytest.fixture
+    def groups(self, mesh):
+        plain, sharded = nn.Parameter(torch.ones(2)), nn.Parameter(distribute_tensor(torch.ones(2), mesh, [Shard(0)]))
+        return [{"params": [plain, sharded], "lr": 0.1}]
+
+    def test_on_gpus_they_are_not_fused(self, groups, mesh, monkeypatch):
+        monkeypatch.setattr(DTensor, "device", torch.device("cuda"), raising=False)
+        with FakeTensorMode():
+            groups[0]["params"][0] = nn.Parameter(torch.ones(2, device="cuda"))
+        alike = [{"params": groups[0]["params"][1:], "lr": 0.1}]
+        fused = [built("adamw", each, weight_decay=0.0, given={}).defaults["fused"] for each in (groups, alike)]
+        assert fused == [None, True]
+
+    def test_nor_after_a_checkpoint_of_fused_ones(self, groups, tmp_path):
+        whole = built(
+            "adamw",
+            [{"params": [*map(nn.Parameter, torch.ones(2, 2))], "lr": 0.1}],
+            weight_decay=0.0,
+            given={"fused": True},
+        )
+        optimizer = built("adamw", groups, weight_decay=0.0, given={})
+        load_optimizer(optimizer, whole.state_dict(), tmp_path)
+        for weight in groups[0]["params"]:
+            weight.grad = torch.ones_like(weight)
+        optimizer.step()
+        assert [gathered(weight).tolist() for weight in groups[0]["params"]] == [
+            pytest.approx([0.9, 0.9], abs=1e-4)
+        ] * 2
+
+    @pytest.mark.parametrize("key", ["fused", "foreach"])
+    def test_who_asks_for_it_is_told(self, groups, key):
+        with pytest.raises(ConfigError, match=f"optimizer_args.{key}: not with sharded weights beside whole ones"):
+            built("adamw", groups, weight_decay=0.0, given={key: True})
+
+
 class TestInTheBackground:
     """The parts of an optimizer's state are written while the training goes on."""
 
@@ -251,6 +305,28 @@ class TestInTheBackground:
     def test_a_folder_that_a_host_does_not_see(self, tmp_path):
         with pytest.raises(StorageError, match="must be one that all hosts share"):
             refuse_unshared(tmp_path / "elsewhere" / "optimizer")
+
+
+def test_a_model_that_a_job_before_has_sharded_is_refused(mesh, tiny_lm):
+    lm = tiny_lm("llama")
+    lm.shard(Sharding(torch.device("cpu"), 1), torch.float32)
+    with pytest.raises(ConfigError, match="policy: this model was spread over the processes by the job before"):
+        PPO(lm.model, ["a", "b"], lambda completions: [1.0, 0.0], tokenizer=lm.tokenizer, progress=False)
+    with pytest.raises(ConfigError, match="model: this model was spread"):
+        SFT(lm, [{"prompt": "a", "completion": "b"}], progress=False)
+
+
+def test_an_encoder_s_head_beside_an_adapter_is_held_as_the_encoder_is(mesh, tiny_tokenizer):
+    config = AutoConfig.for_model(
+        "distilbert", vocab_size=320, dim=16, n_layers=1, n_heads=2, hidden_dim=16, num_labels=1
+    )
+    model = AutoModelForSequenceClassification.from_config(config).bfloat16()
+    add_adapter(model, {"target_modules": ["q_lin"]}, seed=0)
+    reward = Classifier(model, tiny_tokenizer, None)
+    reward.shard(Sharding(torch.device("cpu"), 1), torch.float32)
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+    assert not any(isinstance(weight, DTensor) for weight in reward.whole_everywhere())
+    reward([[5, 6, 7]]).sum().backward()
 
 
 def test_parts_and_wholes(mesh):

@@ -135,6 +135,11 @@ def adapter_weights(model: nn.Module) -> list[nn.Parameter]:
     return own + [weight for prefix in prefixes_of(model).values() for weight in prefix.parameters()]
 
 
+def head_weights(model: nn.Module) -> list[nn.Parameter]:
+    """All weights of a model that are a reward model's head."""
+    return [weight for name, weight in model.named_parameters() if _is_head(name)]
+
+
 def adapter_of(model: nn.Module) -> Any:
     """PEFT's configuration of the adapter that a model has; None where it has none."""
     return next(iter(getattr(model, "peft_config", {}).values()), None)

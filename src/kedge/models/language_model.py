@@ -137,7 +137,7 @@ class LanguageModel(Role):
         :func:`kedge.models.bottom.copy_of_trained`."""
         return replace(self, model=copy_of_trained(self.model, sharded=sharded).requires_grad_(False))
 
-    def shard(self, sharding: Sharding, dtype: torch.dtype) -> None:
+    def shard(self, sharding: Sharding, dtype: torch.dtype | None) -> None:
         _ = self.head  # tried while the model is whole
         super().shard(sharding, dtype)
 

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from kedge.data.encode import Tokenizer, encode_whole
 from kedge.data.records import Text
 from kedge.errors import ModelError
-from kedge.models.adapters import adapter_of, merge
+from kedge.models.adapters import adapter_of, adapter_weights, head_weights, merge
 from kedge.models.batch import attention, by_token_budget, padded
 from kedge.models.head import trunk_of, vocabulary_rows
 from kedge.models.loading import (
@@ -34,7 +34,7 @@ from kedge.models.prefix import prefix_length
 from kedge.models.reading import PLAIN, Reading
 from kedge.models.role import Role
 from kedge.models.scalar import ScalarModel
-from kedge.models.sharding import class_of, within
+from kedge.models.sharding import Sharding, class_of, within
 from kedge.models.steps import answer_in, places_of
 
 Scalar = TypeVar("Scalar", bound=ScalarModel)
@@ -220,6 +220,17 @@ class Classifier(RewardModel):
     def head(self) -> nn.Linear | None:
         head = getattr(self.model, "score", None)
         return head if isinstance(head, nn.Linear) else None
+
+    def whole_everywhere(self) -> list[Parameter]:
+        # A head beside an adapter is trained as that is, and written to one file with it.
+        own = adapter_weights(self.model)
+        return own + head_weights(self.model) if own else []
+
+    def shard(self, sharding: Sharding, dtype: torch.dtype | None) -> None:
+        super().shard(sharding, dtype)
+        inner = getattr(self.model, "classifier", None)
+        if dtype is not None and adapter_of(self.model) is not None and isinstance(inner, nn.Module):
+            inner.to(dtype)  # an encoder's head is whole too, and run by the model's own pass
 
     def outputs(self, tokens: Tensor, lengths: Tensor, where: tuple[Tensor, Tensor]) -> Tensor:
         mask = attention(tokens, lengths)

@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from kedge.models.adapters import adapter_weights
 from kedge.models.bottom import layers_of
 from kedge.models.sharding import Sharding, is_sharded
+from kedge.parallel import ALONE, joined, written_together
 
 
 class Role(ABC):
@@ -54,17 +55,19 @@ class Role(ABC):
         Args:
             folder: where; None in a process that takes part and does not write.
         """
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-        if folder is not None or is_sharded(self.module):
+        if folder is None and not is_sharded(self.module):
+            return
+        with written_together(folder, joined() if is_sharded(self.module) else ALONE):
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
             self.write(folder, self.weights())
 
-    def shard(self, sharding: Sharding, dtype: torch.dtype) -> None:
+    def shard(self, sharding: Sharding, dtype: torch.dtype | None) -> None:
         """Spread it over the processes, in place; what it is made of is settled by then.
 
         Args:
             sharding: the job's.
-            dtype: of the weights, from then on.
+            dtype: of the weights, from then on; None: as they are.
         """
         trunk = self.own_trunk()
         if trunk is None:

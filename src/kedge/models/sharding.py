@@ -22,6 +22,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn import Parameter
 from torch.utils._pytree import tree_map
 
+from kedge.errors import ConfigError
+
 T = TypeVar("T")
 
 BEFORE = {"device": "cpu", "dtype": "stored"}
@@ -50,14 +52,14 @@ class Sharding:
         self._mesh = init_device_mesh(self.device.type, (self.size,))
 
     def shard(
-        self, module: nn.Module, layers: Sequence[nn.Module], dtype: torch.dtype, plain: Sequence[Parameter] = ()
+        self, module: nn.Module, layers: Sequence[nn.Module], dtype: torch.dtype | None, plain: Sequence[Parameter] = ()
     ) -> None:
         """Spread a module over the processes, in place. All of them call this with the same module.
 
         Args:
             module: passes over it are then made by :func:`within`.
             layers: of it, each of which is put together by itself.
-            dtype: that the weights are held in from then on.
+            dtype: that the weights are held in from then on; None: each in its own.
             plain: weights that stay whole in every process.
         """
         frozen = {name: weight.detach() for name, weight in module.named_parameters() if not weight.requires_grad}
@@ -68,20 +70,21 @@ class Sharding:
         for layer in layers:
             fully_shard(layer, mesh=self._mesh, ignored_params=ignored, mp_policy=low)
         fully_shard(module, mesh=self._mesh, ignored_params=ignored)
-        _hold_in(dtype, module, plain)
+        if dtype is not None:
+            _hold_in(dtype, module, plain)
         for part in _parts(module):
             part.set_gradient_divide_factor(1.0)
             part.set_force_sum_reduction_for_comms(True)
         module.within = MethodType(lambda _, compute: compute(), module)  # type: ignore[assignment]
         register_fsdp_forward_method(module, "within")
-        self._share(module, frozen)
+        self._share(module, frozen, dtype)
         with torch.no_grad():
             within(module, lambda: ())  # which of its parts is the root is settled by the first pass
 
-    def _share(self, module: nn.Module, frozen: Mapping[str, Tensor]) -> None:
-        """Let it have the same parts as other roles, of frozen weights that they had in common."""
+    def _share(self, module: nn.Module, frozen: Mapping[str, Tensor], dtype: torch.dtype | None) -> None:
+        """Let it have the same parts as other roles that are held in that, of frozen weights they had in common."""
         own = dict(module.named_parameters())
-        places = {name: _place(weight) for name, weight in frozen.items()}
+        places = {name: (*_place(weight), dtype or weight.dtype) for name, weight in frozen.items()}
         there = {name: self._frozen[place][1] for name, place in places.items() if place in self._frozen}
         module.load_state_dict(there, strict=False, assign=True)
         for name, place in places.items():
@@ -107,6 +110,22 @@ def _hold_in(dtype: torch.dtype, module: nn.Module, plain: Sequence[Parameter]) 
 def is_sharded(module: nn.Module) -> bool:
     """Whether it is spread over the processes."""
     return isinstance(module, FSDPModule)
+
+
+def refuse_sharded(module: nn.Module, key: str) -> None:
+    """Raise where a model that was given has been sharded by a job before: it cannot be copied, nor sharded anew.
+
+    Args:
+        module: the model.
+        key: what it was given as.
+
+    Raises:
+        ConfigError: it has been.
+    """
+    if is_sharded(module):
+        raise ConfigError(
+            f"{key}: this model was spread over the processes by the job before; save that, and give its folder"
+        )
 
 
 def class_of(module: nn.Module) -> type[nn.Module]:

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.core_model_loading import WeightConverter, revert_weight_conversion
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from kedge.models.adapters import plain_weights, with_adapter
-from kedge.parallel import gathered
+from kedge.parallel import ALONE, gathered, joined, written_together
 
 BYTES = 2**30
 """Of a file, at most, unless one weight is more."""
@@ -55,16 +56,19 @@ def write_in_parts(
     conversions = getattr(model, "_weight_conversions", None) or ()
     limit = None if any(isinstance(each, WeightConverter) for each in conversions) else BYTES
     groups = list(_groups(_names(model, weights), weights, limit))
-    if folder is not None:
-        model.save_pretrained(folder, state_dict={})  # all but the weights
+    processes = joined() if any(isinstance(weight, DTensor) for weight in weights.values()) else ALONE
+    with written_together(folder, processes):
+        if folder is not None:
+            model.save_pretrained(folder, state_dict={})  # all but the weights
     files: dict[str, str] = {}
     for number, names in enumerate(groups, start=1):
         tensors = {name: whole(name).cpu().contiguous() for name in names}
-        if folder is not None:
-            file = SAFE_WEIGHTS_NAME if len(groups) == 1 else f"model-{number:05d}-of-{len(groups):05d}.safetensors"
-            written = revert_weight_conversion(model, tensors)
-            save_file(written, folder / file, metadata={"format": "pt"})
-            files |= dict.fromkeys(written, file)
+        with written_together(folder, processes):
+            if folder is not None:
+                file = SAFE_WEIGHTS_NAME if len(groups) == 1 else f"model-{number:05d}-of-{len(groups):05d}.safetensors"
+                written = revert_weight_conversion(model, tensors)
+                save_file(written, folder / file, metadata={"format": "pt"})
+                files |= dict.fromkeys(written, file)
     if folder is not None and len(groups) > 1:
         size = sum(weights[name].nbytes for names in groups for name in names)
         index = {"metadata": {"total_size": size}, "weight_map": files}

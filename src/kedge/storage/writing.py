@@ -123,7 +123,8 @@ def storage(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not isinstance(error, OSError | SafetensorError) and not _full(path.parent):
+        known = isinstance(error, StorageError)
+        if known or (not isinstance(error, OSError | SafetensorError) and not _full(path.parent)):
             raise
         raise StorageError(
             f"{path}: could not be written: {error}. What was written before is whole; make room (or mend what is "

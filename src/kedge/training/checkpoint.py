@@ -54,7 +54,7 @@ class Writing:
             with processes.agreeing():
                 self._aside = folder.enter_context(whole_folder(target)) if processes.leads else None
             optimizer, parts = taken_apart(state["optimizer"])
-            with processes.agreeing():
+            with processes.agreeing(), storage(target):
                 write_models(self._aside)
                 if self._aside is not None:
                     torch.save(state | {"optimizer": optimizer, "step": step_of(target)}, self._aside / STATE_FILE)
@@ -74,7 +74,7 @@ class Writing:
         Raises:
             StorageError: in all of the processes; it cannot be written, and the ones before it are as they were.
         """
-        with self.processes.agreeing(), self._folder, self.processes.agreeing():
+        with self.processes.agreeing(), self._folder, self.processes.agreeing(), storage(self.target):
             if self._saving is not None:
                 written(self._saving, self._parts)
             if self._aside is not None:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
@@ -101,12 +102,22 @@ def built(
     how["lr"] = groups[0]["lr"]  # some must be told one, whatever their groups say
     if "matrices" in takes:
         how["matrices"] = matrices
-    if kind is torch.optim.AdamW and all(w.device.type == "cuda" for group in groups for w in group["params"]):
+    on_gpus = all(w.device.type == "cuda" for group in groups for w in group["params"])
+    if kind is torch.optim.AdamW and on_gpus and not any(_of_two_kinds(group) for group in groups):
         how = {"fused": True} | how
+    for key in ("fused", "foreach"):
+        if how.get(key) and any(map(_of_two_kinds, groups)):
+            raise ConfigError(f"optimizer_args.{key}: not with sharded weights beside whole ones; take it out")
     try:
         return kind(groups, **how)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"optimizer: {kind.__name__}: {error}") from None
+
+
+def _of_two_kinds(group: Mapping[str, Any]) -> bool:
+    """Whether some of its weights are spread over the processes and others whole (a critic's trunk, and its head):
+    PyTorch takes no step with both at once."""
+    return len({isinstance(weight, DTensor) for weight in group["params"]}) > 1
 
 
 def refuse_what_does_not_step(name: str, *, lr: float, weight_decay: float, given: Mapping[str, Any]) -> None:

@@ -138,6 +138,7 @@ class RewardModeling(Supervised):
         train, held = read_split(read, data, eval_data, eval_size=eval_size, columns=columns, seed=config.seed)
         self.labels = labels_of(config, train)
         self.watched, self.best_by = self.labels.watched, self.labels.best_by
+        loaded = isinstance(model, RewardModel)
         if isinstance(model, RewardModel):
             refuse_loading_settings(config, {"tokenizer": tokenizer}, (*LOADING, "max_length"))
             model = with_reading(model, self.labels.reading)
@@ -175,7 +176,7 @@ class RewardModeling(Supervised):
         )
         self.origins = [example.record.origin for example in self.taught]
         sizes = [example.size for example in self.taught]
-        super().__init__(config, model, sizes, run, progress=progress, callbacks=callbacks)
+        super().__init__(config, model, sizes, run, loaded=loaded, progress=progress, callbacks=callbacks)
 
     def weigh(self, rows: Sequence[int]) -> float:
         return float(len(rows))

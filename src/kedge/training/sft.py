@@ -98,6 +98,7 @@ class SFT(Supervised):
         train, held = read_split(
             demonstrations, data, eval_data, eval_size=eval_size, columns=columns, seed=config.seed
         )
+        loaded = isinstance(model, LanguageModel)
         if isinstance(model, LanguageModel):
             refuse_loading_settings(config, {"tokenizer": tokenizer}, (*LOADING, "stop_tokens"))
         else:
@@ -126,7 +127,7 @@ class SFT(Supervised):
         self.examples = [(ids, trained) for _, ids, trained in examples]
         self.held_out = [(ids, trained) for _, ids, trained in held_out]
         sizes = [len(ids) for ids, _ in self.examples]
-        super().__init__(config, model, sizes, run, progress=progress, callbacks=callbacks)
+        super().__init__(config, model, sizes, run, loaded=loaded, progress=progress, callbacks=callbacks)
 
     def weigh(self, rows: Sequence[int]) -> float:
         return _targets([self.examples[row] for row in rows])

@@ -24,6 +24,9 @@ from kedge.parallel import part_of
 
 FOLDER = "optimizer"
 
+COMPUTED = ("fused", "foreach")
+"""Settings of an optimizer that change nothing but the way in which its step is computed."""
+
 Parts = dict[str, Tensor]
 """By the number of a weight among those of the optimizer, and the name of what is remembered of it: ``"3.exp_avg"``."""
 
@@ -102,7 +105,11 @@ def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any], checkpoint: P
         for name, value in each.items():
             if isinstance(value, Tensor) and not isinstance(value, DTensor) and value.shape == like.shape:
                 each[name] = part_of(value, like)
+    # How a step is computed is a matter of these weights, not of those that were kept.
+    own = [{name: group[name] for name in COMPUTED if name in group} for group in optimizer.param_groups]
     optimizer.load_state_dict({**state, "state": remembered})
+    for group, ways in zip(optimizer.param_groups, own, strict=True):
+        group.update(ways)
 
 
 def _read(folder: Path, weights: list[Tensor]) -> Parts:

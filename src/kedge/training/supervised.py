@@ -16,6 +16,7 @@ from kedge.errors import ConfigError, NotFiniteError
 from kedge.models.batch import dealt
 from kedge.models.recompute import enable_recomputing
 from kedge.models.role import Role
+from kedge.models.sharding import refuse_sharded
 from kedge.parallel import folder_of_all, join
 from kedge.runs.callbacks import CallbackLike
 from kedge.runs.folder import Metrics, RunFolder, report
@@ -65,7 +66,7 @@ class Supervised(Trainer):
     """Trains a role on examples. A subclass says what an example is, what it weighs and what it loses.
 
     ``sizes`` are the tokens of each training example, as :func:`by_token_budget` takes them. ``sources`` are what the
-    constructor was given, by name.
+    constructor was given, by name; ``loaded``: the role was given as it is.
     """
 
     stage: ClassVar[str]
@@ -92,15 +93,17 @@ class Supervised(Trainer):
         sizes: Sequence[int],
         run: RunFolder | None,
         *,
+        loaded: bool,
         progress: bool,
         callbacks: CallbackLike | Sequence[CallbackLike] | None,
     ) -> None:
+        refuse_sharded(role.module, "model")
         trunk = role.own_trunk()
         assert trunk is not None
         self.config = config = with_micro_batch(config, trunk, max(sizes), run, self.stage, tell=progress)
         self.role, self.module = role, role.module
         if config.is_sharded:
-            role.shard(config.sharding(), config.weights_dtype)
+            role.shard(config.sharding(), None if loaded else config.weights_dtype)
         if config.gradient_checkpointing:  # training mode is all that the layers wait for
             enable_recomputing(trunk)
         self.sizes = sizes

@@ -19,6 +19,7 @@ from kedge.models.loading import find, load_tokenizer
 from kedge.models.prefix import is_prefix
 from kedge.models.quantized import is_quantized, settle
 from kedge.models.reward_model import adapted_part
+from kedge.models.sharding import refuse_sharded
 from kedge.rewards.build import reward_model_of
 from kedge.rewards.weighted import WeightedReward
 from kedge.training.config import adapt
@@ -72,6 +73,7 @@ def _loaded(policy: str | Path, tokenizer: str | Path | Tokenizer | None, config
 def _given(model: nn.Module, tokenizer: str | Path | Tokenizer | None, config: PPOConfig) -> LanguageModel:
     if not isinstance(model, PreTrainedModel):  # PEFT's class, around one
         model = base_within(model)
+    refuse_sharded(model, "policy")
     settle(model)
     if tokenizer is None:
         raise ConfigError("policy: a loaded model needs its tokenizer beside it: PPO(..., tokenizer=...)")

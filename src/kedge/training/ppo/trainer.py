@@ -151,7 +151,7 @@ class PPO(Trainer):
             )
         self.critic = critic_of(config, self.policy, self.reward)
         if config.is_sharded:
-            self._shard(config.sharding())
+            self._shard(config.sharding(), None if isinstance(policy, nn.Module) else config.weights_dtype)
         longest = max(len(prompt.ids) for prompt in [*self.prompts, *self.eval_prompts]) + config.response_length
         self.config = config = with_micro_batch(config, self.policy.model, longest, run, "ppo", tell=self.progress)
         self.answers = Answers(sampler_of(sampler), self.policy, self.prompts, config, self.processes, longest=longest)
@@ -426,10 +426,17 @@ class PPO(Trainer):
             with folder_of_all(Path(folder).expanduser() / name, self.processes) as aside:
                 role.save(aside)
 
-    def _shard(self, sharding: Sharding) -> None:
-        """Spread all models over the processes."""
-        for role in (self.policy, self.reference, *filter(None, [self.critic])):
-            role.shard(sharding, self.config.weights_dtype)
+    def _shard(self, sharding: Sharding, dtype: torch.dtype | None) -> None:
+        """Spread all models over the processes, each held in what one process holds it in.
+
+        Args:
+            sharding: the job's.
+            dtype: the policy's; None: what it has.
+        """
+        for role in (self.policy, self.reference):
+            role.shard(sharding, dtype)
+        if self.critic is not None:
+            self.critic.shard(sharding, torch.float32 if self.config.critic_init == "reward" else dtype)
         judging = {id(model.module): model for by in self.judges.values() for model in by.models()}
         for model in judging.values():
             model.shard(sharding, torch.float32)
