@@ -21,6 +21,8 @@ pytestmark = pytest.mark.cluster
 def job(tiny_lm, tmp_path):
     """``job(steps, ...)``: a folder, and a job in it by two processes and two stand-in servers, all placed by Ray."""
 
+    jobs = []
+
     def launch(steps, *words):
         folder = worlds.make(tmp_path.resolve(), tiny_lm("llama"), steps)
         program = folder / "python"
@@ -30,9 +32,13 @@ def job(tiny_lm, tmp_path):
         with (folder / "r.toml").open("a") as file:
             file.write(f"sampler = {sampler}\n")
         python = python_with("ray", "ray>=2.40")
-        return folder, worlds.started(folder, "launch", "r.toml", "--processes", "2", "--ray", *words, python=python)
+        jobs.append(worlds.started(folder, "launch", "r.toml", "--processes", "2", "--ray", *words, python=python))
+        return folder, jobs[0]
 
-    return launch
+    yield launch
+    for process in jobs:
+        process.terminate()
+        process.wait(60)
 
 
 def servers(folder):
