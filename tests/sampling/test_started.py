@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ import kedge.sampling.fleet.signs as signs
 from kedge.errors import ConfigError, SamplerError
 from kedge.models.language_model import LanguageModel
 from kedge.sampling.fleet.spec import FleetSpec
-from kedge.sampling.fleet.started import Started, free_ports
+from kedge.sampling.fleet.started import PORTS, Started, free_ports
 from kedge.sampling.settings import Sampling
 
 PRETENDED = Path(__file__).with_name("pretended_vllm.py")
@@ -214,6 +215,15 @@ def test_they_end_with_the_job_however_that_ends(python, tmp_path, how):
     job.send_signal(how)
     job.wait()
     assert are_gone([keeper.pid, *held])
+
+
+def test_ports_that_nobody_gets_by_chance():
+    ports = free_ports(50)
+    assert len({*ports}) == 50
+    assert max(ports) < 32768  # where Linux begins with those of connections
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", ports[0]))
+        assert ports[0] not in free_ports(len(PORTS) // 2)
 
 
 def test_what_is_run(tmp_path):

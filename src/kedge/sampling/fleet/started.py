@@ -1,6 +1,7 @@
 """vLLM servers that kedge starts on this machine, with the settings that docs/fleet.md names, and ends with the job."""
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -22,6 +23,8 @@ ON_CPU = (
     # A prompt that is read in parts costs vLLM's engine its life there, where requests have seeds.
     "--no-enable-chunked-prefill",
 )  # fmt: skip
+PORTS = range(20_000, 32_000)
+"""Below those that Linux and others give to connections."""
 SPARE = 8
 """Answers that a server may write beside those that it is asked for: the one by which it is tried need not wait."""
 SHOWN = 1500
@@ -159,15 +162,23 @@ OF_THE_JOB = {
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of this machine that nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """Ports of this machine that nobody listens on now, and that it gives nobody who has not asked for them: a server
+    takes its own half a minute later.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    found: list[int] = []
+    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+        with socket.socket() as tried:
+            try:
+                tried.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        found.append(port)
+        if len(found) == count:
+            return found
+    raise ConfigError(f"sampler: servers: no {count} ports are free from {PORTS[0]} to {PORTS[-1]}")
 
 
 def refuse_no_python(python: str) -> str:
