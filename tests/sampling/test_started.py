@@ -236,6 +236,9 @@ def test_what_is_run(tmp_path):
     assert given["--logprobs-mode"] == "processed_logprobs"
     assert words[-2:] == ["--tensor-parallel-size", "2"]
     assert "--enforce-eager" not in words
+    assert "--enable-lora" not in words
+    assert dict(pairwise(own.command(Path("m"), "bfloat16", 32)))["--max-lora-rank"] == "32"
+    assert own.environment()["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
     assert own.environment()["CUDA_VISIBLE_DEVICES"] == "2,3"
     assert own.environment()["VLLM_SERVER_DEV_MODE"] == "1"
     assert "--no-enable-chunked-prefill" in Started("p", tmp_path, 1, 1, True).command(Path("m"), "float32")

@@ -23,6 +23,7 @@ ON_CPU = (
     # A prompt that is read in parts costs vLLM's engine its life there, where requests have seeds.
     "--no-enable-chunked-prefill",
 )  # fmt: skip
+SWITCHED_ON = ("VLLM_SERVER_DEV_MODE", "VLLM_NO_USAGE_STATS", "VLLM_ALLOW_RUNTIME_LORA_UPDATING")
 PORTS = range(20_000, 32_000)
 """Below those that Linux and others give to connections."""
 SPARE = 8
@@ -65,19 +66,20 @@ class Started:
         """What it says, of all its starts."""
         return self.folder / f"server-{self.port}.log"
 
-    def start(self, model: Path, dtype: str) -> None:
+    def start(self, model: Path, dtype: str, rank: int = 0) -> None:
         """Begin; it answers a minute later or so. Not while it runs.
 
         Args:
             model: a folder of the architecture that it is to serve.
             dtype: of its weights, such as ``float32``.
+            rank: of the adapters that it is to load beside it, at most; 0: it need not.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         held, self._lifeline = os.pipe()
         with self.log.open("ab") as log:
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", str(KEEPER), str(held), *self.command(model, dtype)],
+                    [sys.executable, "-P", str(KEEPER), str(held), *self.command(model, dtype, rank)],
                     env=self.environment(),
                     pass_fds=(held,),
                     stdin=subprocess.DEVNULL,
@@ -88,13 +90,14 @@ class Started:
             finally:
                 os.close(held)
 
-    def command(self, model: Path, dtype: str) -> list[str]:
+    def command(self, model: Path, dtype: str, rank: int = 0) -> list[str]:
         """What is run."""
         return [
             self.python, "-m", MODULE, "--model", str(model), "--served-model-name", "policy", "--host", "127.0.0.1",
             "--port", str(self.port), "--dtype", dtype, "--max-num-seqs", str(self.concurrency + SPARE),
             "--logprobs-mode", "processed_logprobs", "--enable-scale-out",
-            "--worker-extension-cls", "kedge_vllm.FromFolder", *(ON_CPU if self.on_cpu else ()), *self.args,
+            "--worker-extension-cls", "kedge_vllm.FromFolder", *(ON_CPU if self.on_cpu else ()),
+            *(["--enable-lora", "--max-lora-rank", str(rank)] if rank else ()), *self.args,
         ]  # fmt: skip
 
     def environment(self) -> dict[str, str]:
@@ -104,7 +107,7 @@ class Started:
         assert spec.submodule_search_locations
         beside = self.folder / "plugin"
         shutil.copytree(spec.submodule_search_locations[0], beside / "kedge_vllm", dirs_exist_ok=True)
-        own = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", "PYTHONPATH": str(beside)}
+        own = dict.fromkeys(SWITCHED_ON, "1") | {"PYTHONPATH": str(beside)}
         if self.on_cpu:
             own["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "1"
         if self.device is not None:
