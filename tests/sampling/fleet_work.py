@@ -10,10 +10,13 @@ from kedge import PPO
 from kedge.parallel import join, leave
 
 LORA = {"adapter": {"method": "lora", "r": 4, "target_modules": "all-linear"}, "learning_rate": 1e-2}
+DORA = LORA | {"adapter": LORA["adapter"] | {"use_dora": True}}
+"""Which goes to the servers as a part of the weights."""
 JOBS = {
     "whole": {},
     "sharded": {"shard": True},
     "lora": {"shard": True} | LORA,
+    "merged": {"shard": True} | DORA,
     "ahead": {"shard": True, "max_staleness": 2, "steps": 6},
 }
 SETTINGS = {

@@ -6,7 +6,9 @@ import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from kedge.models.adapters import attach, merge
 from kedge.models.language_model import load_language_model
+from kedge.sampling.fleet.lora import NAME
 from kedge.sampling.local.engine import Engine
 from kedge.sampling.settings import Sampling
 
@@ -28,6 +30,9 @@ class StandIn:
         self.dies_after = self.busy = None
         self.aborts = self.hangs = self.stale = self.raw = self.sick = False
         self.keeps_keys = self.forgets_pause = False
+        self.rank = 0
+        """Of adapters that it loads beside the weights."""
+        self.knows_adapter = self.is_adapted = self.forgets_adapter = False
         self.positions = 512
         self.slow = 0.0
         """Seconds a token takes."""
@@ -51,7 +56,8 @@ class StandIn:
                 lines = [f"vllm:{name}{engine} {count}.0" for name, count in counters.items()]
                 return 200, "\n".join(["# HELP what it counts", *lines, ""])
             model = {"id": "policy", "object": "model", "max_model_len": self.positions}
-            return 200, {"object": "list", "data": [model]} if path == "/v1/models" else None
+            models = [model, model | {"id": NAME}] if self.knows_adapter else [model]
+            return 200, {"object": "list", "data": models} if path == "/v1/models" else None
         return self._generate(body) if path == "/inference/v1/generate" else self._manage(path, body)
 
     def _manage(self, path, body):
@@ -65,13 +71,28 @@ class StandIn:
                 self.paused = path.startswith("/pause") and not self.forgets_pause
                 self.turn.notify_all()
                 return 200, {"status": "paused" if self.paused else "resumed"}
+            if path == "/v1/load_lora_adapter":
+                if not self.rank:
+                    return 404, {"detail": "Not Found"}
+                assert not self.knows_adapter
+                assert body["lora_name"] == NAME
+                self.knows_adapter = True
+                return 200, f"Success: LoRA adapter '{NAME}' added successfully."
             assert path == "/collective_rpc"
+            if body["method"] == "kedge_rank":
+                return 200, {"results": [self.rank]}
             assert body["method"] == "kedge_load"
             assert self.paused or self.forgets_pause
-            self.loaded.append(body["kwargs"]["folder"])
+            folder, adapter = body["kwargs"]["folder"], body["kwargs"].get("adapter")
+            assert adapter is None or self.knows_adapter
+            self.loaded.append(adapter or folder)
             if not self.stale or len(self.loaded) == 1:
                 with LOADING:  # from_pretrained is not for several threads
-                    other = load_language_model(body["kwargs"]["folder"])
+                    other = load_language_model(folder)
+                    if adapter and not self.forgets_adapter:
+                        attach(other.model, adapter)
+                        merge(other.model)
+                self.is_adapted = adapter is not None
                 self.labels.append(self.label)
                 self.engine.publish(other.weights(), len(self.labels) - 1)
             return 200, {"results": [None]}
@@ -93,6 +114,7 @@ class StandIn:
         params, lm = body["sampling_params"], self.engine.lm
         if max(body["token_ids"]) >= len(lm.tokenizer):
             return 400, {"error": {"message": f"Token id {max(body['token_ids'])} is out of vocabulary"}}
+        assert (body.get("model") == NAME) == self.is_adapted
         assert params["ignore_eos"]
         assert params["logprobs"] == 0
         length = min(params["max_tokens"], self.positions - len(body["token_ids"]))

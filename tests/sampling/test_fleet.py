@@ -18,6 +18,7 @@ from stand_in import StandIn, serving
 import kedge.sampling.fleet.server as waits
 import kedge.sampling.fleet.servers as watching
 from kedge.errors import ConfigError, DataError, NumericsError, SamplerError
+from kedge.models.adapters import adapter_weights, add_adapter
 from kedge.models.forward import forward_tokens
 from kedge.sampling.fleet.fleet import Fleet
 from kedge.sampling.fleet.server import Server, ServerFailure
@@ -146,6 +147,80 @@ def test_what_is_being_written_goes_on_with_the_new_weights_and_says_so(start, l
                 mine = torch.tensor([each == version for each in answer.versions])
                 assert torch.allclose(own[mine], theirs[mine], atol=1e-5)
                 assert not torch.allclose(own[~mine], theirs[~mine], atol=1e-3)
+
+
+LORA = {"method": "lora", "r": 4, "target_modules": "all-linear"}
+
+
+def adapted(lm, **settings):
+    """With an adapter that does something."""
+    add_adapter(lm.model, LORA | settings, seed=1)
+    with torch.no_grad():
+        for weight in adapter_weights(lm.model):
+            weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(2)))
+    return lm
+
+
+def files(fleet):
+    """Of all versions that are there."""
+    return {path.name for path in fleet.folder.glob("*/version-*/*")}
+
+
+def test_an_adapter_goes_to_the_servers_by_itself(start, lm, capsys):
+    """Its base once, then a few weights a publish; a server that was started again has both."""
+    stand_ins, fleet = start(2)
+    for stand_in in stand_ins:
+        stand_in.rank = 16
+    lm = adapted(lm, use_rslora=True, lora_alpha=3)
+    with fleet(lm) as sampler:
+        assert_of(lm, sampler.generate(random_prompts(), SAMPLING))
+        assert files(fleet) == {"adapter_config.json", "adapter_model.safetensors"}
+        with torch.no_grad():
+            for weight in adapter_weights(lm.model):
+                weight.mul_(1.5)
+        stand_ins[0].knows_adapter = False
+        sampler.publish(lm.weights(), 7)
+        after = sampler.generate(random_prompts(), SAMPLING)
+        assert_of(lm, after)
+        assert {version for each in after for version in each.versions} == {7}
+        assert len(list(fleet.folder.glob("*/version-*"))) == 1
+        for stand_in in stand_ins:
+            stand_in.forgets_adapter = True
+        with pytest.raises(NumericsError, match="nats from the model's own"):
+            sampler.publish(lm.weights(), 8)
+    assert not list(fleet.folder.glob("*"))
+    assert "a part of the weights" not in capsys.readouterr().err
+
+
+def test_one_that_takes_no_adapters_any_more_is_left_out(start, lm):
+    stand_ins, fleet = start(2)
+    for stand_in in stand_ins:
+        stand_in.rank = 16
+    with fleet(adapted(lm)) as sampler:
+        stand_ins[1].rank, stand_ins[1].knows_adapter = 0, False
+        sampler.publish(lm.weights(), 1)
+        assert "it takes no adapters" in fleet.down[fleet.servers[1].url]
+        assert_of(lm, sampler.generate(random_prompts(), SAMPLING))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "settings", "why"),
+    [
+        ((16, 0), {}, "how a server was started"),
+        ((16, 16), {"r": 17}, "how a server was started"),
+        ((16, 16), {"use_dora": True}, "its kind"),
+        ((16, 16), {"target_modules": ["embed_tokens", "q_proj"]}, "its kind"),
+    ],
+)
+def test_adapters_that_servers_do_not_load_are_merged(start, lm, capsys, ranks, settings, why):
+    stand_ins, fleet = start(2)
+    for stand_in, rank in zip(stand_ins, ranks, strict=True):
+        stand_in.rank = rank
+    lm = adapted(lm, **settings)
+    with fleet(lm) as sampler:
+        assert_of(lm, sampler.generate(random_prompts(), SAMPLING))
+        assert "model.safetensors" in files(fleet)
+    assert f"the adapter goes to the servers as a part of the weights, by {why}" in capsys.readouterr().err
 
 
 def test_one_that_goes_on_writing_while_weights_are_loaded_is_no_matter(start, lm):

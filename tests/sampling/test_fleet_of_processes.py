@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from fleet_work import LORA, trained
+from fleet_work import DORA, LORA, trained
 from safetensors.torch import load_file
 from stand_in import StandIn, serving
 
@@ -20,9 +20,12 @@ def world(tiny_lm, tmp_path_factory):
     tiny_lm("llama", seed=5).save(folder / "other")
     with ExitStack() as servers:
         stand_ins = [StandIn(folder / "other") for _ in range(2)]
+        for stand_in in stand_ins:
+            stand_in.rank = 8
         urls = [servers.enter_context(serving(each)) for each in stand_ins]
         trained(folder, urls, "one")
         trained(folder, urls, "one-lora", **LORA)
+        trained(folder, urls, "one-dora", **DORA)
         script = Path(__file__).with_name("fleet_work.py")
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", str(script), str(folder), *urls]
         done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
@@ -37,7 +40,12 @@ def found(world):
 
 @pytest.mark.parametrize(
     ("name", "alone", "weights"),
-    [("whole", "one", "model"), ("sharded", "one", "model"), ("lora", "one-lora", "adapter_model")],
+    [
+        ("whole", "one", "model"),
+        ("sharded", "one", "model"),
+        ("lora", "one-lora", "adapter_model"),
+        ("merged", "one-dora", "adapter_model"),
+    ],
 )
 def test_the_step_is_that_of_one_process(world, name, alone, weights):
     for folder in ("policy", "critic"):

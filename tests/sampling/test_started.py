@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ import kedge.sampling.fleet.signs as signs
 from kedge.errors import ConfigError, SamplerError
 from kedge.models.language_model import LanguageModel
 from kedge.sampling.fleet.spec import FleetSpec
-from kedge.sampling.fleet.started import Started, free_ports
+from kedge.sampling.fleet.started import PORTS, Started, free_ports
 from kedge.sampling.settings import Sampling
 
 PRETENDED = Path(__file__).with_name("pretended_vllm.py")
@@ -130,12 +131,33 @@ def beginning(fleet, tmp_path, monkeypatch):
 
     monkeypatch.setattr(signs, "WORKED", 0.02)  # of a second in place of most of a minute
 
-    def make(words, silence=3.0):
+    def make(words, silence=3.0, servers=1):
         file = tmp_path / "begins"
         file.write_text(words)
-        return fleet(args=["--begins", str(file)], start_silence=silence, start_timeout=60), file
+        return fleet(servers, args=["--begins", str(file)], start_silence=silence, start_timeout=60), file
 
     return make
+
+
+def test_one_that_is_slow_finds_its_model_whatever_was_published_since(beginning, tiny_lm, capsys):
+    """It is told at its start where the model is, and reads it later; the weights of then are gone by then."""
+    lm, (both, file) = tiny_lm("llama"), beginning("at-once", servers=2)
+    with both(lm) as sampler:
+        _, second = both._own.values()
+        sampler.publish(lm.weights(), 1)
+        file.write_text("says")
+        os.kill(children(second._process)[0], signal.SIGKILL)
+        until = time.monotonic() + 60
+        for version in range(2, 1000):
+            sampler.publish(lm.weights(), version)
+            sampler.generate(PROMPTS, SAMPLING)
+            if version > 2 and not both.down:
+                break
+            time.sleep(0.2)
+            assert time.monotonic() < until
+    said = capsys.readouterr().err
+    assert said.count("vLLM is being started") == 3, said
+    assert "is there again" in said
 
 
 @pytest.mark.parametrize("how", ["sleeps", "stopped"])
@@ -216,6 +238,15 @@ def test_they_end_with_the_job_however_that_ends(python, tmp_path, how):
     assert are_gone([keeper.pid, *held])
 
 
+def test_ports_that_nobody_gets_by_chance():
+    ports = free_ports(50)
+    assert len({*ports}) == 50
+    assert max(ports) < 32768  # where Linux begins with those of connections
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", ports[0]))
+        assert ports[0] not in free_ports(len(PORTS) // 2)
+
+
 def test_what_is_run(tmp_path):
     own = Started("vllm/bin/python", tmp_path, 8101, 64, False, "2,3", ["--tensor-parallel-size", "2"])
     words = own.command(Path("m"), "bfloat16")
@@ -226,6 +257,9 @@ def test_what_is_run(tmp_path):
     assert given["--logprobs-mode"] == "processed_logprobs"
     assert words[-2:] == ["--tensor-parallel-size", "2"]
     assert "--enforce-eager" not in words
+    assert "--enable-lora" not in words
+    assert dict(pairwise(own.command(Path("m"), "bfloat16", 32)))["--max-lora-rank"] == "32"
+    assert own.environment()["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
     assert own.environment()["CUDA_VISIBLE_DEVICES"] == "2,3"
     assert own.environment()["VLLM_SERVER_DEV_MODE"] == "1"
     assert "--no-enable-chunked-prefill" in Started("p", tmp_path, 1, 1, True).command(Path("m"), "float32")

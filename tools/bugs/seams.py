@@ -243,8 +243,8 @@ SEAMS = [
     Mutant(
         "named-before-all-have-said-so",
         "training/checkpoint.py",
-        "with self.processes.agreeing(), self._folder, self.processes.agreeing():",
-        "with self.processes.agreeing(), self._folder:",
+        "with self.processes.agreeing(), self._folder, self.processes.agreeing(), storage(self.target):",
+        "with self.processes.agreeing(), self._folder, storage(self.target):",
         ("tests/training/test_checkpoint.py",),
         "a checkpoint that another process has no part in looks whole",
     ),

@@ -85,7 +85,7 @@ def add_adapter(model: PreTrainedModel, settings: Settings, *, seed: int, frozen
             raise ConfigError(f"adapter{key}: {error}{more}") from None
     named = settings.get("target_modules")
     for name in named if isinstance(named, list | set | tuple) else ():
-        if not any(f".{layer}".endswith(f".{name}") for layer in _adapted(model)):
+        if not any(f".{layer}".endswith(f".{name}") for layer in adapted_layers(model)):
             raise ConfigError(f"adapter.target_modules: {name!r} is the name of no linear layer here; take it out")
     if layer := _tied(model):
         raise ConfigError(f"adapter.target_modules: {layer} shares its weight with another module; take it out")
@@ -110,7 +110,7 @@ def train_adapter(model: nn.Module) -> None:
     vanish in less."""
     adalora.to_full_rank(model, adapter_of(model))
     model.requires_grad_(False)
-    for layer in _adapted(model).values():
+    for layer in adapted_layers(model).values():
         if layer.merged:
             layer.unmerge()
         layer.enable_adapters(True)
@@ -129,7 +129,7 @@ def adapter_weights(model: nn.Module) -> list[nn.Parameter]:
     """All weights of a model that are its adapter's; none where it has none."""
     if adapter_of(model) is None and not prefixes_of(model):
         return []
-    layers = _adapted(model).values()
+    layers = adapted_layers(model).values()
     base = {id(weight) for layer in layers for weight in layer.get_base_layer().parameters()}
     own = [weight for layer in layers for weight in layer.parameters() if id(weight) not in base]
     return own + [weight for prefix in prefixes_of(model).values() for weight in prefix.parameters()]
@@ -170,7 +170,7 @@ def refuse_other_adapter(model: PreTrainedModel, settings: Settings) -> None:
             continue
         there = method_of(config) if name == "method" else getattr(config, name, None)
         if isinstance(there, set):  # the modules that were meant, by name
-            there = sorted(there if not isinstance(wanted, str) else _adapted(model))
+            there = sorted(there if not isinstance(wanted, str) else adapted_layers(model))
             wanted = sorted(_meant(model, wanted) if isinstance(wanted, str) else wanted)
         if there != wanted:
             raise ConfigError(
@@ -322,7 +322,7 @@ def merge(model: PreTrainedModel) -> None:
     stays."""
     if is_prefix(adapter_of(model)):
         return
-    for name, layer in _adapted(model).items():
+    for name, layer in adapted_layers(model).items():
         layer.merge()
         parent, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(parent), attribute, layer.get_base_layer())
@@ -333,7 +333,7 @@ def merge(model: PreTrainedModel) -> None:
 def plain_weights(model: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, tuple[Any, str]]]:
     """The weights that a model would have without its adapter, by the names that they would have; and of each one that
     the adapter adds to, which layer and weight that is (see :func:`with_adapter`)."""
-    layers, own = _adapted(model), {id(weight) for weight in adapter_weights(model)}
+    layers, own = adapted_layers(model), {id(weight) for weight in adapter_weights(model)}
     weights = {name: weight for name, weight in model.state_dict(keep_vars=True).items() if id(weight) not in own}
     added_to = {
         f"{name}.{weight}": (layer, weight)
@@ -397,7 +397,7 @@ def _state(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, T
     return found | heads
 
 
-def _adapted(model: nn.Module) -> dict[str, Any]:
+def adapted_layers(model: nn.Module) -> dict[str, Any]:
     """The layers that have an adapter, by name."""
     layers = peft_library().tuners.tuners_utils.BaseTunerLayer
     return {name: module for name, module in model.named_modules() if isinstance(module, layers)}
@@ -405,7 +405,7 @@ def _adapted(model: nn.Module) -> dict[str, Any]:
 
 def _meant(model: PreTrainedModel, pattern: str) -> list[str]:
     """The layers of a model with an adapter that a pattern is for; ``all-linear``: all but the head."""
-    layers, found = _adapted(model), []
+    layers, found = adapted_layers(model), []
     inner = tuple(f"{name}." for name in layers)
     for name, module in model.named_modules():
         base = layers[name].get_base_layer() if name in layers else module
@@ -426,7 +426,7 @@ def _tied(model: nn.Module) -> str | None:
     return next(
         (
             name
-            for name, layer in _adapted(model).items()
+            for name, layer in adapted_layers(model).items()
             if any(users[id(w)] > 1 for w in layer.get_base_layer().parameters())
         ),
         None,

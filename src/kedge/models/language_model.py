@@ -1,7 +1,7 @@
 """A causal language model with its tokenizer, loaded strictly and saved so that plain ``transformers`` loads it."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from kedge.config.settings import several
 from kedge.data.encode import Tokenizer
 from kedge.errors import ModelError
-from kedge.models.adapters import base_of, prefix_in
+from kedge.models.adapters import base_of, prefix_in, write_adapter
 from kedge.models.bottom import Bottom, copy_of_trained, hidden_of
 from kedge.models.device import Device, logits_at_a_time, total_memory
 from kedge.models.head import OutputHead, output_head, trunk_of, vocabulary_rows
@@ -33,7 +33,7 @@ from kedge.models.prefix import no_room, prefix_length
 from kedge.models.quantized import Quantization
 from kedge.models.role import Role
 from kedge.models.sharding import Sharding, class_of, within
-from kedge.models.writing import write_merged
+from kedge.models.writing import write_base, write_merged
 
 SAMPLING_DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "min_p": None, "typical_p": 1.0}
 
@@ -97,10 +97,23 @@ class LanguageModel(Role):
         Args:
             folder: where; None in a process that takes part and does not write.
         """
+        self._save_whole(folder, write_merged)
+
+    def save_base(self, folder: Path | None) -> None:
+        """As :meth:`save_merged`, without the adapter."""
+        self._save_whole(folder, write_base)
+
+    def save_adapter(self, folder: Path | None) -> None:
+        """The adapter alone, as PEFT's folder, with nothing beside it."""
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_adapter(self.model, folder, self.weights())
+
+    def _save_whole(self, folder: Path | None, write: Callable[[PreTrainedModel, Path | None], None]) -> None:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
         self._settle_generation()
-        write_merged(self.model, folder)
+        write(self.model, folder)
         self._write_beside(folder)
 
     def _settle_generation(self) -> None:

@@ -37,6 +37,16 @@ def write_merged(model: PreTrainedModel, folder: Path | None) -> None:
     write_in_parts(model, folder, weights, merged)
 
 
+def write_base(model: PreTrainedModel, folder: Path | None) -> None:
+    """Write a model that has an adapter as it would be without one. All processes call it together.
+
+    Args:
+        model: its adapter is no prefix.
+        folder: where; None in a process that does not write.
+    """
+    write_in_parts(model, folder, plain_weights(model)[0])
+
+
 def write_in_parts(
     model: PreTrainedModel,
     folder: Path | None,

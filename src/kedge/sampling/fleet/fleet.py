@@ -23,9 +23,11 @@ from kedge.models.language_model import LanguageModel
 from kedge.models.prefix import is_prefix
 from kedge.models.quantized import is_quantized
 from kedge.parallel import Processes, folder_of_all, joined
+from kedge.runs.progress import say
 from kedge.sampling.completion import Completion
 from kedge.sampling.fleet.kept import Kept
-from kedge.sampling.fleet.published import own_folder
+from kedge.sampling.fleet.lora import served_rank
+from kedge.sampling.fleet.published import BASE, own_folder
 from kedge.sampling.fleet.server import Said, Server, ServerFailure, ServerRefusal
 from kedge.sampling.fleet.servers import Servers, Weights
 from kedge.sampling.local.request import Request
@@ -148,6 +150,8 @@ class FleetSampler(Sampler):
             self._delete = own_folder(folder) if processes.leads else None
         fleet.join(self)
         try:
+            self._base = self._published_base()
+            self._first = self._base or self._at(0)
             self.publish(lm.weights(), 0)
             self.positions = processes.told(lambda: min(filter(None, fleet.run(self._positions())), default=None))
         except KedgeError:
@@ -158,9 +162,15 @@ class FleetSampler(Sampler):
         take_in(self.lm, weights)
         old, new = self._at(self.version), self._at(version)
         with folder_of_all(new, self.processes) as aside:
-            self.lm.save(aside) if adapter_of(self.lm.model) is None else self.lm.save_merged(aside)
+            if adapter_of(self.lm.model) is None:
+                self.lm.save(aside)
+            elif self._base is None:
+                self.lm.save_merged(aside)
+            else:
+                self.lm.save_adapter(aside)
         self._load(version)
-        if old != new and self.processes.leads and old.exists():
+        stays = self._first if self.fleet.starts else None
+        if old not in (new, stays) and self.processes.leads and old.exists():
             remove_folder(old)
         self.version = version
 
@@ -173,7 +183,8 @@ class FleetSampler(Sampler):
         async def answer(place: int, prompt: list[int]) -> tuple[Said, list[int]]:
             while True:
                 own = params | {"seed": _seed(seed, first_request + place)}
-                server, said = await self.fleet.ask(place, prompt, own, self._salt(self.version))
+                adapted = self._base is not None
+                server, said = await self.fleet.ask(place, prompt, own, self._salt(self.version), adapted=adapted)
                 try:
                     return said, self._versions(server, said)
                 except ServerFailure as error:
@@ -213,7 +224,7 @@ class FleetSampler(Sampler):
         params, salt = _params(sampling, ()) | {"seed": version}, self._salt(version)
 
         async def probe(server: Server) -> Said:
-            said = await server.generate(prompt, params, salt)
+            said = await server.generate(prompt, params, salt, adapted=self._base is not None)
             if {*said.labels} != {salt}:
                 raise ServerFailure(f"{server.url}: answers with weights {said.labels[-1]} in place of {salt}")
             if self._known is not None:  # by now the model may have gone on
@@ -221,7 +232,8 @@ class FleetSampler(Sampler):
             return said
 
         self._known = None
-        weights = Weights(self._at(version), salt, str(self.lm.model.dtype).removeprefix("torch."), probe)
+        dtype = str(self.lm.model.dtype).removeprefix("torch.")
+        weights = Weights(self._at(version), self._base, self._first, salt, dtype, probe)
 
         def loaded() -> list[tuple[str, Said]]:
             return [(server.url, said) for server, said in self.fleet.run(self.fleet.load(weights))]
@@ -230,6 +242,25 @@ class FleetSampler(Sampler):
         with self.processes.agreeing():
             self._disagreement = max(self._compared(*each, prompt, sampling.temperature) for each in answers)
         self._known = answers[0][1]
+
+    def _published_base(self) -> Path | None:
+        """Where the weights are that its adapter is for, if that goes to the servers alone: published once.
+
+        Returns:
+            None: each version is a whole model.
+        """
+        if adapter_of(self.lm.model) is None:
+            return None
+        rank = served_rank(self.lm.model)
+        alone = self.processes.told(lambda: rank is not None and self.fleet.run(self.fleet.takes(rank)))
+        if not alone:
+            why = "its kind" if rank is None else "how a server was started"
+            say(f"sampler: the adapter goes to the servers as a part of the weights, by {why} (docs/fleet.md)")
+            return None
+        folder = self.folder / BASE
+        with folder_of_all(folder, self.processes) as aside:
+            self.lm.save_base(aside)
+        return folder
 
     async def _positions(self) -> list[int | None]:
         async def one(server: Server) -> int | None:

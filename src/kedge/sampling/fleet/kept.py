@@ -20,12 +20,13 @@ class Kept(ABC):
         """What it says, of all its starts."""
 
     @abstractmethod
-    def start(self, model: Path, dtype: str) -> None:
+    def start(self, model: Path, dtype: str, rank: int = 0) -> None:
         """Begin; it answers a minute later or so. Not while it runs.
 
         Args:
             model: a folder of the architecture that it is to serve.
             dtype: of its weights, such as ``float32``.
+            rank: of the adapters that it is to load beside it, at most; 0: it need not.
 
         Raises:
             ServerFailure: it cannot be started.

@@ -96,12 +96,12 @@ class Placed(Kept):
     def log(self) -> Path:
         return self._log
 
-    def start(self, model: Path, dtype: str) -> None:
+    def start(self, model: Path, dtype: str, rank: int = 0) -> None:
         try:
-            self._ask("start", model, dtype)
+            self._ask("start", model, dtype, rank)
         except ServerFailure:
             self._replace()
-            self._ask("start", model, dtype)
+            self._ask("start", model, dtype, rank)
 
     def refuse_ended(self) -> None:
         self._ask("refuse_ended")

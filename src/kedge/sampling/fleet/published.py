@@ -7,6 +7,9 @@ from pathlib import Path
 from kedge.storage.locking import LOCK_FILES, is_left, take
 from kedge.storage.writing import remove_folder, storage
 
+BASE = "base"
+"""What stands beside the versions, where those are adapters: the weights that they are for."""
+
 
 def own_folder(folder: Path) -> Callable[[], None]:
     """Make it. What processes of this machine have left beside it that were killed, is deleted.
@@ -36,4 +39,4 @@ def own_folder(folder: Path) -> Callable[[], None]:
 def _has_weights_alone(folder: Path) -> bool:
     """Not so a run, where a user keeps both in one place."""
     names = {path.name for path in folder.iterdir()} - {*LOCK_FILES}
-    return all(name.lstrip(".").startswith("version-") for name in names)
+    return all(name.lstrip(".").startswith(("version-", BASE)) for name in names)

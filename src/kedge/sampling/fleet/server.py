@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from kedge.config.optional import needed
 from kedge.errors import ConfigError
+from kedge.sampling.fleet.lora import NAME
 
 AGAIN = frozenset({408, 429, 502, 503, 504})
 """Statuses after which a request is tried again."""
@@ -62,18 +63,23 @@ class Server:
         self._httpx = needed("httpx", "sampler: servers", "services")
         self._opened: Any = None
 
-    async def generate(self, prompt: Sequence[int], params: Mapping[str, Any], label: str) -> Said:
+    async def generate(
+        self, prompt: Sequence[int], params: Mapping[str, Any], label: str, *, adapted: bool = False
+    ) -> Said:
         """The one answer to a prompt.
 
         Args:
             prompt: token ids.
             params: vLLM's sampling parameters.
             label: of the weights now; prompts share cached keys with those of the same label alone.
+            adapted: whether these are an adapter's, beside those of its base.
 
         Raises:
             ServerFailure, ServerRefusal: it has no answer.
         """
-        body = {"token_ids": list(prompt), "sampling_params": dict(params), "cache_salt": label}
+        body: dict[str, Any] = {"token_ids": list(prompt), "sampling_params": dict(params), "cache_salt": label}
+        if adapted:
+            body["model"] = NAME
         said = await self._asked("POST", "/inference/v1/generate", body)
         try:
             [choice] = said["choices"]
@@ -90,8 +96,11 @@ class Server:
             raise ServerFailure(f"{self.url}: no whole answer: {str(said)[:200]}")
         return Said(ids, logprobs, labels, finish_reason)
 
-    async def load(self, folder: str, label: str) -> None:
+    async def load(self, folder: str, label: str, base: str | None = None) -> None:
         """Answer with the weights in a folder, under this label, and forget what was computed with others.
+
+        With ``base``, the folder has an adapter, and the other one the weights that it is for, which are read where the
+        server has not read them yet.
 
         What is being written meanwhile stands still, and goes on with the new weights and under their label.
 
@@ -102,7 +111,10 @@ class Server:
         soon = {"timeout": self.stall_timeout}
         try:
             await self._asked("POST", "/pause?mode=keep", None, **soon)
-            await self._asked("POST", "/collective_rpc", {"method": "kedge_load", "kwargs": {"folder": folder}})
+            if base is not None:
+                await self._know_adapter(folder)
+            whole = {"folder": folder} if base is None else {"folder": base, "adapter": folder}
+            await self._asked("POST", "/collective_rpc", {"method": "kedge_load", "kwargs": whole})
             said = await self._asked("POST", "/reset_prefix_cache", None, **soon)
             await self._asked("POST", "/update_weight_version", {"new_version": label}, **soon)
             await self._asked("POST", "/resume", None, **soon)
@@ -111,6 +123,38 @@ class Server:
             raise type(error)(f"{error}\n{hint}") from None
         if said not in (None, {"success": True}):
             raise ServerFailure(f"{self.url}: keeps keys of old weights: /reset_prefix_cache says {said}")
+
+    async def _know_adapter(self, folder: str) -> None:
+        """Let it take requests for the adapter from here.
+
+        Its front hears of it once: the front's ``load_inplace`` would have the engine read the folder again at every
+        token (vLLM 0.32), and an answer that is being written go on with the old one. What is in it is the worker's.
+        """
+        if NAME in await self._models():
+            return
+        try:
+            await self._replied("POST", "/v1/load_lora_adapter", {"lora_name": NAME, "lora_path": folder})
+        except ServerRefusal as error:  # it was started again, and otherwise
+            raise ServerFailure(f"{error}\nit takes no adapters") from None
+
+    async def _models(self) -> list[str]:
+        said = await self._asked("GET", "/v1/models", None)
+        try:
+            return [str(each["id"]) for each in said["data"]]
+        except (KeyError, TypeError):
+            raise ServerFailure(f"{self.url}: /v1/models: an answer of another form: {str(said)[:200]}") from None
+
+    async def rank(self) -> int:
+        """The largest rank of an adapter that it loads; 0: it loads none, or knows nothing of this question.
+
+        Raises:
+            ServerFailure: it has no answer.
+        """
+        try:
+            said = await self._asked("POST", "/collective_rpc", {"method": "kedge_rank"}, tries=1)
+            return min(map(int, said["results"]))
+        except (ServerRefusal, KeyError, TypeError, ValueError):
+            return 0
 
     async def healthy(self) -> None:
         """Hear that it is there and well.

@@ -31,6 +31,10 @@ class Weights:
     """What servers are to answer with."""
 
     folder: Path
+    base: Path | None
+    """Of the model whose adapter is in ``folder``; None: a whole model is."""
+    begin: Path
+    """What a server is started with: it reads that for a while, so it is a folder that stays."""
     label: str
     """What they are called."""
     dtype: str
@@ -140,6 +144,8 @@ class Servers:
         self._served: set[str] = set()
         """Those that have had weights since there is a thread."""
         self._deaths: dict[str, int] = {}
+        self._rank: int | None = None
+        """Of adapters that kedge's own servers are started for; None: none has been started yet."""
 
     def begin(self) -> None:
         """Have a thread for what is asked, in which the servers' health is watched; where there is one, nothing."""
@@ -148,7 +154,7 @@ class Servers:
             self._room = {server.url: asyncio.Semaphore(self.concurrency) for server in self.servers}
             self._asked = {server.url: 0 for server in self.servers}
             self._turn = {server.url: asyncio.Lock() for server in self.servers}
-            self._weights = None
+            self._weights = self._rank = None
             self._served, self._deaths = set(), {server.url: 0 for server in self.servers}
             self._background = Background("fleet")
             self._background.begin(self._watch())
@@ -176,6 +182,11 @@ class Servers:
             raise SamplerError("the sampler is closed")
         return self._background.run(work)
 
+    @property
+    def starts(self) -> bool:
+        """Whether kedge starts them."""
+        return bool(self._own)
+
     def alive(self) -> list[Server]:
         """Servers that are not left out."""
         return [server for server in self.servers if server.url not in self.down]
@@ -188,8 +199,27 @@ class Servers:
             then = "it is started again" if self._may_start(server) else "it is left out until the next weights"
             say(f"{why}; {then}")
 
+    async def takes(self, rank: int) -> bool:
+        """Whether all servers that are there load adapters of this rank. Those of kedge's own are started so.
+
+        Args:
+            rank: one of vLLM's.
+        """
+        if self._own:
+            self._rank = rank if self._rank is None else self._rank
+            return rank <= self._rank
+
+        async def of(server: Server) -> int | None:
+            try:
+                return await server.rank()
+            except ServerFailure:
+                return None  # whoever has it load weights will find out
+
+        ranks = [each for each in await all_of(of(server) for server in self.alive()) if each is not None]
+        return rank <= min(ranks, default=0)
+
     async def ask(
-        self, place: int, prompt: Sequence[int], params: Mapping[str, Any], label: str
+        self, place: int, prompt: Sequence[int], params: Mapping[str, Any], label: str, *, adapted: bool = False
     ) -> tuple[Server, Said]:
         """The answer of one of the servers to a prompt; where it fails, of another.
 
@@ -198,6 +228,7 @@ class Servers:
             prompt: token ids.
             params: vLLM's.
             label: of the weights now.
+            adapted: whether these are an adapter's.
 
         Raises:
             SamplerError: no server is left. DataError: none would answer it.
@@ -209,8 +240,8 @@ class Servers:
                 async with self._room[server.url]:
                     self._asked[server.url] += 1
                     try:
-                        said = await first_of(server.generate(prompt, params, label), self._leaving_out(server))
-                        return server, said
+                        asked = server.generate(prompt, params, label, adapted=adapted)
+                        return server, await first_of(asked, self._leaving_out(server))
                     finally:
                         self._asked[server.url] -= 1
             except ServerFailure as error:
@@ -273,7 +304,8 @@ class Servers:
         """
         while (weights := self._weights) is not None:
             try:
-                await server.load(str(weights.folder), weights.label)
+                base = None if weights.base is None else str(weights.base)
+                await server.load(str(weights.folder), weights.label, base)
                 said = await weights.probe(server)
             except ServerFailure:
                 if weights is self._weights:
@@ -315,7 +347,8 @@ class Servers:
         assert self._weights is not None
         say(f"{server.url}: vLLM is being started, which takes a minute or so; what it says: {own.log}")
         await asyncio.to_thread(own.end)
-        own.start(self._weights.folder, self._weights.dtype)
+        self._rank = self._rank or 0
+        own.start(self._weights.begin, self._weights.dtype, self._rank)
         try:
             async with asyncio.timeout(self.start_timeout):
                 await first_of(self._coming(server, own), self._falling_silent(own))

@@ -1,6 +1,7 @@
 """vLLM servers that kedge starts on this machine, with the settings that docs/fleet.md names, and ends with the job."""
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -23,6 +24,9 @@ ON_CPU = (
     # A prompt that is read in parts costs vLLM's engine its life there, where requests have seeds.
     "--no-enable-chunked-prefill",
 )  # fmt: skip
+SWITCHED_ON = ("VLLM_SERVER_DEV_MODE", "VLLM_NO_USAGE_STATS", "VLLM_ALLOW_RUNTIME_LORA_UPDATING")
+PORTS = range(20_000, 32_000)
+"""Below those that Linux and others give to connections."""
 SPARE = 8
 """Answers that a server may write beside those that it is asked for: the one by which it is tried need not wait."""
 SHOWN = 1500
@@ -63,13 +67,13 @@ class Started(Kept):
     def log(self) -> Path:
         return self.folder / f"server-{self.port}.log"
 
-    def start(self, model: Path, dtype: str) -> None:
+    def start(self, model: Path, dtype: str, rank: int = 0) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         held, self._lifeline = os.pipe()
         with self.log.open("ab") as log:
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", str(KEEPER), str(held), *self.command(model, dtype)],
+                    [sys.executable, "-P", str(KEEPER), str(held), *self.command(model, dtype, rank)],
                     env=self.environment(),
                     pass_fds=(held,),
                     stdin=subprocess.DEVNULL,
@@ -80,13 +84,14 @@ class Started(Kept):
             finally:
                 os.close(held)
 
-    def command(self, model: Path, dtype: str) -> list[str]:
+    def command(self, model: Path, dtype: str, rank: int = 0) -> list[str]:
         """What is run."""
         return [
             self.python, "-m", MODULE, "--model", str(model), "--served-model-name", "policy", "--host", self.host,
             "--port", str(self.port), "--dtype", dtype, "--max-num-seqs", str(self.concurrency + SPARE),
             "--logprobs-mode", "processed_logprobs", "--enable-scale-out",
-            "--worker-extension-cls", "kedge_vllm.FromFolder", *(ON_CPU if self.on_cpu else ()), *self.args,
+            "--worker-extension-cls", "kedge_vllm.FromFolder", *(ON_CPU if self.on_cpu else ()),
+            *(["--enable-lora", "--max-lora-rank", str(rank)] if rank else ()), *self.args,
         ]  # fmt: skip
 
     def environment(self) -> dict[str, str]:
@@ -96,7 +101,7 @@ class Started(Kept):
         assert spec.submodule_search_locations
         beside = self.folder / "plugin"
         shutil.copytree(spec.submodule_search_locations[0], beside / "kedge_vllm", dirs_exist_ok=True)
-        own = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", "PYTHONPATH": str(beside)}
+        own = dict.fromkeys(SWITCHED_ON, "1") | {"PYTHONPATH": str(beside)}
         if self.on_cpu:
             own["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "1"
         if self.device is not None:
@@ -144,15 +149,23 @@ OF_THE_JOB = {
 
 
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """Ports of this machine that nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind((host, 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """Ports of this machine that nobody listens on now, and that it gives nobody who has not asked for them: a server
+    takes its own half a minute later.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    found: list[int] = []
+    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+        with socket.socket() as tried:
+            try:
+                tried.bind((host, port))
+            except OSError:
+                continue
+        found.append(port)
+        if len(found) == count:
+            return found
+    raise ConfigError(f"sampler: servers: no {count} ports are free from {PORTS[0]} to {PORTS[-1]}")
 
 
 def refuse_no_python(python: str) -> str:
