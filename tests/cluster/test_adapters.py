@@ -40,7 +40,7 @@ def served(request, tiny_lm, vllm_python, tmp_path_factory):
     weights = tmp_path_factory.mktemp("weights")
     fleet = FleetSpec(
         kind="vllm", servers=1, python=str(vllm_python), weights=str(weights), timeout=300, health_timeout=60,
-        args=["--max-num-seqs", "64"],
+        args=["--max-num-seqs", "64", "--enable-lora"],
     ).fleet()  # fmt: skip
     with fleet(adapted(make())):
         yield fleet, make

@@ -266,6 +266,19 @@ def test_what_is_run(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("on_cpu", "args", "does"),
+    [
+        (True, [], False),
+        (True, ["--enable-lora"], True),
+        (False, [], True),
+        (False, ["--no-enable-lora"], False),
+    ],
+)
+def test_who_takes_adapters(tmp_path, on_cpu, args, does):
+    assert Started("p", tmp_path, 1, 1, on_cpu, None, args).takes_adapters == does
+
+
+@pytest.mark.parametrize(
     ("settings", "error"),
     [
         ({"servers": 1}, "python: missing; name that of vLLM's environment"),

@@ -206,7 +206,8 @@ class Servers:
             rank: one of vLLM's.
         """
         if self._own:
-            self._rank = rank if self._rank is None else self._rank
+            if self._rank is None:
+                self._rank = rank if all(own.takes_adapters for own in self._own.values()) else 0
             return rank <= self._rank
 
         async def of(server: Server) -> int | None:

@@ -60,6 +60,12 @@ class Started(Kept):
     _lifeline: int | None = field(default=None, init=False)
 
     @property
+    def takes_adapters(self) -> bool:
+        """Whether it is to load adapters beside its weights: on a GPU, unless ``args`` say otherwise. On a CPU writing
+        costs more with one than publishing merged weights."""
+        return "--no-enable-lora" not in self.args and (not self.on_cpu or "--enable-lora" in self.args)
+
+    @property
     def url(self) -> str:
         return f"http://{self.host}:{self.port}"
 
