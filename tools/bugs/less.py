@@ -94,8 +94,8 @@ LESS = [
     Mutant(
         "base-is-trained-beside-its-adapter",
         ADAPTERS,
-        "    model.requires_grad_(False)\n    for layer in _adapted",
-        "    for layer in _adapted",
+        "    model.requires_grad_(False)\n    for layer in adapted_layers",
+        "    for layer in adapted_layers",
         ADAPTER_TESTS,
         "the base moves, and only the adapter is kept",
     ),

@@ -63,10 +63,11 @@ class LeftOut:
 
     def _write(self, run: RunFolder, step: int) -> Path:
         path = run.path / FOLDER / f"step-{step:06d}.pt"
-        if run.processes.leads:
-            with storage(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                torch.save(self._at_hand, path)
+        with run.processes.agreeing():
+            if run.processes.leads:
+                with storage(path):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    torch.save(self._at_hand, path)
         return path
 
 

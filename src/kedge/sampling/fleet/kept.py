@@ -19,6 +19,11 @@ class Kept(ABC):
     def log(self) -> Path:
         """What it says, of all its starts."""
 
+    @property
+    @abstractmethod
+    def takes_adapters(self) -> bool:
+        """Whether it is to load adapters beside its weights."""
+
     @abstractmethod
     def start(self, model: Path, dtype: str, rank: int = 0) -> None:
         """Begin; it answers a minute later or so. Not while it runs.

@@ -96,6 +96,10 @@ class Placed(Kept):
     def log(self) -> Path:
         return self._log
 
+    @property
+    def takes_adapters(self) -> bool:
+        return bool(self._ask("takes_adapters"))
+
     def start(self, model: Path, dtype: str, rank: int = 0) -> None:
         try:
             self._ask("start", model, dtype, rank)

@@ -61,8 +61,7 @@ class Started(Kept):
 
     @property
     def takes_adapters(self) -> bool:
-        """Whether it is to load adapters beside its weights: on a GPU, unless ``args`` say otherwise. On a CPU writing
-        costs more with one than publishing merged weights."""
+        # Not by itself on a CPU, where writing costs more with one than publishing merged weights.
         return "--no-enable-lora" not in self.args and (not self.on_cpu or "--enable-lora" in self.args)
 
     @property
