@@ -93,6 +93,11 @@ def test_small_changes():
     assert chat[0]["content"] == "HI"
 
 
+def test_of_one_pair_nothing_is_learnt_but_its_length():
+    assert trust_report(score, pairs(5), pairs(1)).baselines.keys() == {"length"}
+    assert trust_report(score, pairs(5), pairs(2)).baselines.keys() == {"length", "TF-IDF"}
+
+
 def score(texts):
     """Kind is good, rude is bad; it reads lower case alone, and likes length a little."""
     return [("kind" in text) - 2 * ("rude" in text) + 0.01 * len(text) for text in texts]

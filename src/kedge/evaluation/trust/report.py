@@ -128,7 +128,7 @@ def trust_report(
 
 def _baselines(train: Sequence[Preference], held: Sequence[Preference], seed: int) -> dict[str, float]:
     found = {"length": length_accuracy(train, held)}
-    if find_spec("sklearn") is not None:
+    if len(train) > 1 and find_spec("sklearn") is not None:  # one pair has nothing to be told from
         found["TF-IDF"] = bag_of_words_accuracy(train, held, seed=seed)
     return found
 

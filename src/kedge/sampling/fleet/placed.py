@@ -98,7 +98,9 @@ class Placed(Kept):
 
     @property
     def takes_adapters(self) -> bool:
-        return bool(self._ask("takes_adapters"))
+        with suppress(ServerFailure):
+            return bool(self._ask("takes_adapters"))
+        return False
 
     def start(self, model: Path, dtype: str, rank: int = 0) -> None:
         try:
