@@ -7,7 +7,8 @@ from kedge.sampling.fleet.signs import Signs
 
 
 class Kept(ABC):
-    """On this machine, or where somebody else has placed it."""
+    """On this machine, or where somebody else has placed it: then each question may take a while, so that who waits for
+    several servers at once asks in a thread."""
 
     @property
     @abstractmethod
