@@ -229,8 +229,8 @@ AHEAD_BUGS = [
     Mutant(
         "begins-with-weights-that-go",
         "sampling/fleet/servers.py",
-        "own.start, self._weights.begin, ",
-        "own.start, self._weights.base or self._weights.folder, ",
+        "own.start(self._weights.begin, ",
+        "own.start(self._weights.base or self._weights.folder, ",
         STARTED,
         "the next publish deletes what a server that is being started is about to read",
     ),

@@ -7,8 +7,7 @@ from kedge.sampling.fleet.signs import Signs
 
 
 class Kept(ABC):
-    """On this machine, or where somebody else has placed it: then each question may take a while, so that who waits for
-    several servers at once asks in a thread."""
+    """On this machine, or where somebody else has placed it."""
 
     @property
     @abstractmethod

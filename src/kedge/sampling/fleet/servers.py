@@ -269,7 +269,7 @@ class Servers:
             async with turn:
                 own = self._own.get(server.url)
                 try:
-                    if own is not None and not await asyncio.to_thread(lambda: own.runs):
+                    if own is not None and not own.runs:
                         if server.url in self._served or self._deaths[server.url] == DEATHS:
                             return  # who watches over it starts it again, or has given it up
                         self._deaths[server.url] = DEATHS  # what does not start at first will not at last
@@ -349,16 +349,15 @@ class Servers:
         say(f"{server.url}: vLLM is being started, which takes a minute or so; what it says: {own.log}")
         await asyncio.to_thread(own.end)
         self._rank = self._rank or 0
-        await asyncio.to_thread(own.start, self._weights.begin, self._weights.dtype, self._rank)
+        own.start(self._weights.begin, self._weights.dtype, self._rank)
         try:
             async with asyncio.timeout(self.start_timeout):
                 await first_of(self._coming(server, own), self._falling_silent(own))
         except (TimeoutError, Silent) as error:
             await asyncio.to_thread(own.end)
             late = f"{server.url}: not there {self.start_timeout:g} s after its start (start_timeout)"
-            said = await asyncio.to_thread(own.last_words)
             failure = ServerFailure if isinstance(error, TimeoutError) else Silent
-            raise failure(f"{str(error) or late}; {said}") from None
+            raise failure(f"{str(error) or late}; {own.last_words()}") from None
 
     async def _coming(self, server: Server, own: Kept) -> None:
         """Wait until it is there.
@@ -368,7 +367,7 @@ class Servers:
         """
         while True:
             await asyncio.sleep(POLLED)
-            await asyncio.to_thread(own.refuse_ended)
+            own.refuse_ended()
             try:
                 return await server.healthy()
             except (ServerFailure, ServerRefusal):
@@ -426,7 +425,7 @@ class Servers:
                 else:
                     try:
                         if own is not None:
-                            await asyncio.to_thread(own.refuse_ended)
+                            own.refuse_ended()
                         await server.healthy()
                         await progress.refuse_none(writing=bool(self._asked[server.url]))
                     except (ServerFailure, ServerRefusal) as error:
