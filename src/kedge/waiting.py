@@ -1,7 +1,9 @@
 """Coroutines that are waited for together."""
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -28,3 +30,15 @@ async def first_of(*works: Coroutine[Any, Any, T]) -> T:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def in_thread(function: Callable[..., T], *given: Any) -> T:
+    """What a function gives that makes its thread wait, while other coroutines go on here. Where this is cancelled, it
+    has ended first: nothing of it happens afterwards."""
+    work = asyncio.get_running_loop().run_in_executor(None, partial(function, *given))
+    try:
+        return await asyncio.shield(work)
+    finally:
+        while not work.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([work])

@@ -1,5 +1,6 @@
 """Servers that kedge starts: they have the weights, are started again with those of now, and end with the job."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ import kedge.sampling.fleet.servers as watching
 import kedge.sampling.fleet.signs as signs
 from kedge.errors import ConfigError, SamplerError
 from kedge.models.language_model import LanguageModel
+from kedge.parallel import Processes
 from kedge.sampling.fleet.spec import FleetSpec
 from kedge.sampling.fleet.started import PORTS, Started, free_ports
 from kedge.sampling.settings import Sampling
@@ -123,6 +125,38 @@ def test_one_that_does_not_start_is_named_with_what_it_said(fleet, tiny_lm):
     ):
         one(tiny_lm("llama"))
     assert not own.runs
+
+
+def test_the_others_are_heard_while_who_keeps_one_takes_its_time(fleet, tiny_lm, monkeypatch):
+    """Such as Ray, of a machine that is lost: else the others' words come too late for whoever waits for them."""
+    lm, both = tiny_lm("llama"), fleet(2)
+    longest = 0.0
+
+    async def attend():
+        nonlocal longest
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(0.02)
+            longest = max(longest, time.monotonic() - before)
+
+    def slowly(method):
+        return lambda *given: (time.sleep(1.0), method(*given))[1]
+
+    with both(lm) as sampler:
+        for name in ("start", "refuse_ended", "last_words", "end"):
+            monkeypatch.setattr(Started, name, slowly(getattr(Started, name)))
+        monkeypatch.setattr(Started, "runs", property(slowly(Started.runs.fget)))
+        _, second = both._own.values()
+        second.args = ["--refuse", str(second.port)]
+        asyncio.run_coroutine_threadsafe(attend(), both._background._loop)
+        sampler.publish(lm.weights(), 1)
+        os.kill(children(second._process)[0], signal.SIGKILL)
+        until = time.monotonic() + 60
+        while "no such architecture" not in both.down.get(second.url, ""):
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        monkeypatch.undo()
+    assert longest < 0.8
 
 
 @pytest.fixture
@@ -292,6 +326,19 @@ def test_who_takes_adapters(tmp_path, on_cpu, args, does):
 def test_settings_that_do_not_fit(tmp_path, settings, error):
     with pytest.raises(ConfigError, match=error):
         FleetSpec.of({"kind": "vllm", "weights": str(tmp_path), **settings}).fleet()
+
+
+def test_what_the_leading_process_cannot_start_all_know(tmp_path, monkeypatch):
+    """The others wait for what it starts."""
+    told = []
+    monkeypatch.setattr(
+        "torch.distributed.all_gather_object", lambda parts, mine: (told.append(mine), parts.__setitem__(0, mine))
+    )
+    monkeypatch.setattr("kedge.sampling.fleet.spec.joined", lambda: Processes(0, 2))
+    with pytest.raises(ConfigError, match="'no-such-python' is no program"):
+        FleetSpec(kind="vllm", servers=1, python="no-such-python", weights=str(tmp_path)).fleet()
+    [mine] = told
+    assert isinstance(mine, ConfigError)
 
 
 def test_a_job_names_them(fleet, python, tiny_lm, tmp_path):

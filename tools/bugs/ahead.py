@@ -6,6 +6,7 @@ FLEET = ("tests/sampling/test_fleet.py",)
 AHEAD = ("tests/training/test_ppo_ahead.py", "tests/sampling/test_ahead.py")
 STARTED = ("tests/sampling/test_started.py",)
 SIGNS = ("tests/sampling/test_signs.py",)
+PLACED = ("tests/sampling/test_placed.py",)
 CORRECTION = ("tests/training/test_correction.py",)
 WEIGHTS = ("tests/core/test_importance.py",)
 
@@ -229,8 +230,8 @@ AHEAD_BUGS = [
     Mutant(
         "begins-with-weights-that-go",
         "sampling/fleet/servers.py",
-        "own.start(self._weights.begin, ",
-        "own.start(self._weights.base or self._weights.folder, ",
+        "own.start, self._weights.begin, ",
+        "own.start, self._weights.base or self._weights.folder, ",
         STARTED,
         "the next publish deletes what a server that is being started is about to read",
     ),
@@ -297,6 +298,38 @@ AHEAD_BUGS = [
         "signs is None",
         STARTED,
         "a server that hangs while it starts is waited for ten minutes, and nobody is told",
+    ),
+    Mutant(
+        "all-wait-for-who-keeps-one",
+        "sampling/fleet/servers.py",
+        "await in_thread(own.refuse_ended)\n                        await",
+        "own.refuse_ended()\n                        await",
+        STARTED,
+        "while Ray looks for a machine that is lost, the servers that are well count as hanging",
+    ),
+    Mutant(
+        "a-lost-machine-ends-the-job",
+        "sampling/fleet/placed.py",
+        "        except errors.RayError as error:  # of",
+        "        except errors.RayActorError as error:  # of",
+        PLACED,
+        "a server whose machine is gone ends the job, with an error of Ray's",
+    ),
+    Mutant(
+        "a-new-actor-in-no-time",
+        "sampling/fleet/placed.py",
+        ", rank, within=PLACED)",
+        ", rank)",
+        PLACED,
+        "an actor that dies is never replaced where a process takes longer than 20 seconds to begin",
+    ),
+    Mutant(
+        "the-leading-process-alone-knows",
+        "sampling/fleet/spec.py",
+        "        with processes.agreeing():  # who",
+        "        if True:  # who",
+        STARTED,
+        "the others wait for one that has ended with an error, and end as if it had died",
     ),
     Mutant(
         "given-up-at-the-first-silence",

@@ -282,8 +282,10 @@ def _same_path() -> dict[str, Any]:
 
 
 def cause(error: BaseException) -> str:
-    """The sentence of Ray's that says why an actor died."""
+    """The sentence of Ray's that says why an actor died; the message of an error that it began with."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and "raised in its creation task" in lines[0]:
+        return lines[-1].partition(": ")[2]
     telling = [line for line in lines if line.startswith("The actor is dead because")]
     sentence = (telling or lines or [type(error).__name__])[0].removeprefix("The actor is dead because ")
     return sentence.partition(" Some common causes")[0].partition(" rpc_code")[0]

@@ -1,4 +1,4 @@
-"""A server that kedge starts, and starts again."""
+"""A server that kedge starts, and starts again. Its methods may take their time, so no event loop waits in them."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path

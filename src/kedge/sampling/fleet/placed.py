@@ -17,9 +17,9 @@ from kedge.sampling.fleet.signs import Signs
 from kedge.sampling.fleet.started import Started, free_ports, refuse_no_python
 
 PLACED = 60.0
-"""Seconds until Ray has found a place for a server."""
+"""Seconds until Ray has found a place for a server, and begun its actor there."""
 ANSWERED = 20.0
-"""Seconds within which an actor answers, or its server counts as lost; ending one may take it 15."""
+"""Seconds within which an actor that is there answers, or its server counts as lost; ending one may take it 15."""
 PARALLEL = ("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp")
 """vLLM's arguments that say of how many GPUs a server consists: their product."""
 
@@ -53,9 +53,9 @@ class Keeper:
             host=host,
         )
 
-    def place(self) -> tuple[str, str, int, Path]:
-        """Node, URL, port and log."""
-        return self.node, self.kept.url, self.kept.port, self.kept.log
+    def place(self) -> tuple[str, str, int, Path, bool]:
+        """Node, URL, port, log, and whether it takes adapters."""
+        return self.node, self.kept.url, self.kept.port, self.kept.log, self.kept.takes_adapters
 
     def ask(self, name: str, *given: Any) -> Any:
         """What the server's method gives, or what it is."""
@@ -79,14 +79,16 @@ class Placed(Kept):
         self._ray, self._wanted, self._gpus = ray, wanted, gpus
         self._actor = self._placed("SPREAD")
         try:
-            self._node, self._url, self._port, self._log = ray.get(self._actor.place.remote(), timeout=PLACED)
+            place = ray.get(self._actor.place.remote(), timeout=PLACED)
+            self._node, self._url, self._port, self._log, self._takes_adapters = place
         except ray.exceptions.GetTimeoutError:
             there = ", ".join(f"{node['NodeManagerAddress']} {node['Resources']}" for node in ray.nodes())
             raise ConfigError(
                 f"sampler: ray: no place for a server with {gpus} GPUs in {PLACED:g} s: {there}"
             ) from None
-        except ray.exceptions.RayActorError as error:
-            raise ConfigError(f"sampler: ray: {cause(error)}") from error
+        except ray.exceptions.RayError as error:
+            why = cause(error).removeprefix("sampler: ")
+            raise ConfigError(f"sampler: ray: {why}") from error
 
     @property
     def url(self) -> str:
@@ -98,22 +100,22 @@ class Placed(Kept):
 
     @property
     def takes_adapters(self) -> bool:
-        with suppress(ServerFailure):
-            return bool(self._ask("takes_adapters"))
-        return False
+        return self._takes_adapters
 
     def start(self, model: Path, dtype: str, rank: int = 0) -> None:
         try:
             self._ask("start", model, dtype, rank)
         except ServerFailure:
             self._replace()
-            self._ask("start", model, dtype, rank)
+            self._ask("start", model, dtype, rank, within=PLACED)
 
     def refuse_ended(self) -> None:
         self._ask("refuse_ended")
 
     def last_words(self) -> str:
-        return str(self._ask("last_words"))
+        with suppress(ServerFailure):
+            return str(self._ask("last_words"))
+        return f"its log is {self.log}"
 
     def signs(self) -> Signs | None:
         with suppress(ServerFailure):
@@ -146,17 +148,19 @@ class Placed(Kept):
         self._ray.kill(self._actor)
         self._actor = self._placed(NodeAffinitySchedulingStrategy(self._node, soft=False), self._port)
 
-    def _ask(self, name: str, *given: Any) -> Any:
+    def _ask(self, name: str, *given: Any, within: float = ANSWERED) -> Any:
         errors = self._ray.exceptions
         try:
-            return self._ray.get(self._actor.ask.remote(name, *given), timeout=ANSWERED)
+            return self._ray.get(self._actor.ask.remote(name, *given), timeout=within)
         except errors.GetTimeoutError as error:
-            raise ServerFailure(f"{self.url}: its actor has not answered for {ANSWERED:g} s") from error
+            raise ServerFailure(f"{self.url}: its actor has not answered for {within:g} s") from error
         except errors.RayTaskError as error:
             if isinstance(error.cause, ServerFailure):
                 raise error.cause from None
+            if isinstance(error.cause, OSError):
+                raise ServerFailure(f"{self.url}: {error.cause}") from error
             raise
-        except errors.RayActorError as error:
+        except errors.RayError as error:  # of an actor, or that no machine is left to place one on
             raise ServerFailure(f"{self.url}: its actor died: {cause(error)}") from error
 
 

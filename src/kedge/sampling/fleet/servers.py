@@ -12,7 +12,7 @@ from kedge.sampling.fleet.background import Background
 from kedge.sampling.fleet.kept import Kept
 from kedge.sampling.fleet.server import Said, Server, ServerFailure, ServerRefusal
 from kedge.sampling.fleet.signs import Silence
-from kedge.waiting import all_of, first_of
+from kedge.waiting import all_of, first_of, in_thread
 
 LOOKED_AT = 1.0
 """Seconds between two looks at a server's health."""
@@ -269,7 +269,7 @@ class Servers:
             async with turn:
                 own = self._own.get(server.url)
                 try:
-                    if own is not None and not own.runs:
+                    if own is not None and not await in_thread(lambda: own.runs):
                         if server.url in self._served or self._deaths[server.url] == DEATHS:
                             return  # who watches over it starts it again, or has given it up
                         self._deaths[server.url] = DEATHS  # what does not start at first will not at last
@@ -347,17 +347,17 @@ class Servers:
         """
         assert self._weights is not None
         say(f"{server.url}: vLLM is being started, which takes a minute or so; what it says: {own.log}")
-        await asyncio.to_thread(own.end)
+        await in_thread(own.end)
         self._rank = self._rank or 0
-        own.start(self._weights.begin, self._weights.dtype, self._rank)
+        await in_thread(own.start, self._weights.begin, self._weights.dtype, self._rank)
         try:
             async with asyncio.timeout(self.start_timeout):
                 await first_of(self._coming(server, own), self._falling_silent(own))
         except (TimeoutError, Silent) as error:
-            await asyncio.to_thread(own.end)
+            await in_thread(own.end)
             late = f"{server.url}: not there {self.start_timeout:g} s after its start (start_timeout)"
             failure = ServerFailure if isinstance(error, TimeoutError) else Silent
-            raise failure(f"{str(error) or late}; {own.last_words()}") from None
+            raise failure(f"{str(error) or late}; {await in_thread(own.last_words)}") from None
 
     async def _coming(self, server: Server, own: Kept) -> None:
         """Wait until it is there.
@@ -367,7 +367,7 @@ class Servers:
         """
         while True:
             await asyncio.sleep(POLLED)
-            own.refuse_ended()
+            await in_thread(own.refuse_ended)
             try:
                 return await server.healthy()
             except (ServerFailure, ServerRefusal):
@@ -382,7 +382,7 @@ class Servers:
         silence, clock = Silence(), asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(LOOKED_AT)
-            signs = await asyncio.to_thread(own.signs)
+            signs = await in_thread(own.signs)
             if signs is not None and silence.after(signs, clock()) >= self.start_silence:
                 what = f"no sign of life for {self.start_silence:g} s while it starts (start_silence)"
                 raise Silent(f"{own.url}: {what}: {silence.seen(signs)}")
@@ -398,7 +398,7 @@ class Servers:
                 say(f"{server.url}: is there again")
             except (ServerFailure, ServerRefusal) as error:
                 self.down[server.url] = str(error)
-                await asyncio.to_thread(own.end)
+                await in_thread(own.end)
                 say(f"{error}; {'once more' if self._may_start(server) else 'it is given up'}")
 
     async def _leaving_out(self, server: Server) -> NoReturn:
@@ -425,7 +425,7 @@ class Servers:
                 else:
                     try:
                         if own is not None:
-                            own.refuse_ended()
+                            await in_thread(own.refuse_ended)
                         await server.healthy()
                         await progress.refuse_none(writing=bool(self._asked[server.url]))
                     except (ServerFailure, ServerRefusal) as error:

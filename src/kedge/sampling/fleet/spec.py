@@ -77,9 +77,11 @@ class FleetSpec(Config):
         Raises:
             ConfigError: a URL that is none; no such Python; httpx is not installed.
         """
-        started = self._started()
+        processes = joined()
+        with processes.agreeing():  # whoever starts none learns that the leading one cannot
+            started = self._started()
         return Fleet(
-            self.urls or joined().told(lambda: [each.url for each in started]),
+            self.urls or processes.told(lambda: [each.url for each in started]),
             started=started,
             start_timeout=self.start_timeout,
             start_silence=self.start_silence,

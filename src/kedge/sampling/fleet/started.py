@@ -115,7 +115,8 @@ class Started(Kept):
         return {**others, **own}
 
     def refuse_ended(self) -> None:
-        status = None if self._process is None else self._process.poll()
+        process = self._process
+        status = None if process is None else process.poll()
         if status is not None:
             raise ServerFailure(f"{self.url}: ended with status {status}; {self.last_words()}")
 
@@ -129,7 +130,8 @@ class Started(Kept):
 
     @property
     def runs(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+        process = self._process
+        return process is not None and process.poll() is None
 
     def let_go(self) -> None:
         lifeline, self._lifeline = self._lifeline, None
