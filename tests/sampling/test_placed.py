@@ -1,4 +1,4 @@
-"""Servers that Ray places, where something is wrong with Ray; tests/cluster/test_placed.py has it as it is."""
+"""Servers that Ray places, where something is wrong with Ray; tests/cluster/test_ray_servers.py has it as it is."""
 
 import sys
 from pathlib import Path
