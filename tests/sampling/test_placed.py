@@ -8,6 +8,7 @@ import pytest
 
 from kedge.errors import ConfigError
 from kedge.sampling.fleet.placed import ANSWERED, PLACED, Placed, Wanted
+from kedge.sampling.fleet.placed import placed as asked_for
 from kedge.sampling.fleet.server import ServerFailure
 
 PLACE = ("a node", "http://10.0.0.2:21000", 21000, Path("w/servers/10.0.0.2/server-21000.log"), True)
@@ -99,6 +100,25 @@ def test_another_actor_has_the_time_that_the_first_one_had_to_begin():
     server.start(Path("m"), "float32")
     server.refuse_ended()
     assert ray.waits == [("place", PLACED), ("start", ANSWERED), ("start", PLACED), ("refuse_ended", ANSWERED)]
+
+
+def test_one_that_is_over_leaves_its_place_to_others():
+    """Whoever has trained with it may still hold it."""
+    ray, server = placed({"place": PLACE}, {})
+    server.end()
+    assert not ray.killed
+    server.give_back()
+    assert ray.killed == [server._actor]
+
+
+def test_where_there_is_room_for_one_alone_it_is_given_back(monkeypatch):
+    ray = Ray({"place": PLACE}, {"place": GetTimeoutError()})
+    ray.is_initialized = lambda: True
+    ray.nodes, ray.cluster_resources = list, dict
+    monkeypatch.setattr("kedge.sampling.fleet.placed.needed", lambda *_, **__: ray)
+    with pytest.raises(ConfigError, match="sampler: ray: no place for a server with 0 GPUs in 60 s"):
+        asked_for("auto", 2, Wanted("python", Path("w/servers"), 4))
+    assert len(ray.killed) == 2
 
 
 def test_what_is_known_without_an_actor():

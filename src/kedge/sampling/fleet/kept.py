@@ -65,3 +65,7 @@ class Kept(ABC):
     @abstractmethod
     def end(self) -> None:
         """End it, and all that it has started."""
+
+    def give_back(self) -> None:
+        """End it, and hold nothing for its next start, where there is one."""
+        self.end()

@@ -82,6 +82,7 @@ class Placed(Kept):
             place = ray.get(self._actor.place.remote(), timeout=PLACED)
             self._node, self._url, self._port, self._log, self._takes_adapters = place
         except ray.exceptions.GetTimeoutError:
+            ray.kill(self._actor)  # else it takes the place once there is one
             there = ", ".join(f"{node['NodeManagerAddress']} {node['Resources']}" for node in ray.nodes())
             raise ConfigError(
                 f"sampler: ray: no place for a server with {gpus} GPUs in {PLACED:g} s: {there}"
@@ -138,6 +139,10 @@ class Placed(Kept):
         except ServerFailure:
             self._ray.kill(self._actor)
 
+    def give_back(self) -> None:
+        self.end()
+        self._ray.kill(self._actor)  # which has GPUs; a next start places another one
+
     def _placed(self, where: Any, port: int | None = None) -> Any:
         options = {"num_cpus": 0, "num_gpus": self._gpus, "scheduling_strategy": where, "max_restarts": 0}
         return self._ray.remote(Keeper).options(**options).remote(self._wanted, port)
@@ -179,7 +184,15 @@ def placed(address: str, count: int, wanted: Wanted) -> list[Placed]:
     if not ray.is_initialized():
         connect(ray, address, "sampler: ray")
     gpus = _gpus_of(wanted.args) if ray.cluster_resources().get("GPU", 0) else 0
-    return [Placed(ray, wanted, gpus) for _ in range(count)]
+    found: list[Placed] = []
+    try:
+        for _ in range(count):
+            found.append(Placed(ray, wanted, gpus))
+    except ConfigError:
+        for each in found:
+            each.give_back()
+        raise
+    return found
 
 
 def _gpus_of(args: Sequence[str]) -> int:

@@ -169,7 +169,7 @@ class Servers:
             for own in self._own.values():
                 own.let_go()
             for own in self._own.values():
-                own.end()
+                own.give_back()
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         """What a coroutine gives, which is awaited in the fleet's thread.
