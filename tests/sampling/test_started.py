@@ -194,6 +194,26 @@ def test_one_that_is_slow_finds_its_model_whatever_was_published_since(beginning
     assert "is there again" in said
 
 
+def test_one_that_is_slow_finds_its_model_where_another_sampler_was_in_between(beginning, tiny_lm, capsys):
+    """Such as the reference's, whose folder goes with it."""
+    both, file = beginning("at-once", servers=2)
+    with both(tiny_lm("llama")) as sampler:
+        _, second = both._own.values()
+        file.write_text("says")
+        with both(tiny_lm("llama", seed=1)):
+            os.kill(children(second._process)[0], signal.SIGKILL)
+            until = time.monotonic() + 60
+            while file.read_text() == "says":
+                assert time.monotonic() < until
+                time.sleep(0.05)
+        while both.down:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        assert len(sampler.generate(PROMPTS, SAMPLING)) == len(PROMPTS)
+    said = capsys.readouterr().err
+    assert said.count("vLLM is being started") == 3, said
+
+
 @pytest.mark.parametrize("how", ["sleeps", "stopped"])
 def test_one_that_hangs_while_it_starts_is_started_again(beginning, tiny_lm, capsys, how):
     one, _ = beginning(how)

@@ -236,6 +236,14 @@ AHEAD_BUGS = [
         "the next publish deletes what a server that is being started is about to read",
     ),
     Mutant(
+        "begins-with-what-a-closed-sampler-had",
+        "sampling/fleet/fleet.py",
+        "begin = self.fleet.samplers[0]._first",
+        "begin = self._first",
+        STARTED,
+        "a server that is started while the reference answers finds no model, and is started once more",
+    ),
+    Mutant(
         "never-started-again",
         "sampling/fleet/servers.py",
         "                    await self._start_again(server, own)\n",

@@ -233,7 +233,8 @@ class FleetSampler(Sampler):
 
         self._known = None
         dtype = str(self.lm.model.dtype).removeprefix("torch.")
-        weights = Weights(self._at(version), self._base, self._first, salt, dtype, probe)
+        begin = self.fleet.samplers[0]._first  # this one may be closed while a server begins
+        weights = Weights(self._at(version), self._base, begin, salt, dtype, probe)
 
         def loaded() -> list[tuple[str, Said]]:
             return [(server.url, said) for server, said in self.fleet.run(self.fleet.load(weights))]
