@@ -175,7 +175,7 @@ def beginning(fleet, tmp_path, monkeypatch):
 
 def test_one_that_is_slow_finds_its_model_whatever_was_published_since(beginning, tiny_lm, capsys):
     """It is told at its start where the model is, and reads it later; the weights of then are gone by then."""
-    lm, (both, file) = tiny_lm("llama"), beginning("at-once", servers=2)
+    lm, (both, file) = tiny_lm("llama"), beginning("at-once", silence=30.0, servers=2)
     with both(lm) as sampler:
         _, second = both._own.values()
         sampler.publish(lm.weights(), 1)
@@ -196,13 +196,13 @@ def test_one_that_is_slow_finds_its_model_whatever_was_published_since(beginning
 
 def test_one_that_is_slow_finds_its_model_where_another_sampler_was_in_between(beginning, tiny_lm, capsys):
     """Such as the reference's, whose folder goes with it."""
-    both, file = beginning("at-once", servers=2)
+    both, file = beginning("at-once", silence=30.0, servers=2)
     with both(tiny_lm("llama")) as sampler:
         _, second = both._own.values()
         file.write_text("says")
         with both(tiny_lm("llama", seed=1)):
             os.kill(children(second._process)[0], signal.SIGKILL)
-            until = time.monotonic() + 60
+            until = time.monotonic() + 120
             while file.read_text() == "says":
                 assert time.monotonic() < until
                 time.sleep(0.05)
