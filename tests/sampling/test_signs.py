@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 
-import kedge.sampling.fleet.signs as signs
 from kedge.sampling.fleet.signs import Signs, Silence, signs_below
 
 QUIET = Signs(frozenset({7, 8}), frozenset(), 3.0, 10**9, 500)
@@ -51,7 +50,6 @@ time.sleep(60)
 """
 
 
-@pytest.mark.skipif(not signs.PROC.is_dir(), reason="there is no /proc")
 def test_of_a_process_and_its_children(tmp_path):
     with (tmp_path / "log").open("wb") as log:
         work = subprocess.Popen([sys.executable, "-c", WORKS], stdout=log, start_new_session=True)
@@ -74,6 +72,7 @@ def test_of_a_process_and_its_children(tmp_path):
         work.wait()
 
 
-def test_a_system_that_does_not_tell(tmp_path, monkeypatch):
-    monkeypatch.setattr(signs, "PROC", tmp_path)
-    assert signs_below(os.getpid(), tmp_path) is None
+def test_of_one_that_has_ended(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    assert signs_below(gone.pid, tmp_path) is None

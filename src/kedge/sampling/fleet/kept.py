@@ -56,7 +56,7 @@ class Kept(ABC):
 
     @abstractmethod
     def signs(self) -> Signs | None:
-        """Of life; None where the system tells of none, or it does not run."""
+        """Of life; None where it does not run, or nobody can tell."""
 
     @abstractmethod
     def let_go(self) -> None:

@@ -374,7 +374,7 @@ class Servers:
                 continue
 
     async def _falling_silent(self, own: Kept) -> NoReturn:
-        """Wait until it has shown no sign of life for ``start_silence``: never, where the system tells of none.
+        """Wait until it has shown no sign of life for ``start_silence``.
 
         Raises:
             Silent: it has not.

@@ -1,10 +1,10 @@
 """Whether a program that is slow to begin is at work: what it and all that it has started have done so far."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-PROC = Path("/proc")
+import psutil
+
 WORKED, READ = 0.1, 2**20
 """Seconds of processors, and bytes from storage, that are more than a program needs to wait for another one."""
 
@@ -71,37 +71,35 @@ def signs_below(root: int, log: Path) -> Signs | None:
         log: what they write to.
 
     Returns:
-        None: this system does not tell (it has no ``/proc`` as Linux has it).
+        None: it has ended.
     """
-    if not (PROC / str(root) / "stat").is_file():
+    try:
+        below = psutil.Process(root).children(recursive=True)
+    except psutil.NoSuchProcess:
         return None
-    stats = {int(each.name): stat for each in PROC.iterdir() if each.name.isdigit() and (stat := _stat(each))}
-    below: set[int] = set()
-    parents = {root}
-    while parents:
-        parents = {pid for pid, (_, parent, _) in stats.items() if parent in parents}
-        below |= parents
+    found = {each.pid: seen for each in below if (seen := _seen(each)) is not None}
     return Signs(
-        processes=frozenset(below),
-        stopped=frozenset(pid for pid in below if stats[pid][0] == "T"),
-        seconds=sum(stats[pid][2] for pid in below),
-        read=sum(map(_read, below)),
+        processes=frozenset(found),
+        stopped=frozenset(pid for pid, (status, _, _) in found.items() if status == psutil.STATUS_STOPPED),
+        seconds=sum(seconds for _, seconds, _ in found.values()),
+        read=sum(read for _, _, read in found.values()),
         said=log.stat().st_size,
     )
 
 
-def _stat(process: Path) -> tuple[str, int, float] | None:
-    """A process's state, its parent, and the processor time that it and those it has waited for have had."""
+def _seen(process: psutil.Process) -> tuple[str, float, int] | None:
+    """A process's state, the processor time that it and those it has waited for have had, and what it has read."""
     try:
-        words = (process / "stat").read_text(errors="replace").rpartition(")")[2].split()  # its name may have blanks
-    except OSError:  # it has ended
+        with process.oneshot():
+            return process.status(), sum(process.cpu_times()[:4]), _read(process)
+    except psutil.Error:  # it has ended, or is not for us to know
         return None
-    return words[0], int(words[1]), sum(map(int, words[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
-def _read(pid: int) -> int:
-    try:
-        lines = (PROC / str(pid) / "io").read_text().splitlines()
-    except OSError:  # it has ended, or is not for us to know
+def _read(process: psutil.Process) -> int:
+    if not hasattr(process, "io_counters"):  # macOS does not tell
         return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("read_bytes:")), 0)
+    try:
+        return int(process.io_counters().read_bytes)
+    except psutil.AccessDenied:
+        return 0
